@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace cleave::base {
+
+/// The whole of a small file. Throws std::runtime_error "[path] cannot read: …" (missing, a folder, larger than `limit`).
+std::string read_text(const std::filesystem::path& path, std::uint64_t limit = 256u << 20);
+
+/// Writes a file whole or not at all: into `path.tmp…`, fsync, rename. On failure (disk full, no right) removes what it
+/// wrote and throws std::runtime_error that names the path, the bytes wanted and the system's reason.
+void write_whole(const std::filesystem::path& path, std::string_view bytes);
+
+/// A file mapped read-only, for as long as a copy of it lives.
+class MappedFile {
+ public:
+  /// Throws std::runtime_error "[path] cannot map: …".
+  explicit MappedFile(const std::filesystem::path& path);
+  const std::byte* data() const { return data_; }
+  std::uint64_t size() const { return size_; }
+  /// Keeps the mapping alive; for tensors that point into it.
+  std::shared_ptr<const void> owner() const { return owner_; }
+
+ private:
+  std::shared_ptr<const void> owner_;
+  const std::byte* data_ = nullptr;
+  std::uint64_t size_ = 0;
+};
+
+/// A file written piece by piece that appears under its name only at commit(); removed otherwise.
+class StagedFile {
+ public:
+  explicit StagedFile(const std::filesystem::path& path);
+  ~StagedFile();
+  StagedFile(const StagedFile&) = delete;
+  StagedFile& operator=(const StagedFile&) = delete;
+  /// Appends. Throws std::runtime_error (disk full …) with path and bytes.
+  void write(const void* data, std::size_t size);
+  /// fsync and rename.
+  void commit();
+
+ private:
+  std::filesystem::path path_, staged_;
+  int fd_ = -1;
+};
+
+/// A folder filled under `target/.staging-…/` (or beside `target` where it does not exist yet) and moved into place at
+/// commit(), the file named `last` at the very end; what is there by the same names is replaced. Removed otherwise.
+class StagedFolder {
+ public:
+  explicit StagedFolder(const std::filesystem::path& target, std::string last = "manifest.json");
+  ~StagedFolder();
+  StagedFolder(const StagedFolder&) = delete;
+  StagedFolder& operator=(const StagedFolder&) = delete;
+  /// Write here.
+  const std::filesystem::path& path() const { return staging_; }
+  void commit();
+
+ private:
+  std::filesystem::path target_, staging_;
+  std::string last_;
+  bool committed_ = false;
+};
+
+}  // namespace cleave::base

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+
+#include "calibrate/train.hpp"
+
+namespace cleave::calibrate {
+
+struct CalibrateSummary {
+  bool finished = false;
+  std::vector<EpochRecord> epochs;
+  /// What each stage brought: fused validation accuracy before and after it (the ablation table).
+  struct Stage {
+    std::string name;
+    double before = 0, after = 0, seconds = 0;
+  };
+  std::vector<Stage> stages;
+  double teacher_accuracy = 0, fused_accuracy = 0;  // on the validation split
+  std::string message;
+};
+
+/// Restores the accuracy of a bundle's plan by distillation from `teacher` (a model folder), stages (a)-(d) of the recipe.
+/// Teacher outputs are cached in .work/; checkpoint every epoch; resumes to the same weights, byte for byte. Parts, fusion
+/// and manifest are rewritten at the end, the manifest last; calibration.jsonl gets a line an epoch.
+CalibrateSummary calibrate(const std::filesystem::path& bundle, const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
+                           const base::ProgressCallback& progress = {});
+
+}  // namespace cleave::calibrate

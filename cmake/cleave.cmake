@@ -1,0 +1,36 @@
+# How every library and test of this project is declared.
+
+# Warnings and sanitizers ride on one interface target, so nothing global changes.
+add_library(cleave_flags INTERFACE)
+target_compile_options(cleave_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor)
+if(CLEAVE_SANITIZE)
+  target_compile_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE})
+endif()
+
+# cleave_library(name STANDARD 17|20 SOURCES … HEADERS … [DEPENDS …] [PRIVATE_DEPENDS …])
+# One library; headers are included from the repository root: "optimizer/search.hpp".
+function(cleave_library name)
+  cmake_parse_arguments(arg "" "STANDARD" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(cleave_${name})
+  add_library(cleave::${name} ALIAS cleave_${name})
+  target_sources(cleave_${name} PRIVATE ${arg_SOURCES}
+    PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${arg_HEADERS})
+  target_link_libraries(cleave_${name} PUBLIC ${arg_DEPENDS} PRIVATE cleave_flags ${arg_PRIVATE_DEPENDS})
+  target_compile_features(cleave_${name} PUBLIC cxx_std_${arg_STANDARD})
+  set_target_properties(cleave_${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+endfunction()
+
+# cleave_test(name [STANDARD 17|20] [LABELS …] [SOURCES …] DEPENDS …) builds <name>_test.cpp and registers each TEST.
+function(cleave_test name)
+  cmake_parse_arguments(arg "" "STANDARD" "LABELS;SOURCES;DEPENDS" ${ARGN})
+  if(NOT arg_STANDARD)
+    set(arg_STANDARD 17)
+  endif()
+  add_executable(${name}_test ${name}_test.cpp ${arg_SOURCES})
+  target_link_libraries(${name}_test PRIVATE ${arg_DEPENDS} cleave_flags GTest::gtest_main)
+  target_compile_features(${name}_test PRIVATE cxx_std_${arg_STANDARD})
+  target_compile_definitions(${name}_test PRIVATE CLEAVE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_include_directories(${name}_test PRIVATE ${PROJECT_SOURCE_DIR})
+  gtest_discover_tests(${name}_test DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 300)
+endfunction()

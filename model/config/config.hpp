@@ -1,0 +1,102 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cleave::model {
+
+/// What a checkpoint calls itself; a family is a name map plus a config reader, never a forward pass of its own.
+enum class Family { vit, deit };
+enum class NormPlacement { before, after };
+enum class Activation { gelu, gelu_tanh, relu };
+
+/// Shape of one layer of a model that may have been cut.
+struct LayerShape {
+  /// Heads kept, each `ModelConfig::head_width` wide. 0: this layer has no attention.
+  std::int64_t heads = 0;
+  /// Width F of the MLP. 0: this layer has no MLP.
+  std::int64_t mlp_width = 0;
+  bool operator==(const LayerShape& other) const;
+};
+
+/// How an image becomes the model's input: resize to `height` x `width`, then (x · rescale − mean) / std for each channel.
+struct ImageProcessing {
+  std::int64_t height = 224, width = 224;
+  bool resize = true;
+  /// Pillow's numbers: 0 nearest, 2 bilinear, 3 bicubic.
+  int resample = 2;
+  /// DeiT: resize to this first, then cut out the centre of `height` x `width`. 0: no crop.
+  std::int64_t crop_from = 0;
+  double rescale = 1.0 / 255;
+  std::vector<double> mean = {0.5, 0.5, 0.5}, std = {0.5, 0.5, 0.5};
+  bool operator==(const ImageProcessing& other) const;
+};
+
+/// What a model is: everything that fixes the names and shapes of its tensors and its forward pass.
+///
+/// Dimensions (one legend in the whole project): B batch, N tokens, D width, H heads, K head width, F MLP width, L layers,
+/// C classes, V vocabulary, P devices; D_p is the width that device p keeps.
+struct ModelConfig {
+  Family family = Family::vit;
+  std::int64_t width = 0;       // D
+  std::int64_t head_width = 0;  // K; the attention's inner width is H·K and need not be D
+  std::vector<LayerShape> layers;
+  Activation activation = Activation::gelu;
+  NormPlacement norm_placement = NormPlacement::before;
+  double norm_eps = 1e-12;
+  bool qkv_bias = true;
+
+  std::int64_t image_height = 0, image_width = 0, patch = 0, channels = 0;
+  /// Tokens whose last state is the model's feature: the class token, and DeiT's distillation token (distilled: 2).
+  std::int64_t summary_tokens = 1;
+  /// C; 0: no classifier.
+  std::int64_t classes = 0;
+  std::vector<std::string> labels;  // C names, or empty
+  ImageProcessing processing;
+  /// Made by `init`, never trained: marked so that nobody takes its answers for real.
+  bool random_weights = false;
+
+  std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
+  std::int64_t num_patches() const { return (image_height / patch) * (image_width / patch); }
+  /// N: patches and summary tokens.
+  std::int64_t num_tokens() const { return num_patches() + summary_tokens; }
+  /// Every layer alike and D = H·K: plain Hugging Face Transformers can load it.
+  bool is_uniform() const;
+  /// Throws std::invalid_argument "[config] layers[3].heads: saw …, needs …".
+  void check() const;
+  bool operator==(const ModelConfig& other) const;
+};
+
+/// The group of units that an axis of a parameter counts, before anything is tied: see `parameters`.
+struct Axis {
+  /// Residual width D, heads of a layer (units of K rows), MLP of a layer, or an axis that is never cut.
+  enum class Kind { fixed, residual, heads, mlp } kind = Kind::fixed;
+  int layer = -1;          // for heads and mlp
+  std::int64_t size = 0;   // elements along the axis
+  std::int64_t unit = 1;   // elements that move together: K for heads, 1 else
+};
+
+/// One parameter of a model: its canonical name, the checkpoint's key, the shape and what each axis counts.
+struct Parameter {
+  std::string name;  // "blocks.3.attention.query.weight"
+  std::string key;   // "vit.encoder.layer.3.attention.attention.query.weight"
+  std::vector<Axis> axes;
+  std::vector<std::int64_t> dims() const;
+  std::int64_t count() const;
+};
+
+/// Every parameter of the model, in the order of the forward pass. Canonical names:
+/// embedding.{class_token [1,1,D], distillation_token [1,1,D], position [1,N,D], patch.weight [D,c,p,p], patch.bias [D]},
+/// blocks.<l>.{norm_attention, norm_mlp}.{weight,bias}, blocks.<l>.attention.{query,key,value}.{weight [H·K,D], bias},
+/// blocks.<l>.attention.output.{weight [D,H·K], bias}, blocks.<l>.mlp.{up [F,D], down [D,F]}.{weight,bias},
+/// norm.{weight,bias}, head.{weight [C,D], bias}, head_distilled.{weight,bias}.
+std::vector<Parameter> parameters(const ModelConfig& config);
+
+/// Numbers in all parameters; in the blocks alone with `blocks_only`.
+std::int64_t count_parameters(const ModelConfig& config, bool blocks_only = false);
+
+std::string_view name_of(Family family);
+
+}  // namespace cleave::model

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/element.hpp"
+#include "base/file.hpp"
+
+namespace cleave::model {
+
+/// Goals: read any well-formed file piecewise, never trust a byte of a header. Non-goals: writing shards.
+/// Format: u64 little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, tensors row-major.
+struct TensorEntry {
+  std::string name;
+  base::Element element = base::Element::f32;
+  std::vector<std::int64_t> dims;
+  std::uint64_t offset = 0;  // from the start of the file
+  std::uint64_t bytes = 0;
+};
+
+/// Header of one file, checked: no overlap, no hole beyond the end, shape · size = bytes, header at most 100 MB. Pure; for
+/// files and the fuzzer. Throws std::runtime_error "[name] …: saw …, needs …".
+std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::uint64_t available, std::uint64_t file_size,
+                                                  const std::string& name);
+
+/// The tensors of a model folder (model.safetensors, or shards through model.safetensors.index.json) or of one file; mapped.
+class TensorFiles {
+ public:
+  /// `path`: a model folder or a .safetensors file. Throws std::runtime_error: missing, truncated, hostile.
+  explicit TensorFiles(const std::filesystem::path& path);
+  const std::map<std::string, TensorEntry>& entries() const { return entries_; }
+  /// Throws std::runtime_error that names the folder and the nearest name.
+  const TensorEntry& at(const std::string& name) const;
+  /// Where the tensor's bytes lie in the mapping, valid while `owner` lives; need not be aligned.
+  const std::byte* data(const TensorEntry& entry) const;
+  std::shared_ptr<const void> owner(const TensorEntry& entry) const;
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// Drops the file's pages of this tensor from memory (madvise), so that streaming a 6 GB file does not take 6 GB.
+  void release(const TensorEntry& entry) const;
+
+ private:
+  std::vector<base::MappedFile> files_;
+  std::map<std::string, std::size_t> file_of_;
+  std::map<std::string, TensorEntry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Writes one safetensors file tensor by tensor, whole or not at all. The entries (names, dims, elements) are known first;
+/// write() follows their order. Tensor data starts 64-byte aligned in the file.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorEntry> entries,
+                    const std::map<std::string, std::string>& metadata = {});
+  /// The next tensor's bytes, or a piece of them.
+  void write(const void* data, std::size_t bytes);
+  /// Throws std::logic_error when bytes are missing.
+  void commit();
+
+ private:
+  base::StagedFile file_;
+  std::uint64_t expected_ = 0, written_ = 0;
+};
+
+/// fp16 / bf16 / fp64 -> fp32, elementwise, any alignment. `count` elements.
+void convert_to_f32(base::Element from, const std::byte* source, std::int64_t count, float* target);
+
+}  // namespace cleave::model

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "optimizer/plan/plan.hpp"
+
+namespace cleave::plan {
+
+/// Layout of a bundle: the folder where steps meet.
+///
+///   manifest.json                  format 1; {path: {sha256, bytes}} of all below plans/, parts/, fusion/; identity; teacher digest
+///   plans/<plan>.json              one is the default
+///   parts/<plan>/<device>/         a model folder
+///   fusion/<plan>/                 fusion.json, model.safetensors
+///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
+struct ManifestFile {
+  std::string sha256;
+  std::uint64_t bytes = 0;
+};
+struct Manifest {
+  std::map<std::string, ManifestFile> files;  // by path relative to the bundle, '/' between
+  std::string default_plan;
+  std::string teacher_digest;
+  /// SHA-256 of the list of files ("path sha256 bytes\n", sorted).
+  std::string identity() const;
+};
+
+class Bundle {
+ public:
+  /// Reads the manifest. Throws std::runtime_error: missing, wrong format, path outside the bundle.
+  explicit Bundle(const std::filesystem::path& folder);
+  const std::filesystem::path& folder() const { return folder_; }
+  const Manifest& manifest() const { return manifest_; }
+  std::string identity() const { return manifest_.identity(); }
+
+  /// The default plan, or the named one.
+  Plan plan(const std::string& name = {}) const;
+  std::filesystem::path plan_path(const std::string& plan) const;
+  std::filesystem::path part_path(const Plan& plan, const std::string& device) const;
+  std::filesystem::path fusion_path(const Plan& plan) const;
+  std::filesystem::path work_path() const { return folder_ / ".work"; }
+
+  /// Checks size and SHA-256 of every file below `prefix` ("parts/default/hub", "" = all that is there must match). Throws
+  /// std::runtime_error "[parts/…/model.safetensors] digest: saw …, needs …", or that the part is not held here.
+  void verify(const std::string& prefix) const;
+
+ private:
+  std::filesystem::path folder_;
+  Manifest manifest_;
+};
+
+/// Digests every file below plans/, parts/, fusion/ of `folder` and writes manifest.json there, last and whole.
+Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan, const std::string& teacher_digest);
+
+/// SHA-256 over a model folder's config.json and weights.
+std::string digest_model(const std::filesystem::path& folder);
+
+/// hosts.toml: device -> "host:port".
+std::map<std::string, std::string> read_hosts(const std::filesystem::path& path);
+void write_hosts(const std::map<std::string, std::string>& hosts, const std::filesystem::path& path);
+
+}  // namespace cleave::plan

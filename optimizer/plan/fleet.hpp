@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "optimizer/plan/profile.hpp"
+
+namespace cleave::plan {
+
+struct Device {
+  std::string name;
+  /// "host:port" where its agent listens.
+  std::string address;
+  /// What it gives to the whole process. Bytes.
+  double memory_bytes = 0;
+  double disk_bytes = 0;  // 0: not limited
+  double watts_idle = 0, watts_busy = 0;
+  /// From the file named in `profile`, or the hand-written figures; rates are those of speed 1.
+  Profile profile;
+  /// Share of the profile's speed: 0.2 is a device five times slower. The testbed paces its agent to it.
+  double speed = 1;
+  /// Seconds of `cost` on this device: profile.cost / speed.
+  double seconds(const std::vector<Kernel>& kernels) const;
+};
+
+struct Link {
+  double bytes_per_s = 0;
+  double latency_s = 0;  // one way
+};
+
+/// fleet.toml, format 1: who there is, what each gives, and how they are linked.
+///
+///   format = 1
+///   [links]                       # default for all pairs
+///   bandwidth = "100 Mbit/s"
+///   latency = "0.3 ms"
+///   [[link]]                      # one pair, both directions unless one_way = true
+///   from = "hub"
+///   to = "cam"
+///   bandwidth = "50 Mbit/s"
+///   [[device]]
+///   name = "hub"
+///   address = "127.0.0.1:7101"
+///   memory = "260 MB"
+///   speed = 0.2                   # default 1
+///   profile = "hub.json"          # beside the fleet; or [device.figures] by hand, or preset = "…"
+///   aggregator = true             # may aggregate; default: every device may
+///   watts_idle = 2.5
+///   watts_busy = 6.0
+struct Fleet {
+  std::vector<Device> devices;
+  Link default_link;
+  struct Pair {
+    std::size_t from = 0, to = 0;
+    Link link;
+  };
+  std::vector<Pair> pairs;
+  std::vector<bool> may_aggregate;
+
+  const Link& link(std::size_t from, std::size_t to) const;
+  std::optional<std::size_t> find(const std::string& name) const;
+  /// The fastest of those that may aggregate (seconds for a reference product); ties: the first.
+  std::size_t aggregator() const;
+};
+
+/// Throws std::runtime_error with file and field: unknown or doubled device, zero memory, no link, no profile …
+Fleet read_fleet(const std::filesystem::path& path);
+
+}  // namespace cleave::plan

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "model/config/config.hpp"
+
+namespace cleave::plan {
+
+/// What a stretch of compute is made of. Each kind has its own cost model, fitted from a profile.
+enum class KernelKind {
+  matmul,        // weight product: rows x inner · inner x columns (linear, patch embedding, classifier)
+  attention,     // q·kᵀ, softmax, ·v of one layer: rows = B·H·N queries, inner = K, columns = N keys
+  norm,          // LayerNorm over rows x columns
+  activation,    // GELU … over rows x columns
+  elementwise,   // add, bias, copy, concat, cast, normalise over rows x columns
+};
+constexpr int num_kernel_kinds = 5;
+
+/// One kernel: dimensions and what follows from them.
+struct Kernel {
+  KernelKind kind = KernelKind::matmul;
+  std::int64_t rows = 0, inner = 0, columns = 0;
+  /// Floating-point operations (2 · multiply-adds), 0 where only bytes count.
+  double flops() const;
+  /// Bytes read and written, fp32: operands, weights and result once.
+  double bytes() const;
+};
+
+std::string_view name_of(KernelKind kind);
+
+/// All kernels of a whole forward pass (features only, or with the classifier) of a model for a batch, in order.
+std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int64_t batch, bool with_head);
+/// Of the fusion head over parts of the given widths.
+std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher, const std::vector<std::int64_t>& widths, std::int64_t batch);
+
+/// Bytes of all weights, fp32.
+double weight_bytes(const model::ModelConfig& config);
+/// Peak bytes of activations of one forward pass with libtorch's eager allocation (largest block: input, norm, q, k, v, scores,
+/// context or MLP's two widths), fp32.
+double activation_bytes(const model::ModelConfig& config, std::int64_t batch);
+
+}  // namespace cleave::plan
