@@ -1,0 +1,235 @@
+#include "model/fusion.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include <ATen/ops/zeros.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "base/reader.hpp"
+#include "model/checkpoint.hpp"
+#include "model/config/hugging_face.hpp"
+#include "model/config/safetensors.hpp"
+
+namespace cleave::model {
+namespace {
+
+constexpr std::int64_t fusion_format = 1;
+
+std::string head_prefix(std::int64_t token) { return token == 0 ? "head" : "head_distilled"; }
+
+void check_channels(const std::vector<std::int64_t>& channels, std::int64_t width,
+                    const std::string& device) {
+  std::int64_t before = -1;
+  for (const std::int64_t channel : channels) {
+    if (channel <= before || channel >= width)
+      throw std::invalid_argument("[fusion] channels of '" + device + "': saw " +
+                                  std::to_string(channel) + " after " + std::to_string(before) +
+                                  ", needs ascending numbers 0.." + std::to_string(width - 1));
+    before = channel;
+  }
+  if (channels.empty())
+    throw std::invalid_argument("[fusion] channels of '" + device +
+                                "': saw none, needs at least 1");
+}
+
+at::Tensor cover_of(const std::vector<std::int64_t>& channels, std::int64_t width) {
+  const Tensor cover = at::zeros({width}, at::kFloat);
+  for (const std::int64_t channel : channels) cover.data_ptr<float>()[channel] = 1;
+  return cover;
+}
+
+/// A part that puts each kept channel back in its place.
+FusionHead::Part make_part(const std::string& device, const std::vector<std::int64_t>& channels,
+                           std::int64_t width) {
+  check_channels(channels, width, device);
+  const auto kept = static_cast<std::int64_t>(channels.size());
+  FusionHead::Part part;
+  part.device = device;
+  part.channels = channels;
+  part.weight = at::zeros({width, kept}, at::kFloat);
+  for (std::int64_t i = 0; i < kept; ++i)
+    part.weight.data_ptr<float>()[channels[static_cast<std::size_t>(i)] * kept + i] = 1;
+  part.bias = at::zeros({width}, at::kFloat);
+  part.absent = at::zeros({width}, at::kFloat);
+  part.cover = cover_of(channels, width);
+  return part;
+}
+
+/// Throws unless features fit the parts and at least one is there; returns B.
+std::int64_t check_features(const FusionHead& head, const std::vector<Tensor>& features) {
+  if (features.size() != head.parts.size())
+    throw std::invalid_argument("[fuse] features: saw " + std::to_string(features.size()) +
+                                ", needs one for each of " + std::to_string(head.parts.size()) +
+                                " parts, undefined where absent");
+  std::int64_t batch = -1;
+  for (std::size_t p = 0; p < features.size(); ++p) {
+    if (!features[p].defined()) continue;
+    const auto width = static_cast<std::int64_t>(head.parts[p].channels.size());
+    expect_dims(features[p], {batch, head.teacher.summary_tokens, width},
+                "feature of '" + head.parts[p].device + "'");
+    batch = features[p].size(0);
+  }
+  if (batch < 0)
+    throw std::invalid_argument("[fuse] features: saw 0 of " + std::to_string(features.size()) +
+                                " present, needs at least 1");
+  return batch;
+}
+
+void add_to(Tensor& sum, const Tensor& term) { sum = sum.defined() ? sum.add(term) : term; }
+
+/// Names and tensors, const where the head is.
+template <typename Head>
+auto parameters_of(Head& head) {
+  std::vector<std::pair<std::string, decltype(&head.head_weight.front())>> found;
+  for (std::size_t p = 0; p < head.parts.size(); ++p) {
+    const std::string prefix = "parts." + std::to_string(p) + ".";
+    found.emplace_back(prefix + "weight", &head.parts[p].weight);
+    found.emplace_back(prefix + "bias", &head.parts[p].bias);
+    found.emplace_back(prefix + "absent", &head.parts[p].absent);
+  }
+  for (std::size_t t = 0; t < head.head_weight.size(); ++t) {
+    const std::string prefix = "head." + std::to_string(t) + ".";
+    found.emplace_back(prefix + "weight", &head.head_weight[t]);
+    found.emplace_back(prefix + "bias", &head.head_bias[t]);
+  }
+  return found;
+}
+
+void write_tensors(const FusionHead& head, const std::filesystem::path& path) {
+  const auto tensors = parameters_of(head);
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, tensor] : tensors) {
+    TensorEntry entry;
+    entry.name = name;
+    entry.dims = tensor->sizes().vec();
+    entry.bytes = static_cast<std::uint64_t>(tensor->numel()) * sizeof(float);
+    entries.push_back(std::move(entry));
+  }
+  SafetensorsWriter writer(path, entries);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor flat = tensors[i].second->detach().to(at::kCPU, at::kFloat).contiguous();
+    writer.write(flat.data_ptr<float>(), entries[i].bytes);
+  }
+  writer.commit();
+}
+
+/// The tensor as fp32 where its shape is the needed one.
+Tensor read_checked(const TensorFiles& files, const std::string& name,
+                    const std::vector<std::int64_t>& dims, const std::filesystem::path& folder) {
+  const Tensor tensor = read_tensor(files, files.at(name));
+  try {
+    expect_dims(tensor, dims, (folder / "model.safetensors").string() + ": " + name);
+  } catch (const std::invalid_argument& wrong) {
+    throw std::runtime_error(wrong.what());
+  }
+  return tensor;
+}
+
+FusionHead::Part read_part(const base::Reader& reader, std::int64_t width) {
+  FusionHead::Part part;
+  part.device = reader.at("device").text();
+  for (const auto& item : reader.at("channels").items())
+    part.channels.push_back(item.integer(0, width - 1));
+  try {
+    check_channels(part.channels, width, part.device);
+  } catch (const std::invalid_argument& wrong) {
+    throw reader.error(wrong.what());
+  }
+  part.cover = cover_of(part.channels, width);
+  return part;
+}
+
+}  // namespace
+
+FusionHead make_fusion(const Transformer& teacher, const std::vector<std::string>& devices,
+                       const std::vector<std::vector<std::int64_t>>& channels) {
+  const ModelConfig& config = teacher.config;
+  if (devices.empty() || devices.size() != channels.size())
+    throw std::invalid_argument("[fusion] parts: saw " + std::to_string(devices.size()) +
+                                " devices and " + std::to_string(channels.size()) +
+                                " lists of channels, needs one list for each of at least 1 device");
+  if (config.classes == 0)
+    throw std::invalid_argument("[fusion] teacher: saw no classifier, needs one");
+  FusionHead head;
+  head.teacher = config;
+  for (std::size_t p = 0; p < devices.size(); ++p)
+    head.parts.push_back(make_part(devices[p], channels[p], config.width));
+  for (std::int64_t t = 0; t < config.summary_tokens; ++t) {
+    head.head_weight.push_back(teacher[head_prefix(t) + ".weight"].detach().clone());
+    head.head_bias.push_back(teacher[head_prefix(t) + ".bias"].detach().clone());
+  }
+  return head;
+}
+
+Tensor fuse(const FusionHead& head, const std::vector<Tensor>& features) {
+  check_features(head, features);
+  Tensor sum, cover;
+  for (std::size_t p = 0; p < features.size(); ++p) {
+    const FusionHead::Part& part = head.parts[p];
+    if (!features[p].defined()) continue;
+    add_to(sum, linear(features[p], part.weight, &part.bias));
+    add_to(cover, part.cover);
+  }
+  for (std::size_t p = 0; p < features.size(); ++p)
+    if (!features[p].defined()) add_to(sum, head.parts[p].absent);
+  return sum.div(cover.clamp_min(1));
+}
+
+Tensor answer(const FusionHead& head, const Tensor& fused) {
+  expect_dims(fused, {-1, head.teacher.summary_tokens, head.teacher.width}, "fused state");
+  Tensor sum;
+  for (std::size_t t = 0; t < head.head_weight.size(); ++t)
+    add_to(sum, linear(fused.select(1, static_cast<std::int64_t>(t)), head.head_weight[t],
+                       &head.head_bias[t]));
+  return head.head_weight.size() == 1 ? sum : sum.div(static_cast<double>(head.head_weight.size()));
+}
+
+void save(const FusionHead& head, const std::filesystem::path& folder) {
+  nlohmann::json parts = nlohmann::json::array();
+  for (const auto& part : head.parts)
+    parts.push_back({{"device", part.device}, {"channels", part.channels}});
+  const nlohmann::json description = {{"format", fusion_format},
+                                      {"teacher", config_to_json(head.teacher)},
+                                      {"processing", processing_to_json(head.teacher.processing)},
+                                      {"parts", parts}};
+  base::StagedFolder staged(folder, "fusion.json");
+  write_tensors(head, staged.path() / "model.safetensors");
+  base::write_whole(staged.path() / "fusion.json", description.dump(1) + "\n");
+  staged.commit();
+}
+
+FusionHead load_fusion(const std::filesystem::path& folder) {
+  const auto description = base::Reader::json_file(folder / "fusion.json");
+  description.expect_format(fusion_format);
+  description.allow({"format", "teacher", "processing", "parts"});
+  FusionHead head;
+  head.teacher = config_from_json(description.at("teacher"));
+  const std::int64_t width = head.teacher.width;
+  const std::int64_t classes = head.teacher.classes;
+  const TensorFiles files(folder);
+  for (const auto& item : description.at("parts").items()) {
+    FusionHead::Part part = read_part(item, width);
+    const std::string prefix = "parts." + std::to_string(head.parts.size()) + ".";
+    const auto kept = static_cast<std::int64_t>(part.channels.size());
+    part.weight = read_checked(files, prefix + "weight", {width, kept}, folder);
+    part.bias = read_checked(files, prefix + "bias", {width}, folder);
+    part.absent = read_checked(files, prefix + "absent", {width}, folder);
+    head.parts.push_back(std::move(part));
+  }
+  if (head.parts.empty()) throw description.at("parts").error("saw none, needs at least 1");
+  for (std::int64_t t = 0; t < head.teacher.summary_tokens; ++t) {
+    const std::string prefix = "head." + std::to_string(t) + ".";
+    head.head_weight.push_back(read_checked(files, prefix + "weight", {classes, width}, folder));
+    head.head_bias.push_back(read_checked(files, prefix + "bias", {classes}, folder));
+  }
+  return head;
+}
+
+std::vector<std::pair<std::string, Tensor*>> parameters(FusionHead& head) {
+  return parameters_of(head);
+}
+
+}  // namespace cleave::model
