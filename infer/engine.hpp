@@ -5,6 +5,7 @@
 #include <string>
 
 #include "infer/executor.hpp"
+#include "infer/machine.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace cleave::infer {
@@ -31,13 +32,5 @@ net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value&
 
 /// Sets one thread pool (ATen, OpenMP, OpenBLAS) to `threads`; call first in main and on the compute thread.
 void set_threads(int threads);
-/// VmHWM of this process, bytes.
-double peak_memory_bytes();
-/// BLAS in use and its kernel family ("OpenBLAS 0.3.21 SkylakeX"), with a warning text when it is a slow one, else empty.
-struct BlasInfo {
-  std::string name;
-  std::string warning;
-};
-BlasInfo blas_info();
 
 }  // namespace cleave::infer

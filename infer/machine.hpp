@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+
+namespace cleave::infer {
+
+/// VmHWM of this process: the most memory it ever held at once, bytes. 0 where /proc does not say.
+double peak_memory_bytes();
+/// VmRSS: what it holds now, bytes.
+double resident_memory_bytes();
+
+/// The BLAS that matrix products run on.
+struct BlasInfo {
+  /// "OpenBLAS 0.3.21 SkylakeX": library and kernel family.
+  std::string name;
+  /// What makes it slow and what helps, or empty.
+  std::string warning;
+};
+BlasInfo blas_info();
+
+/// "AMD EPYC, 2 cores, OpenBLAS 0.3.21 SkylakeX": for profiles and reports.
+std::string machine_name();
+
+}  // namespace cleave::infer
