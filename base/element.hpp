@@ -5,21 +5,36 @@
 
 namespace cleave::base {
 
-/// Element types of tensors in files, in memory and on the wire. The numbers stand in wire formats; never change them.
-enum class Element : std::uint8_t { f32 = 1, f16 = 2, bf16 = 3, i64 = 4, i32 = 5, u8 = 6, i8 = 7, f64 = 8, boolean = 9 };
+/// Element types of tensors in files, in memory and on the wire. The numbers stand in wire formats;
+/// never change them.
+enum class Element : std::uint8_t {
+  f32 = 1,
+  f16 = 2,
+  bf16 = 3,
+  i64 = 4,
+  i32 = 5,
+  u8 = 6,
+  i8 = 7,
+  f64 = 8,
+  boolean = 9
+};
 
 /// Bytes of one element.
 constexpr std::int64_t size_of(Element element) {
   switch (element) {
     case Element::f64:
-    case Element::i64: return 8;
+    case Element::i64:
+      return 8;
     case Element::f32:
-    case Element::i32: return 4;
+    case Element::i32:
+      return 4;
     case Element::f16:
-    case Element::bf16: return 2;
+    case Element::bf16:
+      return 2;
     case Element::u8:
     case Element::i8:
-    case Element::boolean: return 1;
+    case Element::boolean:
+      return 1;
   }
   return 0;
 }
@@ -27,15 +42,24 @@ constexpr std::int64_t size_of(Element element) {
 /// "f32", "bf16" …
 constexpr std::string_view name_of(Element element) {
   switch (element) {
-    case Element::f64: return "f64";
-    case Element::i64: return "i64";
-    case Element::f32: return "f32";
-    case Element::i32: return "i32";
-    case Element::f16: return "f16";
-    case Element::bf16: return "bf16";
-    case Element::u8: return "u8";
-    case Element::i8: return "i8";
-    case Element::boolean: return "bool";
+    case Element::f64:
+      return "f64";
+    case Element::i64:
+      return "i64";
+    case Element::f32:
+      return "f32";
+    case Element::i32:
+      return "i32";
+    case Element::f16:
+      return "f16";
+    case Element::bf16:
+      return "bf16";
+    case Element::u8:
+      return "u8";
+    case Element::i8:
+      return "i8";
+    case Element::boolean:
+      return "bool";
   }
   return "?";
 }

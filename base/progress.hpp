@@ -6,7 +6,8 @@
 
 namespace cleave::base {
 
-/// How far a long piece of work is. `what` is a short phrase ("calibrate epoch 3"), `note` the figures of the moment.
+/// How far a long piece of work is. `what` is a short phrase ("calibrate epoch 3"), `note` the
+/// figures of the moment.
 struct Progress {
   std::string what;
   std::int64_t done = 0;
@@ -14,8 +15,8 @@ struct Progress {
   std::string note;
 };
 
-/// Called from the thread that works, not more often than ten times a second; returning false asks the work to stop at
-/// its next safe point (a checkpoint).
+/// Called from the thread that works, not more often than ten times a second; returning false asks
+/// the work to stop at its next safe point (a checkpoint).
 using ProgressCallback = std::function<bool(const Progress&)>;
 
 }  // namespace cleave::base

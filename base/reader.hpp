@@ -4,21 +4,25 @@
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <nlohmann/json_fwd.hpp>
 
 namespace cleave::base {
 
 /// A place in a JSON or TOML document that is read with checks.
 ///
-/// Every getter throws std::runtime_error with one line: "[file] devices[1].memory: saw -3, needs a number above 0".
-/// A Reader is a cheap value; it keeps the document alive.
+/// Every getter throws std::runtime_error with one line: "[file] devices[1].memory: saw -3, needs a
+/// number above 0". A Reader is a cheap value; it keeps the document alive. A null counts as
+/// missing.
 class Reader {
  public:
-  /// Parses a file. Syntax errors carry line and column.
+  /// Parses a file. Syntax errors carry line and column; infinities, dates, keys that stand twice
+  /// and hostile nesting are refused.
   static Reader json_file(const std::filesystem::path& path);
   static Reader toml_file(const std::filesystem::path& path);
   /// Parses text; `name` stands for the file in messages.
@@ -28,6 +32,7 @@ class Reader {
   /// "[file] path.in.file: <what>", ready to throw.
   std::runtime_error error(const std::string& what) const;
 
+  /// Throws when this is no table, as find() does.
   bool has(const std::string& key) const;
   /// The field; throws when it is missing.
   Reader at(const std::string& key) const;
@@ -56,7 +61,8 @@ class Reader {
   /// Field or default.
   bool boolean(const std::string& key, bool fallback) const;
   std::string text(const std::string& key, const std::string& fallback) const;
-  std::int64_t integer(const std::string& key, std::int64_t low, std::int64_t high, std::int64_t fallback) const;
+  std::int64_t integer(const std::string& key, std::int64_t low, std::int64_t high,
+                       std::int64_t fallback) const;
   double number(const std::string& key, double low, double high, double fallback) const;
 
   /// "format": must be `version`, else throws saying which versions are known.
@@ -67,13 +73,22 @@ class Reader {
   const std::string& file() const { return file_; }
 
  private:
-  Reader(std::shared_ptr<const nlohmann::json> document, const nlohmann::json* value, std::string file, std::string path);
+  Reader(std::shared_ptr<const nlohmann::json> document, const nlohmann::json* value,
+         std::string file, std::string path);
+
+  /// "saw <this value>, needs <needed>".
+  std::runtime_error mismatch(const std::string& needed) const;
+  /// This text through `parse`, whose std::invalid_argument becomes an error of this place.
+  template <class Parse>
+  auto parsed(Parse parse) const;
+
   std::shared_ptr<const nlohmann::json> document_;
   const nlohmann::json* value_;
   std::string file_, path_;
 };
 
-/// The nearest of `known` to `word` by edit distance, or empty when none is near (more than a third of its letters differ).
+/// The nearest of `known` to `word` by edit distance, or empty when none is near (more than a third
+/// of its letters differ).
 std::string nearest(std::string_view word, const std::vector<std::string>& known);
 
 }  // namespace cleave::base
