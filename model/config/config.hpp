@@ -7,7 +7,8 @@
 
 namespace cleave::model {
 
-/// What a checkpoint calls itself; a family is a name map plus a config reader, never a forward pass of its own.
+/// What a checkpoint calls itself; a family is a name map plus a config reader, never a forward
+/// pass of its own.
 enum class Family { vit, deit };
 enum class NormPlacement { before, after };
 enum class Activation { gelu, gelu_tanh, relu };
@@ -21,7 +22,8 @@ struct LayerShape {
   bool operator==(const LayerShape& other) const;
 };
 
-/// How an image becomes the model's input: resize to `height` x `width`, then (x · rescale − mean) / std for each channel.
+/// How an image becomes the model's input: resize to `height` x `width`, then (x · rescale − mean)
+/// / std for each channel.
 struct ImageProcessing {
   std::int64_t height = 224, width = 224;
   bool resize = true;
@@ -36,8 +38,8 @@ struct ImageProcessing {
 
 /// What a model is: everything that fixes the names and shapes of its tensors and its forward pass.
 ///
-/// Dimensions (one legend in the whole project): B batch, N tokens, D width, H heads, K head width, F MLP width, L layers,
-/// C classes, V vocabulary, P devices; D_p is the width that device p keeps.
+/// Dimensions (one legend in the whole project): B batch, N tokens, D width, H heads, K head width,
+/// F MLP width, L layers, C classes, V vocabulary, P devices; D_p is the width that device p keeps.
 struct ModelConfig {
   Family family = Family::vit;
   std::int64_t width = 0;       // D
@@ -49,7 +51,9 @@ struct ModelConfig {
   bool qkv_bias = true;
 
   std::int64_t image_height = 0, image_width = 0, patch = 0, channels = 0;
-  /// Tokens whose last state is the model's feature: the class token, and DeiT's distillation token (distilled: 2).
+  /// Tokens whose last state is the model's feature: the class token, and a distilled DeiT's
+  /// distillation token (2). A plain DeiT has both tokens in its sequence, but only the class token
+  /// is read (1).
   std::int64_t summary_tokens = 1;
   /// C; 0: no classifier.
   std::int64_t classes = 0;
@@ -60,8 +64,11 @@ struct ModelConfig {
 
   std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
   std::int64_t num_patches() const { return (image_height / patch) * (image_width / patch); }
-  /// N: patches and summary tokens.
-  std::int64_t num_tokens() const { return num_patches() + summary_tokens; }
+  /// Tokens that are learned, not seen: a class token; in a DeiT, plain or distilled, a
+  /// distillation token after it.
+  std::int64_t learned_tokens() const { return family == Family::deit ? 2 : 1; }
+  /// N: learned tokens first, then patches.
+  std::int64_t num_tokens() const { return num_patches() + learned_tokens(); }
   /// Every layer alike and D = H·K: plain Hugging Face Transformers can load it.
   bool is_uniform() const;
   /// Throws std::invalid_argument "[config] layers[3].heads: saw …, needs …".
@@ -69,16 +76,19 @@ struct ModelConfig {
   bool operator==(const ModelConfig& other) const;
 };
 
-/// The group of units that an axis of a parameter counts, before anything is tied: see `parameters`.
+/// The group of units that an axis of a parameter counts, before anything is tied: see
+/// `parameters`.
 struct Axis {
-  /// Residual width D, heads of a layer (units of K rows), MLP of a layer, or an axis that is never cut.
+  /// Residual width D, heads of a layer (units of K rows), MLP of a layer, or an axis that is never
+  /// cut.
   enum class Kind { fixed, residual, heads, mlp } kind = Kind::fixed;
-  int layer = -1;          // for heads and mlp
-  std::int64_t size = 0;   // elements along the axis
-  std::int64_t unit = 1;   // elements that move together: K for heads, 1 else
+  int layer = -1;         // for heads and mlp
+  std::int64_t size = 0;  // elements along the axis
+  std::int64_t unit = 1;  // elements that move together: K for heads, 1 else
 };
 
-/// One parameter of a model: its canonical name, the checkpoint's key, the shape and what each axis counts.
+/// One parameter of a model: its canonical name, the checkpoint's key, the shape and what each axis
+/// counts.
 struct Parameter {
   std::string name;  // "blocks.3.attention.query.weight"
   std::string key;   // "vit.encoder.layer.3.attention.attention.query.weight"
@@ -88,15 +98,18 @@ struct Parameter {
 };
 
 /// Every parameter of the model, in the order of the forward pass. Canonical names:
-/// embedding.{class_token [1,1,D], distillation_token [1,1,D], position [1,N,D], patch.weight [D,c,p,p], patch.bias [D]},
-/// blocks.<l>.{norm_attention, norm_mlp}.{weight,bias}, blocks.<l>.attention.{query,key,value}.{weight [H·K,D], bias},
-/// blocks.<l>.attention.output.{weight [D,H·K], bias}, blocks.<l>.mlp.{up [F,D], down [D,F]}.{weight,bias},
-/// norm.{weight,bias}, head.{weight [C,D], bias}, head_distilled.{weight,bias}.
+/// embedding.{class_token [1,1,D], distillation_token [1,1,D], position [1,N,D], patch.weight
+/// [D,c,p,p], patch.bias [D]}, blocks.<l>.{norm_attention, norm_mlp}.{weight,bias},
+/// blocks.<l>.attention.{query,key,value}.{weight [H·K,D], bias},
+/// blocks.<l>.attention.output.{weight [D,H·K], bias}, blocks.<l>.mlp.{up [F,D], down
+/// [D,F]}.{weight,bias}, norm.{weight,bias}, head.{weight [C,D], bias},
+/// head_distilled.{weight,bias}.
 std::vector<Parameter> parameters(const ModelConfig& config);
 
 /// Numbers in all parameters; in the blocks alone with `blocks_only`.
 std::int64_t count_parameters(const ModelConfig& config, bool blocks_only = false);
 
+/// "vit", "deit": Hugging Face's `model_type`.
 std::string_view name_of(Family family);
 
 }  // namespace cleave::model

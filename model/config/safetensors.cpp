@@ -1,0 +1,508 @@
+#include "model/config/safetensors.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string_view>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "base/reader.hpp"
+
+namespace cleave::model {
+namespace {
+
+using base::Element;
+
+constexpr std::uint64_t length_bytes = 8;  // of the header's length at the start of the file
+constexpr std::uint64_t max_header_bytes = 100'000'000;
+constexpr std::uint64_t data_alignment = 64;
+constexpr std::string_view metadata_key = "__metadata__";
+
+constexpr std::array<std::pair<std::string_view, Element>, 9> dtypes = {
+    {{"F32", Element::f32},
+     {"F16", Element::f16},
+     {"BF16", Element::bf16},
+     {"F64", Element::f64},
+     {"I64", Element::i64},
+     {"I32", Element::i32},
+     {"U8", Element::u8},
+     {"I8", Element::i8},
+     {"BOOL", Element::boolean}}};
+
+std::optional<Element> element_of(std::string_view dtype) {
+  for (const auto& [name, element] : dtypes)
+    if (name == dtype) return element;
+  return std::nullopt;
+}
+
+std::string_view dtype_of(Element element) {
+  for (const auto& [name, known] : dtypes)
+    if (known == element) return name;
+  throw std::logic_error("element type without a safetensors name");
+}
+
+std::string known_dtypes() {
+  std::string list;
+  for (const auto& entry : dtypes) list += (list.empty() ? "" : ", ") + std::string(entry.first);
+  return list;
+}
+
+/// Text of a hostile file for a message: short and printable.
+std::string in_quotes(std::string_view text) {
+  std::string out = "'";
+  for (const char c : text.substr(0, 80)) out += c >= ' ' && c <= '~' ? c : '?';
+  return out + (text.size() > 80 ? "…'" : "'");
+}
+
+/// Bytes of a tensor, or nothing where they do not fit 63 bits.
+std::optional<std::uint64_t> byte_count(Element element, const std::vector<std::int64_t>& dims) {
+  constexpr auto limit = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  auto bytes = static_cast<std::uint64_t>(base::size_of(element));
+  // An empty axis makes the tensor empty, but the product of the others must fit all the same.
+  bool empty = false;
+  for (const std::int64_t dim : dims) {
+    if (dim == 0) {
+      empty = true;
+    } else if (bytes > limit / static_cast<std::uint64_t>(dim)) {
+      return std::nullopt;
+    } else {
+      bytes *= static_cast<std::uint64_t>(dim);
+    }
+  }
+  return empty ? 0 : bytes;
+}
+
+/// Reads the header as a stream of JSON events, so that no byte of it costs more memory than the
+/// entry it stands for.
+class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  explicit HeaderEvents(std::string file) : file_(std::move(file)) {}
+
+  std::vector<TensorEntry> entries;
+  std::map<std::string, std::string> metadata;
+
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw std::runtime_error("[" + file_ + "] " + (name_.empty() ? "header" : in_quotes(name_)) +
+                             ": " + what);
+  }
+
+  bool start_object(std::size_t) override {
+    if (depth_ == 1) {
+      fields_.clear();
+      dtype_.reset();
+      shape_.reset();
+      offsets_.reset();
+    } else if (depth_ != 0) {
+      refuse("saw an object as the value of a field, needs dtype, shape and data_offsets");
+    }
+    ++depth_;
+    return true;
+  }
+
+  bool key(std::string& key) override {
+    if (depth_ == 1) {
+      if (!names_.insert(key).second)
+        refuse("saw the name " + in_quotes(key) + " twice, needs each name once");
+      name_ = key;
+    } else if (!fields_.insert(key).second) {
+      refuse("saw the field " + in_quotes(key) + " twice, needs each field once");
+    } else {
+      field_ = key;
+    }
+    return true;
+  }
+
+  bool end_object() override {
+    --depth_;
+    if (depth_ == 1 && name_ != metadata_key) finish_entry();
+    name_.clear();
+    return true;
+  }
+
+  bool string(std::string& value) override {
+    if (depth_ == 2 && name_ == metadata_key) {
+      metadata[field_] = value;
+    } else if (depth_ == 2 && !in_array_ && field_ == "dtype") {
+      dtype_ = element_of(value);
+      if (!dtype_) refuse("dtype: saw " + in_quotes(value) + ", needs one of " + known_dtypes());
+    } else {
+      refuse_value("a text");
+    }
+    return true;
+  }
+
+  bool start_array(std::size_t) override {
+    if (depth_ != 2 || in_array_ || name_ == metadata_key) refuse_value("a list");
+    in_array_ = true;
+    numbers_.clear();
+    return true;
+  }
+
+  bool end_array() override {
+    in_array_ = false;
+    if (field_ == "shape") {
+      shape_ = numbers_;
+    } else if (field_ == "data_offsets") {
+      offsets_ = numbers_;
+    } else {
+      refuse_value("a list");
+    }
+    return true;
+  }
+
+  bool number_unsigned(std::uint64_t value) override {
+    if (!in_array_) refuse_value("a number");
+    if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+      refuse(field_ + ": saw " + std::to_string(value) + ", needs a number below 2^63");
+    if (numbers_.size() == max_dims)
+      refuse(field_ + ": saw more than " + std::to_string(max_dims) + " numbers");
+    numbers_.push_back(static_cast<std::int64_t>(value));
+    return true;
+  }
+
+  bool null() override { refuse_value("null"); }
+  bool boolean(bool) override { refuse_value("a truth value"); }
+  bool number_integer(std::int64_t) override { refuse_value("a negative number"); }
+  bool number_float(double, const std::string& text) override {
+    refuse_value("the number " + in_quotes(text));
+  }
+  bool binary(nlohmann::json::binary_t&) override { refuse_value("binary data"); }
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::json::exception&) override {
+    name_.clear();
+    refuse("saw no valid JSON at byte " + std::to_string(position) + ", needs a JSON object");
+  }
+
+ private:
+  static constexpr std::size_t max_dims = 16;
+
+  [[noreturn]] void refuse_value(const std::string& saw) const {
+    if (depth_ == 0) refuse("saw " + saw + ", needs a JSON object");
+    if (depth_ == 1) refuse("saw " + saw + ", needs an object with dtype, shape and data_offsets");
+    if (name_ == metadata_key) refuse(in_quotes(field_) + ": saw " + saw + ", needs a text");
+    if (field_ != "dtype" && field_ != "shape" && field_ != "data_offsets")
+      refuse("saw the field " + in_quotes(field_) + ", needs dtype, shape and data_offsets only");
+    refuse(field_ + ": saw " + saw + ", needs " +
+           (field_ == "dtype" ? "a text" : "a list of whole numbers from 0"));
+  }
+
+  void finish_entry() {
+    if (!dtype_ || !shape_ || !offsets_)
+      refuse("saw no " +
+             std::string(!dtype_   ? "dtype"
+                         : !shape_ ? "shape"
+                                   : "data_offsets") +
+             ", needs it");
+    if (offsets_->size() != 2)
+      refuse("data_offsets: saw " + std::to_string(offsets_->size()) +
+             " numbers, needs begin and end");
+    const std::int64_t begin = (*offsets_)[0], end = (*offsets_)[1];
+    if (end < begin)
+      refuse("data_offsets: saw [" + std::to_string(begin) + ", " + std::to_string(end) +
+             "], needs begin <= end");
+    const auto bytes = byte_count(*dtype_, *shape_);
+    if (!bytes) refuse("shape: saw one of 2^63 bytes or more, needs one that fits the file");
+    if (static_cast<std::uint64_t>(end - begin) != *bytes)
+      refuse("data_offsets: saw " + std::to_string(end - begin) + " bytes, needs the " +
+             std::to_string(*bytes) + " of the shape");
+    entries.push_back({name_, *dtype_, *shape_, static_cast<std::uint64_t>(begin), *bytes});
+  }
+
+  std::string file_;
+  int depth_ = 0;
+  bool in_array_ = false;
+  std::string name_, field_;
+  std::set<std::string> names_, fields_;
+  std::optional<Element> dtype_;
+  std::optional<std::vector<std::int64_t>> shape_, offsets_;
+  std::vector<std::int64_t> numbers_;
+};
+
+std::uint64_t little_endian(const std::byte* data) {
+  std::uint64_t value = 0;
+  for (std::size_t i = 0; i < length_bytes; ++i)
+    value |= std::to_integer<std::uint64_t>(data[i]) << (8 * i);
+  return value;
+}
+
+/// Length of the JSON text, checked against the file and the format's limit.
+std::uint64_t header_length(const std::byte* data, std::uint64_t available, std::uint64_t file_size,
+                            const std::string& name) {
+  const auto refuse = [&](const std::string& what) {
+    throw std::runtime_error("[" + name + "] header: " + what);
+  };
+  if (available < length_bytes || file_size < length_bytes)
+    refuse("saw a file of " + std::to_string(file_size) + " bytes, needs at least 8");
+  const std::uint64_t length = little_endian(data);
+  if (length > max_header_bytes)
+    refuse("saw a length of " + std::to_string(length) + " bytes, needs at most " +
+           std::to_string(max_header_bytes));
+  if (length > file_size - length_bytes || length > available - length_bytes)
+    refuse("saw a length of " + std::to_string(length) + " bytes, needs at most the " +
+           std::to_string(std::min(available, file_size) - length_bytes) +
+           " that follow (is the file truncated?)");
+  return length;
+}
+
+/// The tensors must cover the data part: each begins where the one before ends, the last ends with
+/// the file.
+void check_layout(const std::vector<TensorEntry>& entries, std::uint64_t data_size,
+                  const std::string& name) {
+  std::vector<const TensorEntry*> sorted;
+  for (const TensorEntry& entry : entries) sorted.push_back(&entry);
+  std::sort(sorted.begin(), sorted.end(), [](const TensorEntry* a, const TensorEntry* b) {
+    return std::tie(a->offset, a->bytes) < std::tie(b->offset, b->bytes);
+  });
+  std::uint64_t expected = 0;
+  for (const TensorEntry* entry : sorted) {
+    const std::string where = "[" + name + "] " + in_quotes(entry->name) + ": ";
+    if (entry->offset != expected)
+      throw std::runtime_error(where + "saw it begin at byte " + std::to_string(entry->offset) +
+                               ", needs " + std::to_string(expected) +
+                               ", where the tensor before ends");
+    if (entry->bytes > data_size - expected)
+      throw std::runtime_error(where + "saw it end at byte " +
+                               std::to_string(expected + entry->bytes) + ", needs at most " +
+                               std::to_string(data_size) + " (is the file truncated?)");
+    expected += entry->bytes;
+  }
+  if (expected != data_size)
+    throw std::runtime_error("[" + name + "] saw " + std::to_string(data_size - expected) +
+                             " bytes after the last tensor, needs none");
+}
+
+HeaderEvents parse_header(const std::byte* data, std::uint64_t available, std::uint64_t file_size,
+                          const std::string& name) {
+  const std::uint64_t length = header_length(data, available, file_size, name);
+  const auto* text = reinterpret_cast<const char*>(data + length_bytes);
+  HeaderEvents events(name);
+  nlohmann::json::sax_parse(text, text + length, &events);
+  check_layout(events.entries, file_size - length_bytes - length, name);
+  for (TensorEntry& entry : events.entries) entry.offset += length_bytes + length;
+  return events;
+}
+
+/// Shards by tensor name, from model.safetensors.index.json.
+std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
+  std::map<std::string, std::string> shard_of;
+  const auto weights = base::Reader::json_file(path).at("weight_map");
+  for (const std::string& name : weights.keys()) {
+    const auto entry = weights.at(name);
+    const std::string shard = entry.text();
+    // A name with a folder in it could point anywhere on the machine.
+    if (shard.empty() || shard == ".." || std::filesystem::path(shard).filename() != shard)
+      throw entry.error("saw '" + shard + "', needs the plain name of a file in this folder");
+    shard_of[name] = shard;
+  }
+  return shard_of;
+}
+
+[[noreturn]] void refuse_folder(const std::filesystem::path& folder) {
+  if (!std::filesystem::exists(folder))
+    throw std::runtime_error("[" + folder.string() + "] saw nothing there, needs a model folder");
+  if (std::filesystem::exists(folder / "pytorch_model.bin"))
+    throw std::runtime_error(
+        "[" + folder.string() +
+        "] saw only pytorch_model.bin, needs model.safetensors (Transformers writes it with "
+        "save_pretrained(…, safe_serialization=True))");
+  throw std::runtime_error("[" + folder.string() + "] saw no weights, needs model.safetensors");
+}
+
+std::string header_text(std::vector<TensorEntry>& entries,
+                        const std::map<std::string, std::string>& metadata) {
+  nlohmann::ordered_json header;
+  auto& notes = header[std::string(metadata_key)] = nlohmann::ordered_json::object();
+  notes["format"] = "pt";  // Transformers refuses a file that does not say so
+  for (const auto& [key, value] : metadata) notes[key] = value;
+  std::uint64_t offset = 0;
+  for (TensorEntry& entry : entries) {
+    const auto bytes = byte_count(entry.element, entry.dims);
+    if (!bytes || header.contains(entry.name))
+      throw std::invalid_argument("[safetensors] " + entry.name + ": saw " +
+                                  (bytes ? "the name twice" : "an absurd shape") + ", needs " +
+                                  (bytes ? "each name once" : "one below 2^63 bytes"));
+    entry.offset = offset;
+    entry.bytes = *bytes;
+    offset += entry.bytes;
+    header[entry.name] = {{"dtype", dtype_of(entry.element)},
+                          {"shape", entry.dims},
+                          {"data_offsets", {entry.offset, offset}}};
+  }
+  std::string text = header.dump();
+  const std::uint64_t used = (length_bytes + text.size()) % data_alignment;
+  if (used != 0) text.append(data_alignment - used, ' ');
+  return text;
+}
+
+float from_bits(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+float half_to_float(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
+  const std::uint32_t exponent = (half >> 10) & 0x1fu, mantissa = half & 0x3ffu;
+  if (exponent == 0x1f)
+    return from_bits(sign | 0x7f800000u | mantissa << 13);  // infinite or not a number
+  if (exponent != 0) return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+  const float magnitude =
+      static_cast<float>(mantissa) * 0x1p-24f;  // subnormal: the exponent stays at its lowest
+  return sign != 0 ? -magnitude : magnitude;
+}
+
+float bfloat_to_float(std::uint16_t value) {
+  return from_bits(static_cast<std::uint32_t>(value) << 16);
+}
+
+/// target[i] = convert(i-th T of source), which need not be aligned.
+template <typename T, typename Convert>
+void convert_each(const std::byte* source, std::int64_t count, float* target, Convert convert) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    T value;
+    std::memcpy(&value, source + static_cast<std::size_t>(i) * sizeof(T), sizeof(T));
+    target[i] = convert(value);
+  }
+}
+
+}  // namespace
+
+std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::uint64_t available,
+                                                  std::uint64_t file_size,
+                                                  const std::string& name) {
+  return parse_header(data, available, file_size, name).entries;
+}
+
+TensorFiles::TensorFiles(const std::filesystem::path& path) : path_(path) {
+  const bool folder = std::filesystem::is_directory(path);
+  const auto single = folder ? path / "model.safetensors" : path;
+  const auto index = path / "model.safetensors.index.json";
+  if (std::filesystem::is_regular_file(single)) {
+    add_file(single);
+  } else if (folder && std::filesystem::exists(index)) {
+    add_shards(index);
+  } else {
+    refuse_folder(path);
+  }
+}
+
+void TensorFiles::add_file(const std::filesystem::path& path) {
+  files_.emplace_back(path);
+  const auto& file = files_.back();
+  auto header = parse_header(file.data(), file.size(), file.size(), path.string());
+  for (auto& [key, value] : header.metadata) metadata_.emplace(key, value);
+  for (TensorEntry& entry : header.entries) {
+    file_of_[entry.name] = files_.size() - 1;
+    auto name = entry.name;
+    entries_[std::move(name)] = std::move(entry);
+  }
+}
+
+void TensorFiles::add_shards(const std::filesystem::path& index) {
+  const auto shard_of = read_index(index);
+  std::map<std::string, std::size_t> file_of_shard;
+  std::set<std::string> shards;
+  for (const auto& entry : shard_of) shards.insert(entry.second);
+  for (const std::string& shard : shards) {
+    file_of_shard[shard] = files_.size();
+    add_file(index.parent_path() / shard);
+  }
+  for (const auto& [name, shard] : shard_of) {
+    const auto file = file_of_.find(name);
+    if (file == file_of_.end() || file->second != file_of_shard[shard])
+      throw std::runtime_error("[" + index.string() + "] weight_map." + name +
+                               ": saw no such tensor in " + shard +
+                               ", needs it there and nowhere else");
+  }
+}
+
+const TensorEntry& TensorFiles::at(const std::string& name) const {
+  const auto found = entries_.find(name);
+  if (found != entries_.end()) return found->second;
+  std::vector<std::string> names;
+  for (const auto& entry : entries_) names.push_back(entry.first);
+  const std::string near = base::nearest(name, names);
+  throw std::runtime_error("[" + path_.string() + "] " + name + ": saw no such tensor" +
+                           (near.empty() ? std::string() : " (the nearest name is " + near + ")") +
+                           ", needs it");
+}
+
+const std::byte* TensorFiles::data(const TensorEntry& entry) const {
+  return files_[file_of_.at(entry.name)].data() + entry.offset;
+}
+
+std::shared_ptr<const void> TensorFiles::owner(const TensorEntry& entry) const {
+  return files_[file_of_.at(entry.name)].owner();
+}
+
+void TensorFiles::release(const TensorEntry& entry) const {
+  if (entry.bytes == 0) return;
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(data(entry));
+  const auto first = begin / page * page;
+  // A neighbour on the same page is read again from the file when it is wanted. Advice may fail;
+  // nothing depends on it.
+  (void)::madvise(reinterpret_cast<void*>(first), begin + entry.bytes - first, MADV_DONTNEED);
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     std::vector<TensorEntry> entries,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(path) {
+  const std::string header = header_text(entries, metadata);
+  std::array<std::uint8_t, length_bytes> length{};
+  for (std::size_t i = 0; i < length_bytes; ++i)
+    length[i] = static_cast<std::uint8_t>(header.size() >> (8 * i));
+  file_.write(length.data(), length.size());
+  file_.write(header.data(), header.size());
+  for (const TensorEntry& entry : entries) expected_ += entry.bytes;
+}
+
+void SafetensorsWriter::write(const void* data, std::size_t bytes) {
+  if (bytes > expected_ - written_)
+    throw std::logic_error("[safetensors] saw " + std::to_string(written_ + bytes) +
+                           " bytes of tensors, needs " + std::to_string(expected_));
+  file_.write(data, bytes);
+  written_ += bytes;
+}
+
+void SafetensorsWriter::commit() {
+  if (written_ != expected_)
+    throw std::logic_error("[safetensors] saw " + std::to_string(written_) +
+                           " bytes of tensors, needs " + std::to_string(expected_));
+  file_.commit();
+}
+
+void convert_to_f32(Element from, const std::byte* source, std::int64_t count, float* target) {
+  const auto cast = [](auto value) { return static_cast<float>(value); };
+  switch (from) {
+    case Element::f32:
+      if (count > 0) std::memcpy(target, source, static_cast<std::size_t>(count) * sizeof(float));
+      return;
+    case Element::f16:
+      return convert_each<std::uint16_t>(source, count, target, half_to_float);
+    case Element::bf16:
+      return convert_each<std::uint16_t>(source, count, target, bfloat_to_float);
+    case Element::f64:
+      return convert_each<double>(source, count, target, cast);
+    case Element::i64:
+      return convert_each<std::int64_t>(source, count, target, cast);
+    case Element::i32:
+      return convert_each<std::int32_t>(source, count, target, cast);
+    case Element::i8:
+      return convert_each<std::int8_t>(source, count, target, cast);
+    case Element::u8:
+    case Element::boolean:
+      return convert_each<std::uint8_t>(source, count, target, cast);
+  }
+}
+
+}  // namespace cleave::model

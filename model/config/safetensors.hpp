@@ -14,8 +14,9 @@
 
 namespace cleave::model {
 
-/// Goals: read any well-formed file piecewise, never trust a byte of a header. Non-goals: writing shards.
-/// Format: u64 little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, tensors row-major.
+/// Goals: read any well-formed file piecewise, never trust a byte of a header. Non-goals: writing
+/// shards. Format: u64 little-endian header length, JSON header {name: {dtype, shape,
+/// data_offsets}}, tensors row-major.
 struct TensorEntry {
   std::string name;
   base::Element element = base::Element::f32;
@@ -24,15 +25,18 @@ struct TensorEntry {
   std::uint64_t bytes = 0;
 };
 
-/// Header of one file, checked: no overlap, no hole beyond the end, shape · size = bytes, header at most 100 MB. Pure; for
-/// files and the fuzzer. Throws std::runtime_error "[name] …: saw …, needs …".
-std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::uint64_t available, std::uint64_t file_size,
-                                                  const std::string& name);
+/// Header of one file, checked: tensors cover the data without overlap or hole, shape · size =
+/// bytes, each name once, header at most 100 MB. Pure; for files and the fuzzer. Throws
+/// std::runtime_error "[name] …: saw …, needs …".
+std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::uint64_t available,
+                                                  std::uint64_t file_size, const std::string& name);
 
-/// The tensors of a model folder (model.safetensors, or shards through model.safetensors.index.json) or of one file; mapped.
+/// The tensors of a model folder (model.safetensors, or shards through
+/// model.safetensors.index.json) or of one file; mapped.
 class TensorFiles {
  public:
-  /// `path`: a model folder or a .safetensors file. Throws std::runtime_error: missing, truncated, hostile.
+  /// `path`: a model folder or a .safetensors file. Throws std::runtime_error: missing, truncated,
+  /// hostile.
   explicit TensorFiles(const std::filesystem::path& path);
   const std::map<std::string, TensorEntry>& entries() const { return entries_; }
   /// Throws std::runtime_error that names the folder and the nearest name.
@@ -41,18 +45,27 @@ class TensorFiles {
   const std::byte* data(const TensorEntry& entry) const;
   std::shared_ptr<const void> owner(const TensorEntry& entry) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  /// Drops the file's pages of this tensor from memory (madvise), so that streaming a 6 GB file does not take 6 GB.
+  /// The folder or file this was opened with.
+  const std::filesystem::path& path() const { return path_; }
+  /// Drops the file's pages of this tensor from memory (madvise), so that streaming a 6 GB file
+  /// does not take 6 GB.
   void release(const TensorEntry& entry) const;
 
  private:
+  void add_file(const std::filesystem::path& path);
+  void add_shards(const std::filesystem::path& index);
+
+  std::filesystem::path path_;
   std::vector<base::MappedFile> files_;
   std::map<std::string, std::size_t> file_of_;
   std::map<std::string, TensorEntry> entries_;
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes one safetensors file tensor by tensor, whole or not at all. The entries (names, dims, elements) are known first;
-/// write() follows their order. Tensor data starts 64-byte aligned in the file.
+/// Writes one safetensors file tensor by tensor, whole or not at all. The entries (names, dims,
+/// elements) are known first; write() follows their order; their `offset` and `bytes` are worked
+/// out here. Tensor data starts 64-byte aligned in the file. The metadata says "format": "pt", as
+/// Transformers wants it. Throws std::invalid_argument for a name given twice.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorEntry> entries,
@@ -67,7 +80,7 @@ class SafetensorsWriter {
   std::uint64_t expected_ = 0, written_ = 0;
 };
 
-/// fp16 / bf16 / fp64 -> fp32, elementwise, any alignment. `count` elements.
+/// Any element type -> fp32, elementwise, any alignment. `count` elements.
 void convert_to_f32(base::Element from, const std::byte* source, std::int64_t count, float* target);
 
 }  // namespace cleave::model
