@@ -8,16 +8,20 @@ if(CLEAVE_SANITIZE)
   target_link_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE})
 endif()
 
-# cleave_library(name STANDARD 17|20 SOURCES … HEADERS … [DEPENDS …] [PRIVATE_DEPENDS …])
+# cleave_library(name STANDARD 17|20 [HEADER_STANDARD 17|20] SOURCES … HEADERS … [DEPENDS …] [PRIVATE_DEPENDS …])
+# HEADER_STANDARD is what includers need, where that is less than what the sources need.
 # One library; headers are included from the repository root: "optimizer/search.hpp".
 function(cleave_library name)
-  cmake_parse_arguments(arg "" "STANDARD" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "" "STANDARD;HEADER_STANDARD" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
   add_library(cleave_${name})
   add_library(cleave::${name} ALIAS cleave_${name})
   target_sources(cleave_${name} PRIVATE ${arg_SOURCES}
     PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${arg_HEADERS})
   target_link_libraries(cleave_${name} PUBLIC ${arg_DEPENDS} PRIVATE cleave_flags ${arg_PRIVATE_DEPENDS})
-  target_compile_features(cleave_${name} PUBLIC cxx_std_${arg_STANDARD})
+  if(NOT arg_HEADER_STANDARD)
+    set(arg_HEADER_STANDARD ${arg_STANDARD})
+  endif()
+  target_compile_features(cleave_${name} PRIVATE cxx_std_${arg_STANDARD} INTERFACE cxx_std_${arg_HEADER_STANDARD})
   set_target_properties(cleave_${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
 endfunction()
 

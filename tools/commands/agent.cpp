@@ -1,0 +1,61 @@
+#include "infer/agent.hpp"
+
+#include <cstdio>
+#include <thread>
+
+#include "infer/engine.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+int agent(const Args& args) {
+  const int threads = args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 1;
+  infer::set_threads(threads);
+  const plan::Bundle bundle(args.at(0));
+  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  infer::AgentOptions options;
+  options.device = args.text("device");
+  options.listen = args.text("listen");
+  options.insecure = args.flag("insecure");
+  options.max_requests = static_cast<int>(args.integer("max-requests"));
+  options.memory_bytes = args.bytes("memory");
+  options.on_listening = [&](const std::string& address) {
+    std::printf("%s listens on %s\n", options.device.c_str(), address.c_str());
+    std::fflush(stdout);
+  };
+  if (args.flag("verbose"))
+    options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+  if (options.insecure)
+    std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",
+                 options.listen.c_str());
+
+  infer::EngineOptions engine_options;
+  engine_options.threads = threads;
+  auto engine = infer::part_engine(bundle, plan, options.device, engine_options);
+  const double share = args.number("pace");
+  if (share < 1) engine = infer::paced(std::move(engine), 1 / share);
+  infer::Agent agent(bundle, plan, std::move(engine), options);
+  std::thread watcher([&agent] {
+    wait_for_signal();
+    agent.drain();
+  });
+  watcher.detach();  // it only waits for a signal; the process ends with run()
+  agent.run();
+  return exit_done;
+}
+
+}  // namespace
+
+Command agent_command() {
+  return {"agent",
+          "serve one part of a bundle on this device",
+          {{"BUNDLE", "bundle folder (manifest, plans and this device's part)"}},
+          {"device", "listen", "plan", "insecure", "memory", "max-requests", "threads", "pace",
+           "verbose"},
+          "cleave-agent bundle/ --device pi4 --listen 127.0.0.1:7101",
+          agent};
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,226 @@
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <filesystem>
+#include <mutex>
+#include <random>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "base/units.hpp"
+#include "infer/engine.hpp"
+#include "model/config/hugging_face.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/serving.hpp"
+#include "tools/commands/statistics.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+/// Seeded noise: compute does not depend on what is in an image.
+net::Value noise(const model::ModelConfig& config, std::int64_t batch, std::uint64_t seed) {
+  net::Value value;
+  value.element = base::Element::u8;
+  value.dims = {batch, config.channels, config.image_height, config.image_width};
+  std::mt19937_64 random(seed);
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(value.count()));
+  for (auto& byte : bytes) byte = static_cast<std::uint8_t>(random() & 0xFF);
+  value.data = net::Buffer::copy_of(bytes.data(), bytes.size());
+  return value;
+}
+
+/// What a run of requests showed.
+struct Measured {
+  std::vector<double> latency_s, overhead_s, fuse_s;
+  std::map<std::string, std::vector<double>> compute_s, round_trip_s;
+  std::size_t failed = 0, partial = 0;
+  double wall_s = 0, bytes_on_wire = 0;
+  std::string first_failure;
+};
+
+/// Keeps `concurrency` requests in flight until `count` are answered.
+Measured measure(infer::Service& service, const infer::Request& request, std::int64_t count,
+                 std::int64_t concurrency) {
+  Measured measured;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::int64_t in_flight = 0, done = 0;
+  const auto started = infer::Clock::now();
+  const auto on_done = [&](infer::Clock::time_point asked, const infer::Response& response) {
+    const double latency_s = std::chrono::duration<double>(infer::Clock::now() - asked).count();
+    const std::lock_guard lock(mutex);
+    --in_flight;
+    ++done;
+    if (response.status != infer::Status::answered) {
+      if (measured.failed++ == 0) measured.first_failure = response.message;
+    } else {
+      measured.latency_s.push_back(latency_s);
+      measured.overhead_s.push_back(response.overhead_s);
+      measured.fuse_s.push_back(response.fuse_s);
+      bool partial = false;
+      double bytes = 0;
+      for (const auto& device : response.devices) {
+        partial = partial || !device.present;
+        bytes += static_cast<double>(device.sent_bytes + device.received_bytes);
+        if (!device.present) continue;
+        measured.compute_s[device.device].push_back(device.compute_s);
+        measured.round_trip_s[device.device].push_back(device.round_trip_s);
+      }
+      measured.partial += partial ? 1 : 0;
+      measured.bytes_on_wire = bytes;
+    }
+    changed.notify_all();
+  };
+  for (std::int64_t i = 0; i < count && !stop_wanted(); ++i) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return in_flight < concurrency; });
+    ++in_flight;
+    lock.unlock();
+    service.submit(request, [&on_done, asked = infer::Clock::now()](
+                                const infer::Response& response) { on_done(asked, response); });
+  }
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return in_flight == 0; });
+  measured.wall_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
+  return measured;
+}
+
+void add_row(Table& table, const std::string& what, const std::vector<double>& values) {
+  if (values.empty()) return;
+  const Spread spread = spread_of(values);
+  table.row({what, base::format_seconds(spread.median), base::format_seconds(spread.mad),
+             base::format_seconds(spread.p90), base::format_seconds(spread.p99),
+             std::to_string(values.size())});
+}
+
+nlohmann::json to_json(const std::vector<double>& values) {
+  if (values.empty()) return nullptr;
+  const Spread spread = spread_of(values);
+  return {{"median_s", spread.median},
+          {"mad_s", spread.mad},
+          {"p90_s", spread.p90},
+          {"p99_s", spread.p99},
+          {"count", values.size()}};
+}
+
+/// What is asked, and what is known of it.
+struct Target {
+  std::unique_ptr<infer::Service> service;
+  model::ModelConfig config;
+  plan::Plan plan;  // empty where only a model or a server is known
+  std::string what;
+};
+
+Target find_target(const Args& args) {
+  Target target;
+  if (args.has("via")) {
+    target.what = args.text("via");
+    auto client = std::make_unique<infer::Client>(target.what);
+    target.config =
+        model::config_from_json(base::Reader::json_text(client->model_json(), target.what));
+    target.service = std::move(client);
+    return target;
+  }
+  if (args.positionals().empty())
+    throw UsageError("[bench] needs a BUNDLE, a MODEL or --via HOST:PORT");
+  target.what = args.at(0);
+  if (!std::filesystem::exists(std::filesystem::path(target.what) / "manifest.json")) {
+    target.config = model::read_config(target.what);
+    target.service = make_original(target.what);
+    return target;
+  }
+  const plan::Bundle bundle(target.what);
+  target.plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  target.config = target.plan.teacher;
+  if (args.flag("local")) {
+    target.service = make_local(args, bundle, target.plan);
+  } else {
+    auto aggregator = make_aggregator(args, bundle, target.plan);
+    join_agents(args, *aggregator);
+    target.service = std::move(aggregator);
+  }
+  return target;
+}
+
+void print_text(const Measured& measured, const Table& table, const Target& target,
+                std::int64_t batch, std::int64_t concurrency, double images_per_s) {
+  std::printf("%s\nbatch %lld, %lld in flight: %.1f images/s", table.text().c_str(),
+              static_cast<long long>(batch), static_cast<long long>(concurrency), images_per_s);
+  if (measured.bytes_on_wire > 0)
+    std::printf(", %s on the wire a request", base::format_bytes(measured.bytes_on_wire).c_str());
+  if (target.plan.prediction.latency_s > 0)
+    std::printf(", predicted latency %s",
+                base::format_seconds(target.plan.prediction.latency_s).c_str());
+  std::printf("\n");
+  if (measured.partial > 0) std::printf("%zu answers are without some device\n", measured.partial);
+  if (measured.failed > 0)
+    std::printf("%zu requests failed: %s\n", measured.failed, measured.first_failure.c_str());
+}
+
+void print_json(const Measured& measured, const Target& target, std::int64_t batch,
+                std::int64_t concurrency, double images_per_s) {
+  nlohmann::json json{{"what", target.what},
+                      {"batch", batch},
+                      {"concurrency", concurrency},
+                      {"latency", to_json(measured.latency_s)},
+                      {"aggregator_overhead", to_json(measured.overhead_s)},
+                      {"fuse", to_json(measured.fuse_s)},
+                      {"images_per_s", images_per_s},
+                      {"bytes_on_wire", measured.bytes_on_wire},
+                      {"predicted_latency_s", target.plan.prediction.latency_s},
+                      {"failed", measured.failed},
+                      {"partial", measured.partial},
+                      {"devices", nlohmann::json::object()}};
+  for (const auto& [device, values] : measured.compute_s)
+    json["devices"][device] = {{"compute", to_json(values)},
+                               {"round_trip", to_json(measured.round_trip_s.at(device))}};
+  std::printf("%s\n", json.dump(2).c_str());
+}
+
+int bench(const Args& args) {
+  infer::set_threads(1);
+  const auto batch = args.integer("batch"), concurrency = args.integer("concurrency");
+  const Target target = find_target(args);
+  infer::Request request;
+  request.input = noise(target.config, batch, static_cast<std::uint64_t>(args.integer("seed")));
+  request.deadline = milliseconds_of(args, "deadline");
+  measure(*target.service, request, args.integer("warmup"), concurrency);
+  const Measured measured =
+      measure(*target.service, request, args.integer("requests"), concurrency);
+
+  Table table({"what", "median", "MAD", "p90", "p99", "requests"});
+  add_row(table, "latency", measured.latency_s);
+  for (const auto& [device, values] : measured.compute_s) {
+    add_row(table, "compute " + device, values);
+    add_row(table, "round trip " + device, measured.round_trip_s.at(device));
+  }
+  add_row(table, "fuse", measured.fuse_s);
+  add_row(table, "aggregator overhead", measured.overhead_s);
+  if (args.has("csv") && !args.flag("dry-run")) base::write_whole(args.text("csv"), table.csv());
+
+  const double images_per_s =
+      static_cast<double>(batch) * static_cast<double>(measured.latency_s.size()) / measured.wall_s;
+  if (args.json())
+    print_json(measured, target, batch, concurrency, images_per_s);
+  else
+    print_text(measured, table, target, batch, concurrency, images_per_s);
+  return measured.failed == 0 ? exit_done : exit_failed;
+}
+
+}  // namespace
+
+Command bench_command() {
+  return {
+      "bench",
+      "latency and throughput with their spread",
+      {{"BUNDLE", "bundle folder, or a model folder (the original, in this process)", false}},
+      {"via", "local", "fleet", "plan", "requests", "warmup", "concurrency", "batch", "deadline",
+       "join-timeout", "max-queue", "without", "seed", "csv", "dry-run", "format", "verbose"},
+      "cleave bench bundle/ --requests 500 --concurrency 8",
+      bench};
+}
+
+}  // namespace cleave::tools

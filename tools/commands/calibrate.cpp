@@ -1,0 +1,77 @@
+#include "calibrate/calibrate.hpp"
+
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+std::string ablation(const calibrate::CalibrateSummary& summary) {
+  Table table({"stage", "before", "after", "brings", "time"});
+  for (const auto& stage : summary.stages)
+    table.row({stage.name, percent(stage.before), percent(stage.after),
+               format("%+.2f", 100 * (stage.after - stage.before)),
+               base::format_seconds(stage.seconds)});
+  return table.text();
+}
+
+int calibrate(const Args& args) {
+  auto recipe = calibrate::read_calibrate_recipe(args.text("recipe"));
+  if (args.has("data")) recipe.data.path = args.text("data");
+  if (args.has("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
+  if (args.has("threads") && args.integer("threads") > 0)
+    recipe.threads = static_cast<int>(args.integer("threads"));
+  if (args.flag("dry-run")) {
+    std::printf("would calibrate %s: %d + %d + %d + %d epochs (alone, boosting, joint, head)\n",
+                args.at(0).c_str(), recipe.alone.schedule.epochs, recipe.boost.schedule.epochs,
+                recipe.joint.schedule.epochs, recipe.head.schedule.epochs);
+    return exit_done;
+  }
+  calibrate::CalibrateSummary summary;
+  {
+    ProgressBar bar;
+    summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback());
+  }
+  const double lost = 100 * (summary.teacher_accuracy - summary.fused_accuracy);
+  const bool below = recipe.target_loss_points > 0 && lost > recipe.target_loss_points;
+  if (args.json()) {
+    nlohmann::json json{{"finished", summary.finished},
+                        {"teacher_accuracy", summary.teacher_accuracy},
+                        {"fused_accuracy", summary.fused_accuracy},
+                        {"stages", nlohmann::json::array()}};
+    for (const auto& stage : summary.stages)
+      json["stages"].push_back({{"name", stage.name},
+                                {"before", stage.before},
+                                {"after", stage.after},
+                                {"seconds", stage.seconds}});
+    std::printf("%s\n", json.dump(2).c_str());
+  } else {
+    std::printf("%s", ablation(summary).c_str());
+    if (summary.finished)
+      std::printf("\nvalidation: teacher %s, fused %s (%+.2f points)\n",
+                  percent(summary.teacher_accuracy).c_str(),
+                  percent(summary.fused_accuracy).c_str(), -lost);
+    if (!summary.message.empty()) std::printf("%s\n", summary.message.c_str());
+    if (below)
+      std::printf("below target: the recipe allows %.2f points\n", recipe.target_loss_points);
+  }
+  return !summary.finished ? exit_failed : below ? exit_negative : exit_done;
+}
+
+}  // namespace
+
+Command calibrate_command() {
+  return {"calibrate",
+          "restore a bundle's accuracy by distillation; the same call resumes",
+          {{"BUNDLE", "bundle folder"}},
+          {"recipe", "teacher", "data", "seed", "threads", "dry-run", "format", "verbose"},
+          "cleave calibrate bundle/ --teacher teacher/ --recipe recipes/fashion-mnist/quick.toml",
+          calibrate};
+}
+
+}  // namespace cleave::tools

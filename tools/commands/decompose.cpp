@@ -1,0 +1,100 @@
+#include "decompose/decompose.hpp"
+
+#include <cstdio>
+#include <filesystem>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "infer/engine.hpp"
+#include "model/checkpoint.hpp"
+#include "model/dataset.hpp"
+#include "optimizer/plan/fleet.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/show.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+/// What the units are worth: gradients and activations where there is data, weight norms else.
+decompose::Importance importance_of(const Args& args, const std::string& folder) {
+  const std::string how = args.text("importance");
+  if (how == "weights" || (how == "auto" && !args.has("data")))
+    return decompose::weight_importance(folder);
+  const auto teacher = model::load(folder);
+  model::DatasetSource source;
+  source.path = args.text("data");
+  source.format = args.text("data-format");
+  source.split = "train";
+  source.limit = args.integer("images");
+  decompose::ImportanceOptions options;
+  options.images = args.integer("images");
+  return decompose::measure_importance(teacher, model::read_dataset(source, teacher.config),
+                                       options);
+}
+
+int decompose(const Args& args) {
+  const std::string teacher = args.at(0), out = args.text("out");
+  auto plan = plan::read_plan(args.text("plan"));
+  if (args.flag("dry-run")) {
+    std::printf("would write %s:\n\n%s", out.c_str(), describe(plan).c_str());
+    return exit_done;
+  }
+  infer::set_threads(args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 0);
+  decompose::DecomposeSummary summary;
+  {
+    ProgressBar bar;
+    summary =
+        decompose::decompose(teacher, plan, importance_of(args, teacher), out, bar.callback());
+  }
+  if (args.has("fleet")) {
+    std::map<std::string, std::string> hosts;
+    for (const auto& device : plan::read_fleet(args.text("fleet")).devices)
+      hosts[device.name] = device.address;
+    plan::write_hosts(hosts, std::filesystem::path(out) / "hosts.toml");
+  }
+  if (args.json()) {
+    nlohmann::json files = nlohmann::json::object();
+    for (const auto& [path, file] : summary.manifest.files)
+      files[path] = {{"bytes", file.bytes}, {"sha256", file.sha256}};
+    std::printf("%s\n", nlohmann::json{{"bundle", out},
+                                       {"identity", summary.manifest.identity()},
+                                       {"files", files},
+                                       {"covered", summary.covered},
+                                       {"shared", summary.shared}}
+                            .dump(2)
+                            .c_str());
+    return exit_done;
+  }
+  Table table({"device", "file", "size"});
+  for (const auto& part : plan.parts) {
+    const std::string path = "parts/" + plan.name + "/" + part.device + "/model.safetensors";
+    const auto found = summary.manifest.files.find(path);
+    table.row({part.device, path,
+               found == summary.manifest.files.end()
+                   ? "–"
+                   : base::format_bytes(static_cast<double>(found->second.bytes))});
+  }
+  std::printf(
+      "%s\n%s of the teacher's channels and heads are held by some part, %s by more than "
+      "one\nwrote %s (identity %.12s)\n",
+      table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
+      out.c_str(), summary.manifest.identity().c_str());
+  return exit_done;
+}
+
+}  // namespace
+
+Command decompose_command() {
+  return {"decompose",
+          "cut the weights as a plan says and write a bundle",
+          {{"MODEL", "model folder"}},
+          {"plan", "out", "data", "data-format", "images", "importance", "fleet", "threads",
+           "dry-run", "format", "verbose"},
+          "cleave decompose teacher/ --plan plan.json --data /usr/share/dataset-fashion-mnist "
+          "--out bundle/",
+          decompose};
+}
+
+}  // namespace cleave::tools

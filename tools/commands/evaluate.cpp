@@ -1,0 +1,69 @@
+#include "calibrate/evaluate.hpp"
+
+#include <cstdio>
+#include <fstream>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "infer/engine.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+const calibrate::AccuracyRow* find_row(const calibrate::EvaluateSummary& summary,
+                                       const std::string& what) {
+  for (const auto& row : summary.rows)
+    if (row.what == what) return &row;
+  return nullptr;
+}
+
+int evaluate(const Args& args) {
+  infer::set_threads(args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 0);
+  model::DatasetSource source;
+  source.path = args.text("data");
+  source.format = args.text("data-format");
+  source.split = args.text("split");
+  source.limit = args.integer("limit");
+  calibrate::EvaluateSummary summary;
+  {
+    ProgressBar bar;
+    summary = calibrate::evaluate(args.at(0), args.has("teacher") ? args.text("teacher") : "",
+                                  source, !args.flag("dry-run"), bar.callback());
+  }
+  const auto* teacher = find_row(summary, "teacher");
+  const auto* fused = find_row(summary, "fused");
+  Table table({"what", "accuracy", "against teacher"});
+  nlohmann::json json{{"images", summary.images}, {"rows", nlohmann::json::array()}};
+  for (const auto& row : summary.rows) {
+    table.row(
+        {row.what, percent(row.accuracy),
+         teacher == nullptr ? "–" : format("%+.2f", 100 * (row.accuracy - teacher->accuracy))});
+    json["rows"].push_back(
+        {{"what", row.what}, {"present", row.present}, {"accuracy", row.accuracy}});
+  }
+  if (args.has("csv")) base::write_whole(args.text("csv"), table.csv());
+  if (args.json())
+    std::printf("%s\n", json.dump(2).c_str());
+  else
+    std::printf("%s\n%lld images of the %s split\n", table.text().c_str(),
+                static_cast<long long>(summary.images), source.split.c_str());
+  const double target = args.number("target");
+  return target > 0 && fused != nullptr && fused->accuracy < target ? exit_negative : exit_done;
+}
+
+}  // namespace
+
+Command evaluate_command() {
+  return {"evaluate",
+          "accuracy of the teacher, each part, the fused whole and every subset",
+          {{"BUNDLE", "bundle folder"}},
+          {"data", "data-format", "split", "limit", "teacher", "target", "threads", "csv",
+           "dry-run", "format", "verbose"},
+          "cleave evaluate bundle/ --teacher teacher/ --data /usr/share/dataset-fashion-mnist",
+          evaluate};
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,188 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <filesystem>
+#include <future>
+#include <numeric>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "infer/engine.hpp"
+#include "model/config/hugging_face.hpp"
+#include "model/dataset.hpp"
+#include "model/image.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/serving.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+net::Value to_pixels(const std::filesystem::path& path, const model::ModelConfig& config) {
+  const auto planes =
+      model::prepare(model::read_image(path, config.channels), config.processing, config.channels);
+  net::Value value;
+  value.element = base::Element::u8;
+  value.dims = {1, config.channels, config.image_height, config.image_width};
+  value.data = net::Buffer::copy_of(planes.data(), planes.size());
+  return value;
+}
+
+std::vector<float> logits_of(const net::Value& value) {
+  std::vector<float> logits(static_cast<std::size_t>(value.count()));
+  std::memcpy(logits.data(), value.data.data(), logits.size() * sizeof(float));
+  return logits;
+}
+
+std::vector<float> softmax(const std::vector<float>& logits) {
+  const float highest = *std::max_element(logits.begin(), logits.end());
+  std::vector<float> shares(logits.size());
+  std::transform(logits.begin(), logits.end(), shares.begin(),
+                 [highest](float x) { return std::exp(x - highest); });
+  const float sum = std::accumulate(shares.begin(), shares.end(), 0.0F);
+  for (float& share : shares) share /= sum;
+  return shares;
+}
+
+std::vector<std::string> missing_of(const infer::Response& response) {
+  std::vector<std::string> missing;
+  for (const auto& device : response.devices)
+    if (!device.present) missing.push_back(device.device);
+  return missing;
+}
+
+std::string join(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+struct Counts {
+  std::size_t answered = 0, partial = 0, failed = 0;
+};
+
+/// Prints one answer, as a line of text or of JSON.
+void report(const Args& args, const std::string& image, const infer::Response& response,
+            const model::ModelConfig& config, Counts& counts) {
+  const auto missing = missing_of(response);
+  if (response.status != infer::Status::answered) {
+    ++counts.failed;
+    if (args.json())
+      std::printf(
+          "%s\n",
+          nlohmann::json{{"image", image}, {"error", response.message}, {"missing", missing}}
+              .dump()
+              .c_str());
+    else
+      std::printf("%s: no answer: %s\n", image.c_str(), response.message.c_str());
+    return;
+  }
+  ++counts.answered;
+  if (!missing.empty()) ++counts.partial;
+  const auto logits = logits_of(response.output);
+  const auto shares = softmax(logits);
+  std::vector<std::size_t> order(shares.size());
+  std::iota(order.begin(), order.end(), 0U);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return shares[a] > shares[b]; });
+  order.resize(std::min(order.size(), static_cast<std::size_t>(args.integer("top"))));
+  const auto label = [&](std::size_t c) {
+    return c < config.labels.size() ? config.labels[c] : "class " + std::to_string(c);
+  };
+  if (args.json()) {
+    nlohmann::json json{{"image", image},
+                        {"missing", missing},
+                        {"seconds", response.total_s},
+                        {"classes", nlohmann::json::array()}};
+    for (auto c : order)
+      json["classes"].push_back({{"class", c}, {"label", label(c)}, {"share", shares[c]}});
+    if (args.flag("logits")) json["logits"] = logits;
+    std::printf("%s\n", json.dump().c_str());
+    return;
+  }
+  std::string line = image + ": ";
+  for (auto c : order) line += label(c) + " " + percent(shares[c], 1) + "  ";
+  if (!missing.empty()) line += "(without " + join(missing) + ")";
+  std::printf("%s\n", line.c_str());
+  if (args.flag("logits")) {
+    for (float logit : logits) std::printf(" %.6g", static_cast<double>(logit));
+    std::printf("\n");
+  }
+}
+
+/// Asks for every image, several in flight, and reports in order.
+int ask_all(const Args& args, infer::Service& service, const model::ModelConfig& config,
+            const plan::Plan* plan) {
+  std::vector<std::filesystem::path> images;
+  for (std::size_t i = args.has("via") ? 0 : 1; i < args.positionals().size(); ++i)
+    for (auto& path : model::list_images(args.at(i))) images.push_back(std::move(path));
+  if (images.empty()) throw UsageError("[infer] no image to look at");
+
+  Counts counts;
+  struct Pending {
+    std::string image;
+    std::future<infer::Response> answer;
+  };
+  std::deque<Pending> pending;
+  infer::Response last;
+  const auto finish = [&] {
+    last = pending.front().answer.get();
+    report(args, pending.front().image, last, config, counts);
+    pending.pop_front();
+  };
+  for (const auto& path : images) {
+    infer::Request request;
+    request.input = to_pixels(path, config);
+    request.deadline = milliseconds_of(args, "deadline");
+    request.require_all = args.flag("require-all");
+    auto answer = std::make_shared<std::promise<infer::Response>>();
+    pending.push_back({path.string(), answer->get_future()});
+    service.submit(std::move(request),
+                   [answer](infer::Response response) { answer->set_value(std::move(response)); });
+    if (pending.size() >= static_cast<std::size_t>(args.integer("concurrency"))) finish();
+  }
+  while (!pending.empty()) finish();
+  if (args.flag("times") && plan != nullptr && !args.json())
+    std::printf("\n%s", times_table(last, *plan).c_str());
+  if (counts.partial > 0 && !args.json())
+    std::fprintf(stderr, "%zu of %zu answers are without some device\n", counts.partial,
+                 images.size());
+  if (counts.failed == 0) return exit_done;
+  return args.flag("require-all") ? exit_negative : exit_failed;
+}
+
+int infer(const Args& args) {
+  infer::set_threads(1);
+  if (args.has("via")) {
+    infer::Client client(args.text("via"));
+    return ask_all(
+        args, client,
+        model::config_from_json(base::Reader::json_text(client.model_json(), args.text("via"))),
+        nullptr);
+  }
+  const plan::Bundle bundle(args.at(0));
+  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  if (args.flag("local"))
+    return ask_all(args, *make_local(args, bundle, plan), plan.teacher, &plan);
+  auto aggregator = make_aggregator(args, bundle, plan);
+  join_agents(args, *aggregator);
+  return ask_all(args, *aggregator, plan.teacher, &plan);
+}
+
+}  // namespace
+
+Command infer_command() {
+  return {"infer",
+          "answer for images: as aggregator, --local, or --via a running one",
+          {{"BUNDLE", "bundle folder (not with --via)", false},
+           {"IMAGE", "images or folders of images", false, true}},
+          {"local", "via", "fleet", "plan", "without", "require-all", "deadline", "join-timeout",
+           "concurrency", "top", "logits", "times", "max-queue", "format", "verbose"},
+          "cleave infer bundle/ cat.png --top 3",
+          infer};
+}
+
+}  // namespace cleave::tools

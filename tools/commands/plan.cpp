@@ -1,0 +1,85 @@
+#include "optimizer/plan/plan.hpp"
+
+#include <chrono>
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "decompose/importance.hpp"
+#include "model/config/hugging_face.hpp"
+#include "optimizer/plan/bundle.hpp"
+#include "optimizer/plan/fleet.hpp"
+#include "optimizer/search.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/show.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+optimizer::PlanOptions options_of(const Args& args) {
+  optimizer::PlanOptions options;
+  options.objective = args.text("objective");
+  options.strategy = args.text("strategy");
+  options.limits.latency_s = args.seconds("latency-limit");
+  options.limits.max_part_share = args.number("max-part-share");
+  options.limits.min_importance = args.number("min-importance");
+  options.accuracy_weight = args.number("accuracy-weight");
+  options.width_step = args.integer("width-step");
+  options.partition = args.flag("partition");
+  options.shape.batch = args.integer("batch");
+  options.seed = static_cast<std::uint64_t>(args.integer("seed"));
+  return options;
+}
+
+int plan(const Args& args) {
+  const std::string folder = args.at(0);
+  const auto teacher = model::read_config(folder);
+  const auto fleet = plan::read_fleet(args.text("fleet"));
+  // Random weights say nothing about which unit is worth more.
+  optimizer::ImportanceProfile importance;
+  if (!teacher.random_weights)
+    importance = decompose::summarise(decompose::weight_importance(folder));
+
+  const auto summary = optimizer::search(teacher, fleet, options_of(args), importance);
+  const bool feasible = summary.termination == optimizer::Termination::found;
+  const bool write = feasible && args.has("out") && !args.flag("dry-run");
+  if (write) plan::write_plan(summary.plan, args.text("out"));
+
+  if (args.json()) {
+    auto json = plan::to_json(summary.plan);
+    json["feasible"] = feasible;
+    json["message"] = summary.message;
+    json["search"] = {{"evaluations", summary.evaluations}, {"seconds", summary.seconds}};
+    std::printf("%s\n", json.dump(2).c_str());
+  } else {
+    if (!feasible)
+      std::printf("no plan meets every limit; %s\nthe nearest one:\n\n", summary.message.c_str());
+    std::printf("%s", describe(summary.plan).c_str());
+    std::printf("\n%d plans priced in %s\n", summary.evaluations,
+                base::format_seconds(summary.seconds).c_str());
+    if (args.has("out"))
+      std::printf("%s %s\n",
+                  write      ? "wrote"
+                  : feasible ? "would write"
+                             : "did not write",
+                  args.text("out").c_str());
+  }
+  return feasible ? exit_done : exit_negative;
+}
+
+}  // namespace
+
+Command plan_command() {
+  return {"plan",
+          "choose a strategy and each device's share, and predict what it brings",
+          {{"MODEL", "model folder"}},
+          {"fleet", "out", "objective", "strategy", "latency-limit", "max-part-share",
+           "min-importance", "accuracy-weight", "width-step", "partition", "batch", "seed",
+           "dry-run", "format", "verbose"},
+          "cleave plan teacher/ --fleet fleet.toml --out plan.json",
+          plan};
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,49 @@
+#include <cstdio>
+#include <thread>
+
+#include "infer/engine.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/serving.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+int serve(const Args& args) {
+  infer::set_threads(1);
+  const plan::Bundle bundle(args.at(0));
+  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  auto aggregator = make_aggregator(args, bundle, plan);
+  infer::ServerOptions options;
+  options.listen = args.text("listen");
+  options.insecure = args.flag("insecure");
+  options.on_listening = [](const std::string& address) {
+    std::printf("serving on %s\n", address.c_str());
+    std::fflush(stdout);
+  };
+  if (options.insecure)
+    std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can ask\n",
+                 options.listen.c_str());
+  infer::Server server(*aggregator, bundle, options);
+  std::thread watcher([&server] {
+    wait_for_signal();
+    server.drain();
+  });
+  watcher.detach();  // it only waits for a signal; the process ends with run()
+  server.run();
+  aggregator->drain();
+  return exit_done;
+}
+
+}  // namespace
+
+Command serve_command() {
+  return {"serve",
+          "the aggregator as a service",
+          {{"BUNDLE", "bundle folder"}},
+          {"listen", "fleet", "plan", "insecure", "max-queue", "pace", "verbose"},
+          "cleave serve bundle/ --listen 127.0.0.1:7100",
+          serve};
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,156 @@
+#include "tools/commands/serving.hpp"
+
+#include <chrono>
+#include <future>
+#include <sstream>
+
+#include "base/units.hpp"
+#include "infer/engine.hpp"
+#include "model/config/hugging_face.hpp"
+#include "optimizer/plan/fleet.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+/// Every part in this process, one request at a time, on the caller's thread.
+class LocalService : public infer::Service {
+ public:
+  LocalService(std::unique_ptr<infer::Engine> engine, plan::Plan plan, std::vector<bool> absent)
+      : engine_(std::move(engine)), plan_(std::move(plan)), absent_(std::move(absent)) {
+    engine_->prepare();
+  }
+
+  std::uint64_t submit(infer::Request request,
+                       std::function<void(infer::Response)> on_done) override {
+    const auto started = infer::Clock::now();
+    infer::Response response;
+    response.output = infer::run_locally(*engine_, plan_, request.input, absent_);
+    response.total_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
+    for (std::size_t p = 0; p < plan_.parts.size(); ++p) {
+      infer::DeviceReport report;
+      report.device = plan_.parts[p].device;
+      report.present = absent_.empty() || !absent_[p];
+      response.devices.push_back(report);
+    }
+    on_done(std::move(response));
+    return ++last_;
+  }
+  void cancel(std::uint64_t) override {}
+
+ private:
+  std::unique_ptr<infer::Engine> engine_;
+  plan::Plan plan_;
+  std::vector<bool> absent_;
+  std::uint64_t last_ = 0;
+};
+
+std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
+  std::vector<bool> absent(plan.parts.size(), false);
+  if (!args.has("without")) return absent;
+  std::istringstream names(args.text("without"));
+  for (std::string name; std::getline(names, name, ',');) {
+    bool found = false;
+    for (std::size_t p = 0; p < plan.parts.size(); ++p)
+      if (plan.parts[p].device == name) absent[p] = found = true;
+    if (!found) throw UsageError("[--without] the plan has no device '" + name + "'");
+  }
+  return absent;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,
+                                            const plan::Plan& plan) {
+  std::map<std::string, std::string> hosts;
+  std::string source;
+  if (args.has("fleet")) {
+    source = args.text("fleet");
+    for (const auto& device : plan::read_fleet(source).devices) hosts[device.name] = device.address;
+  } else {
+    source = (bundle.folder() / "hosts.toml").string();
+    hosts = plan::read_hosts(source);
+  }
+  for (const auto& part : plan.parts)
+    if (hosts.count(part.device) == 0 || hosts[part.device].empty())
+      throw std::runtime_error("[" + source + "] no address for device '" + part.device +
+                               "' of plan " + plan.name);
+  return hosts;
+}
+
+std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan::Bundle& bundle,
+                                                   const plan::Plan& plan) {
+  infer::AggregatorOptions options;
+  options.hosts = hosts_of(args, bundle, plan);
+  if (args.has("max-queue")) options.max_queue = static_cast<int>(args.integer("max-queue"));
+  if (args.flag("verbose"))
+    options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+  auto engine = infer::fusion_engine(bundle, plan);
+  if (args.has("pace") && args.number("pace") < 1)
+    engine = infer::paced(std::move(engine), 1 / args.number("pace"));
+  return std::make_unique<infer::Aggregator>(bundle, plan, std::move(engine), std::move(options));
+}
+
+std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle& bundle,
+                                           const plan::Plan& plan) {
+  return std::make_unique<LocalService>(infer::local_engine(bundle, plan), plan,
+                                        absent_of(args, plan));
+}
+
+std::unique_ptr<infer::Service> make_original(const std::string& model_folder) {
+  plan::Plan plan;
+  plan.strategy = "local";
+  plan.teacher = model::read_config(model_folder);
+  plan.parts.resize(1);
+  plan.parts[0].device = plan.aggregator = "here";
+  plan.parts[0].config = plan.teacher;
+  for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer)
+    plan.parts[0].layers.push_back(layer);
+  return std::make_unique<LocalService>(infer::model_engine(model_folder), plan,
+                                        std::vector<bool>{});
+}
+
+void join_agents(const Args& args, infer::Aggregator& aggregator) {
+  if (aggregator.wait_for_agents(0, milliseconds_of(args, "join-timeout")) > 0) return;
+  std::string text;
+  for (const auto& agent : aggregator.status())
+    text += (text.empty() ? "" : "; ") + agent.device + " at " + agent.address + ": " +
+            (agent.last_error.empty() ? "no answer" : agent.last_error);
+  throw std::runtime_error("[fleet] no agent is joined: " + text);
+}
+
+std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option) {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * args.seconds(option)));
+}
+
+infer::Response ask(infer::Service& service, infer::Request request) {
+  auto answer = std::make_shared<std::promise<infer::Response>>();
+  auto result = answer->get_future();
+  service.submit(std::move(request),
+                 [answer](infer::Response response) { answer->set_value(std::move(response)); });
+  return result.get();
+}
+
+std::string times_table(const infer::Response& response, const plan::Plan& plan) {
+  Table table(
+      {"device", "answered", "queued", "compute", "predicted", "round trip", "sent", "received"});
+  for (const auto& device : response.devices) {
+    std::string predicted = "–";
+    for (const auto& row : plan.prediction.devices)
+      if (row.device == device.device) predicted = base::format_seconds(row.compute_s);
+    table.row({device.device, device.present ? "yes" : "no", base::format_seconds(device.queued_s),
+               base::format_seconds(device.compute_s), predicted,
+               base::format_seconds(device.round_trip_s),
+               base::format_bytes(static_cast<double>(device.sent_bytes)),
+               base::format_bytes(static_cast<double>(device.received_bytes))});
+  }
+  return table.text() +
+         format("total %s (predicted %s): queue %s, fuse %s, aggregator's own share %s\n",
+                base::format_seconds(response.total_s).c_str(),
+                base::format_seconds(plan.prediction.latency_s).c_str(),
+                base::format_seconds(response.queue_s).c_str(),
+                base::format_seconds(response.fuse_s).c_str(),
+                base::format_seconds(response.overhead_s).c_str());
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "infer/aggregator.hpp"
+#include "optimizer/plan/bundle.hpp"
+#include "tools/options.hpp"
+
+namespace cleave::tools {
+
+/// Where the agents are: --fleet over the bundle's hosts.toml. Throws std::runtime_error where a
+/// device of the plan has none.
+std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,
+                                            const plan::Plan& plan);
+
+/// An aggregator over the bundle's plan, dialling.
+std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan::Bundle& bundle,
+                                                   const plan::Plan& plan);
+
+/// A service that runs every part in this process (--local); devices in --without are left out.
+std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle& bundle,
+                                           const plan::Plan& plan);
+
+/// The whole model of a folder in this process: the original that a fleet is compared with.
+std::unique_ptr<infer::Service> make_original(const std::string& model_folder);
+
+/// Waits for the agents at most --join-timeout; throws std::runtime_error with each one's error
+/// where none answers.
+void join_agents(const Args& args, infer::Aggregator& aggregator);
+
+/// A time option for the service.
+std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option);
+
+/// Waits for one answer.
+infer::Response ask(infer::Service& service, infer::Request request);
+
+/// Where the time of a response went, a line for each device, predicted beside measured.
+std::string times_table(const infer::Response& response, const plan::Plan& plan);
+
+}  // namespace cleave::tools

@@ -1,0 +1,138 @@
+#include "tools/commands/show.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/units.hpp"
+#include "optimizer/plan/work.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+std::string range_text(const std::vector<std::int64_t>& sorted) {
+  std::string text;
+  for (std::size_t i = 0; i < sorted.size();) {
+    std::size_t j = i;
+    while (j + 1 < sorted.size() && sorted[j + 1] == sorted[j] + 1) ++j;
+    text += (text.empty() ? "" : ",") + std::to_string(sorted[i]) +
+            (j > i ? "-" + std::to_string(sorted[j]) : "");
+    i = j + 1;
+  }
+  return text;
+}
+
+/// "3" where all layers agree, "2-3" else.
+template <typename Field>
+std::string span_text(const model::ModelConfig& config, Field field) {
+  if (config.layers.empty()) return "–";
+  const auto [low, high] =
+      std::minmax_element(config.layers.begin(), config.layers.end(),
+                          [&](const auto& a, const auto& b) { return field(a) < field(b); });
+  const auto a = field(*low), b = field(*high);
+  return a == b ? std::to_string(a) : std::to_string(a) + "-" + std::to_string(b);
+}
+
+std::string parts_table(const plan::Plan& plan) {
+  Table table({"device", "width", "heads", "MLP", "layers", "parameters", "of teacher"});
+  for (const auto& part : plan.parts) {
+    table.row({part.device, std::to_string(part.config.width),
+               span_text(part.config, [](const auto& layer) { return layer.heads; }),
+               span_text(part.config, [](const auto& layer) { return layer.mlp_width; }),
+               range_text(part.layers),
+               base::format_count(static_cast<double>(model::count_parameters(part.config))),
+               percent(part.parameter_share, 1)});
+  }
+  table.row({"(teacher)", std::to_string(plan.teacher.width),
+             span_text(plan.teacher, [](const auto& layer) { return layer.heads; }),
+             span_text(plan.teacher, [](const auto& layer) { return layer.mlp_width; }),
+             "0-" + std::to_string(plan.teacher.num_layers() - 1),
+             base::format_count(static_cast<double>(model::count_parameters(plan.teacher))),
+             "100.0 %"});
+  return table.text();
+}
+
+std::string prediction_table(const plan::Prediction& prediction) {
+  Table table({"device", "compute", "send", "receive", "runtime", "model", "peak", "limit", "sent",
+               "energy"});
+  for (const auto& device : prediction.devices) {
+    table.row({device.device, base::format_seconds(device.compute_s),
+               base::format_seconds(device.send_s), base::format_seconds(device.receive_s),
+               base::format_bytes(device.runtime_bytes), base::format_bytes(device.model_bytes),
+               base::format_bytes(device.runtime_bytes + device.model_bytes),
+               device.limit_bytes > 0 ? base::format_bytes(device.limit_bytes) : "–",
+               base::format_bytes(device.sent_bytes),
+               device.energy_j > 0 ? format("%.3g J", device.energy_j) : "–"});
+  }
+  return table.text();
+}
+
+std::string overlap_line(const plan::Plan& plan) {
+  std::int64_t width = 0;
+  for (const auto& part : plan.parts) width += part.config.width;
+  if (plan.parts.size() < 2) return {};
+  const double ratio = static_cast<double>(width) / static_cast<double>(plan.teacher.width);
+  return format(
+      "widths sum to %lld of %lld%s\n", static_cast<long long>(width),
+      static_cast<long long>(plan.teacher.width),
+      ratio > 1 ? format(": %.0f %% of the channels are shared", 100 * (ratio - 1)).c_str() : "");
+}
+
+}  // namespace
+
+std::string describe(const plan::Plan& plan) {
+  std::string text = "strategy " + plan.strategy + ", aggregator on " + plan.aggregator + "\n\n" +
+                     parts_table(plan) + overlap_line(plan);
+  text += "\npredicted for a batch of " + std::to_string(plan.shape.batch) + ": latency " +
+          base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
+          plan.prediction.bottleneck + ", kept importance " +
+          percent(plan.prediction.kept_importance, 1) + " (an estimate)\n\n" +
+          prediction_table(plan.prediction);
+  if (!plan.candidates.empty()) {
+    Table losers({"considered", "latency", "why not"});
+    for (const auto& candidate : plan.candidates)
+      losers.row({candidate.what,
+                  candidate.latency_s > 0 ? base::format_seconds(candidate.latency_s) : "–",
+                  candidate.reason});
+    text += "\n" + losers.text();
+  }
+  return text;
+}
+
+std::string describe_layers(const model::ModelConfig& config) {
+  std::string text;
+  for (std::size_t i = 0; i < config.layers.size();) {
+    std::size_t j = i;
+    while (j + 1 < config.layers.size() && config.layers[j + 1] == config.layers[i]) ++j;
+    text += format(
+        "  layer %s: %lld heads of %lld, MLP %lld\n",
+        i == j ? std::to_string(i).c_str() : (std::to_string(i) + "-" + std::to_string(j)).c_str(),
+        static_cast<long long>(config.layers[i].heads), static_cast<long long>(config.head_width),
+        static_cast<long long>(config.layers[i].mlp_width));
+    i = j + 1;
+  }
+  return text;
+}
+
+double total_flops(const model::ModelConfig& config) {
+  const auto kernels = plan::kernels_of_model(config, 1, config.classes > 0);
+  return std::accumulate(
+      kernels.begin(), kernels.end(), 0.0,
+      [](double sum, const plan::Kernel& kernel) { return sum + kernel.flops(); });
+}
+
+std::string describe(const model::ModelConfig& config) {
+  return format(
+             "%s, %lld layers, width %lld, %lld tokens, %lld classes%s\n  %s parameters, %s, %s "
+             "FLOPs an image\n",
+             std::string(model::name_of(config.family)).c_str(),
+             static_cast<long long>(config.num_layers()), static_cast<long long>(config.width),
+             static_cast<long long>(config.num_tokens()), static_cast<long long>(config.classes),
+             config.random_weights ? ", random weights (not trained)" : "",
+             base::format_count(static_cast<double>(model::count_parameters(config))).c_str(),
+             base::format_bytes(plan::weight_bytes(config)).c_str(),
+             base::format_count(total_flops(config)).c_str()) +
+         describe_layers(config);
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,50 @@
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "infer/aggregator.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+int status(const Args& args) {
+  infer::Client client(args.at(0));
+  const auto agents = client.status();
+  bool all = true;
+  Table table({"device", "address", "connected", "memory", "round trip", "queue", "answered",
+               "last error"});
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& agent : agents) {
+    all = all && agent.connected;
+    table.row({agent.device, agent.address, agent.connected ? "yes" : "no",
+               agent.memory_bytes > 0 ? base::format_bytes(agent.memory_bytes) : "–",
+               agent.round_trip_s > 0 ? base::format_seconds(agent.round_trip_s) : "–",
+               std::to_string(agent.queued), std::to_string(agent.answered), agent.last_error});
+    json.push_back({{"device", agent.device},
+                    {"address", agent.address},
+                    {"connected", agent.connected},
+                    {"memory_bytes", agent.memory_bytes},
+                    {"round_trip_s", agent.round_trip_s},
+                    {"queued", agent.queued},
+                    {"answered", agent.answered},
+                    {"last_error", agent.last_error}});
+  }
+  std::printf("%s", args.json() ? (json.dump(2) + "\n").c_str() : table.text().c_str());
+  return all ? exit_done : exit_negative;
+}
+
+}  // namespace
+
+Command status_command() {
+  return {"status",
+          "list the agents of a running `cleave serve`; exit 3 where one is missing",
+          {{"HOST:PORT", "where it serves"}},
+          {"format", "verbose"},
+          "cleave status 127.0.0.1:7100",
+          status};
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,64 @@
+#include "calibrate/train.hpp"
+
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+int train(const Args& args) {
+  auto recipe = calibrate::read_train_recipe(args.at(0));
+  if (args.has("data")) recipe.data.path = args.text("data");
+  if (args.has("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
+  if (args.has("threads") && args.integer("threads") > 0)
+    recipe.threads = static_cast<int>(args.integer("threads"));
+  const std::string out = args.text("out");
+  if (args.flag("dry-run")) {
+    std::printf("would train %d epochs and write %s\n", recipe.schedule.epochs, out.c_str());
+    return exit_done;
+  }
+  calibrate::TrainSummary summary;
+  {
+    ProgressBar bar;
+    summary = calibrate::train(recipe, out, bar.callback());
+  }
+  if (args.json()) {
+    nlohmann::json json{{"finished", summary.finished},
+                        {"test_accuracy", summary.test_accuracy},
+                        {"epochs", nlohmann::json::array()}};
+    for (const auto& epoch : summary.epochs)
+      json["epochs"].push_back({{"epoch", epoch.epoch},
+                                {"loss", epoch.loss},
+                                {"validation_accuracy", epoch.validation_accuracy},
+                                {"seconds", epoch.seconds}});
+    std::printf("%s\n", json.dump(2).c_str());
+  } else {
+    Table table({"epoch", "loss", "validation", "time"});
+    for (const auto& epoch : summary.epochs)
+      table.row({std::to_string(epoch.epoch), format("%.4f", epoch.loss),
+                 percent(epoch.validation_accuracy), base::format_seconds(epoch.seconds)});
+    std::printf("%s", table.text().c_str());
+    if (summary.finished)
+      std::printf("\n%s: test accuracy %s\n", out.c_str(), percent(summary.test_accuracy).c_str());
+    if (!summary.message.empty()) std::printf("%s\n", summary.message.c_str());
+  }
+  return summary.finished ? exit_done : exit_failed;
+}
+
+}  // namespace
+
+Command train_command() {
+  return {"train",
+          "train a model from random weights, as a recipe says; the same call resumes",
+          {{"RECIPE", "recipe (TOML)"}},
+          {"out", "data", "seed", "threads", "dry-run", "format", "verbose"},
+          "cleave train recipes/fashion-mnist/teacher.toml --out teacher/",
+          train};
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,330 @@
+#include "tools/options.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+#include <sstream>
+
+#include <cxxopts.hpp>
+
+#include "base/reader.hpp"
+#include "base/units.hpp"
+
+namespace cleave::tools {
+namespace {
+
+constexpr double no_limit = 1e15;
+
+std::string number_text(double value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+/// The value as a number in SI units; throws std::invalid_argument.
+double to_number(const Option& option, const std::string& text) {
+  switch (option.kind) {
+    case Option::Kind::seconds:
+      return base::parse_seconds(text);
+    case Option::Kind::bytes:
+      return static_cast<double>(base::parse_bytes(text));
+    default: {
+      std::size_t used = 0;
+      const double value = std::stod(text, &used);
+      if (used != text.size()) throw std::invalid_argument("trailing text");
+      if (option.kind == Option::Kind::integer &&
+          value != static_cast<double>(static_cast<std::int64_t>(value)))
+        throw std::invalid_argument("not whole");
+      return value;
+    }
+  }
+}
+
+/// Throws UsageError where `text` is no value of `option`; `where` is the flag or the variable it
+/// came from.
+void check_value(const Option& option, const std::string& text, const std::string& where) {
+  using Kind = Option::Kind;
+  if (option.kind == Kind::text) return;
+  if (option.kind == Kind::flag) {
+    if (text == "1" || text == "0" || text == "true" || text == "false") return;
+    throw UsageError("[" + where + "] saw '" + text + "', needs 1 or 0");
+  }
+  if (option.kind == Kind::choice) {
+    if (std::find(option.choices.begin(), option.choices.end(), text) != option.choices.end())
+      return;
+    throw UsageError("[" + where + "] saw '" + text + "', needs one of " + option.range());
+  }
+  double value = 0;
+  try {
+    value = to_number(option, text);
+  } catch (const std::exception&) {
+    throw UsageError("[" + where + "] saw '" + text + "', needs " +
+                     (option.kind == Kind::integer  ? "a whole number"
+                      : option.kind == Kind::number ? "a number"
+                      : option.kind == Kind::bytes  ? "a size such as 256 MB"
+                                                    : "a time such as 20 ms"));
+  }
+  if (!(value >= option.low && value <= option.high))
+    throw UsageError("[" + where + "] saw " + text + ", needs " + option.range());
+}
+
+std::vector<std::string> known_names(const Command& command) {
+  std::vector<std::string> names{"help"};
+  for (const auto& name : command.options) names.emplace_back(name);
+  return names;
+}
+
+/// "--flet" -> the message with the nearest option of the command.
+UsageError unknown_option(const Command& command, const std::string& word) {
+  const auto dashes = word.find_first_not_of('-');
+  const std::string bare =
+      dashes == std::string::npos ? word : word.substr(dashes, word.find('=') - dashes);
+  const std::string near = base::nearest(bare, known_names(command));
+  return UsageError("[" + std::string(command.name) + "] unknown option --" + bare +
+                    (near.empty() ? "; see --help" : "; did you mean --" + near + "?"));
+}
+
+}  // namespace
+
+std::string Option::variable() const {
+  std::string result = "CLEAVE_";
+  for (char c : name)
+    result += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return result;
+}
+
+std::string Option::range() const {
+  if (kind == Kind::choice) {
+    std::string result;
+    for (const auto& choice : choices) result += (result.empty() ? "" : "|") + std::string(choice);
+    return result;
+  }
+  if (kind == Kind::flag || kind == Kind::text) return {};
+  const auto show = [this](double bound) {
+    if (kind == Kind::seconds) return bound == 0 ? std::string("0") : base::format_seconds(bound);
+    if (kind == Kind::bytes) return bound == 0 ? std::string("0") : base::format_bytes(bound);
+    return number_text(bound);
+  };
+  return high >= no_limit ? "from " + show(low) : show(low) + ".." + show(high);
+}
+
+const std::vector<Option>& options() {
+  using Kind = Option::Kind;
+  static const std::vector<Option> table = {
+      {"out", Kind::text, "PATH", "", "where to write; appears whole or not at all"},
+      {"format", Kind::choice, "FORMAT", "text", "how to print", 0, 0, {"text", "json"}},
+      {"csv", Kind::text, "FILE", "", "also write the table as CSV"},
+      {"dry-run", Kind::flag, "", "", "say what would be written, write nothing"},
+      {"seed", Kind::integer, "N", "1", "seed of everything random", 0, 9007199254740991.0},
+      {"verbose", Kind::flag, "", "", "more words, and the full text of errors"},
+      {"threads", Kind::integer, "N", "0", "compute threads; 0: this command's default", 0, 1024},
+      {"fleet", Kind::text, "FILE", "", "fleet.toml: devices, what they give, links"},
+      {"plan", Kind::text, "PLAN", "", "plan.json, or the name of a plan in the bundle"},
+      {"recipe", Kind::text, "FILE", "", "recipe (TOML)"},
+      {"teacher", Kind::text, "MODEL", "", "folder of the original checkpoint"},
+      {"data", Kind::text, "PATH", "", "data set: IDX, CIFAR or one directory a class"},
+      {"data-format",
+       Kind::choice,
+       "FORMAT",
+       "auto",
+       "layout of --data",
+       0,
+       0,
+       {"auto", "idx", "cifar10", "cifar100", "folder"}},
+      {"split", Kind::choice, "SPLIT", "test", "which part of --data", 0, 0, {"train", "test"}},
+      {"limit", Kind::integer, "N", "0", "at most this many images; 0: all", 0, no_limit},
+      {"images", Kind::integer, "N", "512", "images that importance is measured on", 1, 1e6},
+      {"like", Kind::text, "MODEL", "", "model folder or preset whose shapes are measured"},
+      {"max-time", Kind::seconds, "TIME", "30 s", "stop measuring after this", 0.1, 86400},
+      {"config", Kind::text, "NAME", "", "preset (vit-base …) or a config.json"},
+      {"objective",
+       Kind::choice,
+       "WHAT",
+       "latency",
+       "what the plan makes best",
+       0,
+       0,
+       {"latency", "accuracy"}},
+      {"strategy",
+       Kind::choice,
+       "NAME",
+       "auto",
+       "how to share the model",
+       0,
+       0,
+       {"auto", "local", "decomposed"}},
+      {"latency-limit", Kind::seconds, "TIME", "0", "refuse plans that are slower; 0: no limit", 0,
+       86400},
+      {"max-part-share", Kind::number, "SHARE", "0.4",
+       "no part has more of the teacher's parameters; 0: no limit", 0, 1},
+      {"min-importance", Kind::number, "SHARE", "0",
+       "refuse plans that keep less importance (an estimate)", 0, 1},
+      {"accuracy-weight", Kind::number, "WEIGHT", "0.5",
+       "price of lost importance, in teacher latencies", 0, 1000},
+      {"width-step", Kind::integer, "N", "8", "widths are multiples of this", 1, 4096},
+      {"partition", Kind::flag, "", "", "parts may not share channels or heads"},
+      {"batch", Kind::integer, "N", "1", "images in a request", 1, 65536},
+      {"importance",
+       Kind::choice,
+       "HOW",
+       "auto",
+       "what units are worth: gradients on --data, or weight norms",
+       0,
+       0,
+       {"auto", "taylor", "weights"}},
+      {"trace", Kind::text, "FILE", "", "write a Perfetto/Chrome trace"},
+      {"columns", Kind::integer, "N", "100", "width of drawings", 40, 400},
+      {"device", Kind::text, "NAME", "", "which device this is"},
+      {"listen", Kind::text, "HOST:PORT", "127.0.0.1:0", "where to listen; port 0: any free one"},
+      {"insecure", Kind::flag, "", "", "allow listening beyond loopback without TLS"},
+      {"memory", Kind::bytes, "SIZE", "0", "what this process may take; 0: no limit", 0, no_limit},
+      {"max-requests", Kind::integer, "N", "4", "requests admitted at once", 1, 1024},
+      {"max-queue", Kind::integer, "N", "64", "requests waiting before the answer is 'overloaded'",
+       1, 65536},
+      {"pace", Kind::number, "SHARE", "1", "be as slow as this share of a core (testbed)", 0.001,
+       1},
+      {"via", Kind::text, "HOST:PORT", "", "ask a running `cleave serve`"},
+      {"local", Kind::flag, "", "", "run every part in this process"},
+      {"require-all", Kind::flag, "", "", "an answer without every device is a failure (exit 3)"},
+      {"without", Kind::text, "DEVICES", "",
+       "leave these devices out (comma-separated, with --local)"},
+      {"deadline", Kind::seconds, "TIME", "10 s", "how long to wait for an answer", 0.001, 86400},
+      {"join-timeout", Kind::seconds, "TIME", "5 s", "how long to wait for agents at the start", 0,
+       3600},
+      {"top", Kind::integer, "N", "1", "classes to print for an image", 1, 1000},
+      {"logits", Kind::flag, "", "", "print all logits"},
+      {"times", Kind::flag, "", "", "say where the time went, predicted beside measured"},
+      {"requests", Kind::integer, "N", "200", "requests to measure", 1, 10000000},
+      {"warmup", Kind::integer, "N", "20", "requests before that, not counted", 0, 1000000},
+      {"concurrency", Kind::integer, "N", "1", "requests in flight at once", 1, 1024},
+      {"target", Kind::number, "ACCURACY", "0", "exit 3 below this accuracy (0..1)", 0, 1},
+  };
+  return table;
+}
+
+const Option& find_option(std::string_view name) {
+  for (const auto& option : options())
+    if (option.name == name) return option;
+  throw std::logic_error("no option --" + std::string(name) + " in the table");
+}
+
+Args Args::parse(const Command& command, const std::vector<std::string>& words) {
+  cxxopts::Options parser("cleave");
+  auto add = parser.add_options();
+  add("h,help", "");
+  for (const auto& name : command.options) {
+    const std::string text(name);
+    if (find_option(name).kind == Option::Kind::flag)
+      add(text, "");
+    else
+      add(text, "", cxxopts::value<std::string>());
+  }
+  add("positionals", "", cxxopts::value<std::vector<std::string>>());
+  parser.parse_positional("positionals");
+
+  std::vector<const char*> argv{"cleave"};
+  for (const auto& word : words) argv.push_back(word.c_str());
+  std::optional<cxxopts::ParseResult> parsed;
+  try {
+    parsed = parser.parse(static_cast<int>(argv.size()), argv.data());
+  } catch (const cxxopts::exceptions::exception& error) {
+    // cxxopts' own words do not name the nearest option: find the word it stumbled over.
+    const auto known = known_names(command);
+    for (const auto& word : words) {
+      if (word.size() < 3 || word.rfind("--", 0) != 0) continue;
+      if (std::find(known.begin(), known.end(), word.substr(2, word.find('=') - 2)) == known.end())
+        throw unknown_option(command, word);
+    }
+    throw UsageError("[" + std::string(command.name) + "] " + error.what() + "; see --help");
+  }
+
+  Args args;
+  args.help_ = parsed->count("help") > 0;
+  for (const auto& name : command.options) {
+    const Option& option = find_option(name);
+    const std::string key(name);
+    const char* environment = std::getenv(option.variable().c_str());
+    std::string value(option.fallback), where = "--" + key;
+    if (parsed->count(key) > 0) {
+      value = option.kind == Option::Kind::flag ? "1" : (*parsed)[key].as<std::string>();
+    } else if (environment != nullptr && *environment != '\0') {
+      value = environment;
+      where = option.variable();
+    } else if (value.empty()) {
+      continue;
+    }
+    check_value(option, value, where);
+    args.values_[key] = value;
+  }
+  if (parsed->count("positionals") > 0)
+    args.positionals_ = (*parsed)["positionals"].as<std::vector<std::string>>();
+  if (args.help_) return args;
+
+  std::size_t required = 0;
+  for (const auto& positional : command.positionals) required += positional.required ? 1 : 0;
+  if (args.positionals_.size() < required)
+    throw UsageError(
+        "[" + std::string(command.name) + "] " +
+        std::string(command.positionals[args.positionals_.size()].name) + " is missing: " +
+        std::string(command.positionals[args.positionals_.size()].help) + "; see --help");
+  const bool repeated = !command.positionals.empty() && command.positionals.back().repeated;
+  if (!repeated && args.positionals_.size() > command.positionals.size())
+    throw UsageError("[" + std::string(command.name) + "] saw '" +
+                     args.positionals_[command.positionals.size()] +
+                     "', which is one argument too many; see --help");
+  return args;
+}
+
+bool Args::has(std::string_view name) const { return values_.find(name) != values_.end(); }
+
+bool Args::flag(std::string_view name) const {
+  const auto found = values_.find(name);
+  return found != values_.end() && (found->second == "1" || found->second == "true");
+}
+
+std::string Args::text(std::string_view name) const {
+  const auto found = values_.find(name);
+  if (found != values_.end()) return found->second;
+  throw UsageError("[--" + std::string(name) +
+                   "] is missing: " + std::string(find_option(name).help));
+}
+
+double Args::number(std::string_view name) const {
+  return to_number(find_option(name), text(name));
+}
+std::int64_t Args::integer(std::string_view name) const {
+  return static_cast<std::int64_t>(number(name));
+}
+double Args::seconds(std::string_view name) const { return number(name); }
+double Args::bytes(std::string_view name) const { return number(name); }
+
+std::string help_page(std::string_view program, const Command& command) {
+  std::ostringstream out;
+  out << program;
+  if (!command.name.empty() && program == "cleave") out << ' ' << command.name;
+  for (const auto& positional : command.positionals)
+    out << ' ' << (positional.required ? "" : "[") << positional.name
+        << (positional.repeated ? "…" : "") << (positional.required ? "" : "]");
+  out << " [options]\n\n" << command.summary << "\n\n";
+  for (const auto& positional : command.positionals) {
+    out << "  " << positional.name
+        << std::string(positional.name.size() < 26 ? 26 - positional.name.size() : 1, ' ')
+        << positional.help << '\n';
+  }
+  for (const auto& name : command.options) {
+    const Option& option = find_option(name);
+    std::string left =
+        "--" + std::string(name) + (option.value.empty() ? "" : " " + std::string(option.value));
+    left += std::string(left.size() < 26 ? 26 - left.size() : 1, ' ');
+    out << "  " << left << option.help;
+    if (!option.range().empty()) out << " (" << option.range() << ")";
+    if (!option.fallback.empty()) out << " [" << option.fallback << "]";
+    out << "  " << option.variable() << '\n';
+  }
+  out << "\nExample:\n  " << command.example << '\n';
+  return out.str();
+}
+
+}  // namespace cleave::tools

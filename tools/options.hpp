@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cleave::tools {
+
+/// Wrong usage: shown in one line, exit code 2.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// One row of the table of options. An option means the same in every command that takes it, and
+/// can be given as --name or as the environment variable CLEAVE_NAME (the flag wins).
+struct Option {
+  enum class Kind { flag, text, choice, integer, number, seconds, bytes };
+  std::string_view name;
+  Kind kind = Kind::text;
+  std::string_view value;     // what the help calls its value: "FILE"
+  std::string_view fallback;  // default, as it would be typed; empty: none
+  std::string_view help;
+  double low = 0, high = 0;  // for numbers, both included
+  std::vector<std::string_view> choices = {};
+
+  /// CLEAVE_MAX_PART_SHARE for max-part-share.
+  std::string variable() const;
+  /// "1..64", "text|json", or empty.
+  std::string range() const;
+};
+
+/// Every option of every command.
+const std::vector<Option>& options();
+const Option& find_option(std::string_view name);
+
+struct Positional {
+  std::string_view name;  // "MODEL"
+  std::string_view help;
+  bool required = true;
+  bool repeated = false;  // the last one only
+};
+
+class Args;
+
+/// One command: what it takes, an example, and what it does.
+struct Command {
+  std::string_view name;
+  std::string_view summary;
+  std::vector<Positional> positionals;
+  std::vector<std::string_view> options;
+  std::string_view example;
+  int (*run)(const Args& args);
+};
+
+/// The values of one call: flags over environment over defaults, each checked against its range.
+class Args {
+ public:
+  /// Throws UsageError: unknown option (names the nearest), missing or surplus positional, value
+  /// out of range.
+  static Args parse(const Command& command, const std::vector<std::string>& words);
+
+  const std::string& at(std::size_t positional) const { return positionals_.at(positional); }
+  const std::vector<std::string>& positionals() const { return positionals_; }
+  bool has(std::string_view name) const;  // given, or has a default
+  bool flag(std::string_view name) const;
+  std::string text(std::string_view name) const;
+  std::int64_t integer(std::string_view name) const;
+  double number(std::string_view name) const;
+  double seconds(std::string_view name) const;
+  double bytes(std::string_view name) const;
+  bool json() const { return text("format") == "json"; }
+  bool help_wanted() const { return help_; }
+
+ private:
+  std::map<std::string, std::string, std::less<>> values_;
+  std::vector<std::string> positionals_;
+  bool help_ = false;
+};
+
+/// The page that `cleave COMMAND --help` prints.
+std::string help_page(std::string_view program, const Command& command);
+
+}  // namespace cleave::tools

@@ -1,0 +1,176 @@
+#include "tools/print.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/units.hpp"
+
+namespace cleave::tools {
+namespace {
+
+std::atomic<int> signal_seen{0};
+int wake_pipe[2] = {-1, -1};
+
+void on_signal(int number) {
+  if (signal_seen.exchange(number) != 0 && number == SIGINT) _exit(130);
+  const char byte = 1;
+  // The pipe only wakes wait_for_signal; a full one is as good.
+  [[maybe_unused]] const auto written = write(wake_pipe[1], &byte, 1);
+}
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+bool looks_numeric(const std::string& cell) {
+  return !cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) || cell[0] == '-' ||
+                           cell[0] == '+' || cell == "–");
+}
+
+std::string padded(const std::string& cell, std::size_t width, bool right) {
+  const std::size_t seen = display_width(cell);
+  const std::string space(width > seen ? width - seen : 0, ' ');
+  return right ? space + cell : cell + space;
+}
+
+std::string csv_cell(const std::string& cell) {
+  if (cell.find_first_of(",\"\n") == std::string::npos) return cell;
+  std::string quoted = "\"";
+  for (char c : cell) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + "\"";
+}
+
+}  // namespace
+
+Table& Table::row(std::vector<std::string> cells) {
+  cells.resize(header_.size());
+  rows_.push_back(std::move(cells));
+  return *this;
+}
+
+std::string Table::text() const {
+  std::vector<std::size_t> widths(header_.size());
+  std::vector<bool> right(header_.size(), !rows_.empty());
+  for (std::size_t c = 0; c < header_.size(); ++c) {
+    widths[c] = display_width(header_[c]);
+    for (const auto& row : rows_) {
+      widths[c] = std::max(widths[c], display_width(row[c]));
+      if (!row[c].empty() && !looks_numeric(row[c])) right[c] = false;
+    }
+  }
+  const auto line = [&](const std::vector<std::string>& cells) {
+    std::string result;
+    for (std::size_t c = 0; c < cells.size(); ++c)
+      result += (c == 0 ? "" : "  ") + padded(cells[c], widths[c], right[c]);
+    result.erase(result.find_last_not_of(' ') + 1);
+    return result + '\n';
+  };
+  std::string result = line(header_), rule;
+  for (std::size_t c = 0; c < widths.size(); ++c)
+    rule += (c == 0 ? "" : "  ") + std::string(widths[c], '-');
+  result += rule + '\n';
+  for (const auto& row : rows_) result += line(row);
+  return result;
+}
+
+std::string Table::csv() const {
+  std::string result;
+  const auto line = [&result](const std::vector<std::string>& cells) {
+    for (std::size_t c = 0; c < cells.size(); ++c)
+      result += (c == 0 ? "" : ",") + csv_cell(cells[c]);
+    result += '\n';
+  };
+  line(header_);
+  for (const auto& row : rows_) line(row);
+  return result;
+}
+
+std::string format(const char* pattern, ...) {
+  va_list args, again;
+  va_start(args, pattern);
+  va_copy(again, args);
+  const int size = std::vsnprintf(nullptr, 0, pattern, args);
+  std::string result(static_cast<std::size_t>(std::max(size, 0)), '\0');
+  std::vsnprintf(result.data(), result.size() + 1, pattern, again);
+  va_end(again);
+  va_end(args);
+  return result;
+}
+
+std::string percent(double share, int decimals) {
+  return std::isnan(share) ? "–" : format("%.*f %%", decimals, 100 * share);
+}
+
+std::size_t display_width(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+ProgressBar::ProgressBar() : terminal_(isatty(STDERR_FILENO) != 0) {}
+
+ProgressBar::~ProgressBar() {
+  if (drawn_) std::fputs("\r\033[K", stderr);
+}
+
+base::ProgressCallback ProgressBar::callback() {
+  return [this](const base::Progress& progress) {
+    if (terminal_) draw(progress);
+    return !stop_wanted();
+  };
+}
+
+void ProgressBar::draw(const base::Progress& progress) {
+  const double now = now_s();
+  if (progress.what != what_) {
+    what_ = progress.what;
+    started_ = now;
+  } else if (now - shown_ < 0.1) {
+    return;
+  }
+  shown_ = now;
+  drawn_ = true;
+  const double share =
+      progress.total > 0
+          ? std::clamp(static_cast<double>(progress.done) / static_cast<double>(progress.total),
+                       0.0, 1.0)
+          : 0;
+  constexpr int cells = 28;
+  const int full = static_cast<int>(share * cells);
+  std::string bar;
+  for (int i = 0; i < cells; ++i) bar += i < full ? "█" : "░";
+  const std::string left =
+      share > 0.02 ? base::format_seconds((now - started_) * (1 - share) / share) + " left" : "";
+  std::fprintf(stderr, "\r\033[K%s %s %3.0f %%  %s  %s", what_.c_str(), bar.c_str(), 100 * share,
+               progress.note.c_str(), left.c_str());
+  std::fflush(stderr);
+}
+
+void catch_signals() {
+  if (wake_pipe[0] < 0 && pipe(wake_pipe) != 0) return;
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+bool stop_wanted() { return signal_seen.load() != 0; }
+
+int wait_for_signal() {
+  while (!stop_wanted()) {
+    pollfd wake{wake_pipe[0], POLLIN, 0};
+    poll(&wake, 1, -1);
+  }
+  return signal_seen.load();
+}
+
+}  // namespace cleave::tools

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/progress.hpp"
+
+namespace cleave::tools {
+
+/// A table for people: columns align, numbers to the right.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}
+  Table& row(std::vector<std::string> cells);
+  /// Aligned text, a rule below the header.
+  std::string text() const;
+  std::string csv() const;
+
+ private:
+  std::vector<std::string> header_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+/// printf into a string.
+std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
+/// "91.23 %".
+std::string percent(double share, int decimals = 2);
+
+/// Columns that a terminal shows for UTF-8 text (one for each code point).
+std::size_t display_width(std::string_view text);
+
+/// A bar on standard error while work goes on: drawn only on a terminal, cleared at the end. The
+/// callback returns false once SIGINT came, so that the work stops at its next checkpoint.
+class ProgressBar {
+ public:
+  ProgressBar();
+  ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  base::ProgressCallback callback();
+
+ private:
+  void draw(const base::Progress& progress);
+  bool terminal_ = false, drawn_ = false;
+  double started_ = 0, shown_ = 0;
+  std::string what_;
+};
+
+/// SIGINT and SIGTERM set a flag from now on; a second SIGINT ends the process.
+void catch_signals();
+bool stop_wanted();
+/// Blocks until stop_wanted(); returns the signal's number.
+int wait_for_signal();
+
+}  // namespace cleave::tools
