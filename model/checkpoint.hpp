@@ -8,16 +8,20 @@
 
 namespace cleave::model {
 
-/// Loads a Hugging Face folder (or one of ours: a sub-model is such a folder too) as fp32, tensor by tensor: memory is the
-/// model's own size plus one tensor. Checks names and shapes first (check_tensors). Throws std::runtime_error.
+/// Loads a Hugging Face folder (or one of ours: a sub-model is such a folder too) as fp32, tensor
+/// by tensor: memory is the model's own size plus one tensor. Checks names and shapes first
+/// (check_tensors). Throws std::runtime_error.
 Transformer load(const std::filesystem::path& folder);
 
-/// Writes config.json, preprocessor_config.json and model.safetensors under the checkpoint's own names; `folder` exists
-/// afterwards whole or not at all.
+/// Writes config.json, preprocessor_config.json and model.safetensors under the checkpoint's own
+/// names; `folder` exists afterwards whole or not at all.
 void save(const Transformer& model, const std::filesystem::path& folder);
 
-/// Random weights as Hugging Face initialises them (truncated normal 0.02, zeros, ones). Same seed: same weights.
+/// Random weights as Hugging Face initialises them (normal 0.02, zeros, ones). Same seed: same
+/// weights.
 Transformer random_model(const ModelConfig& config, std::uint64_t seed);
+/// One tensor of random_model, for streaming: equal to that of random_model with the same seed.
+Tensor random_tensor(const Parameter& parameter, std::uint64_t seed);
 
 /// One tensor of a file as fp32.
 Tensor read_tensor(const TensorFiles& files, const TensorEntry& entry);
