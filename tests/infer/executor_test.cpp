@@ -1,0 +1,520 @@
+#include "infer/executor.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+namespace cleave::infer {
+namespace {
+
+using namespace std::chrono_literals;
+using plan::Instruction;
+using plan::Op;
+using plan::Program;
+
+const auto start = Clock::now();
+const auto in_a_second = start + 1s;
+const auto in_an_hour = start + 1h;
+
+net::Value value_of(float number) {
+  net::Value value;
+  value.dims = {1};
+  value.data = net::Buffer::copy_of(&number, sizeof number);
+  return value;
+}
+
+float number_in(const net::Value& value) {
+  float number = 0;
+  std::memcpy(&number, value.data.data(), sizeof number);
+  return number;
+}
+
+/// Adds up what is present; absent counts as -1. Remembers each call. A negative sum is an error.
+class AddingEngine : public Engine {
+ public:
+  net::Value run(const Instruction& instruction, const Program&,
+                 const std::vector<const net::Value*>& operands) override {
+    float sum = instruction.op == Op::sub_model ? 100 : 0;
+    for (const net::Value* operand : operands) sum += operand->present ? number_in(*operand) : -1;
+    if (sum < 0)
+      throw std::runtime_error("[fuse] sum: saw " + std::to_string(sum) + ", needs >= 0");
+    results.push_back(sum);
+    return value_of(sum);
+  }
+  std::vector<float> results;
+};
+
+plan::ValueInfo info(const std::string& name) {
+  plan::ValueInfo value;
+  value.name = name;
+  value.dims = {1};
+  return value;
+}
+
+Instruction make(Op op, plan::ValueId result, std::vector<plan::ValueId> operands) {
+  Instruction instruction;
+  instruction.op = op;
+  instruction.result = result;
+  instruction.operands = std::move(operands);
+  return instruction;
+}
+
+Instruction receive(plan::ValueId result, std::int32_t peer, bool may_be_absent = true) {
+  Instruction instruction = make(Op::receive, result, {});
+  instruction.peer = peer;
+  instruction.tag = static_cast<std::uint32_t>(peer);
+  instruction.may_be_absent = may_be_absent;
+  return instruction;
+}
+
+/// x = input; f = sub_model(x); send(f -> 2)
+std::shared_ptr<const Program> agent_program() {
+  auto program = std::make_shared<Program>();
+  program->values = {info("x"), info("f")};
+  Instruction send = make(Op::send, -1, {1});
+  send.peer = 2;
+  send.tag = 7;
+  program->instructions = {make(Op::input, 0, {}), make(Op::sub_model, 1, {0}), send};
+  return program;
+}
+
+/// f_p = receive(<- p) for two parts; y = fuse(f_0, f_1); output(y)
+std::shared_ptr<const Program> fusion_program(bool may_be_absent = true) {
+  auto program = std::make_shared<Program>();
+  program->values = {info("f_0"), info("f_1"), info("y")};
+  program->instructions = {receive(0, 0, may_be_absent), receive(1, 1, may_be_absent),
+                           make(Op::fuse, 2, {0, 1}), make(Op::output, -1, {2})};
+  return program;
+}
+
+/// An executor over an AddingEngine, and what its hooks were told.
+struct Bench {
+  AddingEngine engine;
+  std::vector<std::string> log;
+  RunTimes times;
+  Executor executor{engine, hooks()};
+
+  Executor::Hooks hooks() {
+    Executor::Hooks hooks;
+    hooks.send = [this](auto id, auto peer, auto tag, const net::Value& value, const RunTimes& t) {
+      times = t;
+      note(id, "send " + std::to_string(peer) + ":" + std::to_string(tag) + " " + text(value));
+    };
+    hooks.output = [this](auto id, const net::Value& value, const RunTimes& t) {
+      times = t;
+      note(id, "output " + text(value));
+    };
+    hooks.failed = [this](auto id, const std::string& error) { note(id, "failed " + error); };
+    hooks.finished = [this](auto id) { note(id, "finished"); };
+    hooks.dropped = [this](auto id) { note(id, "dropped"); };
+    return hooks;
+  }
+  static std::string text(const net::Value& value) {
+    return std::to_string(static_cast<int>(number_in(value)));
+  }
+  void note(Executor::RequestId id, const std::string& what) {
+    log.push_back(std::to_string(id) + " " + what);
+  }
+  int run(Clock::time_point now = start) {
+    int steps = 0;
+    while (executor.step(now)) ++steps;
+    return steps;
+  }
+};
+
+using Log = std::vector<std::string>;
+
+TEST(Executor, RunsAnAgentsProgramToItsEnd) {
+  Bench bench;
+  EXPECT_TRUE(bench.executor.admit(1, agent_program(), {value_of(5)}, in_a_second, in_an_hour));
+  EXPECT_EQ(bench.executor.in_flight(), 1u);
+  EXPECT_EQ(bench.run(), 2);
+  EXPECT_EQ(bench.log, (Log{"1 send 2:7 105", "1 finished"}));
+  EXPECT_EQ(bench.executor.in_flight(), 0u);
+}
+
+TEST(Executor, FusesWhenEveryFeatureCame) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  EXPECT_EQ(bench.run(), 0);
+  EXPECT_EQ(bench.executor.deliver(1, 1, 1, value_of(20)), "");
+  EXPECT_EQ(bench.run(), 0);
+  EXPECT_EQ(bench.executor.deliver(1, 0, 0, value_of(3)), "");
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 output 23", "1 finished"}));
+}
+
+TEST(Executor, TakesTheOldestRequestFirst) {
+  Bench bench;
+  bench.executor.admit(9, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
+  bench.executor.admit(4, agent_program(), {value_of(2)}, in_a_second, in_an_hour);
+  bench.run();
+  EXPECT_EQ(bench.engine.results, (std::vector<float>{101, 102}));
+}
+
+TEST(Executor, LetsAYoungerRequestRunWhileTheOlderWaits) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.admit(2, fusion_program(), {}, in_a_second, in_an_hour);
+  for (int peer : {0, 1})
+    bench.executor.deliver(2, peer, static_cast<std::uint32_t>(peer), value_of(2));
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"2 output 4", "2 finished"}));
+  for (int peer : {0, 1})
+    bench.executor.deliver(1, peer, static_cast<std::uint32_t>(peer), value_of(1));
+  bench.run();
+  EXPECT_EQ(bench.log.back(), "1 finished");
+}
+
+TEST(Executor, ReturnsToTheOlderRequestBetweenTwoInstructionsOfTheYounger) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.admit(2, agent_program(), {value_of(2)}, in_a_second, in_an_hour);
+  EXPECT_TRUE(bench.executor.step(start));  // sub_model of 2
+  for (int peer : {0, 1})
+    bench.executor.deliver(1, peer, static_cast<std::uint32_t>(peer), value_of(1));
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 output 2", "1 finished", "2 send 2:7 102", "2 finished"}));
+}
+
+TEST(Executor, SendsBeforeItComputesOn) {
+  auto program = std::make_shared<Program>();
+  program->values = {info("x"), info("a"), info("b")};
+  Instruction send_a = make(Op::send, -1, {1}), send_b = make(Op::send, -1, {2});
+  program->instructions = {make(Op::input, 0, {}), make(Op::sub_model, 1, {0}),
+                           make(Op::sub_model, 2, {0}), send_a, send_b};
+  Bench bench;
+  bench.executor.admit(1, program, {value_of(1)}, in_a_second, in_an_hour);
+  bench.executor.step(start);
+  bench.executor.step(start);
+  EXPECT_EQ(bench.log.size(), 1u) << "the first result must leave before the second is computed";
+  EXPECT_EQ(bench.engine.results.size(), 1u);
+}
+
+TEST(Executor, FusesWithWhatIsThereWhenTheOthersAreLate) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.deliver(1, 0, 0, value_of(3));
+  EXPECT_EQ(bench.executor.next_timer(), in_a_second);
+  EXPECT_EQ(bench.run(in_a_second - 1ns), 0);
+  bench.run(in_a_second);
+  EXPECT_EQ(bench.log, (Log{"1 output 2", "1 finished"}));
+}
+
+TEST(Executor, IgnoresAFeatureThatComesAfterItWasGivenUp) {
+  Bench bench;
+  auto program = std::make_shared<Program>(*fusion_program());
+  program->instructions[0].may_be_absent = false;  // keeps the request alive
+  bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
+  EXPECT_EQ(bench.run(in_a_second), 0);
+  EXPECT_EQ(bench.executor.deliver(1, 1, 1, value_of(50)), "");
+  bench.executor.deliver(1, 0, 0, value_of(3));
+  bench.run(in_a_second);
+  EXPECT_EQ(bench.log.front(), "1 output 2");
+  EXPECT_EQ(bench.executor.deliver(1, 1, 1, value_of(50)), "") << "unknown by now";
+  EXPECT_EQ(bench.run(in_a_second), 0);
+}
+
+TEST(Executor, KeepsTheFirstOfTwoDeliveries) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.deliver(1, 0, 0, value_of(3));
+  bench.executor.deliver(1, 0, 0, value_of(30));
+  bench.executor.deliver(1, 1, 1, value_of(1));
+  bench.run();
+  EXPECT_EQ(bench.log.front(), "1 output 4");
+}
+
+TEST(Executor, IgnoresAnotherPeersOrTagsValue) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.deliver(1, 0, 1, value_of(3));
+  bench.executor.deliver(1, 1, 0, value_of(3));
+  EXPECT_EQ(bench.run(), 0);
+}
+
+TEST(Executor, CountsALostPeerAsAbsentAtOnce) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.deliver(1, 1, 1, value_of(8));
+  bench.executor.peer_lost(1);  // what it delivered counts
+  EXPECT_EQ(bench.run(), 0);
+  bench.executor.peer_lost(0);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 output 7", "1 finished"}));
+}
+
+TEST(Executor, FailsARequestWhoseSenderIsLostWhereItsValueMustCome) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(false), {}, in_a_second, in_an_hour);
+  bench.executor.peer_lost(1);
+  EXPECT_TRUE(bench.log.empty()) << "hooks are called from step() alone";
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 failed [receive] value f_1 from rank 1: saw the connection end, "
+                            "needs the value"}));
+  EXPECT_EQ(bench.executor.in_flight(), 0u);
+}
+
+TEST(Executor, DropsARequestAtItsDeadline) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(false), {}, in_a_second, in_a_second + 1s);
+  EXPECT_EQ(bench.executor.next_timer(), in_a_second + 1s);
+  EXPECT_EQ(bench.run(in_a_second), 0);
+  bench.run(in_a_second + 1s);
+  EXPECT_EQ(bench.log, (Log{"1 dropped"}));
+  EXPECT_EQ(bench.executor.next_timer(), std::nullopt);
+}
+
+TEST(Executor, DropsAnExpiredRequestBeforeItComputes) {
+  Bench bench;
+  bench.executor.admit(1, agent_program(), {value_of(1)}, in_a_second, in_a_second);
+  bench.run(in_a_second);
+  EXPECT_EQ(bench.log, (Log{"1 dropped"}));
+  EXPECT_TRUE(bench.engine.results.empty());
+}
+
+TEST(Executor, NamesTheEarliestTimerOfAllRequests) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second + 5s, in_an_hour);
+  bench.executor.admit(2, fusion_program(), {}, in_a_second, in_an_hour);
+  EXPECT_EQ(bench.executor.next_timer(), in_a_second);
+}
+
+TEST(Executor, ForgetsACanceledRequest) {
+  Bench bench;
+  bench.executor.admit(1, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
+  bench.executor.step(start);
+  bench.executor.cancel(1);
+  bench.executor.cancel(77);
+  EXPECT_EQ(bench.run(), 0);
+  EXPECT_TRUE(bench.log.empty());
+}
+
+TEST(Executor, LetsHooksCancelAndAdmit) {
+  Bench bench;
+  Executor::Hooks hooks = bench.hooks();
+  Executor* executor = nullptr;
+  hooks.send = [&](auto id, auto, auto, const net::Value& value, const RunTimes&) {
+    executor->cancel(id);
+    bench.note(id, "sent " + Bench::text(value));
+    if (id < 3) executor->admit(id + 1, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
+  };
+  Executor nested(bench.engine, hooks);
+  executor = &nested;
+  nested.admit(1, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
+  while (nested.step(start)) {
+  }
+  EXPECT_EQ(bench.log, (Log{"1 sent 101", "2 sent 101", "3 sent 101"}));
+  EXPECT_EQ(nested.in_flight(), 0u);
+}
+
+TEST(Executor, ReportsTheEnginesErrorAndGoesOn) {
+  Bench bench;
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.admit(2, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
+  bench.executor.peer_lost(0);
+  bench.executor.peer_lost(1);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 failed [fuse] sum: saw -2.000000, needs >= 0", "2 send 2:7 101",
+                            "2 finished"}));
+}
+
+TEST(Executor, RefusesAnIdThatIsInFlight) {
+  Bench bench;
+  EXPECT_TRUE(bench.executor.admit(1, agent_program(), {value_of(1)}, in_a_second, in_an_hour));
+  EXPECT_FALSE(bench.executor.admit(1, agent_program(), {value_of(9)}, in_a_second, in_an_hour));
+  bench.run();
+  EXPECT_EQ(bench.log.front(), "1 send 2:7 101");
+}
+
+TEST(Executor, SaysWhatIsWrongWithAnInput) {
+  Bench bench;
+  net::Value wide = value_of(1);
+  wide.dims = {2, 3};
+  bench.executor.admit(1, agent_program(), {wide}, in_a_second, in_an_hour);
+  bench.executor.admit(2, agent_program(), {}, in_a_second, in_an_hour);
+  net::Value bytes = value_of(1);
+  bytes.element = base::Element::u8;
+  bench.executor.admit(3, agent_program(), {bytes}, in_a_second, in_an_hour);
+  net::Value cut = value_of(1);
+  cut.data = net::Buffer::copy_of("ab", 2);
+  bench.executor.admit(4, agent_program(), {cut}, in_a_second, in_an_hour);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 failed [admit] value x as input: saw f32 [2, 3], needs f32 [1]",
+                            "2 failed [admit] inputs: saw 0, needs 1",
+                            "3 failed [admit] value x as input: saw u8 [1], needs f32 [1]",
+                            "4 failed [admit] value x as input: saw 2 bytes, needs 4"}));
+  EXPECT_TRUE(bench.engine.results.empty());
+}
+
+TEST(Executor, TreatsAWrongValueAsAbsentWhereItMayBe) {
+  Bench bench;
+  net::Value wide = value_of(1);
+  wide.dims = {2};
+  const std::string wrong = "value f_1 from rank 1: saw f32 [2], needs f32 [1]";
+  bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
+  bench.executor.deliver(1, 0, 0, value_of(3));
+  EXPECT_EQ(bench.executor.deliver(1, 1, 1, wide), wrong);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 output 2", "1 finished"}));
+
+  bench.executor.admit(2, fusion_program(false), {}, in_a_second, in_an_hour);
+  EXPECT_EQ(bench.executor.deliver(2, 1, 1, wide), wrong);
+  bench.run();
+  EXPECT_EQ(bench.log.back(), "2 failed [receive] " + wrong);
+}
+
+TEST(Executor, RefusesAResultThatIsNotWhatTheProgramSays) {
+  auto program = std::make_shared<Program>(*agent_program());
+  program->values[1].dims = {1, 96};
+  Bench bench;
+  bench.executor.admit(1, program, {value_of(1)}, in_a_second, in_an_hour);
+  bench.run();
+  EXPECT_EQ(bench.log,
+            (Log{"1 failed [sub_model] value f as computed: saw f32 [1], needs f32 [1, 96]"}));
+}
+
+TEST(Executor, OnlyFuseAcceptsAbsentOperands) {
+  auto program = std::make_shared<Program>(*fusion_program());
+  program->instructions[2].op = Op::sub_model;
+  Bench bench;
+  bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
+  bench.executor.peer_lost(0);
+  bench.executor.peer_lost(1);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 failed [sub_model] operand f_0: saw absent, needs a value"}));
+}
+
+TEST(Executor, FreesAValueAfterItsLastUse) {
+  Bench bench;
+  net::Value input = value_of(1);
+  std::weak_ptr<const void> owner = input.data.owner();
+  bench.executor.admit(1, agent_program(), {std::move(input)}, in_a_second, in_an_hour);
+  EXPECT_FALSE(owner.expired());
+  bench.executor.step(start);
+  EXPECT_TRUE(owner.expired()) << "the input is not needed after sub_model";
+}
+
+TEST(Executor, EndsAProgramWhoseLastInstructionIsAReceive) {
+  auto program = std::make_shared<Program>();
+  program->values = {info("f_0")};
+  program->instructions = {receive(0, 0)};
+  Bench bench;
+  bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
+  EXPECT_EQ(bench.run(), 0);
+  bench.executor.deliver(1, 0, 0, value_of(1));
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 finished"}));
+}
+
+TEST(Executor, TellsComputingFromWaiting) {
+  class SlowEngine : public AddingEngine {
+    net::Value run(const Instruction& instruction, const Program& program,
+                   const std::vector<const net::Value*>& operands) override {
+      std::this_thread::sleep_for(20ms);
+      return AddingEngine::run(instruction, program, operands);
+    }
+  };
+  Bench bench;
+  SlowEngine engine;
+  Executor executor(engine, bench.hooks());
+  executor.admit(1, fusion_program(), {}, in_an_hour, in_an_hour);
+  std::this_thread::sleep_for(30ms);
+  for (int peer : {0, 1}) executor.deliver(1, peer, static_cast<std::uint32_t>(peer), value_of(1));
+  std::this_thread::sleep_for(10ms);
+  while (executor.step(start)) {
+  }
+  EXPECT_GE(bench.times.compute_s, 0.019);
+  EXPECT_GE(bench.times.wait_s, 0.029);
+  EXPECT_GE(bench.times.queued_s, 0.009);
+  EXPECT_LT(bench.times.queued_s, 0.03);
+}
+
+/// Uses up CPU time of its thread.
+class BusyEngine : public AddingEngine {
+ public:
+  explicit BusyEngine(std::chrono::microseconds busy) : busy_(busy) {}
+  net::Value run(const Instruction& instruction, const Program& program,
+                 const std::vector<const net::Value*>& operands) override {
+    for (const auto end = Clock::now() + busy_; Clock::now() < end;) {
+    }
+    return AddingEngine::run(instruction, program, operands);
+  }
+
+ private:
+  std::chrono::microseconds busy_;
+};
+
+double seconds_of_run(Engine& engine) {
+  const auto program = agent_program();
+  const net::Value input = value_of(1);
+  const auto before = Clock::now();
+  engine.run(program->instructions[1], *program, {&input});
+  return std::chrono::duration<double>(Clock::now() - before).count();
+}
+
+TEST(Paced, StretchesComputingByItsFactor) {
+  const auto engine = paced(std::make_unique<BusyEngine>(2ms), 4);
+  engine->prepare();
+  double best = 1;  // others may hold the core
+  for (int i = 0; i < 15; ++i) best = std::min(best, std::abs(seconds_of_run(*engine) - 0.008));
+  EXPECT_LT(best, 0.0002);
+}
+
+TEST(Paced, SlowsShortRequestsToo) {
+  const auto engine = paced(std::make_unique<BusyEngine>(100us), 5);
+  engine->prepare();
+  double best = 1;
+  for (int i = 0; i < 30; ++i) best = std::min(best, std::abs(seconds_of_run(*engine) - 0.0005));
+  EXPECT_LT(best, 0.00005);
+}
+
+TEST(Paced, DoesNotCountTimeAsleep) {
+  const auto engine = paced(with_delay(std::make_unique<AddingEngine>(), 5ms), 100);
+  engine->prepare();
+  double best = 1;
+  for (int i = 0; i < 5; ++i) best = std::min(best, seconds_of_run(*engine));
+  EXPECT_LT(best, 0.1);
+  EXPECT_GE(best, 0.005);
+}
+
+TEST(Paced, RefusesToMakeADeviceFaster) {
+  try {
+    paced(std::make_unique<AddingEngine>(), 0.5);
+    FAIL();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(), "[paced] factor: saw 0.500000, needs at least 1");
+  }
+}
+
+TEST(WithDelay, DelaysEachRun) {
+  const auto engine = with_delay(std::make_unique<AddingEngine>(), 20ms);
+  EXPECT_GE(seconds_of_run(*engine), 0.02);
+}
+
+/// The only thing that may happen on another thread is freeing a sent value.
+TEST(Executor, LetsAnotherThreadFreeWhatItSent) {
+  Bench bench;
+  Executor::Hooks hooks = bench.hooks();
+  std::vector<std::thread> io;
+  std::atomic<int> sum{0};
+  hooks.send = [&](auto, auto, auto, const net::Value& value, const RunTimes&) {
+    io.emplace_back([sent = net::Value(value), &sum]() mutable {
+      sum += static_cast<int>(number_in(sent));
+      sent = {};
+    });
+  };
+  Executor executor(bench.engine, hooks);
+  for (std::uint64_t id = 0; id < 8; ++id)
+    executor.admit(id, agent_program(), {value_of(static_cast<float>(id))}, in_an_hour, in_an_hour);
+  while (executor.step(start)) {
+  }
+  for (auto& thread : io) thread.join();
+  EXPECT_EQ(sum, 8 * 100 + 28);
+}
+
+}  // namespace
+}  // namespace cleave::infer
