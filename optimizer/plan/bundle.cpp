@@ -1,0 +1,293 @@
+#include "optimizer/plan/bundle.hpp"
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+#include <nlohmann/json.hpp>
+
+#include "base/digest.hpp"
+#include "base/file.hpp"
+#include "base/reader.hpp"
+#include "optimizer/plan/names.hpp"
+
+namespace cleave::plan {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t manifest_format = 1;
+constexpr std::int64_t hosts_format = 1;
+constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
+constexpr std::array<std::string_view, 3> held_folders = {"plans", "parts", "fusion"};
+
+std::runtime_error failure(const std::string& where, const std::string& what) {
+  return std::runtime_error("[" + where + "] " + what);
+}
+
+bool starts_with(std::string_view text, std::string_view lead) {
+  return text.substr(0, lead.size()) == lead;
+}
+
+std::vector<std::string_view> components(std::string_view path) {
+  std::vector<std::string_view> parts;
+  for (std::size_t slash = path.find('/'); slash != std::string_view::npos;
+       slash = path.find('/')) {
+    parts.push_back(path.substr(0, slash));
+    path.remove_prefix(slash + 1);
+  }
+  parts.push_back(path);
+  return parts;
+}
+
+/// "plans/…", "parts/…" or "fusion/…" made of plain names: it cannot lead out of the bundle.
+bool is_inside(std::string_view path) {
+  const auto parts = components(path);
+  if (parts.size() < 2 || parts.size() > 16) return false;
+  if (std::find(held_folders.begin(), held_folders.end(), parts.front()) == held_folders.end())
+    return false;
+  return std::all_of(parts.begin(), parts.end(), is_name);
+}
+
+bool is_digest(std::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+std::string read_digest(const base::Reader& reader) {
+  std::string digest = reader.text();
+  if (!is_digest(digest))
+    throw reader.error("saw " + shown(digest) + ", needs 64 hexadecimal digits");
+  return digest;
+}
+
+std::map<std::string, ManifestFile> read_files(const base::Reader& reader) {
+  std::map<std::string, ManifestFile> files;
+  for (const std::string& path : reader.keys()) {
+    if (!is_inside(path))
+      throw reader.error("saw the path " + shown(path) +
+                         ", needs one below plans/, parts/ or fusion/ inside the bundle");
+    const base::Reader entry = reader.at(path);
+    entry.allow({"sha256", "bytes"});
+    files[path] = {read_digest(entry.at("sha256")),
+                   static_cast<std::uint64_t>(entry.at("bytes").integer(0, max_integer))};
+  }
+  return files;
+}
+
+std::string plan_file(const std::string& name) { return "plans/" + name + ".json"; }
+
+Manifest read_manifest(const base::Reader& reader) {
+  reader.expect_format(manifest_format);
+  reader.allow({"format", "default_plan", "teacher_digest", "identity", "files"});
+  Manifest manifest;
+  manifest.files = read_files(reader.at("files"));
+  const base::Reader default_plan = reader.at("default_plan");
+  manifest.default_plan = default_plan.text();
+  if (manifest.files.count(plan_file(manifest.default_plan)) == 0)
+    throw default_plan.error("saw " + shown(manifest.default_plan) +
+                             ", needs one of the plans in files");
+  manifest.teacher_digest = reader.text("teacher_digest", "");
+  const base::Reader identity = reader.at("identity");
+  if (identity.text() != manifest.identity())
+    throw identity.error("saw " + identity.text() + ", the list of files has " +
+                         manifest.identity());
+  return manifest;
+}
+
+nlohmann::json manifest_to_json(const Manifest& manifest) {
+  nlohmann::json json = {{"format", manifest_format},
+                         {"default_plan", manifest.default_plan},
+                         {"teacher_digest", manifest.teacher_digest},
+                         {"identity", manifest.identity()},
+                         {"files", nlohmann::json::object()}};
+  for (const auto& [path, file] : manifest.files)
+    json["files"][path] = {{"sha256", file.sha256}, {"bytes", file.bytes}};
+  return json;
+}
+
+/// The device of "parts/<plan>/<device>/…", empty elsewhere.
+std::string device_of(std::string_view path) {
+  const auto parts = components(path);
+  return parts.size() >= 3 && parts.front() == "parts" ? std::string(parts[2]) : std::string();
+}
+
+std::string missing_text(const std::string& path) {
+  const auto parts = components(path);
+  const std::string device = device_of(path);
+  if (device.empty()) return "is not here: copy it from where the bundle was made";
+  return "the part of " + shown(device) + " is not here: copy parts/" + std::string(parts[1]) +
+         "/" + device;
+}
+
+void verify_file(const fs::path& path, const std::string& name, const ManifestFile& needed) {
+  const std::uint64_t bytes = fs::file_size(path);
+  if (bytes != needed.bytes)
+    throw failure(name, "size: saw " + std::to_string(bytes) + " bytes, needs " +
+                            std::to_string(needed.bytes));
+  const std::string digest = base::sha256_file(path);
+  if (digest != needed.sha256)
+    throw failure(name, "digest: saw " + digest + ", needs " + needed.sha256);
+}
+
+bool is_below(const std::string& path, const std::string& prefix) {
+  return prefix.empty() || path == prefix || starts_with(path, prefix + "/");
+}
+
+std::string trim_slash(std::string prefix) {
+  while (!prefix.empty() && prefix.back() == '/') prefix.pop_back();
+  return prefix;
+}
+
+std::vector<std::string> names_of_parts(const Plan& plan) {
+  std::vector<std::string> names;
+  for (const PlanPart& part : plan.parts) names.push_back(part.device);
+  return names;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+/// Digests the regular files below `folder`/`top` into `files`.
+void digest_below(const fs::path& folder, std::string_view top,
+                  std::map<std::string, ManifestFile>& files) {
+  if (!fs::exists(folder / top)) return;
+  for (const auto& entry : fs::recursive_directory_iterator(folder / top)) {
+    if (!entry.is_regular_file()) continue;
+    const std::string path = entry.path().lexically_relative(folder).generic_string();
+    if (!is_inside(path))
+      throw failure(path, "cannot be part of a bundle: a name needs " + std::string(name_needs));
+    files[path] = {base::sha256_file(entry.path()), entry.file_size()};
+  }
+}
+
+bool is_weight_file(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return path.extension() == ".safetensors" || name == "model.safetensors.index.json";
+}
+
+std::vector<fs::path> model_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_regular_file() &&
+        (entry.path().filename() == "config.json" || is_weight_file(entry.path())))
+      files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
+std::string Manifest::identity() const {
+  std::string list;
+  for (const auto& [path, file] : files)
+    list += path + " " + file.sha256 + " " + std::to_string(file.bytes) + "\n";
+  return base::sha256(list);
+}
+
+Manifest manifest_from_json(const std::string& text, const std::string& name) {
+  return read_manifest(base::Reader::json_text(text, name));
+}
+
+Bundle::Bundle(const fs::path& folder) : folder_(folder) {
+  const fs::path path = folder / "manifest.json";
+  if (!fs::exists(path)) throw failure(folder.string(), "is not a bundle: saw no manifest.json");
+  manifest_ = read_manifest(base::Reader::json_file(path));
+}
+
+Plan Bundle::plan(const std::string& name) const {
+  const std::string chosen = name.empty() ? manifest_.default_plan : name;
+  const auto file = manifest_.files.find(plan_file(chosen));
+  if (file == manifest_.files.end())
+    throw failure(folder_.string(), "saw no plan " + shown(chosen) + ", the default is '" +
+                                        manifest_.default_plan + "'");
+  verify(file->first);
+  Plan plan = read_plan(plan_path(chosen));
+  if (plan.name != chosen)
+    throw failure(plan_path(chosen).string(), "name: saw " + shown(plan.name) + ", needs '" +
+                                                  chosen + "' as the file is called");
+  return plan;
+}
+
+fs::path Bundle::plan_path(const std::string& plan) const { return folder_ / plan_file(plan); }
+
+fs::path Bundle::part_path(const Plan& plan, const std::string& device) const {
+  const std::vector<std::string> devices = names_of_parts(plan);
+  if (std::find(devices.begin(), devices.end(), device) == devices.end())
+    throw failure(folder_.string(), "saw no device " + shown(device) + " in plan '" + plan.name +
+                                        "', needs one of " + joined(devices));
+  return folder_ / "parts" / plan.name / device;
+}
+
+fs::path Bundle::fusion_path(const Plan& plan) const { return folder_ / "fusion" / plan.name; }
+
+void Bundle::verify(const std::string& prefix) const {
+  const std::string below = trim_slash(prefix);
+  bool any = false;
+  for (const auto& [path, file] : manifest_.files) {
+    if (!is_below(path, below)) continue;
+    any = true;
+    const bool here = fs::is_regular_file(folder_ / path);
+    // Without a prefix the other devices' parts may be elsewhere.
+    if (!here && below.empty()) continue;
+    if (!here) throw failure(path, missing_text(path));
+    verify_file(folder_ / path, path, file);
+  }
+  if (!any) throw failure(below, "is not in the manifest of " + folder_.string());
+}
+
+Manifest write_manifest(const fs::path& folder, const std::string& default_plan,
+                        const std::string& teacher_digest) {
+  Manifest manifest;
+  manifest.default_plan = default_plan;
+  manifest.teacher_digest = teacher_digest;
+  for (const std::string_view top : held_folders) digest_below(folder, top, manifest.files);
+  if (manifest.files.count(plan_file(default_plan)) == 0)
+    throw failure(folder.string(),
+                  "saw no " + plan_file(default_plan) + ", a bundle needs its default plan");
+  base::write_whole(folder / "manifest.json", manifest_to_json(manifest).dump(1) + "\n");
+  return manifest;
+}
+
+std::string digest_model(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw failure(folder.string(), "is not a model folder");
+  std::string list;
+  bool has_weights = false;
+  for (const fs::path& path : model_files(folder)) {
+    has_weights = has_weights || path.extension() == ".safetensors";
+    list += path.filename().string() + " " + base::sha256_file(path) + "\n";
+  }
+  if (!has_weights) throw failure(folder.string(), "saw no .safetensors file, needs the weights");
+  return base::sha256(list);
+}
+
+std::map<std::string, std::string> read_hosts(const fs::path& path) {
+  const base::Reader reader = base::Reader::toml_file(path);
+  reader.expect_format(hosts_format);
+  reader.allow({"format", "hosts"});
+  const base::Reader table = reader.at("hosts");
+  std::map<std::string, std::string> hosts;
+  for (const std::string& device : table.keys()) {
+    const base::Reader address = table.at(device);
+    hosts[device] = address.text();
+    if (!is_name(device)) throw address.error("a device needs " + std::string(name_needs));
+    if (!is_address(hosts[device]))
+      throw address.error("saw " + shown(hosts[device]) + ", needs \"host:port\", port 1..65535");
+  }
+  return hosts;
+}
+
+void write_hosts(const std::map<std::string, std::string>& hosts, const fs::path& path) {
+  std::string text = "format = " + std::to_string(hosts_format) + "\n\n[hosts]\n";
+  for (const auto& [device, address] : hosts) {
+    if (!is_name(device) || !is_address(address))
+      throw std::invalid_argument("[hosts] saw " + shown(device) + " at '" + address +
+                                  "', needs a device's name and \"host:port\"");
+    text += "\"" + device + "\" = \"" + address + "\"\n";
+  }
+  base::write_whole(path, text);
+}
+
+}  // namespace cleave::plan

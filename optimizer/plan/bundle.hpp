@@ -12,8 +12,8 @@ namespace cleave::plan {
 
 /// Layout of a bundle: the folder where steps meet.
 ///
-///   manifest.json                  format 1; {path: {sha256, bytes}} of all below plans/, parts/, fusion/; identity; teacher digest
-///   plans/<plan>.json              one is the default
+///   manifest.json                  format 1; {path: {sha256, bytes}} of all below plans/, parts/,
+///   fusion/; identity; teacher digest plans/<plan>.json              one is the default
 ///   parts/<plan>/<device>/         a model folder
 ///   fusion/<plan>/                 fusion.json, model.safetensors
 ///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
@@ -28,6 +28,10 @@ struct Manifest {
   /// SHA-256 of the list of files ("path sha256 bytes\n", sorted).
   std::string identity() const;
 };
+
+/// Throws std::runtime_error with file and field, also where a path leads out of the bundle or the
+/// identity is not that of the list.
+Manifest manifest_from_json(const std::string& text, const std::string& name);
 
 class Bundle {
  public:
@@ -44,8 +48,9 @@ class Bundle {
   std::filesystem::path fusion_path(const Plan& plan) const;
   std::filesystem::path work_path() const { return folder_ / ".work"; }
 
-  /// Checks size and SHA-256 of every file below `prefix` ("parts/default/hub", "" = all that is there must match). Throws
-  /// std::runtime_error "[parts/…/model.safetensors] digest: saw …, needs …", or that the part is not held here.
+  /// Checks size and SHA-256 of every file below `prefix` ("parts/default/hub", "" = all that is
+  /// there must match). Throws std::runtime_error "[parts/…/model.safetensors] digest: saw …, needs
+  /// …", or that the part is not held here.
   void verify(const std::string& prefix) const;
 
  private:
@@ -53,14 +58,17 @@ class Bundle {
   Manifest manifest_;
 };
 
-/// Digests every file below plans/, parts/, fusion/ of `folder` and writes manifest.json there, last and whole.
-Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan, const std::string& teacher_digest);
+/// Digests every file below plans/, parts/, fusion/ of `folder` and writes manifest.json there,
+/// last and whole.
+Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan,
+                        const std::string& teacher_digest);
 
 /// SHA-256 over a model folder's config.json and weights.
 std::string digest_model(const std::filesystem::path& folder);
 
 /// hosts.toml: device -> "host:port".
 std::map<std::string, std::string> read_hosts(const std::filesystem::path& path);
-void write_hosts(const std::map<std::string, std::string>& hosts, const std::filesystem::path& path);
+void write_hosts(const std::map<std::string, std::string>& hosts,
+                 const std::filesystem::path& path);
 
 }  // namespace cleave::plan

@@ -20,7 +20,8 @@ struct Device {
   double watts_idle = 0, watts_busy = 0;
   /// From the file named in `profile`, or the hand-written figures; rates are those of speed 1.
   Profile profile;
-  /// Share of the profile's speed: 0.2 is a device five times slower. The testbed paces its agent to it.
+  /// Share of the profile's speed: 0.2 is a device five times slower. The testbed paces its agent
+  /// to it.
   double speed = 1;
   /// Seconds of `cost` on this device: profile.cost / speed.
   double seconds(const std::vector<Kernel>& kernels) const;
@@ -47,9 +48,18 @@ struct Link {
 ///   memory = "260 MB"
 ///   speed = 0.2                   # default 1
 ///   profile = "hub.json"          # beside the fleet; or [device.figures] by hand, or preset = "…"
-///   aggregator = true             # may aggregate; default: every device may
-///   watts_idle = 2.5
-///   watts_busy = 6.0
+///   aggregator = true             # may aggregate; where no device says so, every one may that
+///   does not say false watts_idle = 2.5 watts_busy = 6.0
+///
+/// Exactly one of profile, preset and figures says how fast a device computes. Presets (estimates
+/// from public figures): "pi4", "pi5", "jetson-nano", "jetson-orin-nano", "n100". Figures by hand,
+/// the last three with defaults:
+///
+///   [device.figures]
+///   gflops = 60                   # fp32 matrix products of the whole device, 10^9 operations a
+///   second memory_bandwidth = "9 GB/s" overhead = "10 us"            # of starting one kernel
+///   message = "100 us"            # of one message, at each end
+///   runtime_memory = "175 MB"     # the process before any model
 struct Fleet {
   std::vector<Device> devices;
   Link default_link;
@@ -60,13 +70,19 @@ struct Fleet {
   std::vector<Pair> pairs;
   std::vector<bool> may_aggregate;
 
+  /// The pair's link, else the default one; a device reaches itself in no time.
   const Link& link(std::size_t from, std::size_t to) const;
   std::optional<std::size_t> find(const std::string& name) const;
   /// The fastest of those that may aggregate (seconds for a reference product); ties: the first.
   std::size_t aggregator() const;
 };
 
-/// Throws std::runtime_error with file and field: unknown or doubled device, zero memory, no link, no profile …
+/// Throws std::runtime_error with file and field: unknown or doubled device, zero memory, no link,
+/// no profile …
 Fleet read_fleet(const std::filesystem::path& path);
+/// The same from a text; `name` stands for the file in messages, profiles are looked for in
+/// `folder`.
+Fleet fleet_from_toml(const std::string& text, const std::string& name,
+                      const std::filesystem::path& folder = {});
 
 }  // namespace cleave::plan

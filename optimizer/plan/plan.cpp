@@ -1,0 +1,316 @@
+#include "optimizer/plan/plan.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <set>
+#include <stdexcept>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "base/reader.hpp"
+#include "model/config/hugging_face.hpp"
+#include "optimizer/plan/names.hpp"
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::plan {
+namespace {
+
+constexpr std::int64_t plan_format = 1;
+constexpr std::size_t max_parts = 256;
+constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
+constexpr double any_number = std::numeric_limits<double>::max();
+
+// --- checks ---
+
+[[noreturn]] void refuse(const std::string& where, const std::string& saw,
+                         const std::string& needs) {
+  throw std::invalid_argument("[check] plan." + where + ": saw " + saw + ", needs " + needs);
+}
+
+/// What a part keeps must be there to keep.
+void expect_kept(const std::string& where, std::int64_t kept, std::int64_t there) {
+  if (kept <= there) return;
+  throw std::invalid_argument("[check] plan." + where + ": keeps " + std::to_string(kept) +
+                              ", the teacher has " + std::to_string(there));
+}
+
+void expect_same(const std::string& where, std::int64_t saw, std::int64_t teacher) {
+  if (saw != teacher)
+    refuse(where, std::to_string(saw), std::to_string(teacher) + " as the teacher has");
+}
+
+void check_layers(const PlanPart& part, const model::ModelConfig& teacher,
+                  const std::string& where) {
+  if (part.layers.size() != part.config.layers.size())
+    refuse(where + ".layers", std::to_string(part.layers.size()) + " numbers",
+           "one for each of the part's " + std::to_string(part.config.layers.size()) + " layers");
+  std::int64_t before = -1;
+  for (std::size_t i = 0; i < part.layers.size(); ++i) {
+    const std::int64_t layer = part.layers[i];
+    if (layer <= before || layer >= teacher.num_layers())
+      refuse(where + ".layers[" + std::to_string(i) + "]", std::to_string(layer),
+             "ascending teacher layers 0.." + std::to_string(teacher.num_layers() - 1));
+    const model::LayerShape& there = teacher.layers[static_cast<std::size_t>(layer)];
+    const std::string field = where + ".config.layers[" + std::to_string(i) + "]";
+    expect_kept(field + ".heads", part.config.layers[i].heads, there.heads);
+    expect_kept(field + ".mlp_width", part.config.layers[i].mlp_width, there.mlp_width);
+    before = layer;
+  }
+}
+
+/// What cutting never changes.
+void check_likeness(const model::ModelConfig& config, const model::ModelConfig& teacher,
+                    const std::string& where) {
+  expect_same(where + ".head_width", config.head_width, teacher.head_width);
+  expect_same(where + ".image_height", config.image_height, teacher.image_height);
+  expect_same(where + ".image_width", config.image_width, teacher.image_width);
+  expect_same(where + ".patch", config.patch, teacher.patch);
+  expect_same(where + ".channels", config.channels, teacher.channels);
+  expect_same(where + ".summary_tokens", config.summary_tokens, teacher.summary_tokens);
+  if (config.classes != 0) expect_same(where + ".classes", config.classes, teacher.classes);
+  if (config.family != teacher.family)
+    refuse(where + ".family", "'" + std::string(model::name_of(config.family)) + "'",
+           "'" + std::string(model::name_of(teacher.family)) + "' as the teacher is");
+  if (config.activation != teacher.activation || config.qkv_bias != teacher.qkv_bias ||
+      config.norm_placement != teacher.norm_placement)
+    refuse(where, "another activation, bias or place of the norm", "the teacher's");
+}
+
+void check_config(const model::ModelConfig& config, const std::string& where) {
+  try {
+    config.check();
+  } catch (const std::invalid_argument& wrong) {
+    throw std::invalid_argument("[check] plan." + where + ": " + wrong.what());
+  }
+}
+
+void check_part(const PlanPart& part, const model::ModelConfig& teacher, const std::string& where) {
+  check_config(part.config, where + ".config");
+  check_likeness(part.config, teacher, where + ".config");
+  expect_kept(where + ".config.width", part.config.width, teacher.width);
+  check_layers(part, teacher, where);
+}
+
+void check_names(const Plan& plan) {
+  if (!is_name(plan.name)) refuse("name", shown(plan.name), std::string(name_needs));
+  if (!is_name(plan.aggregator))
+    refuse("aggregator", shown(plan.aggregator), "a device: " + std::string(name_needs));
+  std::set<std::string> seen;
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const std::string where = "parts[" + std::to_string(p) + "].device";
+    const std::string& device = plan.parts[p].device;
+    if (!is_name(device)) refuse(where, shown(device), std::string(name_needs));
+    if (!seen.insert(device).second)
+      refuse(where, shown(device) + " again", "another device for each part");
+  }
+}
+
+/// Σ D_p ≤ D, and Σ H_p ≤ H in each of the teacher's layers.
+void check_partition(const Plan& plan) {
+  std::int64_t width = 0;
+  std::vector<std::int64_t> heads(plan.teacher.layers.size(), 0);
+  for (const PlanPart& part : plan.parts) {
+    width += part.config.width;
+    for (std::size_t i = 0; i < part.layers.size(); ++i)
+      heads[static_cast<std::size_t>(part.layers[i])] += part.config.layers[i].heads;
+  }
+  if (width > plan.teacher.width)
+    refuse("partition", "widths that sum to " + std::to_string(width),
+           "at most " + std::to_string(plan.teacher.width));
+  for (std::size_t layer = 0; layer < heads.size(); ++layer)
+    if (heads[layer] > plan.teacher.layers[layer].heads)
+      refuse("partition", std::to_string(heads[layer]) + " heads of layer " + std::to_string(layer),
+             "at most " + std::to_string(plan.teacher.layers[layer].heads));
+}
+
+// --- reading ---
+
+PlanPart read_part(const base::Reader& reader) {
+  reader.allow({"device", "layers", "config", "parameter_share", "compute_share"});
+  PlanPart part;
+  part.device = reader.at("device").text();
+  part.config = model::config_from_json(reader.at("config"));
+  for (const base::Reader& layer : reader.at("layers").items())
+    part.layers.push_back(layer.integer(0, max_integer));
+  part.parameter_share = reader.number("parameter_share", 0, any_number, 0);
+  part.compute_share = reader.number("compute_share", 0, any_number, 0);
+  return part;
+}
+
+DevicePrediction read_device_prediction(const base::Reader& reader) {
+  reader.allow({"device", "compute_s", "send_s", "receive_s", "runtime_bytes", "model_bytes",
+                "limit_bytes", "sent_bytes", "received_bytes", "energy_j"});
+  const auto number = [&reader](const char* key) { return reader.number(key, 0, any_number, 0); };
+  DevicePrediction prediction;
+  prediction.device = reader.at("device").text();
+  prediction.compute_s = number("compute_s");
+  prediction.send_s = number("send_s");
+  prediction.receive_s = number("receive_s");
+  prediction.runtime_bytes = number("runtime_bytes");
+  prediction.model_bytes = number("model_bytes");
+  prediction.limit_bytes = number("limit_bytes");
+  prediction.sent_bytes = number("sent_bytes");
+  prediction.received_bytes = number("received_bytes");
+  prediction.energy_j = number("energy_j");
+  return prediction;
+}
+
+Prediction read_prediction(const base::Reader& reader) {
+  reader.allow({"latency_s", "kept_importance", "bottleneck", "devices"});
+  Prediction prediction;
+  prediction.latency_s = reader.number("latency_s", 0, any_number, 0);
+  prediction.kept_importance = reader.number("kept_importance", 0, any_number, 0);
+  prediction.bottleneck = reader.text("bottleneck", "");
+  if (const auto devices = reader.find("devices"))
+    for (const base::Reader& device : devices->items())
+      prediction.devices.push_back(read_device_prediction(device));
+  return prediction;
+}
+
+Candidate read_candidate(const base::Reader& reader) {
+  reader.allow({"what", "latency_s", "reason"});
+  return {reader.at("what").text(), reader.number("latency_s", 0, any_number, 0),
+          reader.at("reason").text()};
+}
+
+Plan read_fields(const base::Reader& reader) {
+  reader.expect_format(plan_format);
+  reader.allow({"format", "name", "strategy", "teacher", "teacher_digest", "shape", "parts",
+                "aggregator", "partition", "prediction", "candidates", "seed", "programs"});
+  Plan plan;
+  plan.name = reader.text("name", plan.name);
+  plan.strategy = reader.at("strategy").text();
+  plan.teacher = model::config_from_json(reader.at("teacher"));
+  plan.teacher_digest = reader.text("teacher_digest", "");
+  if (const auto shape = reader.find("shape")) {
+    shape->allow({"batch"});
+    plan.shape.batch = shape->at("batch").integer(1, max_integer);
+  }
+  for (const base::Reader& part : reader.at("parts").items()) plan.parts.push_back(read_part(part));
+  plan.aggregator = reader.at("aggregator").text();
+  plan.partition = reader.boolean("partition", false);
+  if (const auto prediction = reader.find("prediction"))
+    plan.prediction = read_prediction(*prediction);
+  if (const auto candidates = reader.find("candidates"))
+    for (const base::Reader& candidate : candidates->items())
+      plan.candidates.push_back(read_candidate(candidate));
+  plan.seed = static_cast<std::uint64_t>(reader.integer("seed", 0, max_integer, 1));
+  return plan;
+}
+
+/// A file's fault is told with the file: "[plan.json] parts[1].config.layers[2].heads: keeps 4, the
+/// teacher has 3".
+Plan read(const base::Reader& reader) {
+  Plan plan = read_fields(reader);
+  try {
+    compile(plan, plan.shape);
+  } catch (const std::invalid_argument& wrong) {
+    const std::string text = wrong.what(), lead = "[check] plan.";
+    throw std::runtime_error(
+        "[" + reader.file() + "] " +
+        (text.compare(0, lead.size(), lead) == 0 ? text.substr(lead.size()) : text));
+  }
+  return plan;
+}
+
+// --- writing ---
+
+nlohmann::json part_to_json(const PlanPart& part) {
+  return {{"device", part.device},
+          {"layers", part.layers},
+          {"config", model::config_to_json(part.config)},
+          {"parameter_share", part.parameter_share},
+          {"compute_share", part.compute_share}};
+}
+
+nlohmann::json prediction_to_json(const Prediction& prediction) {
+  nlohmann::json json = {{"latency_s", prediction.latency_s},
+                         {"kept_importance", prediction.kept_importance},
+                         {"bottleneck", prediction.bottleneck},
+                         {"devices", nlohmann::json::array()}};
+  for (const DevicePrediction& device : prediction.devices)
+    json["devices"].push_back({{"device", device.device},
+                               {"compute_s", device.compute_s},
+                               {"send_s", device.send_s},
+                               {"receive_s", device.receive_s},
+                               {"runtime_bytes", device.runtime_bytes},
+                               {"model_bytes", device.model_bytes},
+                               {"limit_bytes", device.limit_bytes},
+                               {"sent_bytes", device.sent_bytes},
+                               {"received_bytes", device.received_bytes},
+                               {"energy_j", device.energy_j}});
+  return json;
+}
+
+nlohmann::json candidates_to_json(const std::vector<Candidate>& candidates) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const Candidate& candidate : candidates)
+    json.push_back({{"what", candidate.what},
+                    {"latency_s", candidate.latency_s},
+                    {"reason", candidate.reason}});
+  return json;
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::size_t begin = 0;
+  for (std::size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n', begin)) {
+    lines.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return lines;
+}
+
+/// The programs of the planned shape, for people; agents compile their own.
+nlohmann::json programs_to_json(const Plan& plan) {
+  const std::vector<Program> programs = compile(plan, plan.shape);
+  nlohmann::json json = {{"digest", programs.front().digest}, {"text", nlohmann::json::array()}};
+  for (const Program& program : programs)
+    for (const std::string& line : lines_of(to_text(program))) json["text"].push_back(line);
+  return json;
+}
+
+}  // namespace
+
+void check(const Plan& plan) {
+  const Strategy& strategy = find_strategy(plan.strategy);
+  check_config(plan.teacher, "teacher");
+  if (plan.parts.empty() || plan.parts.size() > max_parts)
+    refuse("parts", std::to_string(plan.parts.size()), "1.." + std::to_string(max_parts));
+  check_names(plan);
+  for (std::size_t p = 0; p < plan.parts.size(); ++p)
+    check_part(plan.parts[p], plan.teacher, "parts[" + std::to_string(p) + "]");
+  if (plan.partition) check_partition(plan);
+  strategy.check(plan);
+}
+
+Plan read_plan(const std::filesystem::path& path) { return read(base::Reader::json_file(path)); }
+
+Plan plan_from_json(const std::string& text, const std::string& name) {
+  return read(base::Reader::json_text(text, name));
+}
+
+void write_plan(const Plan& plan, const std::filesystem::path& path) {
+  base::write_whole(path, to_json(plan).dump(1) + "\n");
+}
+
+nlohmann::json to_json(const Plan& plan) {
+  nlohmann::json json = {{"format", plan_format},
+                         {"name", plan.name},
+                         {"strategy", plan.strategy},
+                         {"teacher", model::config_to_json(plan.teacher)},
+                         {"teacher_digest", plan.teacher_digest},
+                         {"shape", {{"batch", plan.shape.batch}}},
+                         {"parts", nlohmann::json::array()},
+                         {"aggregator", plan.aggregator},
+                         {"partition", plan.partition},
+                         {"prediction", prediction_to_json(plan.prediction)},
+                         {"candidates", candidates_to_json(plan.candidates)},
+                         {"seed", plan.seed},
+                         {"programs", programs_to_json(plan)}};
+  for (const PlanPart& part : plan.parts) json["parts"].push_back(part_to_json(part));
+  return json;
+}
+
+}  // namespace cleave::plan

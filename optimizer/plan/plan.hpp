@@ -2,9 +2,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json_fwd.hpp>
 
 #include "model/config/config.hpp"
 
@@ -16,10 +17,12 @@ struct RequestShape {
   bool operator==(const RequestShape& other) const { return batch == other.batch; }
 };
 
-/// What one device of a plan runs. For `decomposed` a whole sub-model; for `local` the teacher itself on one device.
+/// What one device of a plan runs. For `decomposed` a whole sub-model; for `local` the teacher
+/// itself on one device.
 struct PlanPart {
   std::string device;
-  /// The sub-model's own config. Which teacher layers it keeps, ascending: layer i of the part is teacher layer layers[i].
+  /// The sub-model's own config. Which teacher layers it keeps, ascending: layer i of the part is
+  /// teacher layer layers[i].
   model::ModelConfig config;
   std::vector<std::int64_t> layers;
   /// For reading: share of the teacher's parameters and multiply-adds.
@@ -40,10 +43,12 @@ struct DevicePrediction {
 
 struct Prediction {
   double latency_s = 0;
-  /// Share of the teacher's importance kept, 0..1: a proxy that ranks, always printed as an estimate.
+  /// Share of the teacher's importance kept, 0..1: a proxy that ranks, always printed as an
+  /// estimate.
   double kept_importance = 0;
-  std::vector<DevicePrediction> devices;  // parts in order, then the aggregator ("aggregator@<device>")
-  std::string bottleneck;                 // from the critical path: "compute on cam", "link hub -> cam"
+  std::vector<DevicePrediction>
+      devices;             // parts in order, then the aggregator ("aggregator@<device>")
+  std::string bottleneck;  // from the critical path: "compute on cam", "link hub -> cam"
 };
 
 /// A plan that was considered and why it was not taken.
@@ -53,23 +58,24 @@ struct Candidate {
   std::string reason;
 };
 
-/// plan.json, format 1: strategy + shares + prediction + losers. Goals: everything an agent needs besides weights.
+/// plan.json, format 1: strategy + shares + prediction + losers. Goals: everything an agent needs
+/// besides weights.
 struct Plan {
   std::string name = "default";
   std::string strategy = "decomposed";  // a row of the table of strategies
   model::ModelConfig teacher;
-  std::string teacher_digest;           // SHA-256 of config.json and weights, or empty before decompose
+  std::string teacher_digest;  // SHA-256 of config.json and weights, or empty before decompose
   RequestShape shape;
-  std::vector<PlanPart> parts;          // rank p is parts[p]
-  std::string aggregator;               // the device it runs on; rank P
-  bool partition = false;               // Σ D_p ≤ D and Σ H_p ≤ H was enforced
+  std::vector<PlanPart> parts;  // rank p is parts[p]
+  std::string aggregator;       // the device it runs on; rank P
+  bool partition = false;       // Σ D_p ≤ D and Σ H_p ≤ H was enforced
   Prediction prediction;
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;
 };
 
-/// Throws std::runtime_error with file and field, also where parts contradict the teacher ("[plan.json] parts[1].config.
-/// layers[2].heads: keeps 4, the teacher has 3").
+/// Throws std::runtime_error with file and field, also where parts contradict the teacher
+/// ("[plan.json] parts[1].config. layers[2].heads: keeps 4, the teacher has 3").
 Plan read_plan(const std::filesystem::path& path);
 Plan plan_from_json(const std::string& text, const std::string& name);
 void write_plan(const Plan& plan, const std::filesystem::path& path);

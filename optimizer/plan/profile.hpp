@@ -4,15 +4,17 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json_fwd.hpp>
 
 #include "optimizer/plan/work.hpp"
 
 namespace cleave::plan {
 
-/// seconds = overhead_s + flops / flops_per_s + bytes / bytes_per_s for one kind of kernel. A rate of 0 means "no such term".
+/// seconds = overhead_s + flops / flops_per_s + bytes / bytes_per_s for one kind of kernel. A rate
+/// of 0 means "no such term".
 struct KernelCost {
   double overhead_s = 0;
   double flops_per_s = 0;
@@ -39,12 +41,14 @@ struct Sample {
   bool held_out = false;  // not used by the fit; the error is reported on these
 };
 
-/// Measured or hand-written figures of one device. Goals: readable by a person, one JSON file. Format version 1.
+/// Measured or hand-written figures of one device. Goals: readable by a person, one JSON file.
+/// Format version 1.
 struct Profile {
-  std::string machine;         // CPU model, cores, BLAS and kernel family, threads used
+  std::string machine;  // CPU model, cores, BLAS and kernel family, threads used
   std::vector<Sample> samples;
   CostModel cost;
-  /// Memory of the process before any model: libtorch's own, VmHWM after start and one warm product. Bytes.
+  /// Memory of the process before any model: libtorch's own, VmHWM after start and one warm
+  /// product. Bytes.
   double runtime_bytes = 0;
   /// Relative error on held-out samples.
   double median_error = 0, p90_error = 0;
@@ -52,6 +56,8 @@ struct Profile {
 
 /// Throws std::runtime_error with file and field.
 Profile read_profile(const std::filesystem::path& path);
+/// The same from a text; `name` stands for the file in messages.
+Profile profile_from_json(const std::string& text, const std::string& name);
 /// Whole or not at all.
 void write_profile(const Profile& profile, const std::filesystem::path& path);
 nlohmann::json to_json(const Profile& profile);

@@ -11,8 +11,8 @@
 
 namespace cleave::plan {
 
-/// The vocabulary of programs (design: strategies are programs). The two strategies here use input, sub_model, send, receive,
-/// fuse and output; others come with the strategies that need them.
+/// The vocabulary of programs (design: strategies are programs). The two strategies here use input,
+/// sub_model, send, receive, fuse and output; others come with the strategies that need them.
 enum class Op : std::uint8_t { input, sub_model, send, receive, fuse, output };
 
 using ValueId = std::int32_t;
@@ -27,17 +27,17 @@ struct ValueInfo {
 
 struct Instruction {
   Op op = Op::input;
-  ValueId result = -1;             // −1: none (send, output)
+  ValueId result = -1;  // −1: none (send, output)
   std::vector<ValueId> operands;
-  std::int32_t peer = -1;          // send, receive: rank
-  std::uint32_t tag = 0;           // send, receive: unique in the request between two ranks
-  std::int32_t part = -1;          // sub_model: which part of the plan
-  bool may_be_absent = false;      // receive: yields "absent" at its deadline
-  bool with_head = false;          // sub_model: logits instead of features (local)
+  std::int32_t peer = -1;      // send, receive: rank
+  std::uint32_t tag = 0;       // send, receive: unique in the request between two ranks
+  std::int32_t part = -1;      // sub_model: which part of the plan
+  bool may_be_absent = false;  // receive: yields "absent" at its deadline
+  bool with_head = false;      // sub_model: logits instead of features (local)
 };
 
-/// What one device does for one request of one shape. A pure function of (plan, shape, rank), integers only, so that the
-/// digest agrees on every machine.
+/// What one device does for one request of one shape. A pure function of (plan, shape, rank),
+/// integers only, so that the digest agrees on every machine.
 struct Program {
   std::int32_t rank = 0;
   std::vector<ValueInfo> values;
@@ -50,6 +50,8 @@ struct Strategy {
   std::string_view name;
   std::string_view summary;
   std::vector<Program> (*compile)(const Plan& plan, const RequestShape& shape);
+  /// What its shares must be, beyond check(plan). Throws std::invalid_argument.
+  void (*check)(const Plan& plan);
 };
 const std::vector<Strategy>& strategies();
 /// Throws std::invalid_argument that lists the known names.
@@ -63,7 +65,8 @@ std::string to_text(const Program& program);
 std::string_view name_of(Op op);
 
 /// Compute of one instruction (send and receive have none).
-std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program, const Plan& plan);
+std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
+                               const Plan& plan);
 /// Peak bytes of a program's values and activations on its device, weights not counted.
 double working_bytes(const Program& program, const Plan& plan);
 /// Weights of the rank (the part's, or the fusion head's).

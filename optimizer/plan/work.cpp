@@ -1,0 +1,183 @@
+#include "optimizer/plan/work.hpp"
+
+#include <algorithm>
+
+namespace cleave::plan {
+namespace {
+
+constexpr double bytes_of_float = 4;
+
+double real(std::int64_t count) { return static_cast<double>(count); }
+
+/// Collects kernels; those without any work (a layer without attention) are left out.
+class Work {
+ public:
+  void add(KernelKind kind, std::int64_t rows, std::int64_t inner, std::int64_t columns) {
+    if (rows > 0 && columns > 0) kernels_.push_back({kind, rows, inner, columns});
+  }
+  void matmul(std::int64_t rows, std::int64_t inner, std::int64_t columns) {
+    if (inner > 0) add(KernelKind::matmul, rows, inner, columns);
+  }
+  std::vector<Kernel> take() { return std::move(kernels_); }
+
+ private:
+  std::vector<Kernel> kernels_;
+};
+
+void add_embedding(Work& work, const model::ModelConfig& config, std::int64_t batch) {
+  const std::int64_t pixels_of_patch = config.channels * config.patch * config.patch;
+  work.add(KernelKind::elementwise, batch * config.channels, 0,
+           config.image_height * config.image_width);  // normalise
+  work.matmul(batch * config.num_patches(), pixels_of_patch, config.width);
+  work.add(KernelKind::elementwise, batch * config.num_tokens(), 0, config.width);  // positions
+}
+
+void add_attention(Work& work, const model::ModelConfig& config, std::int64_t heads,
+                   std::int64_t batch) {
+  if (heads == 0) return;
+  const std::int64_t rows = batch * config.num_tokens();
+  const std::int64_t inner = heads * config.head_width;
+  work.add(KernelKind::norm, rows, 0, config.width);
+  for (int projection = 0; projection < 3; ++projection) work.matmul(rows, config.width, inner);
+  work.add(KernelKind::attention, heads * rows, config.head_width, config.num_tokens());
+  work.matmul(rows, inner, config.width);
+  work.add(KernelKind::elementwise, rows, 0, config.width);  // residual
+}
+
+void add_mlp(Work& work, const model::ModelConfig& config, std::int64_t mlp_width,
+             std::int64_t batch) {
+  if (mlp_width == 0) return;
+  const std::int64_t rows = batch * config.num_tokens();
+  work.add(KernelKind::norm, rows, 0, config.width);
+  work.matmul(rows, config.width, mlp_width);
+  work.add(KernelKind::activation, rows, 0, mlp_width);
+  work.matmul(rows, mlp_width, config.width);
+  work.add(KernelKind::elementwise, rows, 0, config.width);  // residual
+}
+
+void add_head(Work& work, const model::ModelConfig& config, std::int64_t batch) {
+  if (config.classes == 0) return;
+  for (std::int64_t token = 0; token < config.summary_tokens; ++token)
+    work.matmul(batch, config.width, config.classes);
+  if (config.summary_tokens > 1) work.add(KernelKind::elementwise, batch, 0, config.classes);
+}
+
+/// Numbers alive while the pixels become tokens: the pixels as floats three times (before and after
+/// normalising, and as patches), the patches' tokens and the whole sequence twice (joined, with
+/// positions).
+double embedding_numbers(const model::ModelConfig& config, double batch) {
+  const double pixels = real(config.channels * config.image_height * config.image_width);
+  const double tokens = real(config.num_tokens() * config.width);
+  return batch * (3 * pixels + 3 * tokens);
+}
+
+/// Numbers alive in attention: the stream and its norm; q, k, v and their copies by head; scores
+/// before and after softmax; the context by head, joined, and projected.
+double attention_numbers(const model::ModelConfig& config, double heads, double batch) {
+  const double tokens = real(config.num_tokens());
+  const double inner = heads * real(config.head_width);
+  return batch *
+         (3 * tokens * real(config.width) + 7 * tokens * inner + 2 * heads * tokens * tokens);
+}
+
+/// Numbers alive in the MLP: the stream, its norm and the result; the wide layer before and after
+/// its activation.
+double mlp_numbers(const model::ModelConfig& config, double mlp_width, double batch) {
+  return batch * real(config.num_tokens()) * (3 * real(config.width) + 2 * mlp_width);
+}
+
+}  // namespace
+
+double Kernel::flops() const {
+  switch (kind) {
+    case KernelKind::matmul:
+      return 2 * real(rows) * real(inner) * real(columns);
+    // q·kᵀ and ·v; softmax is counted by its bytes.
+    case KernelKind::attention:
+      return 4 * real(rows) * real(inner) * real(columns);
+    case KernelKind::norm:
+    case KernelKind::activation:
+    case KernelKind::elementwise:
+      return 0;
+  }
+  return 0;
+}
+
+double Kernel::bytes() const {
+  const double cells = real(rows) * real(columns);
+  switch (kind) {
+    case KernelKind::matmul:
+      return bytes_of_float * (real(rows) * real(inner) + real(inner) * real(columns) + cells);
+    // q, k, v and the context, and the scores: written by the product, read and written by softmax,
+    // read by ·v.
+    case KernelKind::attention:
+      return bytes_of_float * (4 * real(rows) * real(inner) + 4 * cells);
+    case KernelKind::norm:
+      return bytes_of_float * (2 * cells + 2 * real(columns));
+    case KernelKind::activation:
+      return bytes_of_float * 2 * cells;
+    case KernelKind::elementwise:
+      return bytes_of_float * 3 * cells;
+  }
+  return 0;
+}
+
+std::string_view name_of(KernelKind kind) {
+  switch (kind) {
+    case KernelKind::matmul:
+      return "matmul";
+    case KernelKind::attention:
+      return "attention";
+    case KernelKind::norm:
+      return "norm";
+    case KernelKind::activation:
+      return "activation";
+    case KernelKind::elementwise:
+      return "elementwise";
+  }
+  return "?";
+}
+
+std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int64_t batch,
+                                     bool with_head) {
+  Work work;
+  add_embedding(work, config, batch);
+  for (const model::LayerShape& layer : config.layers) {
+    add_attention(work, config, layer.heads, batch);
+    add_mlp(work, config, layer.mlp_width, batch);
+  }
+  work.add(KernelKind::norm, batch * config.num_tokens(), 0, config.width);
+  if (with_head) add_head(work, config, batch);
+  return work.take();
+}
+
+std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
+                                      const std::vector<std::int64_t>& widths, std::int64_t batch) {
+  Work work;
+  const std::int64_t rows = batch * teacher.summary_tokens;
+  for (const std::int64_t width : widths) {
+    work.matmul(rows, width, teacher.width);
+    work.add(KernelKind::elementwise, rows, 0, teacher.width);  // into the sum
+  }
+  work.add(KernelKind::elementwise, rows, 0, teacher.width);  // over those present
+  add_head(work, teacher, batch);
+  return work.take();
+}
+
+double weight_bytes(const model::ModelConfig& config) {
+  return bytes_of_float * real(model::count_parameters(config));
+}
+
+double activation_bytes(const model::ModelConfig& config, std::int64_t batch) {
+  const double images = real(batch);
+  double most = embedding_numbers(config, images);
+  for (const model::LayerShape& layer : config.layers) {
+    if (layer.heads > 0)
+      most = std::max(most, attention_numbers(config, real(layer.heads), images));
+    if (layer.mlp_width > 0)
+      most = std::max(most, mlp_numbers(config, real(layer.mlp_width), images));
+  }
+  return bytes_of_float * most;
+}
+
+}  // namespace cleave::plan

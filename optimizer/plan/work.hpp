@@ -10,11 +10,11 @@ namespace cleave::plan {
 
 /// What a stretch of compute is made of. Each kind has its own cost model, fitted from a profile.
 enum class KernelKind {
-  matmul,        // weight product: rows x inner · inner x columns (linear, patch embedding, classifier)
-  attention,     // q·kᵀ, softmax, ·v of one layer: rows = B·H·N queries, inner = K, columns = N keys
-  norm,          // LayerNorm over rows x columns
-  activation,    // GELU … over rows x columns
-  elementwise,   // add, bias, copy, concat, cast, normalise over rows x columns
+  matmul,  // weight product: rows x inner · inner x columns (linear, patch embedding, classifier)
+  attention,  // q·kᵀ, softmax, ·v of one layer: rows = B·H·N queries, inner = K, columns = N keys
+  norm,       // LayerNorm over rows x columns
+  activation,   // GELU … over rows x columns
+  elementwise,  // add, bias, copy, concat, cast, normalise over rows x columns
 };
 constexpr int num_kernel_kinds = 5;
 
@@ -30,15 +30,18 @@ struct Kernel {
 
 std::string_view name_of(KernelKind kind);
 
-/// All kernels of a whole forward pass (features only, or with the classifier) of a model for a batch, in order.
-std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int64_t batch, bool with_head);
+/// All kernels of a whole forward pass (features only, or with the classifier) of a model for a
+/// batch, in order.
+std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int64_t batch,
+                                     bool with_head);
 /// Of the fusion head over parts of the given widths.
-std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher, const std::vector<std::int64_t>& widths, std::int64_t batch);
+std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
+                                      const std::vector<std::int64_t>& widths, std::int64_t batch);
 
 /// Bytes of all weights, fp32.
 double weight_bytes(const model::ModelConfig& config);
-/// Peak bytes of activations of one forward pass with libtorch's eager allocation (largest block: input, norm, q, k, v, scores,
-/// context or MLP's two widths), fp32.
+/// Peak bytes of activations of one forward pass with libtorch's eager allocation (largest block:
+/// input, norm, q, k, v, scores, context or MLP's two widths), fp32.
 double activation_bytes(const model::ModelConfig& config, std::int64_t batch);
 
 }  // namespace cleave::plan

@@ -1,0 +1,34 @@
+#include <stdexcept>
+
+#include "optimizer/plan/strategies/strategies.hpp"
+
+namespace cleave::plan {
+
+void check_decomposed(const Plan& plan) {
+  if (plan.teacher.classes == 0)
+    throw std::invalid_argument(
+        "[check] plan.teacher: saw no classifier, the strategy 'decomposed' needs one to fuse");
+}
+
+/// Agent p: f = sub_model(x); send(f). Aggregator: fuse of those that came; output.
+std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& shape) {
+  const auto num_parts = static_cast<std::int32_t>(plan.parts.size());
+  ProgramBuilder aggregator(num_parts);
+  std::vector<Program> programs;
+  std::vector<ValueId> features;
+  for (std::int32_t p = 0; p < num_parts; ++p) {
+    const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].config;
+    const auto tag = static_cast<std::uint32_t>(p);
+    ProgramBuilder agent(p);
+    const ValueId pixels = agent.input(config, shape.batch);
+    const ValueId feature = agent.sub_model(p, config, pixels, false);
+    agent.send(feature, num_parts, tag);
+    features.push_back(aggregator.receive(agent.info(feature), p, tag, true));
+    programs.push_back(agent.take());
+  }
+  aggregator.output(aggregator.fuse(plan.teacher, std::move(features), shape.batch));
+  programs.push_back(aggregator.take());
+  return programs;
+}
+
+}  // namespace cleave::plan
