@@ -9,8 +9,9 @@
 
 namespace cleave::net {
 
-/// Bytes with a shared owner. A send keeps the owner until it is written; a received buffer becomes a tensor without a copy
-/// (its owner goes with it). Freeing may happen on either thread. What is under a send is never written again.
+/// Bytes with a shared owner. A send keeps the owner until it is written; a received buffer becomes
+/// a tensor without a copy (its owner goes with it). Freeing may happen on either thread. What is
+/// under a send is never written again.
 class Buffer {
  public:
   Buffer() = default;
@@ -38,7 +39,11 @@ struct Value {
   /// False: the peer did not deliver in time; only `fuse` accepts that.
   bool present = true;
 
-  static Value absent() { Value v; v.present = false; return v; }
+  static Value absent() {
+    Value v;
+    v.present = false;
+    return v;
+  }
   std::int64_t count() const {
     std::int64_t n = 1;
     for (auto d : dims) n *= d;

@@ -1,1 +1,290 @@
 #pragma once
+
+// Messages: what frames say.
+//
+// Goals: each message is a plain struct whose `fields` are its wire format, written once for both
+// directions; decoding is pure and refuses every byte that does not belong; a tensor is passed on
+// as the memory it was received into. Non-goals: optional fields (a new kind or a longer header is
+// how the protocol grows).
+//
+//   kind  name            from → to               answer
+//   1     hello           who dialled → listener  welcome or refused
+//   2     welcome         listener → who dialled
+//   3     refused         listener → who dialled  the connection ends
+//   4     admit           aggregator → agent      values, then done; or busy; or failed
+//   5     busy            agent → aggregator      the request may be offered again
+//   6     value           between devices
+//   7     done            agent → aggregator      the request holds nothing there any more
+//   8     failed          agent → aggregator
+//   9     cancel          to who works on it      done
+//   10    abort           to all who work on it   done
+//   11    ping            either                  pong
+//   12    pong            either
+//   13    status_request  client → server         status_reply
+//   14    status_reply    server → client
+//   15    infer_request   client → server         infer_answer
+//   16    infer_answer    server → client
+//   17    drain           listener → who dialled  no new requests, please
+//   18    bye             either                  the connection ends, nothing was lost
+//   32-39 reserved for pushing parts
+//
+// Integers and doubles are little-endian, 8 bytes for a double (IEEE 754); a text is its length (4
+// bytes) and its bytes; a list is its length (4 bytes) and its items.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "net/buffer.hpp"
+#include "net/frame.hpp"
+
+namespace cleave::net {
+
+enum class Kind : std::uint16_t {
+  hello = 1,
+  welcome,
+  refused,
+  admit,
+  busy,
+  value,
+  done,
+  failed,
+  cancel,
+  abort,
+  ping,
+  pong,
+  status_request,
+  status_reply,
+  infer_request,
+  infer_answer,
+  drain,
+  bye,
+  first_push = 32,
+  last_push = 39,
+};
+/// "admit", "busy" …; "push" for the reserved kinds, "?" else.
+std::string_view name_of(Kind kind);
+
+/// What the header says of every message.
+struct Envelope {
+  std::uint64_t request = 0;
+  std::uint32_t epoch = 0;
+  std::uint32_t tag = 0;
+  std::uint64_t sequence = 0;
+  /// The sender's last frame of this request: it holds nothing of it any more.
+  bool last = false;
+};
+
+enum class Role : std::uint8_t { aggregator = 1, agent = 2, client = 3 };
+
+/// Opens a connection. A client leaves bundle, plan and device empty; the epoch is the plan epoch
+/// that the sender is in.
+struct Hello : Envelope {
+  static constexpr Kind kind = Kind::hello;
+  Role role = Role::aggregator;
+  std::string bundle;  // identity, 64 hex digits
+  std::string plan;
+  std::string device;  // whom the sender believes to have reached
+  std::string name;    // of the sender
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.role, m.bundle, m.plan, m.device, m.name);
+  }
+};
+
+struct Welcome : Envelope {
+  static constexpr Kind kind = Kind::welcome;
+  std::string bundle, plan, device;
+  std::uint32_t max_requests = 0;  // admitted at once (W)
+  double memory_bytes = 0;         // what the device gives; 0: no limit
+  std::string model_json;          // server → client
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.bundle, m.plan, m.device, m.max_requests, m.memory_bytes, m.model_json);
+  }
+};
+
+struct Refused : Envelope {
+  static constexpr Kind kind = Kind::refused;
+  std::string text;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.text);
+  }
+};
+
+/// Offers a request and its input. The deadline is relative, because clocks differ.
+struct Admit : Envelope {
+  static constexpr Kind kind = Kind::admit;
+  std::string digest;  // of the programs, 64 hex digits
+  std::uint32_t deadline_ms = 0;
+  std::uint32_t batch = 0;
+  Value tensor;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.digest, m.deadline_ms, m.batch);
+  }
+};
+
+struct Busy : Envelope {
+  static constexpr Kind kind = Kind::busy;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+/// A value of the program, with what it cost at the sender.
+struct ValueMessage : Envelope {
+  static constexpr Kind kind = Kind::value;
+  double queued_s = 0, compute_s = 0, wait_s = 0;
+  Value tensor;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.queued_s, m.compute_s, m.wait_s);
+  }
+};
+
+struct Done : Envelope {
+  static constexpr Kind kind = Kind::done;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+struct Failed : Envelope {
+  static constexpr Kind kind = Kind::failed;
+  std::string text;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.text);
+  }
+};
+
+/// Nobody wants the answer any more.
+struct Cancel : Envelope {
+  static constexpr Kind kind = Kind::cancel;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+/// The request cannot be completed; whoever works on it stops.
+struct Abort : Envelope {
+  static constexpr Kind kind = Kind::abort;
+  std::string text;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.text);
+  }
+};
+
+struct Ping : Envelope {
+  static constexpr Kind kind = Kind::ping;
+  std::uint64_t stamp = 0;  // comes back in the pong
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.stamp);
+  }
+};
+
+struct Pong : Envelope {
+  static constexpr Kind kind = Kind::pong;
+  std::uint64_t stamp = 0;
+  double memory_bytes = 0;  // peak of the process so far; 0: not known
+  std::int64_t queued = 0;  // requests admitted
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.stamp, m.memory_bytes, m.queued);
+  }
+};
+
+struct StatusRequest : Envelope {
+  static constexpr Kind kind = Kind::status_request;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+struct StatusReply : Envelope {
+  static constexpr Kind kind = Kind::status_reply;
+  struct Agent {
+    std::string device, address;
+    bool connected = false;
+    std::string last_error;
+    double memory_bytes = 0, round_trip_s = 0;
+    std::int64_t queued = 0, answered = 0;
+    template <class Self, class Archive>
+    static void fields(Self& m, Archive& archive) {
+      archive(m.device, m.address, m.connected, m.last_error, m.memory_bytes, m.round_trip_s,
+              m.queued, m.answered);
+    }
+  };
+  std::vector<Agent> agents;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.agents);
+  }
+};
+
+struct InferRequest : Envelope {
+  static constexpr Kind kind = Kind::infer_request;
+  std::uint32_t deadline_ms = 0;
+  bool require_all = false;
+  Value tensor;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.deadline_ms, m.require_all);
+  }
+};
+
+/// The tensor is absent where there is no answer.
+struct InferAnswer : Envelope {
+  static constexpr Kind kind = Kind::infer_answer;
+  struct Device {
+    std::string device;
+    bool present = false;
+    double queued_s = 0, compute_s = 0, round_trip_s = 0, predicted_s = 0;
+    std::uint64_t sent_bytes = 0, received_bytes = 0;
+    template <class Self, class Archive>
+    static void fields(Self& m, Archive& archive) {
+      archive(m.device, m.present, m.queued_s, m.compute_s, m.round_trip_s, m.predicted_s,
+              m.sent_bytes, m.received_bytes);
+    }
+  };
+  std::uint8_t status = 0;
+  std::string text;
+  double queue_s = 0, fuse_s = 0, total_s = 0, overhead_s = 0;
+  std::vector<Device> devices;
+  Value tensor = Value::absent();
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.status, m.text, m.queue_s, m.fuse_s, m.total_s, m.overhead_s, m.devices);
+  }
+};
+
+struct Drain : Envelope {
+  static constexpr Kind kind = Kind::drain;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+struct Bye : Envelope {
+  static constexpr Kind kind = Kind::bye;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+using Message =
+    std::variant<Hello, Welcome, Refused, Admit, Busy, ValueMessage, Done, Failed, Cancel, Abort,
+                 Ping, Pong, StatusRequest, StatusReply, InferRequest, InferAnswer, Drain, Bye>;
+
+/// The frame of a message; its payload is the tensor's own memory. Throws std::invalid_argument
+/// where a text or the whole is longer than a reader accepts, or the tensor's bytes do not match
+/// its dims.
+Frame encode(const Message& message);
+
+/// `body` is descriptor and fields, `payload` what follows; sizes are those the header says.
+Result<Message> decode(const Header& header, const std::byte* body, Buffer payload);
+
+Kind kind_of(const Message& message);
+const Envelope& envelope_of(const Message& message);
+
+}  // namespace cleave::net

@@ -1,0 +1,276 @@
+#include "net/message.hpp"
+
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace cleave::net {
+namespace {
+
+Value tensor(std::vector<std::int64_t> dims) {
+  Value value;
+  value.element = base::Element::f32;
+  value.dims = std::move(dims);
+  std::vector<float> numbers(static_cast<std::size_t>(value.count()));
+  std::iota(numbers.begin(), numbers.end(), 1.0f);
+  value.data = Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+  return value;
+}
+
+Result<Message> decode_frame(const Frame& frame, const Limits& limits = {}) {
+  const auto header = decode_header(frame.head.data(), limits);
+  if (!header) return header.error();
+  return decode(*header, frame.head.data() + header_bytes, frame.payload);
+}
+
+template <class M>
+M round_trip(const M& message) {
+  const auto back = decode_frame(encode(message));
+  EXPECT_TRUE(back.has_value()) << back.error().message();
+  EXPECT_TRUE(std::holds_alternative<M>(*back));
+  return std::get<M>(*back);
+}
+
+/// One of each, with every field set.
+std::vector<Message> one_of_each() {
+  std::vector<Message> messages;
+  Hello hello;
+  hello.role = Role::client;
+  hello.bundle = std::string(64, 'a');
+  hello.plan = "default";
+  hello.device = "pi4";
+  hello.name = "hub";
+  hello.epoch = 3;
+  messages.emplace_back(hello);
+  Welcome welcome;
+  welcome.bundle = "b";
+  welcome.plan = "p";
+  welcome.device = "d";
+  welcome.max_requests = 4;
+  welcome.memory_bytes = 2.5e8;
+  welcome.model_json = "{\"labels\": [\"café\"]}";
+  messages.emplace_back(welcome);
+  Refused refused;
+  refused.text = "bundle: saw x, needs y";
+  messages.emplace_back(refused);
+  Admit admit;
+  admit.request = 9;
+  admit.epoch = 2;
+  admit.digest = std::string(64, 'd');
+  admit.deadline_ms = 1500;
+  admit.batch = 1;
+  admit.tensor = tensor({1, 3, 2, 2});
+  messages.emplace_back(admit);
+  messages.emplace_back(Busy{});
+  ValueMessage value;
+  value.request = 9;
+  value.tag = 1;
+  value.last = true;
+  value.queued_s = 0.25;
+  value.compute_s = 0.5;
+  value.wait_s = 0.125;
+  value.tensor = tensor({1, 1, 8});
+  messages.emplace_back(value);
+  messages.emplace_back(Done{});
+  Failed failed;
+  failed.text = "out of memory";
+  messages.emplace_back(failed);
+  messages.emplace_back(Cancel{});
+  Abort abort;
+  abort.text = "no K/V";
+  messages.emplace_back(abort);
+  Ping ping;
+  ping.stamp = 77;
+  messages.emplace_back(ping);
+  Pong pong;
+  pong.stamp = 77;
+  pong.memory_bytes = 1e8;
+  pong.queued = 2;
+  messages.emplace_back(pong);
+  messages.emplace_back(StatusRequest{});
+  StatusReply reply;
+  reply.agents.resize(2);
+  reply.agents[1].device = "cam";
+  reply.agents[1].address = "127.0.0.1:7103";
+  reply.agents[1].connected = true;
+  reply.agents[1].last_error = "none";
+  reply.agents[1].answered = 12;
+  messages.emplace_back(reply);
+  InferRequest ask;
+  ask.request = 4;
+  ask.deadline_ms = 100;
+  ask.require_all = true;
+  ask.tensor = tensor({2, 2});
+  messages.emplace_back(ask);
+  InferAnswer answer;
+  answer.request = 4;
+  answer.status = 1;
+  answer.text = "overloaded";
+  answer.total_s = 0.5;
+  answer.devices.resize(1);
+  answer.devices[0].device = "hub";
+  answer.devices[0].present = true;
+  answer.devices[0].sent_bytes = 1234;
+  messages.emplace_back(answer);
+  answer.tensor = tensor({2, 10});
+  messages.emplace_back(answer);
+  messages.emplace_back(Drain{});
+  messages.emplace_back(Bye{});
+  return messages;
+}
+
+TEST(Message, EveryKindComesBackTheSame) {
+  for (const auto& message : one_of_each()) {
+    const auto frame = encode(message);
+    const auto back = decode_frame(frame);
+    ASSERT_TRUE(back.has_value()) << name_of(kind_of(message)) << ": " << back.error().message();
+    EXPECT_EQ(kind_of(*back), kind_of(message));
+    EXPECT_EQ(encode(*back).head, frame.head) << name_of(kind_of(message));
+    EXPECT_NE(name_of(kind_of(message)), "?");
+  }
+}
+
+TEST(Message, FieldsComeBack) {
+  const auto messages = one_of_each();
+  const auto hello = round_trip(std::get<Hello>(messages[0]));
+  EXPECT_EQ(hello.role, Role::client);
+  EXPECT_EQ(hello.device, "pi4");
+  EXPECT_EQ(hello.epoch, 3u);
+  const auto value = round_trip(std::get<ValueMessage>(messages[5]));
+  EXPECT_TRUE(value.last);
+  EXPECT_EQ(value.request, 9u);
+  EXPECT_EQ(value.tag, 1u);
+  EXPECT_EQ(value.compute_s, 0.5);
+  EXPECT_EQ(value.tensor.dims, (std::vector<std::int64_t>{1, 1, 8}));
+  const auto reply = round_trip(std::get<StatusReply>(messages[13]));
+  ASSERT_EQ(reply.agents.size(), 2u);
+  EXPECT_TRUE(reply.agents[1].connected);
+  EXPECT_EQ(reply.agents[1].answered, 12);
+  const auto answer = round_trip(std::get<InferAnswer>(messages[15]));
+  EXPECT_FALSE(answer.tensor.present);
+  EXPECT_EQ(answer.devices[0].sent_bytes, 1234u);
+}
+
+// No copy: the frame's payload is the tensor's memory, and the decoded tensor is the payload.
+TEST(Message, TensorKeepsItsMemory) {
+  ValueMessage value;
+  value.tensor = tensor({4, 4});
+  const auto* bytes = value.tensor.data.data();
+  const auto frame = encode(value);
+  EXPECT_EQ(frame.payload.data(), bytes);
+  EXPECT_EQ(frame.payload.owner(), value.tensor.data.owner());
+  const auto back = decode_frame(frame);
+  ASSERT_TRUE(back.has_value());
+  EXPECT_EQ(std::get<ValueMessage>(*back).tensor.data.data(), bytes);
+}
+
+/// Decodes after `forge` has changed header or body; the lengths follow the body.
+template <class Forge>
+Errc forged(const Message& message, Forge forge) {
+  auto frame = encode(message);
+  auto header = *decode_header(frame.head.data(), {});
+  std::vector<std::byte> body(frame.head.begin() + header_bytes, frame.head.end());
+  forge(header, body, frame.payload);
+  header.body_length = static_cast<std::uint32_t>(body.size());
+  const auto back = decode(header, body.data(), frame.payload);
+  EXPECT_FALSE(back.has_value());
+  return back ? Errc::closed : static_cast<Errc>(back.error().value());
+}
+
+TEST(Message, RefusesAnUnknownKind) {
+  for (const int kind : {0, 19, 32, 39, 65535})
+    EXPECT_EQ(forged(Bye{}, [kind](Header& h, auto&,
+                                   auto&) { h.kind = static_cast<std::uint16_t>(kind); }),
+              Errc::unknown_kind);
+}
+
+TEST(Message, RefusesEveryTruncation) {
+  for (const auto& message : one_of_each()) {
+    const auto frame = encode(message);
+    const auto whole = frame.head.size() - header_bytes;
+    for (std::size_t size = 0; size < whole; ++size) {
+      auto header = *decode_header(frame.head.data(), {});
+      header.body_length = static_cast<std::uint32_t>(size);
+      const auto back = decode(header, frame.head.data() + header_bytes, frame.payload);
+      EXPECT_FALSE(back.has_value()) << name_of(kind_of(message)) << " cut to " << size;
+    }
+  }
+}
+
+TEST(Message, RefusesTrailingBytes) {
+  EXPECT_EQ(forged(Bye{}, [](Header&, auto& body, auto&) { body.push_back({}); }),
+            Errc::trailing_bytes);
+}
+
+TEST(Message, RefusesAPayloadThatDoesNotMatchItsDims) {
+  ValueMessage value;
+  value.tensor = tensor({4, 4});
+  EXPECT_EQ(forged(value, [](Header&, auto& body, auto&) { body[8] = std::byte{5}; }),
+            Errc::payload_mismatch);
+  EXPECT_EQ(forged(value, [](Header&, auto&, Buffer& p) { p = Buffer(p.owner(), p.data(), 60); }),
+            Errc::payload_mismatch);
+  EXPECT_EQ(forged(value, [](Header&, auto& body, auto&) { body[15] = std::byte{0x7f}; }),
+            Errc::bad_dims);
+}
+
+TEST(Message, RefusesAMissingOrUnexpectedTensor) {
+  const auto drop = [](Header& h, auto& body, Buffer& payload) {
+    h.flags = 0;
+    body.erase(body.begin(), body.begin() + 24);
+    payload = {};
+  };
+  ValueMessage value;
+  value.tensor = tensor({4, 4});
+  EXPECT_EQ(forged(value, drop), Errc::missing_tensor);
+  EXPECT_EQ(forged(Bye{}, [](Header& h, auto&, auto&) { h.flags = flag_tensor; }),
+            Errc::unexpected_tensor);
+}
+
+TEST(Message, RefusesFieldsOutOfRange) {
+  Hello hello;
+  EXPECT_EQ(forged(hello, [](Header&, auto& body, auto&) { body[0] = std::byte{9}; }),
+            Errc::bad_field);
+  Pong pong;  // stamp, then a double: all ones is not a number
+  EXPECT_EQ(forged(pong,
+                   [](Header&, auto& body, auto&) {
+                     for (std::size_t i = 8; i < 16; ++i) body[i] = std::byte{0xff};
+                   }),
+            Errc::bad_field);
+  Refused refused;  // a text said to be 4 GiB long
+  EXPECT_EQ(forged(refused,
+                   [](Header&, auto& body, auto&) {
+                     for (auto& byte : body) byte = std::byte{0xff};
+                   }),
+            Errc::truncated);
+  StatusReply reply;  // a list said to have 2^32 − 1 items
+  EXPECT_EQ(forged(reply,
+                   [](Header&, auto& body, auto&) {
+                     for (auto& byte : body) byte = std::byte{0xff};
+                   }),
+            Errc::truncated);
+}
+
+TEST(Message, EncodeRefusesWhatNoReaderAccepts) {
+  ValueMessage value;
+  value.tensor = tensor({4, 4});
+  value.tensor.dims = {4, 5};
+  EXPECT_THROW(encode(value), std::invalid_argument);
+  value.tensor = Value::absent();
+  EXPECT_THROW(encode(value), std::invalid_argument);
+  Failed failed;
+  failed.text.assign(2u << 20, 'x');
+  try {
+    encode(failed);
+    FAIL() << "nothing was thrown";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(), "[encode] failed: saw 2097156 bytes, needs at most 1048576");
+  }
+}
+
+}  // namespace
+}  // namespace cleave::net
