@@ -94,13 +94,15 @@ void sweep(const fs::path& folder, const std::string& stem) {
     // Our own forms only: digits, a dash, digits.
     const std::string rest = name.substr(stem.size());
     if (rest.empty() || rest.find_first_not_of("0123456789-") != std::string::npos) continue;
-    const Descriptor held(::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    const Descriptor held(
+        ::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (!held.is_open() || ::flock(held.get(), LOCK_EX | LOCK_NB) != 0) continue;
     if (same_file(held.get(), entry->path())) fs::remove_all(entry->path(), ignored);
   }
 }
 
-/// Folders and links too. Some file systems refuse to sync folders; that is no failure of ours.
+/// fsync, of files and folders. Some file systems refuse to sync folders; that is no failure of
+/// ours.
 int sync(int fd) {
   while (::fsync(fd) != 0) {
     if (errno == EINTR) continue;
@@ -115,9 +117,15 @@ void sync_path(const fs::path& path) {
   if (const int error = sync(file.get())) throw system_failure(path, "write", error);
 }
 
-bool is_regular_or_missing(const fs::path& path) {
+enum class Kind { missing, regular, folder, other };
+
+/// What is there, through links. What cannot be looked at counts as missing: creating it then says
+/// why.
+Kind kind_of(const fs::path& path) {
   struct stat status {};
-  return ::stat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode);
+  if (::stat(path.c_str(), &status) != 0) return Kind::missing;
+  if (S_ISREG(status.st_mode)) return Kind::regular;
+  return S_ISDIR(status.st_mode) ? Kind::folder : Kind::other;
 }
 
 /// Renaming onto a link would replace the link, not what it leads to.
@@ -191,8 +199,9 @@ MappedFile::MappedFile(const fs::path& path) {
 }
 
 StagedFile::StagedFile(const fs::path& path) : path_(without_links(path)) {
-  if (path_.empty() || fs::is_directory(path_)) throw system_failure(path, "write", EISDIR);
-  if (is_regular_or_missing(path_)) {
+  const Kind there = kind_of(path_);
+  if (there == Kind::folder || !path_.has_filename()) throw system_failure(path, "write", EISDIR);
+  if (there != Kind::other) {
     Descriptor file = create_staged(path_, staged_);
     keep_rights(file.get(), path_);
     fd_ = file.release();
@@ -240,18 +249,25 @@ void StagedFile::commit() {
 
 namespace {
 
-/// The parents of `target` that do not exist yet, created; outermost first.
-std::vector<fs::path> make_parents(const fs::path& target) {
+/// Creates the parents of `target` that do not exist yet and notes them in `made`, outermost first.
+void make_parents(const fs::path& target, std::vector<fs::path>& made) {
   std::vector<fs::path> missing;
-  for (fs::path at = folder_of(target); !fs::exists(at); at = folder_of(at)) {
+  for (fs::path at = folder_of(target); kind_of(at) == Kind::missing; at = folder_of(at)) {
+    if (at == folder_of(at)) break;
     missing.insert(missing.begin(), at);
   }
   for (const fs::path& folder : missing) {
-    std::error_code error;
-    fs::create_directory(folder, error);
-    if (error) throw system_failure(target, "write", error.value());
+    if (::mkdir(folder.c_str(), 0777) == 0) {
+      made.push_back(folder);
+    } else if (errno != EEXIST) {
+      throw system_failure(target, "write", errno);
+    }
   }
-  return missing;
+}
+
+/// Those that are still empty: nobody else has used them.
+void remove_parents(const std::vector<fs::path>& made) {
+  for (auto folder = made.rbegin(); folder != made.rend(); ++folder) ::rmdir(folder->c_str());
 }
 
 Descriptor create_staging(const fs::path& target, const fs::path& folder, const std::string& stem,
@@ -288,7 +304,7 @@ void merge(const fs::path& from, const fs::path& to, const std::string& skip) {
   for (const fs::path& entry : entries) {
     if (entry.filename() == skip) continue;
     const fs::path place = to / entry.filename();
-    const bool folders = fs::is_directory(entry) && fs::is_directory(place);
+    const bool folders = kind_of(entry) == Kind::folder && kind_of(place) == Kind::folder;
     folders ? merge(entry, place, "") : move_file(entry, place);
   }
   sync_path(to);
@@ -298,33 +314,40 @@ void merge(const fs::path& from, const fs::path& to, const std::string& skip) {
 
 StagedFolder::StagedFolder(const fs::path& target, std::string last)
     : target_(target.has_filename() ? target : target.parent_path()), last_(std::move(last)) {
-  if (target_.empty() || (fs::exists(target_) && !fs::is_directory(target_))) {
+  const Kind there = kind_of(target_);
+  if (there == Kind::regular || there == Kind::other) {
     throw system_failure(target, "write", ENOTDIR);
   }
-  const bool exists = fs::exists(target_);
-  if (!exists) made_parents_ = make_parents(target_);
-  const std::string stem = exists ? ".staging-" : "." + target_.filename().string() + ".staging-";
-  lock_ = create_staging(target_, exists ? target_ : folder_of(target_), stem, staging_).release();
+  try {
+    if (there == Kind::folder) {
+      lock_ = create_staging(target_, target_, ".staging-", staging_).release();
+    } else {
+      const std::string stem = "." + target_.filename().string() + ".staging-";
+      make_parents(target_, made_parents_);
+      lock_ = create_staging(target_, folder_of(target_), stem, staging_).release();
+    }
+  } catch (...) {
+    remove_parents(made_parents_);
+    throw;
+  }
 }
 
 StagedFolder::~StagedFolder() {
   std::error_code ignored;
   fs::remove_all(staging_, ignored);
   if (lock_ >= 0) ::close(lock_);
-  if (committed_) return;
-  for (auto folder = made_parents_.rbegin(); folder != made_parents_.rend(); ++folder) {
-    fs::remove(*folder, ignored);  // stays where somebody else has used it by now
-  }
+  if (!committed_) remove_parents(made_parents_);
 }
 
 void StagedFolder::commit() {
   try {
     sync_tree(staging_);
-    if (!fs::exists(target_) && ::rename(staging_.c_str(), target_.c_str()) == 0) {
+    if (kind_of(target_) == Kind::missing) {
+      move_file(staging_, target_);
       sync_path(folder_of(target_));
     } else {
       merge(staging_, target_, last_);
-      if (fs::exists(staging_ / last_)) move_file(staging_ / last_, target_ / last_);
+      if (kind_of(staging_ / last_) == Kind::regular) move_file(staging_ / last_, target_ / last_);
       sync_path(target_);
     }
   } catch (const fs::filesystem_error& error) {

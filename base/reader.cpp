@@ -21,8 +21,14 @@ constexpr std::uint64_t largest_file = 128u << 20;
 /// What is nested deeper was made to exhaust the stack, not to describe a model.
 constexpr int deepest = 64;
 
-/// One line of at most `longest` bytes, whatever a hostile file put into it.
-std::string one_line(std::string text, std::size_t longest) {
+std::string dumped(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// One line of valid UTF-8 of at most `longest` bytes, whatever a hostile file put into it.
+std::string one_line(const std::string& raw, std::size_t longest) {
+  std::string text =
+      Json::parse(dumped(raw)).get<std::string>();  // there and back: bad bytes are replaced
   for (char& letter : text) {
     if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f) letter = ' ';
   }
@@ -30,10 +36,6 @@ std::string one_line(std::string text, std::size_t longest) {
   std::size_t end = longest;
   while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // whole letters
   return text.substr(0, end) + "…";
-}
-
-std::string dumped(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 /// "saw …": short, and never the whole of a large table.
@@ -342,7 +344,10 @@ auto Reader::parsed(Parse parse) const {
 
 std::uint64_t Reader::bytes() const {
   if (value_->is_string()) return parsed(parse_bytes);
-  if (!value_->is_number_unsigned()) throw mismatch("bytes, such as 268435456 or \"256 MB\"");
+  // JSON's whole numbers are unsigned where they can be, TOML's are always signed.
+  const bool fits = value_->is_number_unsigned() ||
+                    (value_->is_number_integer() && value_->get<std::int64_t>() >= 0);
+  if (!fits) throw mismatch("bytes, such as 268435456 or \"256 MB\"");
   return value_->get<std::uint64_t>();
 }
 

@@ -81,7 +81,7 @@ std::string format(double value, const Units& units) {
     if (rounded(value) >= unit.scale * (1 - 1e-9)) chosen = &unit;
   }
   const double scaled = rounded(value) / chosen->scale;
-  const bool whole = chosen->scale == 1 && scaled == std::floor(scaled);
+  const bool whole = chosen == units.begin() && scaled == std::floor(scaled);
   const int decimals = whole || scaled >= 99.95 ? 0 : scaled >= 9.995 ? 1 : 2;
   return fixed(scaled, decimals) + unit_of(*chosen);
 }
