@@ -1,0 +1,187 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "base/reader.hpp"
+#include "decompose/decompose.hpp"
+#include "decompose/folder.hpp"
+#include "model/config/safetensors.hpp"
+
+namespace cleave::decompose {
+namespace {
+
+/// Normal numbers cut at two deviations, each a pure function of (seed, tensor, index): the same on
+/// every machine and in any order. A sum of twelve uniform integers (Irwin-Hall) needs no
+/// logarithm, whose last bit differs between libraries.
+class Normal {
+ public:
+  Normal(std::uint64_t seed, std::string_view tensor) : key_(mix(seed ^ hash(tensor))) {}
+
+  /// Deviation 1 before the cut.
+  double at(std::uint64_t index) const {
+    double value = 0;
+    std::uint64_t counter = index * draws_an_index;
+    do {
+      value = sum_of_twelve(counter);
+      counter += 3;
+    } while (std::abs(value) > 2);
+    return value;
+  }
+
+ private:
+  // One draw in twenty is beyond the cut; running into the next index' counters after 21 of them
+  // does no harm.
+  static constexpr std::uint64_t draws_an_index = 64;
+
+  double sum_of_twelve(std::uint64_t counter) const {
+    std::int64_t sum = 0;
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      const std::uint64_t bits = mix(key_ + (counter + i) * golden);
+      for (int shift = 0; shift < 64; shift += 16) {
+        sum += static_cast<std::int64_t>((bits >> shift) & 0xffff);
+      }
+    }
+    // Twelve uniform numbers on 0..65535: mean 6 · 65535, deviation 65536 but for one part in 10^9.
+    return static_cast<double>(sum - 6 * 65535) / 65536;
+  }
+
+  static constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
+
+  /// The finaliser of SplitMix64 (Steele et al. 2014).
+  static std::uint64_t mix(std::uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return x ^ (x >> 31);
+  }
+
+  /// FNV-1a.
+  static std::uint64_t hash(std::string_view text) {
+    std::uint64_t value = 0xcbf29ce484222325;
+    for (const char c : text) value = (value ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    return value;
+  }
+
+  std::uint64_t key_;
+};
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+/// blocks.<l>.norm_attention.weight, norm.weight …
+bool is_norm_weight(std::string_view name) {
+  return ends_with(name, "weight") && name.find("norm") != std::string_view::npos;
+}
+
+/// Values [begin, begin + target.size()) of a fresh parameter.
+void fill(const std::string& name, const Normal& normal, std::uint64_t begin,
+          std::vector<float>& target) {
+  constexpr double deviation = 0.02;
+  if (ends_with(name, ".bias")) {
+    std::fill(target.begin(), target.end(), 0.0F);
+  } else if (is_norm_weight(name)) {
+    std::fill(target.begin(), target.end(), 1.0F);
+  } else {
+    for (std::size_t i = 0; i < target.size(); ++i) {
+      target[i] = static_cast<float>(deviation * normal.at(begin + i));
+    }
+  }
+}
+
+void write_parameter(const model::Parameter& parameter, std::uint64_t seed,
+                     model::SafetensorsWriter& writer) {
+  constexpr std::int64_t chunk = 1 << 16;
+  const Normal normal(seed, parameter.name);
+  std::vector<float> values;
+  for (std::int64_t begin = 0; begin < parameter.count(); begin += chunk) {
+    values.resize(static_cast<std::size_t>(std::min(chunk, parameter.count() - begin)));
+    fill(parameter.name, normal, static_cast<std::uint64_t>(begin), values);
+    writer.write(values.data(), values.size() * sizeof(float));
+  }
+}
+
+/// Shape of a published checkpoint for images of 224 x 224 in patches of 16.
+struct Preset {
+  const char* name;
+  std::int64_t width, layers, heads;
+  bool deit;  // prepared as DeiT does; the plain DeiT checkpoints are ViTs by architecture
+};
+
+constexpr std::array<Preset, 5> presets{{
+    {"vit-base", 768, 12, 12, false},
+    {"vit-large", 1024, 24, 16, false},
+    {"deit-tiny", 192, 12, 3, true},
+    {"deit-small", 384, 12, 6, true},
+    {"deit-base", 768, 12, 12, true},
+}};
+
+model::ImageProcessing deit_processing() {
+  model::ImageProcessing processing;
+  processing.resample = 3;
+  processing.crop_from = 256;
+  processing.mean = {0.485, 0.456, 0.406};
+  processing.std = {0.229, 0.224, 0.225};
+  return processing;
+}
+
+model::ModelConfig config_of(const Preset& preset) {
+  model::ModelConfig config;
+  config.width = preset.width;
+  config.head_width = preset.width / preset.heads;
+  config.layers.assign(static_cast<std::size_t>(preset.layers), {preset.heads, 4 * preset.width});
+  config.image_height = config.image_width = 224;
+  config.patch = 16;
+  config.channels = 3;
+  config.classes = 1000;
+  if (preset.deit) config.processing = deit_processing();
+  return config;
+}
+
+}  // namespace
+
+void init(const model::ModelConfig& config, std::uint64_t seed, const std::filesystem::path& out,
+          const base::ProgressCallback& progress) {
+  config.check();
+  const auto parameters = model::parameters(config);
+  std::vector<model::TensorEntry> entries;
+  for (const auto& parameter : parameters) {
+    model::TensorEntry entry;
+    entry.name = parameter.key;
+    entry.dims = parameter.dims();
+    entries.push_back(std::move(entry));
+  }
+  ModelFolder folder(out);
+  model::SafetensorsWriter writer(folder.weights(), std::move(entries));
+  Steps steps("init " + out.filename().string(), static_cast<std::int64_t>(parameters.size()),
+              progress);
+  for (const auto& parameter : parameters) {
+    steps.next();
+    write_parameter(parameter, seed, writer);
+  }
+  writer.commit();
+  model::ModelConfig marked = config;
+  marked.random_weights = true;
+  folder.commit(marked);
+}
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& preset : presets) names.emplace_back(preset.name);
+  return names;
+}
+
+model::ModelConfig preset(const std::string& name) {
+  std::string known;
+  for (const auto& preset : presets) {
+    if (name == preset.name) return config_of(preset);
+    known += (known.empty() ? "" : ", ") + std::string(preset.name);
+  }
+  const std::string near = base::nearest(name, preset_names());
+  throw std::invalid_argument("[preset] saw '" + name + "', needs one of " + known +
+                              (near.empty() ? "" : " (did you mean " + near + "?)"));
+}
+
+}  // namespace cleave::decompose

@@ -1,27 +1,41 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <vector>
 
+#include "base/progress.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::decompose {
 
-/// What a part keeps of the teacher. Every list is ascending.
+/// What a part keeps of the teacher. Every list is ascending; a layer whose list of heads (of MLP
+/// units) is empty is kept without its attention (its MLP).
 struct KeepList {
-  std::vector<std::int64_t> layers;                 // teacher layers
-  std::vector<std::int64_t> channels;               // residual channels
-  std::vector<std::vector<std::int64_t>> heads;     // by kept layer
-  std::vector<std::vector<std::int64_t>> mlp;       // by kept layer
+  std::vector<std::int64_t> layers;              // teacher layers
+  std::vector<std::int64_t> channels;            // residual channels
+  std::vector<std::vector<std::int64_t>> heads;  // by kept layer
+  std::vector<std::vector<std::int64_t>> mlp;    // by kept layer
+  bool operator==(const KeepList& other) const;
 };
 
 KeepList keep_all(const model::ModelConfig& teacher);
-/// The config of what is kept. Throws std::invalid_argument "[keep] heads[3]: keeps head 12, the model has heads 0..11".
+/// The config of what is kept. Throws std::invalid_argument "[keep] heads[3]: keeps head 12, the
+/// model has heads 0..11".
 model::ModelConfig kept_config(const model::ModelConfig& teacher, const KeepList& keep);
 
-/// Writes the part of the model in folder `teacher` that `keep` names to the folder `out`, tensor by tensor (peak memory: the
-/// largest tensor, twice), rows in the order of the keep-list. Keeping everything changes nothing, bit for bit. `out` exists
-/// afterwards either whole or not at all.
-void slice(const std::filesystem::path& teacher, const KeepList& keep, const std::filesystem::path& out);
+/// Writes the part of the model in folder `teacher` that `keep` names to the folder `out`, tensor
+/// by tensor (peak memory: the largest tensor, twice), rows in the order of the keep-list, each
+/// tensor in the teacher's own element type. Keeping everything changes nothing, bit for bit. `out`
+/// exists afterwards either whole or not at all; it may be there before when it is empty or a model
+/// folder. `progress` counts tensors. Throws std::invalid_argument where the lists do not fit, and
+/// std::runtime_error where a file does not.
+void slice(const std::filesystem::path& teacher, const KeepList& keep,
+           const std::filesystem::path& out, const base::ProgressCallback& progress = {});
+
+/// keep.json, format 1: the lists, for people and for calibration. Throws std::runtime_error with
+/// file and field.
+void write_keep(const KeepList& keep, const std::filesystem::path& path);
+KeepList read_keep(const std::filesystem::path& path);
 
 }  // namespace cleave::decompose
