@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <mutex>
-#include <random>
 
 #include <nlohmann/json.hpp>
 
@@ -19,18 +18,6 @@
 
 namespace cleave::tools {
 namespace {
-
-/// Seeded noise: compute does not depend on what is in an image.
-net::Value noise(const model::ModelConfig& config, std::int64_t batch, std::uint64_t seed) {
-  net::Value value;
-  value.element = base::Element::u8;
-  value.dims = {batch, config.channels, config.image_height, config.image_width};
-  std::mt19937_64 random(seed);
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(value.count()));
-  for (auto& byte : bytes) byte = static_cast<std::uint8_t>(random() & 0xFF);
-  value.data = net::Buffer::copy_of(bytes.data(), bytes.size());
-  return value;
-}
 
 /// What a run of requests showed.
 struct Measured {
@@ -185,7 +172,8 @@ int bench(const Args& args) {
   const auto batch = args.integer("batch"), concurrency = args.integer("concurrency");
   const Target target = find_target(args);
   infer::Request request;
-  request.input = noise(target.config, batch, static_cast<std::uint64_t>(args.integer("seed")));
+  request.input =
+      noise_images(target.config, batch, static_cast<std::uint64_t>(args.integer("seed")));
   request.deadline = milliseconds_of(args, "deadline");
   measure(*target.service, request, args.integer("warmup"), concurrency);
   const Measured measured =
@@ -213,14 +201,14 @@ int bench(const Args& args) {
 }  // namespace
 
 Command bench_command() {
-  return {
-      "bench",
-      "latency and throughput with their spread",
-      {{"BUNDLE", "bundle folder, or a model folder (the original, in this process)", false}},
-      {"via", "local", "fleet", "plan", "requests", "warmup", "concurrency", "batch", "deadline",
-       "join-timeout", "max-queue", "without", "seed", "csv", "dry-run", "format", "verbose"},
-      "cleave bench bundle/ --requests 500 --concurrency 8",
-      bench};
+  return {"bench",
+          "latency and throughput with their spread",
+          {{"BUNDLE", "bundle folder, or a model folder (the original, in this process)", false}},
+          {"via", "local", "fleet", "hosts", "plan", "requests", "warmup", "concurrency", "batch",
+           "deadline", "join-timeout", "max-queue", "without", "seed", "csv", "dry-run", "format",
+           "verbose"},
+          "cleave bench bundle/ --requests 500 --concurrency 8",
+          bench};
 }
 
 }  // namespace cleave::tools

@@ -175,14 +175,15 @@ int infer(const Args& args) {
 }  // namespace
 
 Command infer_command() {
-  return {"infer",
-          "answer for images: as aggregator, --local, or --via a running one",
-          {{"BUNDLE", "bundle folder (not with --via)", false},
-           {"IMAGE", "images or folders of images", false, true}},
-          {"local", "via", "fleet", "plan", "without", "require-all", "deadline", "join-timeout",
-           "concurrency", "top", "logits", "times", "max-queue", "format", "verbose"},
-          "cleave infer bundle/ cat.png --top 3",
-          infer};
+  return {
+      "infer",
+      "answer for images: as aggregator, --local, or --via a running one",
+      {{"BUNDLE", "bundle folder (not with --via)", false},
+       {"IMAGE", "images or folders of images", false, true}},
+      {"local", "via", "fleet", "hosts", "plan", "without", "require-all", "deadline",
+       "join-timeout", "concurrency", "top", "logits", "times", "max-queue", "format", "verbose"},
+      "cleave infer bundle/ cat.png --top 3",
+      infer};
 }
 
 }  // namespace cleave::tools

@@ -41,7 +41,7 @@ Command serve_command() {
   return {"serve",
           "the aggregator as a service",
           {{"BUNDLE", "bundle folder"}},
-          {"listen", "fleet", "plan", "insecure", "max-queue", "pace", "verbose"},
+          {"listen", "fleet", "hosts", "plan", "insecure", "max-queue", "pace", "verbose"},
           "cleave serve bundle/ --listen 127.0.0.1:7100",
           serve};
 }

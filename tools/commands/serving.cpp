@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <future>
+#include <random>
 #include <sstream>
 
 #include "base/units.hpp"
@@ -68,7 +69,7 @@ std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle
     source = args.text("fleet");
     for (const auto& device : plan::read_fleet(source).devices) hosts[device.name] = device.address;
   } else {
-    source = (bundle.folder() / "hosts.toml").string();
+    source = args.has("hosts") ? args.text("hosts") : (bundle.folder() / "hosts.toml").string();
     hosts = plan::read_hosts(source);
   }
   for (const auto& part : plan.parts)
@@ -121,6 +122,17 @@ void join_agents(const Args& args, infer::Aggregator& aggregator) {
 
 std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * args.seconds(option)));
+}
+
+net::Value noise_images(const model::ModelConfig& config, std::int64_t batch, std::uint64_t seed) {
+  net::Value value;
+  value.element = base::Element::u8;
+  value.dims = {batch, config.channels, config.image_height, config.image_width};
+  std::mt19937_64 random(seed);
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(value.count()));
+  for (auto& byte : bytes) byte = static_cast<std::uint8_t>(random() & 0xFF);
+  value.data = net::Buffer::copy_of(bytes.data(), bytes.size());
+  return value;
 }
 
 infer::Response ask(infer::Service& service, infer::Request request) {

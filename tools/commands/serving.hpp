@@ -11,8 +11,8 @@
 
 namespace cleave::tools {
 
-/// Where the agents are: --fleet over the bundle's hosts.toml. Throws std::runtime_error where a
-/// device of the plan has none.
+/// Where the agents are: --fleet, or --hosts, or the bundle's hosts.toml. Throws std::runtime_error
+/// where a device of the plan has none.
 std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,
                                             const plan::Plan& plan);
 
@@ -33,6 +33,9 @@ void join_agents(const Args& args, infer::Aggregator& aggregator);
 
 /// A time option for the service.
 std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option);
+
+/// Pixels for measuring: compute does not depend on what is in an image. uint8 [batch, c, h, w].
+net::Value noise_images(const model::ModelConfig& config, std::int64_t batch, std::uint64_t seed);
 
 /// Waits for one answer.
 infer::Response ask(infer::Service& service, infer::Request request);

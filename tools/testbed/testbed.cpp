@@ -1,0 +1,465 @@
+// The emulated edge testbed: a fleet on one machine, each device honest about being slow.
+//
+// Every agent and every aggregator is a process of its own, paced to its device's speed; each
+// device has a network namespace whose interface has its link's rate. The bundle and, with
+// --original, the whole model on the fastest device are asked in turn, in one run; both sides start
+// and end at the aggregator.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <thread>
+#include <time.h>
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "base/units.hpp"
+#include "decompose/decompose.hpp"
+#include "infer/engine.hpp"
+#include "model/config/hugging_face.hpp"
+#include "optimizer/plan/fleet.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/serving.hpp"
+#include "tools/commands/statistics.hpp"
+#include "tools/print.hpp"
+#include "tools/testbed/network.hpp"
+#include "tools/testbed/process.hpp"
+
+namespace cleave::tools {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+/// A folder that goes when the value goes.
+class ScratchFolder {
+ public:
+  ScratchFolder() {
+    std::string pattern = (fs::temp_directory_path() / "cleave-testbed-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr)
+      throw std::system_error(errno, std::generic_category(), "[testbed] " + pattern);
+    path_ = pattern;
+  }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+/// The devices, where they run, and how slow they are made.
+struct Ground {
+  plan::Fleet fleet;
+  double dilate = 1;
+  std::unique_ptr<EmulatedNetwork> network;  // null: loopback
+  fs::path programs;                         // folder of cleave, cleave-agent and this program
+  fs::path logs;
+
+  std::string namespace_of(std::size_t device) const {
+    return network ? network->namespace_of(device) : std::string();
+  }
+  std::string host_of(std::size_t device) const {
+    return network ? EmulatedNetwork::address_of(device) : "127.0.0.1";
+  }
+  double share_of(std::size_t device) const { return fleet.devices[device].speed / dilate; }
+  std::size_t index_of(const std::string& name) const {
+    const auto found = fleet.find(name);
+    if (!found)
+      throw std::runtime_error("[fleet] the plan's device '" + name + "' is not in the fleet");
+    return *found;
+  }
+};
+
+/// One bundle that runs: its agents, its aggregator, and a connection to it.
+struct System {
+  std::string what;
+  plan::Plan plan;
+  std::map<std::string, Process> agents;
+  std::unique_ptr<Process> server;
+  std::unique_ptr<infer::Client> client;
+  std::vector<double> latency_s, overhead_s, fuse_s;
+  std::map<std::string, std::vector<double>> compute_s, round_trip_s;
+  double bytes_on_wire = 0;
+  std::size_t partial = 0, failed = 0;
+};
+
+Process start_agent(const Ground& ground, const fs::path& bundle, const std::string& device,
+                    const std::string& label) {
+  const auto index = ground.index_of(device);
+  Process::Options options;
+  options.words = {(ground.programs / "cleave-agent").string(),
+                   bundle.string(),
+                   "--device",
+                   device,
+                   "--listen",
+                   ground.host_of(index) + ":0",
+                   "--pace",
+                   format("%.9g", ground.share_of(index))};
+  if (ground.network) options.words.emplace_back("--insecure");
+  options.network_namespace = ground.namespace_of(index);
+  options.log = ground.logs / (label + "-" + device + ".log");
+  return Process(options);
+}
+
+/// The address that a program announces as the last word of its first line.
+std::string announced_address(Process& process) {
+  const std::string line = process.read_line(std::chrono::seconds(60));
+  return line.substr(line.find_last_of(' ') + 1);
+}
+
+void start(System& system, const Ground& ground, const fs::path& bundle) {
+  system.plan = plan::Bundle(bundle).plan();
+  for (const auto& part : system.plan.parts)
+    system.agents.emplace(part.device, start_agent(ground, bundle, part.device, system.what));
+  std::map<std::string, std::string> hosts;
+  for (auto& [device, process] : system.agents) hosts[device] = announced_address(process);
+  const fs::path hosts_file = ground.logs / (system.what + "-hosts.toml");
+  plan::write_hosts(hosts, hosts_file);
+
+  const auto aggregator = ground.index_of(system.plan.aggregator);
+  Process::Options options;
+  options.words = {(ground.programs / "cleave").string(),
+                   "serve",
+                   bundle.string(),
+                   "--hosts",
+                   hosts_file.string(),
+                   "--listen",
+                   "127.0.0.1:0",
+                   "--pace",
+                   format("%.9g", ground.share_of(aggregator))};
+  options.network_namespace = ground.namespace_of(aggregator);
+  options.log = ground.logs / (system.what + "-aggregator.log");
+  system.server = std::make_unique<Process>(options);
+  const std::string address = announced_address(*system.server);
+  if (ground.network) enter_network_namespace(ground.namespace_of(aggregator));
+  system.client = std::make_unique<infer::Client>(address);
+  for (int i = 0; i < 200; ++i) {
+    const auto agents = system.client->status();
+    if (std::all_of(agents.begin(), agents.end(),
+                    [](const auto& agent) { return agent.connected; }))
+      return;
+    std::this_thread::sleep_for(milliseconds(50));
+  }
+  throw std::runtime_error("[testbed] not every agent of the " + system.what +
+                           " was joined within 10 s");
+}
+
+/// A bundle of strategy `local`: the whole model on the fastest device.
+fs::path make_original_bundle(const Ground& ground, const fs::path& model, const fs::path& out) {
+  plan::Plan plan;
+  plan.strategy = "local";
+  plan.teacher = model::read_config(model);
+  plan.aggregator = ground.fleet.devices[ground.fleet.aggregator()].name;
+  plan::PlanPart whole;
+  whole.device = plan.aggregator;
+  whole.config = plan.teacher;
+  for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer)
+    whole.layers.push_back(layer);
+  whole.parameter_share = whole.compute_share = 1;
+  plan.parts = {whole};
+  decompose::decompose(model, plan, {}, out);
+  return out;
+}
+
+void ask_once(System& system, const infer::Request& request, bool count) {
+  const auto response = ask(*system.client, request);
+  if (!count) return;
+  if (response.status != infer::Status::answered) {
+    ++system.failed;
+    std::fprintf(stderr, "%s: no answer: %s\n", system.what.c_str(), response.message.c_str());
+    return;
+  }
+  system.latency_s.push_back(response.total_s);
+  system.overhead_s.push_back(response.overhead_s);
+  system.fuse_s.push_back(response.fuse_s);
+  system.bytes_on_wire = 0;
+  bool partial = false;
+  for (const auto& device : response.devices) {
+    partial = partial || !device.present;
+    system.bytes_on_wire += static_cast<double>(device.sent_bytes + device.received_bytes);
+    if (!device.present) continue;
+    system.compute_s[device.device].push_back(device.compute_s);
+    system.round_trip_s[device.device].push_back(device.round_trip_s);
+  }
+  system.partial += partial ? 1 : 0;
+}
+
+/// Every device multiplies matrices at once, each in its own process; measured share of a core
+/// against the stated one.
+struct SpeedCheck {
+  std::string device;
+  double stated = 0, measured = 0;
+  bool holds() const { return std::abs(measured / stated - 1) <= 0.05; }
+};
+
+std::vector<SpeedCheck> check_speeds(const Ground& ground) {
+  std::vector<Process> running;
+  for (std::size_t i = 0; i < ground.fleet.devices.size(); ++i) {
+    Process::Options options;
+    options.words = {(ground.programs / "cleave-testbed").string(), "--speed-check",
+                     format("%.9g", ground.share_of(i))};
+    options.log = ground.logs / ("speed-" + ground.fleet.devices[i].name + ".log");
+    running.emplace_back(options);
+  }
+  std::vector<SpeedCheck> checks;
+  for (std::size_t i = 0; i < running.size(); ++i) {
+    const double measured =
+        std::strtod(running[i].read_line(std::chrono::seconds(30)).c_str(), nullptr);
+    checks.push_back({ground.fleet.devices[i].name, ground.share_of(i), measured});
+  }
+  return checks;
+}
+
+/// One matrix product, as an engine that can be paced like any other.
+class ProductEngine : public infer::Engine {
+ public:
+  net::Value run(const plan::Instruction&, const plan::Program&,
+                 const std::vector<const net::Value*>&) override {
+    result_ = at::mm(left_, right_);
+    return {};
+  }
+
+ private:
+  at::Tensor left_ = at::ones({256, 768}), right_ = at::ones({768, 768}), result_;
+};
+
+/// Child of check_speeds: prints the share of a core that paced products get.
+int speed_check(double share) {
+  infer::set_threads(1);
+  ProductEngine plain;
+  const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share);
+  const auto time_of = [](infer::Engine& which, int count) {
+    const auto started = infer::Clock::now();
+    for (int i = 0; i < count; ++i) which.run({}, {}, {});
+    return std::chrono::duration<double>(infer::Clock::now() - started).count() / count;
+  };
+  time_of(plain, 20);
+  timespec before{}, after{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  const auto started = infer::Clock::now();
+  int products = 0;
+  for (; std::chrono::duration<double>(infer::Clock::now() - started).count() < 1.5; ++products)
+    engine->run({}, {}, {});
+  const double wall_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+  const double cpu_s = static_cast<double>(after.tv_sec - before.tv_sec) +
+                       1e-9 * static_cast<double>(after.tv_nsec - before.tv_nsec);
+  std::printf("%.6f\n", cpu_s / wall_s);
+  return exit_done;
+}
+
+/// The fused answer over the wire against every part in this process.
+double largest_difference(System& system, const fs::path& bundle, const net::Value& input) {
+  const plan::Bundle files(bundle);
+  const auto engine = infer::local_engine(files, system.plan);
+  engine->prepare();
+  const auto expected = infer::run_locally(*engine, system.plan, input);
+  infer::Request request;
+  request.input = input;
+  request.deadline = std::chrono::seconds(60);
+  request.require_all = true;
+  const auto response = ask(*system.client, request);
+  if (response.status != infer::Status::answered)
+    throw std::runtime_error("[testbed] the first request was not answered: " + response.message);
+  const auto* a = reinterpret_cast<const float*>(expected.data.data());
+  const auto* b = reinterpret_cast<const float*>(response.output.data.data());
+  double largest = 0, difference = 0;
+  for (std::int64_t i = 0; i < expected.count(); ++i) {
+    largest = std::max(largest, static_cast<double>(std::abs(a[i])));
+    difference = std::max(difference, static_cast<double>(std::abs(a[i] - b[i])));
+  }
+  return largest > 0 ? difference / largest : difference;
+}
+
+std::string with_spread(const std::vector<double>& values) {
+  const auto spread = spread_of(values);
+  return base::format_seconds(spread.median) + " (" + base::format_seconds(spread.mad) + ")";
+}
+
+double predicted_compute(const plan::Plan& plan, const std::string& device) {
+  for (const auto& row : plan.prediction.devices)
+    if (row.device == device) return row.compute_s;
+  return 0;
+}
+
+struct MemoryRow {
+  std::string process;
+  double peak = 0, predicted = 0, limit = 0;
+};
+
+std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
+  std::vector<MemoryRow> rows;
+  const auto predicted = [&](const std::string& name) {
+    for (const auto& row : system.plan.prediction.devices)
+      if (row.device == name) return row.runtime_bytes + row.model_bytes;
+    return 0.0;
+  };
+  for (const auto& [device, process] : system.agents)
+    rows.push_back({device, process.peak_memory_bytes(), predicted(device),
+                    ground.fleet.devices[ground.index_of(device)].memory_bytes});
+  const std::string name = "aggregator@" + system.plan.aggregator;
+  rows.push_back({name, system.server->peak_memory_bytes(), predicted(name), 0});
+  return rows;
+}
+
+nlohmann::json to_json(const System& system, const Ground& ground) {
+  nlohmann::json json{{"what", system.what},
+                      {"failed", system.failed},
+                      {"partial", system.partial},
+                      {"bytes_on_wire", system.bytes_on_wire},
+                      {"predicted_latency_s", system.plan.prediction.latency_s},
+                      {"latency_s", system.latency_s},
+                      {"devices", nlohmann::json::object()},
+                      {"memory", nlohmann::json::object()}};
+  if (!system.latency_s.empty()) {
+    const auto spread = spread_of(system.latency_s);
+    json["median_s"] = spread.median;
+    json["mad_s"] = spread.mad;
+    json["p90_s"] = spread.p90;
+    json["p99_s"] = spread.p99;
+    json["overhead_median_s"] = median_of(system.overhead_s);
+    json["fuse_median_s"] = median_of(system.fuse_s);
+  }
+  for (const auto& [device, values] : system.compute_s)
+    json["devices"][device] = {{"compute_median_s", median_of(values)},
+                               {"predicted_compute_s", predicted_compute(system.plan, device)},
+                               {"round_trip_median_s", median_of(system.round_trip_s.at(device))}};
+  for (const auto& row : memory_of(system, ground))
+    json["memory"][row.process] = {
+        {"peak_bytes", row.peak}, {"predicted_bytes", row.predicted}, {"limit_bytes", row.limit}};
+  return json;
+}
+
+void print(const System& system, const Ground& ground) {
+  std::printf("\n%s: strategy %s, %zu requests\n\n", system.what.c_str(),
+              system.plan.strategy.c_str(), system.latency_s.size());
+  Table times({"where", "median (MAD)", "predicted", "round trip"});
+  for (const auto& [device, values] : system.compute_s) {
+    const double predicted = predicted_compute(system.plan, device);
+    times.row({"compute " + device, with_spread(values),
+               predicted > 0 ? base::format_seconds(predicted) : "–",
+               with_spread(system.round_trip_s.at(device))});
+  }
+  times.row({"fuse", with_spread(system.fuse_s), "–", "–"});
+  times.row({"aggregator's own share", with_spread(system.overhead_s), "–", "–"});
+  times.row({"latency", with_spread(system.latency_s),
+             system.plan.prediction.latency_s > 0
+                 ? base::format_seconds(system.plan.prediction.latency_s)
+                 : "–",
+             "–"});
+  std::printf("%s\n", times.text().c_str());
+  Table memory({"process", "peak memory", "predicted", "limit"});
+  for (const auto& row : memory_of(system, ground))
+    memory.row({row.process, base::format_bytes(row.peak),
+                row.predicted > 0 ? base::format_bytes(row.predicted) : "–",
+                row.limit > 0 ? base::format_bytes(row.limit) : "–"});
+  std::printf("%s%s on the wire a request\n", memory.text().c_str(),
+              base::format_bytes(system.bytes_on_wire).c_str());
+  if (system.partial > 0) std::printf("%zu answers are without some device\n", system.partial);
+}
+
+int testbed(const Args& args) {
+  infer::set_threads(1);
+  const fs::path bundle = fs::absolute(args.at(0));
+  ScratchFolder scratch;
+  Ground ground;
+  ground.fleet = plan::read_fleet(args.text("fleet"));
+  ground.dilate = args.number("dilate");
+  ground.programs = fs::read_symlink("/proc/self/exe").parent_path();
+  ground.logs = scratch.path();
+
+  std::string network_note = "one network namespace a device, links shaped by tc tbf";
+  const auto reason = args.flag("loopback") ? std::optional<std::string>("--loopback")
+                                            : EmulatedNetwork::unavailable();
+  if (reason) {
+    network_note = "loopback, links not shaped (" + *reason + ")";
+  } else {
+    ground.network = std::make_unique<EmulatedNetwork>(ground.fleet, ground.dilate);
+    if (!ground.network->has_latency())
+      network_note += "; no emulated delay (the kernel has no netem)";
+  }
+  const auto speeds = check_speeds(ground);
+
+  std::vector<System> systems(args.has("original") ? 2 : 1);
+  systems[0].what = "system";
+  start(systems[0], ground, bundle);
+  if (systems.size() > 1) {
+    systems[1].what = "original";
+    start(systems[1], ground,
+          make_original_bundle(ground, args.text("original"), scratch.path() / "original"));
+  }
+
+  infer::Request request;
+  request.input =
+      noise_images(systems[0].plan.teacher, 1, static_cast<std::uint64_t>(args.integer("seed")));
+  request.deadline = milliseconds_of(args, "deadline");
+  const double difference = largest_difference(systems[0], bundle, request.input);
+  for (std::int64_t i = 0; i < args.integer("warmup") && !stop_wanted(); ++i)
+    for (auto& system : systems) ask_once(system, request, false);
+  for (std::int64_t i = 0; i < args.integer("requests") && !stop_wanted(); ++i)
+    for (auto& system : systems) ask_once(system, request, true);
+  if (stop_wanted()) {
+    std::fprintf(stderr, "cleave-testbed: stopped\n");
+    return exit_failed;
+  }
+
+  const bool complete = std::all_of(systems.begin(), systems.end(),
+                                    [](const auto& system) { return !system.latency_s.empty(); });
+  const double ratio = systems.size() > 1 && complete
+                           ? median_of(systems[1].latency_s) / median_of(systems[0].latency_s)
+                           : 0;
+  if (args.json()) {
+    nlohmann::json json{{"network", network_note},           {"dilate", ground.dilate},
+                        {"against_local", difference},       {"ratio", ratio},
+                        {"speeds", nlohmann::json::array()}, {"systems", nlohmann::json::array()}};
+    for (const auto& speed : speeds)
+      json["speeds"].push_back(
+          {{"device", speed.device}, {"stated", speed.stated}, {"measured", speed.measured}});
+    for (const auto& system : systems) json["systems"].push_back(to_json(system, ground));
+    std::printf("%s\n", json.dump(2).c_str());
+  } else {
+    std::printf("testbed: %s\n\n", network_note.c_str());
+    Table table({"device", "share of a core", "measured", "holds"});
+    for (const auto& speed : speeds)
+      table.row({speed.device, format("%.3f", speed.stated), format("%.3f", speed.measured),
+                 speed.holds() ? "yes" : "NO: this machine is too busy"});
+    std::printf("%sanswers differ from the local run by %.1e of the largest logit\n",
+                table.text().c_str(), difference);
+    for (const auto& system : systems)
+      if (!system.latency_s.empty()) print(system, ground);
+    if (ratio > 0)
+      std::printf("\nthe system answers %.2f times as fast as the original on the fastest device\n",
+                  ratio);
+  }
+  return complete && difference <= 1e-5 ? exit_done : exit_failed;
+}
+
+Command testbed_command() {
+  return {"testbed",
+          "a fleet on this one machine: paced agents, shaped links, the original in turn",
+          {{"BUNDLE", "bundle folder"}},
+          {"fleet", "original", "requests", "warmup", "deadline", "dilate", "loopback", "seed",
+           "format", "verbose"},
+          "cleave-testbed bundle/ --fleet fleet.toml --original teacher/",
+          testbed};
+}
+
+}  // namespace
+}  // namespace cleave::tools
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.size() == 2 && words[0] == "--speed-check")
+    return cleave::tools::speed_check(std::strtod(words[1].c_str(), nullptr));
+  return cleave::tools::run_command("cleave-testbed", cleave::tools::testbed_command(), words);
+}
