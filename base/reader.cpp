@@ -99,17 +99,19 @@ std::runtime_error failure(const std::string& file, const std::string& path,
   return std::runtime_error("[" + file + "] " + (path.empty() ? "" : path + ": ") + what);
 }
 
+std::runtime_error too_deep(const std::string& file) {
+  return failure(
+      file, "",
+      "saw tables nested deeper than " + std::to_string(deepest) + " levels, needs fewer");
+}
+
 /// Watches a JSON text while it is parsed: depth, and keys that stand twice.
 class Watch {
  public:
   explicit Watch(const std::string& file) : file_(file) {}
 
   bool operator()(int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > deepest) {
-      throw failure(
-          file_, "",
-          "saw tables nested deeper than " + std::to_string(deepest) + " levels, needs fewer");
-    }
+    if (depth > deepest) throw too_deep(file_);
     if (event == Json::parse_event_t::object_start) keys_.emplace_back();
     if (event == Json::parse_event_t::object_end) keys_.pop_back();
     if (event == Json::parse_event_t::key) note(parsed.get_ref<const std::string&>());
@@ -145,36 +147,84 @@ Json parse_json(std::string_view text, const std::string& name) {
   }
 }
 
-Json from_toml(const toml::node& node, const std::string& file, const std::string& path);
+/// toml++'s tree as JSON.
+class Conversion {
+ public:
+  explicit Conversion(const std::string& file) : file_(file) {}
 
-Json from_toml(const toml::table& table, const std::string& file, const std::string& path) {
-  Json object = Json::object();
-  for (const auto& [key, value] : table) {
-    const std::string name(key.str());
-    object[name] = from_toml(value, file, path_of(path, name));
+  Json operator()(const toml::node& node, const std::string& path, int depth = 0) const {
+    if (depth > deepest) throw too_deep(file_);
+    if (const auto* table = node.as_table()) return object(*table, path, depth);
+    if (const auto* array = node.as_array()) return list(*array, path, depth);
+    if (const auto* text = node.as_string()) return text->get();
+    if (const auto* whole = node.as_integer()) return whole->get();
+    if (const auto* flag = node.as_boolean()) return flag->get();
+    if (const auto* real = node.as_floating_point()) {
+      if (std::isfinite(real->get())) return real->get();
+      throw failure(file_, path, "saw " + written(real->get()) + ", needs a finite number");
+    }
+    throw failure(file_, path, "saw a date or time, needs text or a number");
   }
-  return object;
+
+ private:
+  Json object(const toml::table& table, const std::string& path, int depth) const {
+    Json object = Json::object();
+    for (const auto& [key, value] : table) {
+      const std::string name(key.str());
+      object[name] = (*this)(value, path_of(path, name), depth + 1);
+    }
+    return object;
+  }
+
+  Json list(const toml::array& array, const std::string& path, int depth) const {
+    Json list = Json::array();
+    for (std::size_t i = 0; i < array.size(); ++i) {
+      list.push_back((*this)(array[i], path_of(path, i), depth + 1));
+    }
+    return list;
+  }
+
+  const std::string& file_;
+};
+
+/// The place behind the TOML string that begins at `begin`; an open one ends with its line.
+std::size_t behind_string(std::string_view text, std::size_t begin) {
+  const char quote = text[begin];
+  const std::string three(3, quote);
+  const bool is_long = text.substr(begin, 3) == three;
+  std::size_t at = begin + (is_long ? 3 : 1);
+  for (; at < text.size(); ++at) {
+    if (text[at] == '\\' && quote == '"') {
+      ++at;
+    } else if (is_long && text.substr(at, 3) == three) {
+      // The last two letters of a long string may be quotes as well.
+      return std::min({text.find_first_not_of(quote, at), at + 5, text.size()});
+    } else if (!is_long && text[at] == quote) {
+      return at + 1;
+    } else if (!is_long && text[at] == '\n') {
+      return at;
+    }
+  }
+  return text.size();
 }
 
-Json from_toml(const toml::array& array, const std::string& file, const std::string& path) {
-  Json list = Json::array();
-  for (std::size_t i = 0; i < array.size(); ++i) {
-    list.push_back(from_toml(array[i], file, path_of(path, i)));
+/// toml++ bounds nested values, but a.b.c… makes as many tables as it has dots, and taking down a
+/// deep tree exhausts the stack.
+void refuse_long_keys(std::string_view text, const std::string& file) {
+  constexpr std::string_view ends_a_key = "\n=,{}[]";
+  int dots = 0;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const char letter = text[at];
+    if (letter == '"' || letter == '\'') {
+      at = behind_string(text, at) - 1;
+    } else if (letter == '#') {
+      at = std::min(text.find('\n', at), text.size()) - 1;
+    } else if (letter == '.' && ++dots > deepest) {
+      throw too_deep(file);
+    } else if (ends_a_key.find(letter) != std::string_view::npos) {
+      dots = 0;
+    }
   }
-  return list;
-}
-
-Json from_toml(const toml::node& node, const std::string& file, const std::string& path) {
-  if (const auto* table = node.as_table()) return from_toml(*table, file, path);
-  if (const auto* array = node.as_array()) return from_toml(*array, file, path);
-  if (const auto* text = node.as_string()) return text->get();
-  if (const auto* whole = node.as_integer()) return whole->get();
-  if (const auto* flag = node.as_boolean()) return flag->get();
-  if (const auto* real = node.as_floating_point()) {
-    if (std::isfinite(real->get())) return real->get();
-    throw failure(file, path, "saw " + written(real->get()) + ", needs a finite number");
-  }
-  throw failure(file, path, "saw a date or time, needs text or a number");
 }
 
 std::string at_line(const toml::parse_error& error) {
@@ -185,7 +235,8 @@ std::string at_line(const toml::parse_error& error) {
 
 Json parse_toml(std::string_view text, const std::string& name) {
   try {
-    return from_toml(toml::parse(text), name, "");  // toml++ bounds the nesting by itself
+    refuse_long_keys(text, name);
+    return Conversion(name)(toml::parse(text), "");
   } catch (const toml::parse_error& error) {
     throw failure(name, "", one_line(at_line(error), 300));
   }

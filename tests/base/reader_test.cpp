@@ -247,11 +247,24 @@ TEST(Reader, RefusesHostileNesting) {
   for (int i = 0; i < 100'000; ++i) dotted += ".a";
   EXPECT_THROW(toml(dotted + " = 1"), std::runtime_error);
   EXPECT_THROW(toml("[" + dotted + "]"), std::runtime_error);
+  EXPECT_THROW(toml("x = {y = \"\"\"z\"\"\"\", " + dotted + " = 1}"), std::runtime_error);
+  EXPECT_THROW(toml("x = [1, {" + dotted + " = 1}]"), std::runtime_error);
+}
+
+TEST(Reader, TakesManyDotsWhereTheyNestNothing) {
+  const std::string dots(200, '.');
+  const Reader table =
+      toml("# " + dots + "\na = \"\\\"" + dots + "\"\nb = '" + dots + "'\nc = \"\"\"" + dots +
+           "\n" + dots + "\"\"\"\n\"" + dots + "\" = 0.5\n");
+  EXPECT_EQ(table.at("a").text(), "\"" + dots);
+  EXPECT_EQ(table.at("b").text(), dots);
+  EXPECT_EQ(table.at("c").text(), dots + "\n" + dots);
+  EXPECT_EQ(table.at(dots).number(0, 1), 0.5);
 }
 
 TEST(Reader, AnswersBadBytesWithALineOfValidText) {
   for (const std::string& bytes : {std::string("{\"\xff\": 1}"), std::string("\"\xc3\x28\""),
-                                  std::string("\0\0\0\0", 4), std::string("[\"\x01\"]")}) {
+                                   std::string("\0\0\0\0", 4), std::string("[\"\x01\"]")}) {
     const std::string message = message_of([&] { json(bytes); });
     ASSERT_FALSE(message.empty());
     EXPECT_NO_THROW(nlohmann::json(message).dump());
