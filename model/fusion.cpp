@@ -191,10 +191,8 @@ void save(const FusionHead& head, const std::filesystem::path& folder) {
   nlohmann::json parts = nlohmann::json::array();
   for (const auto& part : head.parts)
     parts.push_back({{"device", part.device}, {"channels", part.channels}});
-  const nlohmann::json description = {{"format", fusion_format},
-                                      {"teacher", config_to_json(head.teacher)},
-                                      {"processing", processing_to_json(head.teacher.processing)},
-                                      {"parts", parts}};
+  const nlohmann::json description = {
+      {"format", fusion_format}, {"teacher", config_to_json(head.teacher)}, {"parts", parts}};
   base::StagedFolder staged(folder, "fusion.json");
   write_tensors(head, staged.path() / "model.safetensors");
   base::write_whole(staged.path() / "fusion.json", description.dump(1) + "\n");
@@ -204,7 +202,7 @@ void save(const FusionHead& head, const std::filesystem::path& folder) {
 FusionHead load_fusion(const std::filesystem::path& folder) {
   const auto description = base::Reader::json_file(folder / "fusion.json");
   description.expect_format(fusion_format);
-  description.allow({"format", "teacher", "processing", "parts"});
+  description.allow({"format", "teacher", "parts"});
   FusionHead head;
   head.teacher = config_from_json(description.at("teacher"));
   const std::int64_t width = head.teacher.width;
