@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t manifest_format = 1;
 constexpr std::int64_t hosts_format = 1;
+constexpr std::int64_t measured_format = 1;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr std::array<std::string_view, 3> held_folders = {"plans", "parts", "fusion"};
 
@@ -288,6 +289,22 @@ void write_hosts(const std::map<std::string, std::string>& hosts, const fs::path
     text += "\"" + device + "\" = \"" + address + "\"\n";
   }
   base::write_whole(path, text);
+}
+
+nlohmann::json read_measured(const fs::path& bundle) {
+  const fs::path path = bundle / "measured.json";
+  if (!fs::exists(path)) return nlohmann::json::object();
+  const base::Reader reader = base::Reader::json_file(path);
+  reader.expect_format(measured_format);
+  return reader.json();
+}
+
+void write_measured(const fs::path& bundle, const std::string& section,
+                    const nlohmann::json& value) {
+  nlohmann::json all = read_measured(bundle);
+  all["format"] = measured_format;
+  all[section] = value;
+  base::write_whole(bundle / "measured.json", all.dump(2) + "\n");
 }
 
 }  // namespace cleave::plan

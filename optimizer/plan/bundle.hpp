@@ -6,14 +6,17 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "optimizer/plan/plan.hpp"
 
 namespace cleave::plan {
 
 /// Layout of a bundle: the folder where steps meet.
 ///
-///   manifest.json                  format 1; {path: {sha256, bytes}} of all below plans/, parts/,
-///   fusion/; identity; teacher digest plans/<plan>.json              one is the default
+///   manifest.json                  format 1: {path: {sha256, bytes}} of all below plans/, parts/
+///                                  and fusion/; default plan, identity, the teacher's digest
+///   plans/<plan>.json              one is the default
 ///   parts/<plan>/<device>/         a model folder
 ///   fusion/<plan>/                 fusion.json, model.safetensors
 ///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
@@ -70,5 +73,12 @@ std::string digest_model(const std::filesystem::path& folder);
 std::map<std::string, std::string> read_hosts(const std::filesystem::path& path);
 void write_hosts(const std::map<std::string, std::string>& hosts,
                  const std::filesystem::path& path);
+
+/// measured.json, format 1: what was measured of this bundle, a section for each command that
+/// measures ("accuracy", "testbed"). An empty object where there is none yet.
+nlohmann::json read_measured(const std::filesystem::path& bundle);
+/// Replaces one section and keeps the others; whole or not at all.
+void write_measured(const std::filesystem::path& bundle, const std::string& section,
+                    const nlohmann::json& value);
 
 }  // namespace cleave::plan

@@ -48,16 +48,18 @@ struct Link {
 ///   memory = "260 MB"
 ///   speed = 0.2                   # default 1
 ///   profile = "hub.json"          # beside the fleet; or [device.figures] by hand, or preset = "…"
-///   aggregator = true             # may aggregate; where no device says so, every one may that
-///   does not say false watts_idle = 2.5 watts_busy = 6.0
+///   aggregator = true             # default: all may aggregate where no device says true
+///   watts_idle = 2.5
+///   watts_busy = 6.0
 ///
 /// Exactly one of profile, preset and figures says how fast a device computes. Presets (estimates
 /// from public figures): "pi4", "pi5", "jetson-nano", "jetson-orin-nano", "n100". Figures by hand,
 /// the last three with defaults:
 ///
 ///   [device.figures]
-///   gflops = 60                   # fp32 matrix products of the whole device, 10^9 operations a
-///   second memory_bandwidth = "9 GB/s" overhead = "10 us"            # of starting one kernel
+///   gflops = 60                   # fp32 matrix products of the whole device, 10^9 flops a second
+///   memory_bandwidth = "9 GB/s"
+///   overhead = "10 us"            # of starting one kernel
 ///   message = "100 us"            # of one message, at each end
 ///   runtime_memory = "175 MB"     # the process before any model
 struct Fleet {

@@ -46,9 +46,10 @@ struct Prediction {
   /// Share of the teacher's importance kept, 0..1: a proxy that ranks, always printed as an
   /// estimate.
   double kept_importance = 0;
-  std::vector<DevicePrediction>
-      devices;             // parts in order, then the aggregator ("aggregator@<device>")
-  std::string bottleneck;  // from the critical path: "compute on cam", "link hub -> cam"
+  /// Parts in order, then the aggregator ("aggregator@<device>").
+  std::vector<DevicePrediction> devices;
+  /// From the critical path: "compute on cam", "link hub -> cam".
+  std::string bottleneck;
 };
 
 /// A plan that was considered and why it was not taken.
@@ -75,7 +76,7 @@ struct Plan {
 };
 
 /// Throws std::runtime_error with file and field, also where parts contradict the teacher
-/// ("[plan.json] parts[1].config. layers[2].heads: keeps 4, the teacher has 3").
+/// ("[plan.json] parts[1].config.layers[2].heads: keeps 4, the teacher has 3").
 Plan read_plan(const std::filesystem::path& path);
 Plan plan_from_json(const std::string& text, const std::string& name);
 void write_plan(const Plan& plan, const std::filesystem::path& path);

@@ -56,6 +56,13 @@ double scratch_bytes(const Instruction& instruction, const Program& program, con
   return 0;
 }
 
+/// Beside the weights while they are loaded: the largest tensor of a part; the whole file of a
+/// fusion head.
+double loading_bytes_of(const Instruction& instruction, const Plan& plan) {
+  if (instruction.op == Op::sub_model) return loading_bytes(part_of(instruction, plan).config);
+  return instruction.op == Op::fuse ? fusion_bytes(plan) : 0;
+}
+
 std::string dims_text(const std::vector<std::int64_t>& dims) {
   std::string text = "[";
   for (std::size_t i = 0; i < dims.size(); ++i) {
@@ -247,11 +254,13 @@ std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& pr
 }
 
 double working_bytes(const Program& program, const Plan& plan) {
-  double values = 0, scratch = 0;
+  double values = 0, scratch = 0, loading = 0;
   for (const ValueInfo& value : program.values) values += value.bytes();
-  for (const Instruction& instruction : program.instructions)
+  for (const Instruction& instruction : program.instructions) {
     scratch = std::max(scratch, scratch_bytes(instruction, program, plan));
-  return values + scratch;
+    loading = std::max(loading, loading_bytes_of(instruction, plan));
+  }
+  return std::max(values + scratch, loading);
 }
 
 double resident_bytes(const Program& program, const Plan& plan) {

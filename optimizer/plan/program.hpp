@@ -67,7 +67,8 @@ std::string_view name_of(Op op);
 /// Compute of one instruction (send and receive have none).
 std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
                                const Plan& plan);
-/// Peak bytes of a program's values and activations on its device, weights not counted.
+/// Peak bytes on the rank beside its weights: the program's values and activations, or what loading
+/// the weights takes for a moment where that is more.
 double working_bytes(const Program& program, const Plan& plan);
 /// Weights of the rank (the part's, or the fusion head's).
 double resident_bytes(const Program& program, const Plan& plan);

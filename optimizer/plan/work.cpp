@@ -28,8 +28,11 @@ void add_embedding(Work& work, const model::ModelConfig& config, std::int64_t ba
   const std::int64_t pixels_of_patch = config.channels * config.patch * config.patch;
   work.add(KernelKind::elementwise, batch * config.channels, 0,
            config.image_height * config.image_width);  // normalise
-  work.matmul(batch * config.num_patches(), pixels_of_patch, config.width);
-  work.add(KernelKind::elementwise, batch * config.num_tokens(), 0, config.width);  // positions
+  const std::int64_t patches = batch * config.num_patches(), tokens = batch * config.num_tokens();
+  work.add(KernelKind::elementwise, patches, 0, pixels_of_patch);  // unfold
+  work.matmul(patches, pixels_of_patch, config.width);
+  work.add(KernelKind::elementwise, tokens, 0, config.width);  // join
+  work.add(KernelKind::elementwise, tokens, 0, config.width);  // positions
 }
 
 void add_attention(Work& work, const model::ModelConfig& config, std::int64_t heads,
@@ -62,28 +65,45 @@ void add_head(Work& work, const model::ModelConfig& config, std::int64_t batch) 
   if (config.summary_tokens > 1) work.add(KernelKind::elementwise, batch, 0, config.classes);
 }
 
-/// Numbers alive while the pixels become tokens: the pixels as floats three times (before and after
-/// normalising, and as patches), the patches' tokens and the whole sequence twice (joined, with
-/// positions).
-double embedding_numbers(const model::ModelConfig& config, double batch) {
-  const double pixels = real(config.channels * config.image_height * config.image_width);
-  const double tokens = real(config.num_tokens() * config.width);
-  return batch * (3 * pixels + 3 * tokens);
+/// How many floats of each kind a batch has; what is alive together follows model/transformer.cpp
+/// statement by statement.
+struct Sizes {
+  double pixels;  // normalised, alive until the features are there
+  double patches;
+  double stream;  // [B, N, D]
+  double batch;
+
+  Sizes(const model::ModelConfig& config, std::int64_t images)
+      : pixels(real(images) * real(config.channels * config.image_height * config.image_width)),
+        patches(real(images) * real(config.num_patches() * config.width)),
+        stream(real(images) * real(config.num_tokens() * config.width)),
+        batch(real(images)) {}
+};
+
+double embedding_peak(const Sizes& sizes) {
+  const double unfolding = 2 * sizes.pixels + sizes.patches;
+  const double joining = sizes.pixels + sizes.patches + 2 * sizes.stream;
+  return std::max(unfolding, joining);
 }
 
-/// Numbers alive in attention: the stream and its norm; q, k, v and their copies by head; scores
-/// before and after softmax; the context by head, joined, and projected.
-double attention_numbers(const model::ModelConfig& config, double heads, double batch) {
-  const double tokens = real(config.num_tokens());
-  const double inner = heads * real(config.head_width);
-  return batch *
-         (3 * tokens * real(config.width) + 7 * tokens * inner + 2 * heads * tokens * tokens);
+double attention_peak(const Sizes& sizes, double tokens, double heads, double head_width) {
+  const double inner = sizes.batch * tokens * heads * head_width;
+  const double scores = sizes.batch * heads * tokens * tokens;
+  // Of several images a batched product takes copies of its permuted operands.
+  const double copy = sizes.batch > 1 ? inner : 0;
+  const double held = sizes.pixels + 2 * sizes.stream + 3 * inner;  // x, its norm, q, k, v
+  const double scoring = held + inner + 2 * copy + scores;
+  const double weighting = held + 2 * scores + inner + copy;
+  const double joining = held + scores + 2 * inner;
+  const double adding = std::max(held + inner + sizes.stream, sizes.pixels + 4 * sizes.stream);
+  return std::max({scoring, weighting, joining, adding});
 }
 
-/// Numbers alive in the MLP: the stream, its norm and the result; the wide layer before and after
-/// its activation.
-double mlp_numbers(const model::ModelConfig& config, double mlp_width, double batch) {
-  return batch * real(config.num_tokens()) * (3 * real(config.width) + 2 * mlp_width);
+double mlp_peak(const Sizes& sizes, double tokens, double mlp_width) {
+  const double wide = sizes.batch * tokens * mlp_width;
+  const double activating = 3 * sizes.stream + 2 * wide;
+  const double adding = 5 * sizes.stream + wide;
+  return sizes.pixels + std::max(activating, adding);
 }
 
 }  // namespace
@@ -146,7 +166,7 @@ std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int6
     add_attention(work, config, layer.heads, batch);
     add_mlp(work, config, layer.mlp_width, batch);
   }
-  work.add(KernelKind::norm, batch * config.num_tokens(), 0, config.width);
+  work.add(KernelKind::norm, batch * config.summary_tokens, 0, config.width);
   if (with_head) add_head(work, config, batch);
   return work.take();
 }
@@ -169,15 +189,23 @@ double weight_bytes(const model::ModelConfig& config) {
 }
 
 double activation_bytes(const model::ModelConfig& config, std::int64_t batch) {
-  const double images = real(batch);
-  double most = embedding_numbers(config, images);
+  const Sizes sizes(config, batch);
+  const double tokens = real(config.num_tokens());
+  double most = embedding_peak(sizes);
   for (const model::LayerShape& layer : config.layers) {
     if (layer.heads > 0)
-      most = std::max(most, attention_numbers(config, real(layer.heads), images));
-    if (layer.mlp_width > 0)
-      most = std::max(most, mlp_numbers(config, real(layer.mlp_width), images));
+      most =
+          std::max(most, attention_peak(sizes, tokens, real(layer.heads), real(config.head_width)));
+    if (layer.mlp_width > 0) most = std::max(most, mlp_peak(sizes, tokens, real(layer.mlp_width)));
   }
   return bytes_of_float * most;
+}
+
+double loading_bytes(const model::ModelConfig& config) {
+  std::int64_t largest = 0;
+  for (const model::Parameter& parameter : model::parameters(config))
+    largest = std::max(largest, parameter.count());
+  return bytes_of_float * real(largest);
 }
 
 }  // namespace cleave::plan

@@ -10,11 +10,16 @@ namespace cleave::plan {
 
 /// What a stretch of compute is made of. Each kind has its own cost model, fitted from a profile.
 enum class KernelKind {
-  matmul,  // weight product: rows x inner · inner x columns (linear, patch embedding, classifier)
-  attention,  // q·kᵀ, softmax, ·v of one layer: rows = B·H·N queries, inner = K, columns = N keys
-  norm,       // LayerNorm over rows x columns
-  activation,   // GELU … over rows x columns
-  elementwise,  // add, bias, copy, concat, cast, normalise over rows x columns
+  /// Weight product, rows x inner · inner x columns: linear, patch embedding, classifier.
+  matmul,
+  /// softmax(q·kᵀ/√K)·v of one layer: rows = B·H·N queries, inner = K, columns = N keys.
+  attention,
+  /// LayerNorm over rows x columns.
+  norm,
+  /// GELU … over rows x columns.
+  activation,
+  /// Add, copy, concat, cast, normalise over rows x columns.
+  elementwise,
 };
 constexpr int num_kernel_kinds = 5;
 
@@ -40,8 +45,11 @@ std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
 
 /// Bytes of all weights, fp32.
 double weight_bytes(const model::ModelConfig& config);
-/// Peak bytes of activations of one forward pass with libtorch's eager allocation (largest block:
-/// input, norm, q, k, v, scores, context or MLP's two widths), fp32.
+/// Peak bytes of activations of one forward pass with libtorch's eager allocation (normalised
+/// pixels, then the largest moment of embedding, attention or MLP), fp32.
 double activation_bytes(const model::ModelConfig& config, std::int64_t batch);
+/// Bytes that loading the weights takes beside them: the largest tensor, still mapped while it is
+/// copied.
+double loading_bytes(const model::ModelConfig& config);
 
 }  // namespace cleave::plan
