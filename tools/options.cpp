@@ -190,6 +190,7 @@ const std::vector<Option>& options() {
       {"dilate", Kind::number, "FACTOR", "1", "slow devices and links together (testbed)", 1, 1000},
       {"loopback", Kind::flag, "", "",
        "no network namespaces: loopback, links not shaped (testbed)"},
+      {"measured", Kind::flag, "", "", "only what was measured: accuracy, memory, latency, bytes"},
       {"pace", Kind::number, "SHARE", "1", "be as slow as this share of a core (testbed)", 0.001,
        1},
       {"via", Kind::text, "HOST:PORT", "", "ask a running `cleave serve`"},

@@ -92,7 +92,7 @@ Command decompose_command() {
           {{"MODEL", "model folder"}},
           {"plan", "out", "data", "data-format", "images", "importance", "fleet", "threads",
            "dry-run", "format", "verbose"},
-          "cleave decompose teacher/ --plan plan.json --data /usr/share/dataset-fashion-mnist "
+          "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};
 }

@@ -62,7 +62,7 @@ Command evaluate_command() {
           {{"BUNDLE", "bundle folder"}},
           {"data", "data-format", "split", "limit", "teacher", "target", "threads", "csv",
            "dry-run", "format", "verbose"},
-          "cleave evaluate bundle/ --teacher teacher/ --data /usr/share/dataset-fashion-mnist",
+          "cleave evaluate bundle/ --teacher teacher/ --data /usr/share/datasets/fashion-mnist",
           evaluate};
 }
 

@@ -114,17 +114,66 @@ int inspect_model(const Args& args, const fs::path& folder) {
   return exit_done;
 }
 
+/// What `evaluate` and the testbed stored: gains and costs in one place.
+std::string measured_text(const fs::path& folder) {
+  const auto measured = plan::read_measured(folder);
+  std::string text;
+  if (measured.contains("accuracy")) {
+    const auto& rows = measured["accuracy"]["rows"];
+    const auto of_teacher = std::find_if(rows.begin(), rows.end(),
+                                         [](const auto& row) { return row["what"] == "teacher"; });
+    Table table({"accuracy of", "share right", "against teacher"});
+    for (const auto& row : rows)
+      table.row({row["what"].get<std::string>(), percent(row["accuracy"].get<double>()),
+                 of_teacher == rows.end()
+                     ? "–"
+                     : format("%+.2f points", 100 * (row["accuracy"].get<double>() -
+                                                     (*of_teacher)["accuracy"].get<double>()))});
+    text += table.text() + "\n";
+  }
+  if (!measured.contains("testbed")) return text.empty() ? "nothing is measured yet\n" : text;
+  const auto& testbed = measured["testbed"];
+  Table memory({"process", "peak memory", "predicted", "limit"}),
+      latency({"latency", "median", "MAD", "predicted", "on the wire"});
+  for (const auto& system : testbed["systems"]) {
+    const std::string what = system["what"].get<std::string>();
+    for (const auto& [process, row] : system["memory"].items()) {
+      const double limit = row["limit_bytes"].get<double>(),
+                   predicted = row["predicted_bytes"].get<double>();
+      memory.row({what + ": " + process, base::format_bytes(row["peak_bytes"].get<double>()),
+                  predicted > 0 ? base::format_bytes(predicted) : "–",
+                  limit <= 0           ? "–"
+                  : what == "original" ? base::format_bytes(limit) + " (lifted)"
+                                       : base::format_bytes(limit)});
+    }
+    const double predicted = system["predicted_latency_s"].get<double>();
+    latency.row({what, base::format_seconds(system["median_s"].get<double>()),
+                 base::format_seconds(system["mad_s"].get<double>()),
+                 predicted > 0 ? base::format_seconds(predicted) : "–",
+                 base::format_bytes(system["bytes_on_wire"].get<double>())});
+  }
+  text += memory.text() + "\n" + latency.text();
+  if (testbed["ratio"].get<double>() > 0)
+    text += format("the system is %.2f times as fast as the original on the fastest device (%s)\n",
+                   testbed["ratio"].get<double>(), testbed["network"].get<std::string>().c_str());
+  return text;
+}
+
 int inspect_bundle(const Args& args, const fs::path& folder) {
   const plan::Bundle bundle(folder);
   const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
-  const fs::path measured = folder / "measured.json";
+  if (args.flag("measured")) {
+    std::printf("%s", args.json() ? (plan::read_measured(folder).dump(2) + "\n").c_str()
+                                  : measured_text(folder).c_str());
+    return exit_done;
+  }
   if (args.json()) {
     nlohmann::json json{{"identity", bundle.identity()},
                         {"plan", plan.name},
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
     for (const auto& part : plan.parts) json["parts"][part.device] = to_json(part.config);
-    if (fs::exists(measured)) json["measured"] = base::Reader::json_file(measured).json();
+    json["measured"] = plan::read_measured(folder);
     std::printf("%s\n", json.dump(2).c_str());
     return exit_done;
   }
@@ -135,7 +184,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s\n%s",
               drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str(),
               describe(plan).c_str());
-  if (fs::exists(measured)) std::printf("\nmeasured: %s\n", measured.string().c_str());
+  std::printf("\n%s", measured_text(folder).c_str());
   return exit_done;
 }
 
@@ -151,7 +200,7 @@ Command inspect_command() {
   return {"inspect",
           "what is in a model or a bundle: parameters, FLOPs, bytes, widths, who keeps what",
           {{"PATH", "model or bundle folder"}},
-          {"plan", "columns", "format", "verbose"},
+          {"plan", "measured", "columns", "format", "verbose"},
           "cleave inspect bundle/",
           inspect};
 }

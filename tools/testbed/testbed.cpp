@@ -418,14 +418,15 @@ int testbed(const Args& args) {
   const double ratio = systems.size() > 1 && complete
                            ? median_of(systems[1].latency_s) / median_of(systems[0].latency_s)
                            : 0;
+  nlohmann::json json{{"network", network_note},           {"dilate", ground.dilate},
+                      {"against_local", difference},       {"ratio", ratio},
+                      {"speeds", nlohmann::json::array()}, {"systems", nlohmann::json::array()}};
+  for (const auto& speed : speeds)
+    json["speeds"].push_back(
+        {{"device", speed.device}, {"stated", speed.stated}, {"measured", speed.measured}});
+  for (const auto& system : systems) json["systems"].push_back(to_json(system, ground));
+  plan::write_measured(bundle, "testbed", json);
   if (args.json()) {
-    nlohmann::json json{{"network", network_note},           {"dilate", ground.dilate},
-                        {"against_local", difference},       {"ratio", ratio},
-                        {"speeds", nlohmann::json::array()}, {"systems", nlohmann::json::array()}};
-    for (const auto& speed : speeds)
-      json["speeds"].push_back(
-          {{"device", speed.device}, {"stated", speed.stated}, {"measured", speed.measured}});
-    for (const auto& system : systems) json["systems"].push_back(to_json(system, ground));
     std::printf("%s\n", json.dump(2).c_str());
   } else {
     std::printf("testbed: %s\n\n", network_note.c_str());
