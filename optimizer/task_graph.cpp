@@ -1,0 +1,359 @@
+#include "optimizer/task_graph.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include <boost/graph/topological_sort.hpp>
+
+namespace cleave::optimizer {
+namespace {
+
+using plan::Instruction;
+using plan::Op;
+using plan::Program;
+using plan::ValueId;
+
+std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
+std::int32_t count(std::size_t size) { return static_cast<std::int32_t>(size); }
+
+std::string rank_text(const Program& program) { return "rank " + std::to_string(program.rank); }
+
+/// The part whose sub_model wrote `value` as features, or none.
+std::int32_t maker(const Program& program, ValueId value) {
+  for (const Instruction& instruction : program.instructions)
+    if (instruction.result == value && instruction.op == Op::sub_model && !instruction.with_head)
+      return instruction.part;
+  return Message::none;
+}
+
+/// (from, to, tag): what pairs a send with its receive.
+using Address = std::tuple<std::int32_t, std::int32_t, std::uint32_t>;
+
+std::string text(const Address& address) {
+  return "from rank " + std::to_string(std::get<0>(address)) + " to rank " +
+         std::to_string(std::get<1>(address)) + " with tag " + std::to_string(std::get<2>(address));
+}
+
+class MessageList {
+ public:
+  explicit MessageList(const std::vector<Program>& programs) : programs_(programs) {
+    const std::int32_t aggregator = count(programs.size()) - 1;
+    for (const Program& program : programs)
+      if (program.rank != aggregator) add_inputs(program, aggregator);
+    for (const Program& program : programs) remember_receives(program);
+    for (const Program& program : programs) add_sends(program);
+    if (!receives_.empty())
+      throw std::invalid_argument("[programs] receive " + text(receives_.begin()->first) +
+                                  ": saw no send, needs one");
+  }
+  std::vector<Message> take() { return std::move(messages_); }
+
+ private:
+  void add_inputs(const Program& program, std::int32_t aggregator) {
+    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+      if (program.instructions[i].op != Op::input) continue;
+      Message message;
+      message.from = aggregator;
+      add(message, program, count(i));
+    }
+  }
+
+  void remember_receives(const Program& program) {
+    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+      const Instruction& instruction = program.instructions[i];
+      if (instruction.op == Op::receive)
+        receives_[{instruction.peer, program.rank, instruction.tag}] = count(i);
+    }
+  }
+
+  void add_sends(const Program& program) {
+    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+      const Instruction& instruction = program.instructions[i];
+      if (instruction.op != Op::send) continue;
+      const Address address{program.rank, instruction.peer, instruction.tag};
+      const auto receive = receives_.find(address);
+      if (receive == receives_.end())
+        throw std::invalid_argument("[programs] send " + text(address) +
+                                    ": saw no receive, needs one");
+      Message message;
+      message.from = program.rank;
+      message.send = count(i);
+      message.part = maker(program, instruction.operands.at(0));
+      add(message, programs_.at(at(instruction.peer)), receive->second);
+      receives_.erase(receive);
+    }
+  }
+
+  void add(Message message, const Program& receiver, std::int32_t receive) {
+    message.to = receiver.rank;
+    message.receive = receive;
+    message.value = receiver.instructions[at(receive)].result;
+    message.bytes = receiver.values.at(at(message.value)).bytes();
+    messages_.push_back(message);
+  }
+
+  const std::vector<Program>& programs_;
+  std::map<Address, std::int32_t> receives_;
+  std::vector<Message> messages_;
+};
+
+/// Turns programs into tasks. Vertices first, in an order that settles ties: the request's way out,
+/// then rank by rank.
+class Builder {
+ public:
+  Builder(TaskGraph& tasks, const plan::Plan& plan, const std::vector<Program>& programs,
+          const plan::Fleet& fleet)
+      : tasks_(tasks),
+        plan_(plan),
+        programs_(programs),
+        fleet_(fleet),
+        devices_(devices_of(plan, fleet)) {
+    if (devices_.size() != programs.size())
+      throw std::invalid_argument("[programs] saw " + std::to_string(programs.size()) +
+                                  ", needs one for each of " + std::to_string(devices_.size()) +
+                                  " ranks");
+    for (const Program& program : programs) made_by_.emplace_back(program.values.size(), -1);
+    tasks_.num_resources = count(3 * fleet.devices.size() + programs.size());
+  }
+
+  void build() {
+    tasks_.messages = messages_of(programs_);
+    for (const Program& program : programs_) add_computes(program);
+    for (std::size_t m = 0; m < tasks_.messages.size(); ++m)
+      add_message(tasks_.messages[m], count(m));
+    for (const auto& [message, first] : firsts_) wait_for(tasks_.messages[at(message)], first);
+    for (const auto& [task, instruction] : computes_) wait_for_operands(task, *instruction);
+    refuse_cycles();
+  }
+
+ private:
+  // Resources, by device or by rank.
+  std::int32_t computing(std::int32_t rank) const { return count(devices_[at(rank)]); }
+  std::int32_t outgoing(std::int32_t rank) const {
+    return count(fleet_.devices.size() + devices_[at(rank)]);
+  }
+  std::int32_t incoming(std::int32_t rank) const {
+    return count(2 * fleet_.devices.size() + devices_[at(rank)]);
+  }
+  std::int32_t io_thread(std::int32_t rank) const {
+    return count(3 * fleet_.devices.size()) + rank;
+  }
+  const plan::Device& device(std::int32_t rank) const { return fleet_.devices[devices_[at(rank)]]; }
+
+  std::int32_t add(const Task& task) { return count(boost::add_vertex(task, tasks_.graph)); }
+  void add_edge(std::int32_t from, std::int32_t to) {
+    boost::add_edge(at(from), at(to), tasks_.graph);
+  }
+
+  bool is_computed(const Program& program, const Instruction& instruction) const {
+    const bool is_aggregator = at(program.rank) + 1 == programs_.size();
+    if (instruction.op == Op::input) return is_aggregator;
+    return instruction.op != Op::send && instruction.op != Op::receive;
+  }
+
+  void add_computes(const Program& program) {
+    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+      const Instruction& instruction = program.instructions[i];
+      if (!is_computed(program, instruction)) continue;
+      Task task;
+      task.rank = program.rank;
+      task.instruction = count(i);
+      task.seconds =
+          compute_seconds(device(program.rank), plan::kernels_of(instruction, program, plan_));
+      if (task.seconds > 0) task.holds[0] = computing(program.rank);
+      const std::int32_t vertex = add(task);
+      if (instruction.result >= 0) made_by_[at(program.rank)].at(at(instruction.result)) = vertex;
+      computes_.emplace_back(vertex, &instruction);
+    }
+  }
+
+  /// Send, transfer, receive; between processes of one device nothing is transferred.
+  void add_message(const Message& message, std::int32_t index) {
+    const std::int32_t send = add(end_task(Task::Kind::send, message, index));
+    std::int32_t last = send;
+    if (devices_[at(message.from)] != devices_[at(message.to)]) {
+      last = add(transfer_task(message, index));
+      add_edge(send, last);
+    }
+    const std::int32_t receive = add(end_task(Task::Kind::receive, message, index));
+    add_edge(last, receive);
+    made_by_[at(message.to)].at(at(message.value)) = receive;
+    firsts_.emplace_back(index, send);
+  }
+
+  Task end_task(Task::Kind kind, const Message& message, std::int32_t index) const {
+    Task task;
+    task.kind = kind;
+    task.rank = kind == Task::Kind::send ? message.from : message.to;
+    task.peer = kind == Task::Kind::send ? message.to : message.from;
+    task.message = index;
+    task.seconds = message_seconds(device(task.rank), message.bytes);
+    task.holds[0] = io_thread(task.rank);
+    return task;
+  }
+
+  Task transfer_task(const Message& message, std::int32_t index) const {
+    const plan::Link& link = fleet_.link(devices_[at(message.from)], devices_[at(message.to)]);
+    Task task;
+    task.kind = Task::Kind::transfer;
+    task.rank = message.from;
+    task.peer = message.to;
+    task.message = index;
+    task.seconds = message.bytes / link.bytes_per_s;
+    task.delay_s = link.latency_s;
+    task.holds[0] = outgoing(message.from);
+    task.holds[1] = incoming(message.to);
+    return task;
+  }
+
+  void wait_for(const Message& message, std::int32_t first) {
+    if (message.send == Message::none) return;  // the request is there from the beginning
+    const Program& sender = programs_[at(message.from)];
+    wait_for_operands(first, sender.instructions[at(message.send)], sender);
+  }
+
+  void wait_for_operands(std::int32_t task, const Instruction& instruction) {
+    wait_for_operands(task, instruction, programs_[at(tasks_.graph[at(task)].rank)]);
+  }
+
+  void wait_for_operands(std::int32_t task, const Instruction& instruction,
+                         const Program& program) {
+    for (const ValueId operand : instruction.operands) {
+      const std::int32_t from = made_by_[at(program.rank)].at(at(operand));
+      if (from < 0)
+        throw std::invalid_argument("[programs] " + rank_text(program) + ": value '" +
+                                    program.values[at(operand)].name + "' is never written");
+      add_edge(from, task);
+    }
+  }
+
+  void refuse_cycles() const {
+    std::vector<std::size_t> order;
+    try {
+      boost::topological_sort(tasks_.graph, std::back_inserter(order));
+    } catch (const boost::not_a_dag&) {
+      throw std::invalid_argument(
+          "[programs] saw instructions that wait for each other, needs an order");
+    }
+  }
+
+  TaskGraph& tasks_;
+  const plan::Plan& plan_;
+  const std::vector<Program>& programs_;
+  const plan::Fleet& fleet_;
+  std::vector<std::size_t> devices_;
+  std::vector<std::vector<std::int32_t>> made_by_;                     // by rank and value
+  std::vector<std::pair<std::int32_t, const Instruction*>> computes_;  // task and what it runs
+  std::vector<std::pair<std::int32_t, std::int32_t>> firsts_;          // message and its first task
+};
+
+std::size_t find_device(const plan::Fleet& fleet, const std::string& name,
+                        const std::string& field) {
+  if (const auto device = fleet.find(name)) return *device;
+  std::string known;
+  for (const plan::Device& device : fleet.devices)
+    known += (known.empty() ? "" : ", ") + device.name;
+  throw std::invalid_argument("[plan] " + field + ": saw '" + name +
+                              "', needs a device of the fleet (" + known + ")");
+}
+
+}  // namespace
+
+std::vector<Message> messages_of(const std::vector<Program>& programs) {
+  return MessageList(programs).take();
+}
+
+std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& fleet) {
+  std::vector<std::size_t> devices;
+  for (std::size_t p = 0; p < plan.parts.size(); ++p)
+    devices.push_back(
+        find_device(fleet, plan.parts[p].device, "parts[" + std::to_string(p) + "].device"));
+  devices.push_back(find_device(fleet, plan.aggregator, "aggregator"));
+  return devices;
+}
+
+double compute_seconds(const plan::Device& device, const std::vector<plan::Kernel>& kernels) {
+  return kernels.empty() ? 0 : device.profile.cost.instruction_s + device.seconds(kernels);
+}
+
+double message_seconds(const plan::Device& device, double bytes) {
+  return device.profile.cost.message_s + device.profile.cost.message_s_per_byte * bytes;
+}
+
+TaskGraph::TaskGraph(const plan::Plan& plan, const std::vector<Program>& programs,
+                     const plan::Fleet& fleet) {
+  Builder(*this, plan, programs, fleet).build();
+}
+
+const Schedule& Player::play(const TaskGraph& tasks) {
+  const auto later = [](const Ready& a, const Ready& b) {
+    return std::tie(a.at_s, a.task) > std::tie(b.at_s, b.task);
+  };
+  reset(tasks);
+  for (std::size_t task = 0; task < missing_.size(); ++task)
+    if (missing_[task] == 0) queue_.push_back({0, count(task)});
+  std::make_heap(queue_.begin(), queue_.end(), later);
+  while (!queue_.empty()) {
+    std::pop_heap(queue_.begin(), queue_.end(), later);
+    const Ready ready = queue_.back();
+    queue_.pop_back();
+    start(tasks, ready);
+    const double there_s = schedule_.end_s[at(ready.task)] + tasks.graph[at(ready.task)].delay_s;
+    for (auto [edge, end] = boost::out_edges(at(ready.task), tasks.graph); edge != end; ++edge) {
+      const std::size_t next = boost::target(*edge, tasks.graph);
+      if (deliverer_[next] < 0 || there_s >= ready_s_[next]) {
+        ready_s_[next] = there_s;
+        deliverer_[next] = ready.task;
+      }
+      if (--missing_[next] > 0) continue;
+      queue_.push_back({ready_s_[next], count(next)});
+      std::push_heap(queue_.begin(), queue_.end(), later);
+    }
+  }
+  return schedule_;
+}
+
+void Player::reset(const TaskGraph& tasks) {
+  const std::size_t num_tasks = tasks.size();
+  schedule_.start_s.assign(num_tasks, 0);
+  schedule_.end_s.assign(num_tasks, 0);
+  schedule_.because.assign(num_tasks, -1);
+  schedule_.latency_s = 0;
+  free_s_.assign(at(tasks.num_resources), 0);
+  last_user_.assign(at(tasks.num_resources), -1);
+  ready_s_.assign(num_tasks, 0);
+  deliverer_.assign(num_tasks, -1);
+  missing_.assign(num_tasks, 0);
+  queue_.clear();
+  for (std::size_t task = 0; task < num_tasks; ++task)
+    for (auto [edge, end] = boost::out_edges(task, tasks.graph); edge != end; ++edge)
+      ++missing_[boost::target(*edge, tasks.graph)];
+}
+
+void Player::start(const TaskGraph& tasks, const Ready& ready) {
+  const std::size_t index = at(ready.task);
+  const Task& task = tasks.graph[index];
+  double start_s = ready.at_s;
+  schedule_.because[index] = deliverer_[index];
+  for (const std::int32_t resource : task.holds) {
+    if (resource < 0 || free_s_[at(resource)] <= start_s) continue;
+    start_s = free_s_[at(resource)];
+    schedule_.because[index] = last_user_[at(resource)];
+  }
+  const double end_s = start_s + task.seconds;
+  for (const std::int32_t resource : task.holds) {
+    if (resource < 0) continue;
+    free_s_[at(resource)] = end_s;
+    last_user_[at(resource)] = ready.task;
+  }
+  schedule_.start_s[index] = start_s;
+  schedule_.end_s[index] = end_s;
+  schedule_.latency_s = std::max(schedule_.latency_s, end_s);
+}
+
+}  // namespace cleave::optimizer

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "optimizer/plan/fleet.hpp"
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::examples {
+
+/// A ViT of this shape: every layer alike, head width D / H, MLP width 4 D.
+inline model::ModelConfig vit(std::int64_t layers, std::int64_t width, std::int64_t heads,
+                              std::int64_t image, std::int64_t patch, std::int64_t channels,
+                              std::int64_t classes) {
+  model::ModelConfig config;
+  config.width = width;
+  config.head_width = width / heads;
+  config.layers.assign(static_cast<std::size_t>(layers), {heads, 4 * width});
+  config.image_height = config.image_width = image;
+  config.patch = patch;
+  config.channels = channels;
+  config.classes = classes;
+  config.processing.height = config.processing.width = image;
+  config.processing.mean.assign(static_cast<std::size_t>(channels), 0.5);
+  config.processing.std.assign(static_cast<std::size_t>(channels), 0.5);
+  return config;
+}
+
+/// 50 tokens, 2.7 M parameters.
+inline model::ModelConfig fashion_vit() { return vit(6, 192, 6, 28, 4, 1, 10); }
+inline model::ModelConfig vit_base() { return vit(12, 768, 12, 224, 16, 3, 1000); }
+inline model::ModelConfig vit_large() { return vit(24, 1024, 16, 224, 16, 3, 1000); }
+
+/// A device at `speed` times 60 GFLOP/s and 10 GB/s, as one writes it by hand.
+inline plan::Device device(const std::string& name, double speed, double memory_bytes = 8e9) {
+  plan::Device made;
+  made.name = name;
+  made.memory_bytes = memory_bytes;
+  made.speed = speed;
+  for (plan::KernelCost& cost : made.profile.cost.kernels) cost = {5e-6, 60e9, 10e9};
+  made.profile.cost.instruction_s = 20e-6;
+  made.profile.cost.message_s = 100e-6;
+  made.profile.runtime_bytes = 175e6;
+  return made;
+}
+
+inline plan::Fleet fleet(std::vector<plan::Device> devices, double bytes_per_s = 12.5e6,
+                         double latency_s = 0.3e-3) {
+  plan::Fleet made;
+  made.may_aggregate.assign(devices.size(), true);
+  made.devices = std::move(devices);
+  made.default_link = {bytes_per_s, latency_s};
+  return made;
+}
+
+/// Speeds 1 : 0.6 : 0.35.
+inline plan::Fleet three_devices(double memory_bytes = 8e9) {
+  return fleet({device("hub", 1, memory_bytes), device("box", 0.6, memory_bytes),
+                device("cam", 0.35, memory_bytes)});
+}
+
+/// A part that keeps the first `layers` layers of the teacher, cut to these widths.
+inline plan::PlanPart part(const model::ModelConfig& teacher, const std::string& device,
+                           std::int64_t layers, std::int64_t width, std::int64_t heads,
+                           std::int64_t mlp_width) {
+  plan::PlanPart made;
+  made.device = device;
+  made.config = teacher;
+  made.config.width = width;
+  made.config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
+  for (std::int64_t layer = 0; layer < layers; ++layer) made.layers.push_back(layer);
+  return made;
+}
+
+inline plan::Plan plan_of(const model::ModelConfig& teacher, std::vector<plan::PlanPart> parts,
+                          const std::string& aggregator, const std::string& strategy) {
+  plan::Plan made;
+  made.strategy = strategy;
+  made.teacher = teacher;
+  made.parts = std::move(parts);
+  made.aggregator = aggregator;
+  return made;
+}
+
+}  // namespace cleave::examples
