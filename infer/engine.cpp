@@ -1,0 +1,301 @@
+#include "infer/engine.hpp"
+
+#include <algorithm>
+#include <dlfcn.h>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include "model/checkpoint.hpp"
+#include "model/fusion.hpp"
+#include "model/transformer.hpp"
+
+namespace cleave::infer {
+namespace {
+
+using at::Tensor;
+using plan::Op;
+
+at::ScalarType scalar_type(base::Element element) {
+  switch (element) {
+    case base::Element::f32:
+      return at::kFloat;
+    case base::Element::f16:
+      return at::kHalf;
+    case base::Element::bf16:
+      return at::kBFloat16;
+    case base::Element::i64:
+      return at::kLong;
+    case base::Element::i32:
+      return at::kInt;
+    case base::Element::u8:
+      return at::kByte;
+    case base::Element::i8:
+      return at::kChar;
+    case base::Element::f64:
+      return at::kDouble;
+    case base::Element::boolean:
+      return at::kBool;
+  }
+  throw std::invalid_argument("[engine] element: saw an unknown one, needs f32 or u8");
+}
+
+/// A tensor over the value's bytes, which it keeps alive. Nobody writes to operands, so const may
+/// go.
+Tensor tensor_over(const net::Value& value) {
+  auto* bytes = const_cast<std::byte*>(value.data.data());
+  const auto options = at::TensorOptions(scalar_type(value.element));
+  auto owner = value.data.owner();
+  return at::from_blob(
+      bytes, value.dims, [owner](void*) {}, options);
+}
+
+/// A value over the tensor's memory, which it keeps alive.
+net::Value value_over(const Tensor& tensor) {
+  auto owner = std::make_shared<const Tensor>(tensor.contiguous());
+  net::Value value;
+  value.dims = owner->sizes().vec();
+  const auto* bytes = static_cast<const std::byte*>(owner->data_ptr());
+  value.data = net::Buffer(owner, bytes, owner->nbytes());
+  return value;
+}
+
+bool has_op(const plan::Program& program, Op op) {
+  return std::any_of(program.instructions.begin(), program.instructions.end(),
+                     [op](const plan::Instruction& instruction) { return instruction.op == op; });
+}
+
+/// The models that this process holds, by part of the plan, and the fusion head where it
+/// aggregates.
+struct Held {
+  std::vector<std::optional<model::Transformer>> parts;
+  std::optional<model::FusionHead> fusion;
+  std::int64_t batch = 1;  // of the warm-up
+};
+
+class TorchEngine : public Engine {
+ public:
+  TorchEngine(Held held, const EngineOptions& options)
+      : held_(std::move(held)), options_(options) {}
+
+  void prepare() override {
+    set_threads(options_.threads);
+    if (options_.warm_up) guarded([this] { return warm_up(); });
+  }
+
+  net::Value run(const plan::Instruction& instruction, const plan::Program&,
+                 const std::vector<const net::Value*>& operands) override {
+    return guarded([&] {
+      if (instruction.op == Op::sub_model) return value_over(run_part(instruction, operands));
+      if (instruction.op == Op::fuse) return value_over(run_fusion(operands));
+      throw std::runtime_error("[engine] instruction: saw " +
+                               std::string(plan::name_of(instruction.op)) +
+                               ", needs sub_model or fuse");
+    });
+  }
+
+ private:
+  /// Runs without gradients, and with libtorch's errors as ours: one line, no backtrace.
+  template <typename Work>
+  auto guarded(const Work& work) -> decltype(work()) {
+    const c10::InferenceMode no_gradients;
+    try {
+      return work();
+    } catch (const c10::Error& error) {
+      throw std::runtime_error(std::string("[engine] ") + error.what_without_backtrace());
+    }
+  }
+
+  const model::Transformer& part(std::int32_t index) const {
+    const auto i = static_cast<std::size_t>(index);
+    if (index < 0 || i >= held_.parts.size() || !held_.parts[i])
+      throw std::runtime_error("[engine] part " + std::to_string(index) +
+                               ": not held by this process");
+    return *held_.parts[i];
+  }
+
+  static Tensor run_model(const model::Transformer& model, const Tensor& pixels, bool with_head) {
+    const model::ModelConfig& config = model.config;
+    model::expect_dims(pixels, {-1, config.channels, config.image_height, config.image_width},
+                       "input of the model");
+    const Tensor normalised = model::normalise_pixels(config, pixels);
+    return with_head ? model::forward(model, normalised) : model::features(model, normalised);
+  }
+
+  Tensor run_part(const plan::Instruction& instruction,
+                  const std::vector<const net::Value*>& operands) const {
+    return run_model(part(instruction.part), tensor_over(*operands.at(0)), instruction.with_head);
+  }
+
+  Tensor run_fusion(const std::vector<const net::Value*>& operands) const {
+    if (!held_.fusion) throw std::runtime_error("[engine] fusion head: not held by this process");
+    std::vector<Tensor> features;
+    for (const net::Value* operand : operands)
+      features.push_back(operand->present ? tensor_over(*operand) : Tensor());
+    return model::answer(*held_.fusion, model::fuse(*held_.fusion, features));
+  }
+
+  void warm_up() const {
+    for (const auto& held : held_.parts) {
+      if (!held) continue;
+      const model::ModelConfig& config = held->config;
+      const Tensor black = at::zeros(
+          {held_.batch, config.channels, config.image_height, config.image_width}, at::kByte);
+      run_model(*held, black, config.classes > 0);
+    }
+    if (held_.fusion) warm_up_fusion(*held_.fusion);
+  }
+
+  void warm_up_fusion(const model::FusionHead& fusion) const {
+    std::vector<Tensor> features;
+    for (const auto& fused : fusion.parts)
+      features.push_back(at::zeros({held_.batch, fusion.teacher.summary_tokens,
+                                    static_cast<std::int64_t>(fused.channels.size())}));
+    model::answer(fusion, model::fuse(fusion, features));
+  }
+
+  Held held_;
+  EngineOptions options_;
+};
+
+/// Verifies a folder of the bundle and hands it to `load`; libtorch's errors become one line with
+/// the folder.
+template <typename Load>
+auto load_verified(const plan::Bundle& bundle, const std::filesystem::path& folder,
+                   const Load& load) {
+  const std::string inside = folder.lexically_relative(bundle.folder()).generic_string();
+  bundle.verify(inside);
+  try {
+    return load(folder);
+  } catch (const c10::Error& error) {
+    throw std::runtime_error("[" + inside + "] cannot load: " + error.what_without_backtrace());
+  }
+}
+
+model::Transformer load_part(const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
+  const plan::PlanPart& part = plan.parts[p];
+  auto loaded = load_verified(bundle, bundle.part_path(plan, part.device),
+                              [](const auto& folder) { return model::load(folder); });
+  if (loaded.config.width != part.config.width || loaded.config.layers != part.config.layers)
+    throw std::runtime_error("[" + bundle.part_path(plan, part.device).string() +
+                             "] config.json: its widths are not those of plan '" + plan.name +
+                             "'; cut the bundle again");
+  return loaded;
+}
+
+/// The fusion head, where the plan's strategy has one.
+std::optional<model::FusionHead> load_head(const plan::Bundle& bundle, const plan::Plan& plan) {
+  const auto programs = plan::compile(plan, plan.shape);
+  if (!has_op(programs.back(), Op::fuse)) return std::nullopt;
+  auto head = load_verified(bundle, bundle.fusion_path(plan),
+                            [](const auto& folder) { return model::load_fusion(folder); });
+  if (head.parts.size() != plan.parts.size())
+    throw std::runtime_error("[" + bundle.fusion_path(plan).string() + "] parts: saw " +
+                             std::to_string(head.parts.size()) + ", needs " +
+                             std::to_string(plan.parts.size()) + " as in plan '" + plan.name + "'");
+  return head;
+}
+
+Held held_for(const plan::Plan& plan) {
+  Held held;
+  held.parts.resize(plan.parts.size());
+  held.batch = plan.shape.batch;
+  return held;
+}
+
+std::size_t index_of(const plan::Plan& plan, const std::string& device) {
+  std::string known;
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    if (plan.parts[p].device == device) return p;
+    known += (p ? ", " : "") + plan.parts[p].device;
+  }
+  throw std::runtime_error("[plan " + plan.name + "] device: saw '" + device + "', needs one of " +
+                           known);
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> part_engine(const plan::Bundle& bundle, const plan::Plan& plan,
+                                    const std::string& device, const EngineOptions& options) {
+  const std::size_t p = index_of(plan, device);
+  Held held = held_for(plan);
+  held.parts[p] = load_part(bundle, plan, p);
+  return std::make_unique<TorchEngine>(std::move(held), options);
+}
+
+std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle, const plan::Plan& plan,
+                                      const EngineOptions& options) {
+  Held held = held_for(plan);
+  held.fusion = load_head(bundle, plan);
+  return std::make_unique<TorchEngine>(std::move(held), options);
+}
+
+std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Plan& plan,
+                                     const EngineOptions& options) {
+  Held held = held_for(plan);
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) held.parts[p] = load_part(bundle, plan, p);
+  held.fusion = load_head(bundle, plan);
+  return std::make_unique<TorchEngine>(std::move(held), options);
+}
+
+std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
+                                     const EngineOptions& options) {
+  Held held;
+  held.parts.push_back(model::load(model));
+  return std::make_unique<TorchEngine>(std::move(held), options);
+}
+
+net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& pixels,
+                       const std::vector<bool>& absent) {
+  plan::RequestShape shape = plan.shape;
+  shape.batch = pixels.dims.empty() ? 1 : pixels.dims[0];
+  const auto programs = plan::compile(plan, shape);
+  net::Value answer;
+  std::string failure;
+  Executor* peers = nullptr;
+  Executor::Hooks hooks;
+  // A request for each rank, with the rank as its id: a send is a delivery to another request.
+  hooks.send = [&](auto rank, auto peer, auto tag, const net::Value& value, const RunTimes&) {
+    const auto to = static_cast<Executor::RequestId>(peer);
+    const std::string wrong = peers->deliver(to, static_cast<std::int32_t>(rank), tag, value);
+    if (failure.empty()) failure = wrong;
+  };
+  hooks.output = [&](auto, const net::Value& value, const RunTimes&) { answer = value; };
+  hooks.failed = [&](auto, const std::string& error) {
+    if (failure.empty()) failure = error;
+  };
+  Executor executor(engine, hooks);
+  peers = &executor;
+  const auto never = Clock::time_point::max();
+  // The aggregator first: it must be there when the others send.
+  for (auto program = programs.rbegin(); program != programs.rend(); ++program) {
+    const auto rank = static_cast<std::size_t>(program->rank);
+    if (rank < absent.size() && absent[rank]) continue;
+    std::vector<net::Value> inputs(has_op(*program, Op::input) ? 1 : 0, pixels);
+    executor.admit(rank, std::make_shared<const plan::Program>(*program), std::move(inputs), never,
+                   never);
+  }
+  for (std::size_t rank = 0; rank < absent.size(); ++rank)
+    if (absent[rank]) executor.peer_lost(static_cast<std::int32_t>(rank));
+  while (executor.step(Clock::now())) {
+  }
+  if (!failure.empty()) throw std::runtime_error(failure);
+  return answer;
+}
+
+void set_threads(int threads) {
+  // OpenBLAS built on pthreads has a pool of its own, which knows nothing of ATen's.
+  using Setter = void(int);
+  if (auto* set = reinterpret_cast<Setter*>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads")))
+    set(threads);
+  at::set_num_threads(threads);
+}
+
+}  // namespace cleave::infer
