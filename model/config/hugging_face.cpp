@@ -192,10 +192,6 @@ ImageProcessing default_processing(const ModelConfig& config) {
   if (config.family == Family::deit) {
     processing.resample = 3;
     if (processing.height == processing.width) processing.crop_from = processing.height * 256 / 224;
-    if (channels == 3) {
-      processing.mean = {0.485, 0.456, 0.406};
-      processing.std = {0.229, 0.224, 0.225};
-    }
   }
   return processing;
 }

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <string>
+#include <unistd.h>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+#include "model/config/config.hpp"
+
+namespace cleave::model::testing {
+
+/// tests/goldens/<name>.
+inline std::filesystem::path golden(const std::string& name) {
+  return std::filesystem::path(CLEAVE_SOURCE_DIR) / "tests" / "goldens" / name;
+}
+
+/// A folder that is removed at the end of the test.
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (std::filesystem::temp_directory_path() / "cleave-model-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no scratch folder");
+    path_ = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// What `call` throws; fails the test and returns "" where it throws nothing.
+template <typename Call>
+std::string error_of(Call&& call) {
+  try {
+    std::forward<Call>(call)();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "threw nothing";
+  return {};
+}
+
+inline void expect_contains(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos)
+      << "'" << text << "' does not contain '" << part << "'";
+}
+
+/// A uniform ViT of three layers: D = 12, H = 3, K = 4, F = 20, 8 x 8 images of two channels, 4
+/// classes.
+inline ModelConfig tiny_config(Family family = Family::vit) {
+  ModelConfig config;
+  config.family = family;
+  config.width = 12;
+  config.head_width = 4;
+  config.layers.assign(3, {3, 20});
+  config.image_height = config.image_width = 8;
+  config.patch = 4;
+  config.channels = 2;
+  config.classes = 4;
+  config.processing.height = config.processing.width = 8;
+  config.processing.mean = {0.5, 0.25};
+  config.processing.std = {0.5, 0.3};
+  return config;
+}
+
+/// The same, cut unevenly: heads·K is not D, one layer without attention, one without an MLP.
+inline ModelConfig cut_config(Family family = Family::vit) {
+  ModelConfig config = tiny_config(family);
+  config.width = 7;
+  config.layers = {{2, 9}, {0, 5}, {3, 0}};
+  return config;
+}
+
+}  // namespace cleave::model::testing
