@@ -1,0 +1,261 @@
+#include "decompose/decompose.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "decompose/folder.hpp"
+#include "model/checkpoint.hpp"
+#include "model/config/hugging_face.hpp"
+#include "model/fusion.hpp"
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::decompose {
+namespace {
+
+namespace fs = std::filesystem;
+using Indices = std::vector<std::int64_t>;
+
+// ---- selection ----
+
+/// The units of one group, and how many parts hold each so far.
+class Pool {
+ public:
+  Pool(std::vector<double> importance, double discount)
+      : importance_(std::move(importance)), held_(importance_.size(), 0), discount_(discount) {}
+
+  /// The `count` units of the highest score, ascending.
+  Indices take(std::int64_t count) {
+    Indices order(importance_.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](auto a, auto b) { return comes_before(index(a), index(b)); });
+    order.resize(static_cast<std::size_t>(count));
+    std::sort(order.begin(), order.end());
+    for (const auto unit : order) ++held_[index(unit)];
+    return order;
+  }
+
+ private:
+  static std::size_t index(std::int64_t unit) { return static_cast<std::size_t>(unit); }
+
+  bool comes_before(std::size_t a, std::size_t b) const {
+    const double score_a = importance_[a] * std::pow(discount_, held_[a]);
+    const double score_b = importance_[b] * std::pow(discount_, held_[b]);
+    if (score_a != score_b) return score_a > score_b;
+    if (held_[a] != held_[b]) return held_[a] < held_[b];
+    return importance_[a] > importance_[b];
+  }
+
+  std::vector<double> importance_;
+  std::vector<int> held_;
+  double discount_;
+};
+
+/// The teacher's units, taken by one part after the other.
+class Selection {
+ public:
+  Selection(const Importance& importance, double discount)
+      : channels_(importance.channels, discount) {
+    for (const auto& heads : importance.heads) heads_.emplace_back(heads, discount);
+    for (const auto& mlp : importance.mlp) mlp_.emplace_back(mlp, discount);
+  }
+
+  KeepList take(const plan::PlanPart& part) {
+    KeepList keep;
+    keep.layers = part.layers;
+    keep.channels = channels_.take(part.config.width);
+    for (std::size_t i = 0; i < part.layers.size(); ++i) {
+      const auto layer = static_cast<std::size_t>(part.layers[i]);
+      keep.heads.push_back(heads_[layer].take(part.config.layers[i].heads));
+      keep.mlp.push_back(mlp_[layer].take(part.config.layers[i].mlp_width));
+    }
+    keep.classifier = part.config.classes > 0;
+    return keep;
+  }
+
+ private:
+  Pool channels_;
+  std::vector<Pool> heads_, mlp_;
+};
+
+/// Share of the teacher's channels and heads that at least `parts` of the parts hold.
+double share_held(const model::ModelConfig& teacher, const std::vector<KeepList>& keeps,
+                  int parts) {
+  std::map<std::pair<std::int64_t, std::int64_t>, int> held;  // (layer, head); channels: (−1, c)
+  for (const auto& keep : keeps) {
+    for (const auto channel : keep.channels) ++held[{-1, channel}];
+    for (std::size_t i = 0; i < keep.layers.size(); ++i) {
+      for (const auto head : keep.heads[i]) ++held[{keep.layers[i], head}];
+    }
+  }
+  const auto enough = std::count_if(held.begin(), held.end(),
+                                    [&](const auto& unit) { return unit.second >= parts; });
+  std::int64_t units = teacher.width;
+  for (const auto& layer : teacher.layers) units += layer.heads;
+  return static_cast<double>(enough) / static_cast<double>(units);
+}
+
+// ---- the plan ----
+
+/// Two configs of one shape; names, pictures and where the weights come from aside.
+bool same_shape(model::ModelConfig a, const model::ModelConfig& b) {
+  a.labels = b.labels;
+  a.processing = b.processing;
+  a.random_weights = b.random_weights;
+  return a == b;
+}
+
+std::string shape_text(const model::ModelConfig& config) {
+  return "width " + std::to_string(config.width) + ", " + std::to_string(config.num_layers()) +
+         " layers, " + std::to_string(model::count_parameters(config)) + " parameters";
+}
+
+/// Makes the plan one of this very teacher, or throws.
+void adopt(plan::Plan& plan, const model::ModelConfig& teacher, const std::string& digest) {
+  if (!same_shape(plan.teacher, teacher)) {
+    throw std::invalid_argument("[decompose] plan.teacher: made for another model (" +
+                                shape_text(plan.teacher) + "), the teacher has " +
+                                shape_text(teacher));
+  }
+  if (!plan.teacher_digest.empty() && plan.teacher_digest != digest) {
+    throw std::invalid_argument("[decompose] plan.teacher_digest: saw " + plan.teacher_digest +
+                                ", the teacher has " + digest);
+  }
+  plan.teacher = teacher;
+  plan.teacher_digest = digest;
+}
+
+bool fuses(const plan::Plan& plan) {
+  for (const auto& program : plan::compile(plan, plan.shape)) {
+    for (const auto& instruction : program.instructions) {
+      if (instruction.op == plan::Op::fuse) return true;
+    }
+  }
+  return false;
+}
+
+// ---- the bundle ----
+
+/// Progress of one part as progress of the whole.
+base::ProgressCallback continued(const base::ProgressCallback& progress, std::int64_t before,
+                                 std::int64_t total) {
+  if (!progress) return {};
+  return [&progress, before, total](base::Progress now) {
+    now.done += before;
+    now.total = total;
+    return progress(now);
+  };
+}
+
+void write_parts(const fs::path& teacher, const plan::Plan& plan,
+                 const std::vector<KeepList>& keeps, const fs::path& folder,
+                 const base::ProgressCallback& progress) {
+  const auto num_tensors = [](const plan::PlanPart& part) {
+    return static_cast<std::int64_t>(model::parameters(part.config).size());
+  };
+  std::int64_t total = 0, done = 0;
+  for (const auto& part : plan.parts) total += num_tensors(part);
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const auto out = folder / plan.parts[p].device;
+    slice(teacher, keeps[p], out, continued(progress, done, total));
+    write_keep(keeps[p], out / "keep.json");
+    done += num_tensors(plan.parts[p]);
+  }
+}
+
+/// The teacher's classifier alone: all that the fusion head takes from it.
+model::Transformer classifier_of(const fs::path& teacher, const model::ModelConfig& config) {
+  model::Transformer classifier;
+  classifier.config = config;
+  const model::TensorFiles files(teacher);
+  for (const auto& parameter : model::parameters(config)) {
+    if (parameter.name.rfind("head", 0) != 0) continue;
+    classifier.tensors[parameter.name] = model::read_tensor(files, files.at(parameter.key));
+  }
+  return classifier;
+}
+
+void write_fusion(const fs::path& teacher, const plan::Plan& plan,
+                  const std::vector<KeepList>& keeps, const fs::path& folder) {
+  std::vector<std::string> devices;
+  std::vector<Indices> channels;
+  for (std::size_t p = 0; p < keeps.size(); ++p) {
+    devices.push_back(plan.parts[p].device);
+    channels.push_back(keeps[p].channels);
+  }
+  model::save(model::make_fusion(classifier_of(teacher, plan.teacher), devices, channels), folder);
+}
+
+/// What was made from the old weights of a bundle that is being replaced.
+void remove_traces(const fs::path& bundle) {
+  for (const char* name : {".work", "calibration.jsonl", "measured.json"}) {
+    fs::remove_all(bundle / name);
+  }
+}
+
+/// Files of the old bundle that the new one does not have, and folders left empty.
+void remove_strangers(const fs::path& bundle, const plan::Manifest& manifest) {
+  std::vector<fs::path> found;
+  for (const char* top : {"plans", "parts", "fusion"}) {
+    if (!fs::exists(bundle / top)) continue;
+    found.push_back(bundle / top);
+    for (const auto& entry : fs::recursive_directory_iterator(bundle / top)) {
+      found.push_back(entry.path());
+    }
+  }
+  // Contents come after their folder, so backwards a folder is empty when its turn comes.
+  for (auto path = found.rbegin(); path != found.rend(); ++path) {
+    const bool held = manifest.files.count(path->lexically_relative(bundle).generic_string()) > 0;
+    if (!held && (!fs::is_directory(*path) || fs::is_empty(*path))) fs::remove(*path);
+  }
+}
+
+}  // namespace
+
+void SelectOptions::check() const {
+  if (overlap_discount >= 0 && overlap_discount <= 1) return;
+  throw std::invalid_argument("[select] options.overlap_discount: saw " +
+                              std::to_string(overlap_discount) + ", needs 0..1");
+}
+
+std::vector<KeepList> select(const plan::Plan& plan, const Importance& importance,
+                             const SelectOptions& options) {
+  options.check();
+  plan::check(plan);
+  importance.check(plan.teacher);
+  Selection selection(importance, plan.partition ? 0 : options.overlap_discount);
+  std::vector<KeepList> keeps;
+  for (const auto& part : plan.parts) keeps.push_back(selection.take(part));
+  return keeps;
+}
+
+DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Importance& importance,
+                           const fs::path& out, const base::ProgressCallback& progress,
+                           const SelectOptions& options) {
+  const auto config = model::read_config(teacher);
+  adopt(plan, config, plan::digest_model(teacher));
+  DecomposeSummary summary;
+  summary.keeps = select(plan, importance, options);
+  summary.covered = share_held(config, summary.keeps, 1);
+  summary.shared = share_held(config, summary.keeps, 2);
+
+  expect_replaceable(out, "manifest.json", "bundle");
+  base::StagedFolder staged(out);
+  write_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, progress);
+  if (fuses(plan)) {
+    write_fusion(teacher, plan, summary.keeps, staged.path() / "fusion" / plan.name);
+  }
+  fs::create_directories(staged.path() / "plans");
+  plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
+  summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest);
+  remove_traces(out);
+  staged.commit();
+  remove_strangers(out, summary.manifest);
+  return summary;
+}
+
+}  // namespace cleave::decompose

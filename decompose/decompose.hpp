@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "base/progress.hpp"
@@ -10,12 +12,18 @@
 
 namespace cleave::decompose {
 
-/// Complementary selection: which units each part keeps, so that parts differ. Devices take in turn
-/// (rank order); a unit's score is its importance, discounted by `overlap_discount` for each part
-/// that already holds it. Counts come from the plan.
+/// Complementary selection: which units each part keeps, so that parts differ.
 struct SelectOptions {
+  /// A unit's score is its importance times this for each part that already holds it. 1: every part
+  /// takes the most important units; 0: a unit is taken again only when none is left that nobody
+  /// holds (so it is for plans that partition).
   double overlap_discount = 0.5;
+  /// Throws std::invalid_argument.
+  void check() const;
 };
+/// Devices take in turn (rank order), as many units of each kind as the plan says. The same plan
+/// and importance give the same lists. Throws std::invalid_argument where the importance is not of
+/// the plan's teacher.
 std::vector<KeepList> select(const plan::Plan& plan, const Importance& importance,
                              const SelectOptions& options = {});
 
@@ -26,15 +34,18 @@ struct DecomposeSummary {
   double covered = 0, shared = 0;
 };
 
-/// Cuts the teacher as the plan says and writes the bundle (plans/, parts/, fusion/, manifest
-/// last): whole or not at all. An existing bundle at `out` is replaced only when it is one. Throws
-/// std::invalid_argument where the plan does not fit.
+/// Cuts the teacher as the plan says and writes the bundle (plans/, parts/ with their keep.json,
+/// fusion/ where the strategy fuses, manifest last): whole or not at all. An existing bundle at
+/// `out` is replaced only when it is one; its hosts.toml stays, its checkpoints and measurements
+/// go. Memory as slice() needs it. `progress` counts tensors. Throws std::invalid_argument where
+/// the plan does not fit the teacher, std::runtime_error where a file fails.
 DecomposeSummary decompose(const std::filesystem::path& teacher, plan::Plan plan,
                            const Importance& importance, const std::filesystem::path& out,
-                           const base::ProgressCallback& progress = {});
+                           const base::ProgressCallback& progress = {},
+                           const SelectOptions& options = {});
 
-/// A randomly initialised model folder from a config, streamed (peak memory: the largest tensor);
-/// marked in its config.
+/// A randomly initialised model folder from a config, streamed (peak memory: below a megabyte);
+/// marked in its config. Same seed: same bytes, on every machine. `progress` counts tensors.
 void init(const model::ModelConfig& config, std::uint64_t seed, const std::filesystem::path& out,
           const base::ProgressCallback& progress = {});
 /// "vit-base", "vit-large", "deit-tiny", "deit-small", "deit-base": shapes of published models.

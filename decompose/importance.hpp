@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <vector>
 
@@ -9,30 +10,42 @@
 
 namespace cleave::decompose {
 
-/// Importance of every unit that can be kept or cut; larger is worth more. Not normalised across
-/// groups.
+/// Importance of every unit that can be kept or cut; larger is worth more. Heads (MLP units)
+/// compare within a layer and between layers, with channels and layers they do not.
 struct Importance {
   std::vector<double> channels;            // [D] residual channels
   std::vector<std::vector<double>> heads;  // [L][H_l]
   std::vector<std::vector<double>> mlp;    // [L][F_l]
   std::vector<double> layers;              // [L]
+  /// Throws std::invalid_argument "[importance] heads[3]: saw 4 values, needs 12" where it is not
+  /// one of `config`.
+  void check(const model::ModelConfig& config) const;
 };
 
 struct ImportanceOptions {
-  /// Images of the calibration data that gradients and activations are taken on.
+  /// Images of the calibration data that gradients and activations are taken on, evenly spread over
+  /// it.
   std::int64_t images = 512;
   std::int64_t batch = 64;
-  /// score = taylor · |w·∂loss/∂w| + (1 − taylor) · activation energy, each normalised to sum 1 in
-  /// its group.
+  /// score = taylor · first-order loss change + (1 − taylor) · activation energy, each normalised
+  /// to sum 1 in its group.
   double taylor = 0.7;
+  /// Throws std::invalid_argument.
+  void check() const;
 };
 
-/// From a batch: first-order Taylor |w·grad| (Molchanov et al. 2019) and activation energy.
+/// From images. The first-order change of the loss without a unit is |Σ a·∂loss/∂a| over its
+/// activations in an image, which equals |Σ w·∂loss/∂w| over its outgoing weights (Molchanov et al.
+/// 2019), averaged over images; the energy is that of what the unit adds to the residual stream.
+/// Channels sum both over the blocks; a layer's own are of what it adds. Labels are the data's, or
+/// the teacher's answers where the data has none. Throws std::invalid_argument: no images, no
+/// classifier.
 Importance measure_importance(const model::Transformer& teacher, const model::Dataset& data,
                               const ImportanceOptions& options = {});
 /// From weight norms alone, tensor by tensor, where the model is too large for gradients.
 Importance weight_importance(const std::filesystem::path& teacher);
 
+/// What the planner needs: sums to 1 over the model for each kind, units descending in each layer.
 optimizer::ImportanceProfile summarise(const Importance& importance);
 
 }  // namespace cleave::decompose

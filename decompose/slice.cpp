@@ -241,11 +241,8 @@ void expect_elsewhere(const std::filesystem::path& teacher, const std::filesyste
 }
 
 nlohmann::json lists_of(const KeepList& keep) {
-  return {{"format", 1},
-          {"layers", keep.layers},
-          {"channels", keep.channels},
-          {"heads", keep.heads},
-          {"mlp", keep.mlp}};
+  return {{"format", 1},         {"layers", keep.layers}, {"channels", keep.channels},
+          {"heads", keep.heads}, {"mlp", keep.mlp},       {"classifier", keep.classifier}};
 }
 
 Indices read_list(const base::Reader& list) {
@@ -266,7 +263,7 @@ std::vector<Indices> read_lists(const base::Reader& lists) {
 
 bool KeepList::operator==(const KeepList& other) const {
   return layers == other.layers && channels == other.channels && heads == other.heads &&
-         mlp == other.mlp;
+         mlp == other.mlp && classifier == other.classifier;
 }
 
 KeepList keep_all(const model::ModelConfig& teacher) {
@@ -284,6 +281,10 @@ model::ModelConfig kept_config(const model::ModelConfig& teacher, const KeepList
   check(teacher, keep);
   model::ModelConfig part = teacher;
   part.width = static_cast<std::int64_t>(keep.channels.size());
+  if (!keep.classifier) {
+    part.classes = 0;
+    part.labels.clear();
+  }
   part.layers.clear();
   for (std::size_t i = 0; i < keep.layers.size(); ++i) {
     part.layers.push_back({static_cast<std::int64_t>(keep.heads[i].size()),
@@ -323,12 +324,13 @@ void write_keep(const KeepList& keep, const std::filesystem::path& path) {
 KeepList read_keep(const std::filesystem::path& path) {
   const auto reader = base::Reader::json_file(path);
   reader.expect_format(1);
-  reader.allow({"format", "layers", "channels", "heads", "mlp"});
+  reader.allow({"format", "layers", "channels", "heads", "mlp", "classifier"});
   KeepList keep;
   keep.layers = read_list(reader.at("layers"));
   keep.channels = read_list(reader.at("channels"));
   keep.heads = read_lists(reader.at("heads"));
   keep.mlp = read_lists(reader.at("mlp"));
+  keep.classifier = reader.boolean("classifier", true);
   return keep;
 }
 

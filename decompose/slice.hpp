@@ -16,6 +16,7 @@ struct KeepList {
   std::vector<std::int64_t> channels;            // residual channels
   std::vector<std::vector<std::int64_t>> heads;  // by kept layer
   std::vector<std::vector<std::int64_t>> mlp;    // by kept layer
+  bool classifier = true;                        // false: features only
   bool operator==(const KeepList& other) const;
 };
 
