@@ -211,19 +211,16 @@ Held held_for(const plan::Plan& plan) {
 }
 
 std::size_t index_of(const plan::Plan& plan, const std::string& device) {
-  std::string known;
-  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
-    if (plan.parts[p].device == device) return p;
-    known += (p ? ", " : "") + plan.parts[p].device;
-  }
-  throw std::runtime_error("[plan " + plan.name + "] device: saw '" + device + "', needs one of " +
-                           known);
+  const auto part = std::find_if(plan.parts.begin(), plan.parts.end(),
+                                 [&](const auto& candidate) { return candidate.device == device; });
+  return static_cast<std::size_t>(part - plan.parts.begin());
 }
 
 }  // namespace
 
 std::unique_ptr<Engine> part_engine(const plan::Bundle& bundle, const plan::Plan& plan,
                                     const std::string& device, const EngineOptions& options) {
+  bundle.part_path(plan, device);  // throws where the plan has no such device
   const std::size_t p = index_of(plan, device);
   Held held = held_for(plan);
   held.parts[p] = load_part(bundle, plan, p);
