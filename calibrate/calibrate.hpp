@@ -19,10 +19,12 @@ struct CalibrateSummary {
   std::string message;
 };
 
-/// Restores the accuracy of a bundle's plan by distillation from `teacher` (a model folder), stages (a)-(d) of the recipe.
-/// Teacher outputs are cached in .work/; checkpoint every epoch; resumes to the same weights, byte for byte. Parts, fusion
-/// and manifest are rewritten at the end, the manifest last; calibration.jsonl gets a line an epoch.
-CalibrateSummary calibrate(const std::filesystem::path& bundle, const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
+/// Restores the accuracy of a bundle's plan by distillation from `teacher` (a model folder), stages
+/// (a)-(d) of the recipe. Teacher outputs are cached in .work/; checkpoint every epoch; resumes to
+/// the same weights, byte for byte. Parts, fusion and manifest are rewritten at the end, the
+/// manifest last; calibration.jsonl gets a line an epoch.
+CalibrateSummary calibrate(const std::filesystem::path& bundle,
+                           const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
                            const base::ProgressCallback& progress = {});
 
 }  // namespace cleave::calibrate

@@ -1,0 +1,177 @@
+#include "calibrate/recipe.hpp"
+
+#include <limits>
+#include <stdexcept>
+
+#include "base/reader.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using base::Reader;
+
+constexpr double any = std::numeric_limits<double>::max();
+constexpr std::int64_t many = std::int64_t{1} << 40;
+
+DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
+  table.allow({"format", "path", "train_limit", "validation", "flip", "shift"});
+  DataRecipe data;
+  if (const auto format = table.find("format"))
+    data.format = format->one_of({"auto", "idx", "cifar10", "cifar100", "folder"});
+  data.path = table.at("path").text();
+  if (data.path.is_relative()) data.path = (recipe.parent_path() / data.path).lexically_normal();
+  data.train_limit = table.integer("train_limit", 0, many, data.train_limit);
+  data.validation = table.integer("validation", 0, many, data.validation);
+  data.flip = table.boolean("flip", data.flip);
+  data.shift = table.integer("shift", 0, 64, data.shift);
+  return data;
+}
+
+/// The fields that every schedule has; the caller has checked the table's keys.
+Schedule read_schedule(const Reader& table) {
+  Schedule schedule;
+  schedule.epochs = static_cast<int>(table.at("epochs").integer(0, 100000));
+  schedule.batch = table.integer("batch", 1, 1 << 20, schedule.batch);
+  schedule.learning_rate = table.number("learning_rate", 0, 100, schedule.learning_rate);
+  schedule.weight_decay = table.number("weight_decay", 0, 100, schedule.weight_decay);
+  schedule.warmup_epochs = table.number("warmup_epochs", 0, 100000, schedule.warmup_epochs);
+  schedule.label_smoothing = table.number("label_smoothing", 0, 0.99, schedule.label_smoothing);
+  schedule.clip_norm = table.number("clip_norm", 0, any, schedule.clip_norm);
+  return schedule;
+}
+
+model::Compute read_compute(const Reader& recipe) {
+  const auto compute = recipe.find("compute");
+  return compute && compute->one_of({"f32", "bf16"}) == "bf16" ? model::Compute::bf16
+                                                               : model::Compute::f32;
+}
+
+std::vector<double> read_numbers(const Reader& list, double low, double high) {
+  std::vector<double> numbers;
+  for (const Reader& item : list.items()) numbers.push_back(item.number(low, high));
+  return numbers;
+}
+
+model::ImageProcessing read_processing(const Reader& table, const model::ModelConfig& config) {
+  const auto channels = static_cast<std::size_t>(config.channels);
+  model::ImageProcessing processing;
+  processing.height = config.image_height;
+  processing.width = config.image_width;
+  processing.mean.assign(channels, 0.5);
+  processing.std.assign(channels, 0.5);
+  if (const auto mean = table.find("mean")) processing.mean = read_numbers(*mean, -any, any);
+  if (const auto std = table.find("std")) processing.std = read_numbers(*std, 1e-6, any);
+  return processing;
+}
+
+model::ModelConfig read_model(const Reader& table) {
+  table.allow({"family", "width", "layers", "heads", "head_width", "mlp_width", "patch", "image",
+               "channels", "classes", "labels", "mean", "std", "norm_eps"});
+  model::ModelConfig config;
+  if (const auto family = table.find("family"))
+    if (family->one_of({"vit", "deit"}) == "deit") config.family = model::Family::deit;
+  config.width = table.at("width").integer(1, 1 << 16);
+  const auto heads = table.at("heads").integer(1, 1 << 10);
+  config.head_width = table.integer("head_width", 1, 1 << 12, config.width / heads);
+  const auto layers = table.at("layers").integer(1, 1000);
+  const auto mlp_width = table.integer("mlp_width", 0, 1 << 20, 4 * config.width);
+  config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
+  config.patch = table.at("patch").integer(1, 1 << 10);
+  config.image_height = config.image_width = table.at("image").integer(1, 1 << 14);
+  config.channels = table.integer("channels", 1, 3, 3);
+  config.classes = table.at("classes").integer(2, 1 << 20);
+  config.norm_eps = table.number("norm_eps", 0, 1, 1e-12);
+  if (const auto labels = table.find("labels"))
+    for (const Reader& label : labels->items()) config.labels.push_back(label.text());
+  config.processing = read_processing(table, config);
+  try {
+    config.check();
+  } catch (const std::invalid_argument& error) {
+    throw table.error(error.what());
+  }
+  return config;
+}
+
+CalibrateRecipe::Alone read_alone(const Reader& table) {
+  table.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+               "label_smoothing", "clip_norm", "labels", "soft_targets", "relations", "features",
+               "temperature"});
+  CalibrateRecipe::Alone alone;
+  alone.schedule = read_schedule(table);
+  alone.labels = table.number("labels", 0, any, alone.labels);
+  alone.soft_targets = table.number("soft_targets", 0, any, alone.soft_targets);
+  alone.relations = table.number("relations", 0, any, alone.relations);
+  alone.features = table.number("features", 0, any, alone.features);
+  alone.temperature = table.number("temperature", 0.01, 1000, alone.temperature);
+  return alone;
+}
+
+CalibrateRecipe::Boost read_boost(const Reader& table) {
+  table.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+               "label_smoothing", "clip_norm", "labels", "soft_targets", "features", "temperature",
+               "focus"});
+  CalibrateRecipe::Boost boost;
+  boost.schedule = read_schedule(table);
+  boost.labels = table.number("labels", 0, any, boost.labels);
+  boost.soft_targets = table.number("soft_targets", 0, any, boost.soft_targets);
+  boost.features = table.number("features", 0, any, boost.features);
+  boost.temperature = table.number("temperature", 0.01, 1000, boost.temperature);
+  boost.focus = table.number("focus", 0, 10, boost.focus);
+  return boost;
+}
+
+/// Stages (c) and (d) read the same fields.
+CalibrateRecipe::Joint read_joint(const Reader& table, CalibrateRecipe::Joint joint) {
+  table.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+               "label_smoothing", "clip_norm", "labels", "soft_targets", "features", "temperature",
+               "device_dropout"});
+  joint.schedule = read_schedule(table);
+  joint.labels = table.number("labels", 0, any, joint.labels);
+  joint.soft_targets = table.number("soft_targets", 0, any, joint.soft_targets);
+  joint.features = table.number("features", 0, any, joint.features);
+  joint.temperature = table.number("temperature", 0.01, 1000, joint.temperature);
+  joint.device_dropout = table.number("device_dropout", 0, 1, joint.device_dropout);
+  return joint;
+}
+
+}  // namespace
+
+TrainRecipe read_train_recipe(const std::filesystem::path& path) {
+  const Reader file = Reader::toml_file(path);
+  file.expect_format(1);
+  file.allow({"format", "seed", "threads", "compute", "mixup", "ema", "data", "model", "schedule"});
+  TrainRecipe recipe;
+  recipe.data = read_data(file.at("data"), path);
+  recipe.model = read_model(file.at("model"));
+  const Reader schedule = file.at("schedule");
+  schedule.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+                  "label_smoothing", "clip_norm"});
+  recipe.schedule = read_schedule(schedule);
+  recipe.compute = read_compute(file);
+  recipe.mixup = file.number("mixup", 0, 10, recipe.mixup);
+  recipe.ema = file.number("ema", 0, 0.999999, recipe.ema);
+  recipe.threads = static_cast<int>(file.integer("threads", 0, 4096, recipe.threads));
+  recipe.seed = static_cast<std::uint64_t>(file.integer("seed", 0, many, 1));
+  return recipe;
+}
+
+CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path) {
+  const Reader file = Reader::toml_file(path);
+  file.expect_format(1);
+  file.allow({"format", "seed", "threads", "compute", "views", "target_loss_points", "data",
+              "alone", "boost", "joint", "head"});
+  CalibrateRecipe recipe;
+  recipe.data = read_data(file.at("data"), path);
+  recipe.compute = read_compute(file);
+  if (const auto alone = file.find("alone")) recipe.alone = read_alone(*alone);
+  if (const auto boost = file.find("boost")) recipe.boost = read_boost(*boost);
+  if (const auto joint = file.find("joint")) recipe.joint = read_joint(*joint, recipe.joint);
+  if (const auto head = file.find("head")) recipe.head = read_joint(*head, recipe.head);
+  recipe.views = static_cast<int>(file.integer("views", 1, 1000, recipe.views));
+  recipe.threads = static_cast<int>(file.integer("threads", 0, 4096, recipe.threads));
+  recipe.seed = static_cast<std::uint64_t>(file.integer("seed", 0, many, 1));
+  recipe.target_loss_points = file.number("target_loss_points", 0, 100, recipe.target_loss_points);
+  return recipe;
+}
+
+}  // namespace cleave::calibrate

@@ -14,20 +14,22 @@ namespace cleave::calibrate {
 struct DataRecipe {
   std::string format = "auto";
   std::filesystem::path path;
-  std::int64_t train_limit = 0;      // 0: all
-  std::int64_t validation = 0;       // images of the training data, its last, kept for choosing; 0: none
-  bool flip = true;                  // mirror left-right at random
-  std::int64_t shift = 2;            // pixels, at random, both directions
+  std::int64_t train_limit = 0;  // 0: all
+  std::int64_t validation = 0;  // images of the training data, its last, kept for choosing; 0: none
+  bool flip = true;             // mirror left-right at random
+  std::int64_t shift = 2;       // pixels, at random, both directions
 };
 
 /// Learning rate: linear warm-up over `warmup_epochs`, then cosine to 0.
 struct Schedule {
-  int epochs = 1;
+  /// 0: a stage that is left out.
+  int epochs = 0;
   std::int64_t batch = 128;
   double learning_rate = 1e-3;
   double weight_decay = 0.05;
   double warmup_epochs = 0.5;
   double label_smoothing = 0;
+  /// Largest norm of the gradient over all weights that move; 0: no clipping.
   double clip_norm = 1;
 };
 
@@ -44,23 +46,35 @@ struct TrainRecipe {
   std::uint64_t seed = 1;
 };
 
-/// `cleave calibrate`: design.md section 9. A stage with 0 epochs is left out.
+/// `cleave calibrate`: design.md section 9. A stage with 0 epochs is left out. Every loss is a
+/// weighted sum of
+///   labels        cross-entropy with the labels
+///   soft_targets  T² · KL(softmax(teacher / T) ‖ softmax(answer / T)), T = temperature
+///   features      mean squared distance to the teacher's feature (normalised class token)
 struct CalibrateRecipe {
   DataRecipe data;
   model::Compute compute = model::Compute::f32;
-  /// (a) each sub-model alone.
+  /// (a) each sub-model alone, answering through its own column of the fusion head.
   struct Alone {
     Schedule schedule;
-    double labels = 0.5, soft_targets = 0.5, relations = 0.1, features = 0.5;
+    double labels = 0.5, soft_targets = 0.5, features = 0.5;
+    /// KL between the row softmaxes of the teacher's and the part's relation matrices X·Xᵀ/√K of
+    /// queries, keys and values at the middle layer, weighted 0.2, 0.1, 0.3 as DEKD does; needs the
+    /// teacher's forward pass up to there. 0: off.
+    double relations = 0.1;
     double temperature = 2;
   } alone;
-  /// (b) sub-model n learns what the fused first n−1 still get wrong.
+  /// (b) sub-model n learns what the fused first n−1, frozen, still get wrong.
   struct Boost {
     Schedule schedule;
-    /// Exponent of the weight that a sample gets from the error of the fused first n−1.
+    double labels = 0.5, soft_targets = 0.5, features = 0.5;
+    double temperature = 2;
+    /// A sample weighs (1 − p)^focus, p the probability that the fused first n−1 give its label;
+    /// mean 1 over a batch.
     double focus = 1;
   } boost;
-  /// (c) fusion head with all sub-models, (d) with random devices absent in this share of the batches.
+  /// (c) fusion head with all sub-models, with (d) a random non-empty subset of the devices present
+  /// in this share of batches.
   struct Joint {
     Schedule schedule;
     double labels = 0.5, soft_targets = 0.5, features = 1;
@@ -68,20 +82,20 @@ struct CalibrateRecipe {
     double device_dropout = 0.3;
   } joint;
   /// (d) alone: only the fusion head moves.
-  struct Head {
-    Schedule schedule;
-    double device_dropout = 0.5;
-  } head;
-  /// Teacher outputs are cached for this many augmented views of each image (and the image as it is).
+  Joint head = {{}, 0.5, 0.5, 1, 2, 0.5};
+  /// Teacher outputs are cached for this many views of each image: the image as it is, then
+  /// augmented ones. Epochs go through the views in turn.
   int views = 1;
   int threads = 0;
   std::uint64_t seed = 1;
-  /// Fused validation accuracy (points below the teacher) above which the run counts as below target; 0: none.
+  /// Fused validation accuracy (points below the teacher) above which the run counts as below
+  /// target; 0: none.
   double target_loss_points = 0;
 };
 
-/// Reads a recipe (format 1). A misspelt key names the nearest one. Throws std::runtime_error with file and field. Relative
-/// data paths are taken from the recipe's folder; `${VAR}` is not expanded.
+/// Reads a recipe (format 1). A misspelt key names the nearest one. Throws std::runtime_error with
+/// file and field. Relative data paths are taken from the recipe's folder; `${VAR}` is not
+/// expanded.
 TrainRecipe read_train_recipe(const std::filesystem::path& path);
 CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path);
 

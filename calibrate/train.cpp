@@ -1,0 +1,181 @@
+#include "calibrate/train.hpp"
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.hpp"
+#include "calibrate/augment.hpp"
+#include "calibrate/evaluate.hpp"
+#include "calibrate/lanes.hpp"
+#include "calibrate/run.hpp"
+#include "calibrate/weights.hpp"
+#include "model/checkpoint.hpp"
+#include "model/config/hugging_face.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using nlohmann::json;
+
+/// The tensors of a model in the order of its parameters.
+std::vector<std::pair<std::string, at::Tensor*>> named_tensors(model::Transformer& model) {
+  std::vector<std::pair<std::string, at::Tensor*>> tensors;
+  for (const auto& parameter : model::parameters(model.config))
+    tensors.emplace_back(parameter.name, &model.tensors.at(parameter.name));
+  return tensors;
+}
+
+std::vector<at::Tensor*> handles(model::Transformer& model) {
+  std::vector<at::Tensor*> pointers;
+  for (const auto& [name, tensor] : named_tensors(model)) pointers.push_back(tensor);
+  return pointers;
+}
+
+std::string fingerprint(const TrainRecipe& recipe) {
+  const DataRecipe& data = recipe.data;
+  const Schedule& schedule = recipe.schedule;
+  const json all = {
+      {"data",
+       {data.format, data.path.string(), data.train_limit, data.validation, data.flip, data.shift}},
+      {"model", model::config_to_json(recipe.model)},
+      {"processing", model::processing_to_json(recipe.model.processing)},
+      {"schedule",
+       {schedule.epochs, schedule.batch, schedule.learning_rate, schedule.weight_decay,
+        schedule.warmup_epochs, schedule.label_smoothing, schedule.clip_norm}},
+      {"rest", {static_cast<int>(recipe.compute), recipe.mixup, recipe.ema, recipe.seed}}};
+  return base::sha256(all.dump());
+}
+
+void check(const TrainRecipe& recipe, const model::Dataset& data) {
+  recipe.model.check();
+  if (recipe.schedule.epochs < 1)
+    throw std::invalid_argument("[recipe] schedule.epochs: saw 0, needs at least 1");
+  if (recipe.data.validation >= data.size())
+    throw std::invalid_argument("[recipe] data.validation: saw " +
+                                std::to_string(recipe.data.validation) + ", needs fewer than the " +
+                                std::to_string(data.size()) + " images there are");
+}
+
+/// Soft labels [b, C] of two shuffles of the batch, and how they mix.
+struct Mixup {
+  at::Tensor partner;
+  double share = 1;
+};
+
+/// λ ~ Beta(α, α) by two gamma draws would need a rejection loop; α = 1 is uniform, and smaller α
+/// is bent towards the ends.
+Mixup draw_mixup(double alpha, std::int64_t size, std::initializer_list<std::uint64_t> key) {
+  Draw draw(key);
+  const double u = draw.uniform();
+  const double bent =
+      u < 0.5 ? 0.5 * std::pow(2 * u, 1 / alpha) : 1 - 0.5 * std::pow(2 * (1 - u), 1 / alpha);
+  const auto order = shuffled(size, {draw.next()});
+  Mixup mixup{at::empty({size}, at::kLong), bent};
+  std::copy(order.begin(), order.end(), mixup.partner.data_ptr<std::int64_t>());
+  return mixup;
+}
+
+/// One training run: the data, a model for each lane and what a batch costs.
+class Trainer {
+ public:
+  Trainer(const TrainRecipe& recipe, const model::Dataset& data, int lanes)
+      : recipe_(recipe),
+        model_(model::random_model(recipe.model, recipe.seed)),
+        weights_(named_tensors(model_), lanes) {
+    const std::int64_t split = data.size() - recipe.data.validation;
+    training_ = {data.images.narrow(0, 0, split), data.labels.narrow(0, 0, split), {}};
+    validation_ = {data.images.narrow(0, split, recipe.data.validation),
+                   data.labels.narrow(0, split, recipe.data.validation),
+                   {}};
+    model_.compute = recipe.compute;
+    copies_.assign(static_cast<std::size_t>(lanes), model_);
+    for (int lane = 0; lane < lanes; ++lane)
+      weights_.bind(lane, handles(copies_[static_cast<std::size_t>(lane)]));
+  }
+
+  Stage stage(Lanes& lanes) {
+    Stage stage;
+    stage.name = "train";
+    stage.schedule = recipe_.schedule;
+    stage.ema = recipe_.ema;
+    stage.moves = [](const std::string&) { return true; };
+    stage.images = training_.size();
+    stage.loss = [this](const Stage::Position& at, const at::Tensor& indices) {
+      return loss(at, indices);
+    };
+    if (validation_.size() > 0)
+      stage.validate = [this, &lanes] { return accuracy(model_, validation_, lanes); };
+    return stage;
+  }
+
+  Weights& weights() { return weights_; }
+  const model::Transformer& model() const { return model_; }
+
+ private:
+  at::Tensor loss(const Stage::Position& at, const at::Tensor& indices) const {
+    const model::Transformer& model = copies_[static_cast<std::size_t>(at.lane)];
+    // View 0 is the image as it is; epochs see views 1, 2 …
+    const auto view = static_cast<std::uint64_t>(at.epoch) + 1;
+    const at::Tensor images = take_view(
+        training_.images, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed, view);
+    at::Tensor pixels = model::normalise_pixels(model.config, images);
+    const at::Tensor labels = training_.labels.index_select(0, indices);
+    if (recipe_.mixup <= 0) return cross_entropy(model::forward(model, pixels), labels);
+    const Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
+                                   {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
+                                    static_cast<std::uint64_t>(at.lane)});
+    pixels = pixels * mixup.share + pixels.index_select(0, mixup.partner) * (1 - mixup.share);
+    const at::Tensor logits = model::forward(model, pixels);
+    return cross_entropy(logits, labels) * mixup.share +
+           cross_entropy(logits, labels.index_select(0, mixup.partner)) * (1 - mixup.share);
+  }
+
+  at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels) const {
+    return at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100,
+                                  recipe_.schedule.label_smoothing);
+  }
+
+  const TrainRecipe& recipe_;
+  model::Transformer model_;
+  Weights weights_;
+  std::vector<model::Transformer> copies_;
+  model::Dataset training_, validation_;
+};
+
+double test_accuracy(const TrainRecipe& recipe, const model::Transformer& model, Lanes& lanes) {
+  const model::Dataset test =
+      model::read_dataset({recipe.data.format, recipe.data.path, "test", 0}, recipe.model);
+  return accuracy(model, test, lanes);
+}
+
+}  // namespace
+
+TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
+                   const base::ProgressCallback& progress) {
+  const model::Dataset data = model::read_dataset(
+      {recipe.data.format, recipe.data.path, "train", recipe.data.train_limit}, recipe.model);
+  check(recipe, data);
+  Lanes lanes(recipe.threads);
+  Trainer trainer(recipe, data, lanes.count());
+  Run run({out / ".work" / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe),
+           recipe.seed},
+          trainer.weights(), lanes, progress);
+  TrainSummary summary;
+  summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));
+  summary.epochs = run.records();
+  if (!summary.finished) {
+    summary.message = "stopped; the same command goes on from " + (out / ".work").string();
+    return summary;
+  }
+  model::save(trainer.model(), out);
+  summary.test_accuracy = test_accuracy(recipe, trainer.model(), lanes);
+  summary.message = "trained";
+  return summary;
+}
+
+}  // namespace cleave::calibrate

@@ -23,10 +23,12 @@ struct TrainSummary {
   std::string message;
 };
 
-/// Trains a model from random weights and writes the folder `out` (model.safetensors whole or not at all). Checkpoints every
-/// epoch (and when progress returns false) under `out`/.work/, with optimizer, shuffling and random state: killed anywhere, the
-/// same call resumes to the same weights, byte for byte (same machine, same thread count). One JSON line an epoch is appended
-/// to `out`/training.jsonl. The test split is read once, at the end.
-TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out, const base::ProgressCallback& progress = {});
+/// Trains a model from random weights and writes the folder `out` (model.safetensors whole or not
+/// at all). Checkpoints every epoch (and when progress returns false) under `out`/.work/, with
+/// optimizer, shuffling and random state: killed anywhere, the same call resumes to the same
+/// weights, byte for byte (same machine, same thread count). One JSON line an epoch is appended to
+/// `out`/training.jsonl. The test split is read once, at the end.
+TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
+                   const base::ProgressCallback& progress = {});
 
 }  // namespace cleave::calibrate

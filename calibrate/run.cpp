@@ -1,0 +1,254 @@
+#include "calibrate/run.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "base/file.hpp"
+#include "base/reader.hpp"
+#include "calibrate/augment.hpp"
+#include "model/config/safetensors.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using nlohmann::json;
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// JSON has no NaN: null stands for it.
+json number(double x) { return std::isnan(x) ? json(nullptr) : json(x); }
+
+json to_json(const EpochRecord& record) {
+  return {{"stage", record.stage},
+          {"epoch", record.epoch},
+          {"loss", number(record.loss)},
+          {"validation_accuracy", number(record.validation_accuracy)},
+          {"seconds", record.seconds}};
+}
+
+double number_or_nan(const base::Reader& field) {
+  if (field.json().is_null()) return std::numeric_limits<double>::quiet_NaN();
+  return field.number(std::numeric_limits<double>::lowest(), std::numeric_limits<double>::max());
+}
+
+EpochRecord record_from(const base::Reader& line) {
+  EpochRecord record;
+  record.stage = line.at("stage").text();
+  record.epoch = static_cast<int>(line.at("epoch").integer(0, 1 << 30));
+  record.loss = number_or_nan(line.at("loss"));
+  record.validation_accuracy = number_or_nan(line.at("validation_accuracy"));
+  record.seconds = line.at("seconds").number(0, 1e12);
+  return record;
+}
+
+std::string percent(double accuracy) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f %%", 100 * accuracy);
+  return text;
+}
+
+std::string loss_note(double loss, std::int64_t images, double seconds) {
+  char text[64];
+  std::snprintf(text, sizeof text, "loss %.4f, %.0f images/s", loss,
+                seconds > 0 ? static_cast<double>(images) / seconds : 0.0);
+  return text;
+}
+
+}  // namespace
+
+void write_checkpoint(const std::filesystem::path& path,
+                      const std::map<std::string, at::Tensor>& tensors, const json& state) {
+  std::vector<model::TensorEntry> entries;
+  for (const auto& [name, tensor] : tensors)
+    entries.push_back({name, base::Element::f32, tensor.sizes().vec(), 0, 0});
+  model::SafetensorsWriter writer(path, std::move(entries), {{"state", state.dump()}});
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor whole = tensor.contiguous();
+    writer.write(whole.data_ptr<float>(), whole.nbytes());
+  }
+  writer.commit();
+}
+
+json read_checkpoint_state(const std::filesystem::path& path) {
+  const model::TensorFiles files(path);
+  const auto found = files.metadata().find("state");
+  if (found == files.metadata().end())
+    throw std::runtime_error("[" + path.string() + "] checkpoint: has no state, needs one");
+  return base::Reader::json_text(found->second, path.string()).json();
+}
+
+void restore_tensors(const std::filesystem::path& path,
+                     const std::map<std::string, at::Tensor>& tensors) {
+  const model::TensorFiles files(path);
+  for (const auto& [name, tensor] : tensors) {
+    const auto found = files.entries().find(name);
+    if (found == files.entries().end()) continue;
+    if (found->second.dims != tensor.sizes().vec())
+      throw std::runtime_error("[" + path.string() + "] " + name +
+                               ": has another shape than the run");
+    model::convert_to_f32(found->second.element, files.data(found->second), tensor.numel(),
+                          tensor.data_ptr<float>());
+  }
+}
+
+Run::Run(Options options, Weights& weights, Lanes& lanes, base::ProgressCallback progress)
+    : options_(std::move(options)),
+      weights_(weights),
+      lanes_(lanes),
+      progress_(std::move(progress)) {
+  const auto& path = options_.checkpoint;
+  std::filesystem::create_directories(path.parent_path());
+  if (!std::filesystem::exists(path)) return;
+  const base::Reader state =
+      base::Reader::json_text(read_checkpoint_state(path).dump(), path.string());
+  state.expect_format(1);
+  if (state.at("fingerprint").text() != options_.fingerprint)
+    throw std::runtime_error("[" + path.string() +
+                             "] checkpoint: belongs to a run with another recipe, data or start; "
+                             "remove it to start anew");
+  stage_ = static_cast<int>(state.at("stage").integer(0, 1 << 20));
+  epoch_ = static_cast<int>(state.at("epoch").integer(0, 1 << 30));
+  step_ = state.at("step").integer(0, std::int64_t{1} << 50);
+  loss_sum_ = number_or_nan(state.at("loss_sum"));
+  seconds_ = state.at("seconds").number(0, 1e12);
+  weights_.set_steps(state.at("steps").integer(0, std::int64_t{1} << 50));
+  for (const base::Reader& line : state.at("records").items())
+    records_.push_back(record_from(line));
+  notes_ = state.at("notes").json();
+  restore_tensors(path, weights_.state());
+  resumed_ = true;
+  mid_stage_ = epoch_ > 0 || step_ > 0;
+}
+
+bool Run::finish(const Stage& stage) {
+  AdamOptions options;
+  options.weight_decay = stage.schedule.weight_decay;
+  options.clip_norm = stage.schedule.clip_norm;
+  options.ema = stage.ema;
+  const std::int64_t steps = weights_.steps();
+  weights_.start(options, stage.moves);
+  if (mid_stage_) {
+    weights_.set_steps(steps);
+    restore_tensors(options_.checkpoint, weights_.state());
+    mid_stage_ = false;
+  }
+  while (epoch_ < stage.schedule.epochs)
+    if (!run_epoch(stage)) return false;
+  if (stage.ema > 0) weights_.swap_average();
+  ++stage_;
+  epoch_ = 0;
+  save();
+  return true;
+}
+
+bool Run::run_epoch(const Stage& stage) {
+  const std::int64_t batch = std::min(stage.schedule.batch, stage.images);
+  const std::int64_t steps = stage.images / batch;
+  const auto order = shuffled(stage.images, {options_.seed, static_cast<std::uint64_t>(stage_),
+                                             static_cast<std::uint64_t>(epoch_)});
+  const std::string what = stage.name + " epoch " + std::to_string(epoch_ + 1) + "/" +
+                           std::to_string(stage.schedule.epochs);
+  const double started = now_s();
+  const std::int64_t first = step_;
+  while (step_ < steps) {
+    loss_sum_ += train_step(stage, order, batch);
+    ++step_;
+    const double spent = now_s() - started;
+    const std::string note =
+        loss_note(loss_sum_ / static_cast<double>(step_), (step_ - first) * batch, spent);
+    if (step_ < steps && !report({what, step_, steps, note})) {
+      seconds_ += spent;
+      save();
+      return false;
+    }
+  }
+  seconds_ += now_s() - started;
+  end_epoch(stage, steps);
+  const EpochRecord& last = records_.back();
+  const std::string note =
+      std::isnan(last.validation_accuracy) ? "" : "validation " + percent(last.validation_accuracy);
+  return !progress_ || progress_({what, steps, steps, note});
+}
+
+double Run::train_step(const Stage& stage, const std::vector<std::int64_t>& order,
+                       std::int64_t batch) {
+  std::vector<double> losses(static_cast<std::size_t>(lanes_.count()), 0.0);
+  lanes_.run([&](int lane) {
+    const Slice mine = slice_of(batch, lane, lanes_.count());
+    if (mine.size() == 0) return;
+    const at::Tensor indices = at::empty({mine.size()}, at::kLong);
+    std::copy_n(order.begin() + step_ * batch + mine.begin, mine.size(),
+                indices.data_ptr<std::int64_t>());
+    const double share = static_cast<double>(mine.size()) / static_cast<double>(batch);
+    const at::Tensor loss = stage.loss({lane, epoch_, step_}, indices) * share;
+    losses[static_cast<std::size_t>(lane)] = loss.item<double>();
+    loss.backward();
+  });
+  const double epochs = static_cast<double>(epoch_) + static_cast<double>(step_ + 1) *
+                                                          static_cast<double>(batch) /
+                                                          static_cast<double>(stage.images);
+  weights_.step(lanes_, learning_rate_at(epochs, stage.schedule.learning_rate,
+                                         stage.schedule.warmup_epochs, stage.schedule.epochs));
+  double loss = 0;
+  for (const double part : losses) loss += part;
+  if (!std::isfinite(loss))
+    throw std::runtime_error("[" + stage.name + "] loss: is no longer a number in epoch " +
+                             std::to_string(epoch_ + 1) +
+                             ", needs a lower learning rate or a longer warm-up");
+  return loss;
+}
+
+void Run::end_epoch(const Stage& stage, std::int64_t steps) {
+  EpochRecord record;
+  record.stage = stage.name;
+  record.epoch = epoch_ + 1;
+  record.loss = loss_sum_ / static_cast<double>(steps);
+  const double started = now_s();
+  if (stage.ema > 0) weights_.swap_average();
+  record.validation_accuracy =
+      stage.validate ? stage.validate() : std::numeric_limits<double>::quiet_NaN();
+  if (stage.ema > 0) weights_.swap_average();
+  record.seconds = seconds_ + now_s() - started;
+  records_.push_back(record);
+  ++epoch_;
+  step_ = 0;
+  loss_sum_ = seconds_ = 0;
+  save();
+  write_log();
+}
+
+void Run::save() const {
+  json records = json::array();
+  for (const EpochRecord& record : records_) records.push_back(to_json(record));
+  const json state = {{"format", 1},           {"fingerprint", options_.fingerprint},
+                      {"stage", stage_},       {"epoch", epoch_},
+                      {"step", step_},         {"steps", weights_.steps()},
+                      {"loss_sum", loss_sum_}, {"seconds", seconds_},
+                      {"records", records},    {"notes", notes_}};
+  write_checkpoint(options_.checkpoint, weights_.state(), state);
+}
+
+void Run::write_log() const {
+  // Whole each time: after a kill between checkpoint and log no line is missing or twice.
+  std::string lines;
+  for (const EpochRecord& record : records_) lines += to_json(record).dump() + "\n";
+  base::write_whole(options_.log, lines);
+}
+
+bool Run::report(const base::Progress& progress) {
+  const double now = now_s();
+  if (!progress_ || now - last_report_s_ < 0.1) return true;
+  last_report_s_ = now;
+  return progress_(progress);
+}
+
+void Run::discard() const { std::filesystem::remove(options_.checkpoint); }
+
+}  // namespace cleave::calibrate

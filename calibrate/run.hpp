@@ -1,0 +1,98 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <nlohmann/json.hpp>
+
+#include "base/progress.hpp"
+#include "calibrate/lanes.hpp"
+#include "calibrate/train.hpp"
+#include "calibrate/weights.hpp"
+
+namespace cleave::calibrate {
+
+/// Named tensors and a JSON state in one safetensors file, written whole or not at all.
+void write_checkpoint(const std::filesystem::path& path,
+                      const std::map<std::string, at::Tensor>& tensors,
+                      const nlohmann::json& state);
+/// The JSON state of a checkpoint. Throws std::runtime_error where the file is none.
+
+nlohmann::json read_checkpoint_state(const std::filesystem::path& path);
+void restore_tensors(const std::filesystem::path& path,
+                     const std::map<std::string, at::Tensor>& tensors);
+
+/// A stage of training: what one pass over the data does.
+struct Stage {
+  std::string name;
+  Schedule schedule;
+  double ema = 0;
+  /// Which weights move, by name.
+  std::function<bool(const std::string&)> moves;
+  /// Images to go through in an epoch.
+  std::int64_t images = 0;
+  /// Where one slice of a batch stands in the run.
+  struct Position {
+    int lane = 0, epoch = 0;
+    std::int64_t step = 0;
+  };
+  /// The mean loss over some images, on the lane's own leaves.
+  std::function<at::Tensor(const Position&, const at::Tensor& indices)> loss;
+  /// Accuracy on the validation split, 0..1 or NaN; all lanes are free.
+  std::function<double()> validate;
+};
+
+/// Runs stages one after another so that it can be killed anywhere: everything that decides what
+/// comes next is in the checkpoint (weights, moments, place in the epoch) or a function of the
+/// seed. One checkpoint an epoch and one on stop.
+class Run {
+ public:
+  struct Options {
+    std::filesystem::path checkpoint;
+    std::filesystem::path log;  // a JSON line an epoch
+    /// What the run is a function of (recipe, data, start): a checkpoint of another run is refused.
+    std::string fingerprint;
+    std::uint64_t seed = 1;
+  };
+  /// Resumes where there is a checkpoint: weights are restored here.
+  Run(Options options, Weights& weights, Lanes& lanes, base::ProgressCallback progress);
+
+  bool resumed() const { return resumed_; }
+  /// True where the stage of this number (0, 1 …) lies behind.
+  bool is_done(int stage) const { return stage_ > stage; }
+  /// Starts or resumes the stage that comes next and runs it to its end. False: stopped by the
+  /// callback, checkpoint written.
+  bool finish(const Stage& stage);
+  const std::vector<EpochRecord>& records() const { return records_; }
+  /// Figures of the caller that must survive a kill; saved with the next checkpoint.
+  nlohmann::json& notes() { return notes_; }
+  /// Reports outside of stages too, at most ten times a second; false: asked to stop.
+  bool report(const base::Progress& progress);
+  /// The run is over and its result written: the checkpoint goes.
+  void discard() const;
+
+ private:
+  bool run_epoch(const Stage& stage);
+  double train_step(const Stage& stage, const std::vector<std::int64_t>& order, std::int64_t batch);
+  void end_epoch(const Stage& stage, std::int64_t steps);
+  void save() const;
+  void write_log() const;
+
+  Options options_;
+  Weights& weights_;
+  Lanes& lanes_;
+  base::ProgressCallback progress_;
+  bool resumed_ = false, mid_stage_ = false;
+  int stage_ = 0, epoch_ = 0;
+  std::int64_t step_ = 0;
+  double loss_sum_ = 0, seconds_ = 0;
+  double last_report_s_ = -1;
+  std::vector<EpochRecord> records_;
+  nlohmann::json notes_ = nlohmann::json::object();
+};
+
+}  // namespace cleave::calibrate

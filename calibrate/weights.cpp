@@ -1,0 +1,143 @@
+#include "calibrate/weights.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+namespace cleave::calibrate {
+
+namespace {
+
+/// Linear weights and patch kernels; class token and positions have three axes.
+bool is_matrix(const at::Tensor& x) { return x.dim() == 2 || x.dim() == 4; }
+
+}  // namespace
+
+Weights::Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors, int lanes) {
+  for (const auto& [name, tensor] : tensors) {
+    Entry entry;
+    entry.name = name;
+    entry.value = tensor->detach().to(at::kFloat).clone(at::MemoryFormat::Contiguous);
+    entry.leaves.resize(static_cast<std::size_t>(lanes));
+    *tensor = entry.value;
+    entries_.push_back(std::move(entry));
+  }
+}
+
+void Weights::bind(int lane, const std::vector<at::Tensor*>& tensors) {
+  if (tensors.size() != entries_.size())
+    throw std::logic_error("[weights] bind: other tensors than at construction");
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    at::Tensor leaf = entries_[i].value.detach();
+    entries_[i].leaves[static_cast<std::size_t>(lane)] = leaf;
+    *tensors[i] = leaf;
+  }
+}
+
+void Weights::start(const AdamOptions& options,
+                    const std::function<bool(const std::string&)>& moves) {
+  options_ = options;
+  steps_ = 0;
+  for (Entry& entry : entries_) {
+    entry.moves = moves(entry.name);
+    entry.first = entry.moves ? at::zeros_like(entry.value) : at::Tensor();
+    entry.second = entry.moves ? at::zeros_like(entry.value) : at::Tensor();
+    entry.average = entry.moves && options.ema > 0 ? entry.value.clone() : at::Tensor();
+    for (at::Tensor& leaf : entry.leaves) {
+      if (!leaf.defined()) continue;
+      leaf.mutable_grad() = at::Tensor();
+      leaf.requires_grad_(entry.moves);
+    }
+  }
+}
+
+double Weights::sum_gradients(Lanes& lanes) {
+  std::vector<double> squares(static_cast<std::size_t>(lanes.count()), 0.0);
+  lanes.run([&](int lane) {
+    const c10::NoGradGuard no_grad;
+    const Slice mine = slice_of(static_cast<std::int64_t>(entries_.size()), lane, lanes.count());
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      Entry& entry = entries_[static_cast<std::size_t>(i)];
+      at::Tensor& total = entry.leaves[0].mutable_grad();
+      for (std::size_t other = 1; entry.moves && other < entry.leaves.size(); ++other) {
+        const at::Tensor& part = entry.leaves[other].grad();
+        if (!part.defined()) continue;
+        total = total.defined() ? total.add_(part) : part;
+      }
+      if (!entry.moves || !total.defined()) continue;
+      const double norm = total.norm().item<double>();
+      squares[static_cast<std::size_t>(lane)] += norm * norm;
+    }
+  });
+  double sum = 0;
+  for (const double square : squares) sum += square;
+  return std::sqrt(sum);
+}
+
+void Weights::update(Entry& entry, double learning_rate, double scale) const {
+  const at::Tensor gradient =
+      scale == 1 ? entry.leaves[0].grad() : entry.leaves[0].grad().mul_(scale);
+  const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
+  const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
+  if (is_matrix(entry.value)) entry.value.mul_(1 - learning_rate * options_.weight_decay);
+  entry.first.lerp_(gradient, 1 - options_.beta1);
+  entry.second.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
+  const at::Tensor denominator =
+      entry.second.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
+  entry.value.addcdiv_(entry.first, denominator, -learning_rate / correction1);
+  if (entry.average.defined()) {
+    // Early on the average follows faster, so that it forgets the random start.
+    const double steps = static_cast<double>(steps_);
+    entry.average.lerp_(entry.value, 1 - std::min(options_.ema, (1 + steps) / (10 + steps)));
+  }
+}
+
+double Weights::step(Lanes& lanes, double learning_rate) {
+  const double norm = sum_gradients(lanes);
+  const double scale =
+      options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1;
+  ++steps_;
+  lanes.run([&](int lane) {
+    const c10::NoGradGuard no_grad;
+    const Slice mine = slice_of(static_cast<std::int64_t>(entries_.size()), lane, lanes.count());
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      Entry& entry = entries_[static_cast<std::size_t>(i)];
+      if (entry.moves && entry.leaves[0].grad().defined()) update(entry, learning_rate, scale);
+      for (at::Tensor& leaf : entry.leaves) leaf.mutable_grad() = at::Tensor();
+    }
+  });
+  return norm;
+}
+
+std::map<std::string, at::Tensor> Weights::state() const {
+  std::map<std::string, at::Tensor> tensors;
+  for (const Entry& entry : entries_) {
+    tensors["weight." + entry.name] = entry.value;
+    if (!entry.moves) continue;
+    tensors["first." + entry.name] = entry.first;
+    tensors["second." + entry.name] = entry.second;
+    if (entry.average.defined()) tensors["average." + entry.name] = entry.average;
+  }
+  return tensors;
+}
+
+void Weights::swap_average() {
+  for (Entry& entry : entries_) {
+    if (!entry.average.defined()) continue;
+    const at::Tensor value = entry.value.clone();
+    entry.value.copy_(entry.average);
+    entry.average.copy_(value);
+  }
+}
+
+double learning_rate_at(double progress, double peak, double warmup_epochs, double epochs) {
+  if (progress < warmup_epochs) return peak * progress / warmup_epochs;
+  const double left = std::max(1e-9, epochs - warmup_epochs);
+  const double pi = std::acos(-1.0);
+  return peak * 0.5 * (1 + std::cos(pi * std::min(1.0, (progress - warmup_epochs) / left)));
+}
+
+}  // namespace cleave::calibrate

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "calibrate/lanes.hpp"
+
+namespace cleave::calibrate {
+
+struct AdamOptions {
+  double weight_decay = 0.05;  // decoupled; of matrices, not of biases, norms, tokens and positions
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double clip_norm = 1;  // 0: none
+  double ema = 0;        // 0: none
+};
+
+/// Tensors that training moves, and AdamW (Loshchilov and Hutter 2019) over them.
+///
+/// Each lane has its own leaf tensors over the same weights, so that lanes differentiate
+/// independently; step() sums their gradients in the order of the lanes. For a given number of
+/// lanes a step is the same to the bit each time.
+class Weights {
+ public:
+  /// Takes over named fp32 tensors: the pointers then share memory with this.
+  Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors, int lanes);
+
+  /// Makes `tensors` (a lane's own copies of the model's handles, same order) leaves whose
+  /// gradients are the lane's.
+  void bind(int lane, const std::vector<at::Tensor*>& tensors);
+  /// Only tensors whose name `moves` accepts move from here on; moments, average and step count
+  /// start anew.
+  void start(const AdamOptions& options, const std::function<bool(const std::string&)>& moves);
+  /// One step along the gradients that the lanes have gathered since the last one, which are then
+  /// dropped. Returns the norm of the gradient before clipping.
+  double step(Lanes& lanes, double learning_rate);
+
+  /// Everything that a checkpoint must hold, by name: "weight.<name>" of all, "first.", "second.",
+  /// "average." of those that move. The tensors share memory with this: copy into them to restore.
+  std::map<std::string, at::Tensor> state() const;
+  std::int64_t steps() const { return steps_; }
+  void set_steps(std::int64_t steps) { steps_ = steps; }
+
+  /// Exchanges weights and their moving average, where there is one: for judging and saving the
+  /// average.
+  void swap_average();
+
+ private:
+  struct Entry {
+    std::string name;
+    at::Tensor value, first, second, average;
+    bool moves = false;
+    std::vector<at::Tensor> leaves;  // by lane
+  };
+  double sum_gradients(Lanes& lanes);
+  void update(Entry& entry, double learning_rate, double scale) const;
+
+  std::vector<Entry> entries_;
+  AdamOptions options_;
+  std::int64_t steps_ = 0;
+};
+
+/// Learning rate at `progress` epochs: linear warm-up from 0, then half a cosine down to 0.
+double learning_rate_at(double progress, double peak, double warmup_epochs, double epochs);
+
+}  // namespace cleave::calibrate
