@@ -1,0 +1,277 @@
+#include "net/connection.hpp"
+
+#include <exception>
+#include <new>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+namespace cleave::net {
+namespace {
+
+constexpr auto no_throw = asio::as_tuple(asio::use_awaitable);
+/// Buffers of one write; the kernel takes 1024, but a frame is two and a long gather is seldom used
+/// up.
+constexpr std::size_t max_gathered = 32;
+
+class TcpStream final : public Stream {
+ public:
+  explicit TcpStream(asio::ip::tcp::socket socket) : socket_(std::move(socket)) {
+    error_code ignored;  // not a TCP socket, or already reset: reading will tell
+    socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  }
+  asio::awaitable<Moved> read(std::span<const asio::mutable_buffer> into) override {
+    auto pending = socket_.async_read_some(into, no_throw);
+    const auto [error, count] = co_await std::move(pending);
+    co_return Moved(error, count);
+  }
+  asio::awaitable<Moved> write(std::span<const asio::const_buffer> from) override {
+    auto pending = socket_.async_write_some(from, no_throw);
+    const auto [error, count] = co_await std::move(pending);
+    co_return Moved(error, count);
+  }
+  void shutdown() override {
+    error_code ignored;
+    socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  }
+  void close() override {
+    error_code ignored;
+    socket_.close(ignored);
+  }
+
+ private:
+  asio::ip::tcp::socket socket_;
+};
+
+/// Leaves out the first `count` bytes of the buffers.
+std::span<asio::mutable_buffer> without_front(std::span<asio::mutable_buffer> buffers,
+                                              std::size_t count) {
+  while (!buffers.empty() && count >= buffers.front().size()) {
+    count -= buffers.front().size();
+    buffers = buffers.subspan(1);
+  }
+  if (!buffers.empty()) buffers.front() += count;
+  return buffers;
+}
+
+}  // namespace
+
+void spawn(asio::io_context& io, asio::awaitable<void> work,
+           std::function<void(const std::string&)> failed) {
+  asio::co_spawn(io, std::move(work), [failed = std::move(failed)](std::exception_ptr thrown) {
+    if (!thrown || !failed) return;
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& error) {
+      failed(error.what());
+    } catch (...) {
+      failed("unknown exception");
+    }
+  });
+}
+
+std::unique_ptr<Stream> tcp_stream(asio::ip::tcp::socket socket) {
+  return std::make_unique<TcpStream>(std::move(socket));
+}
+
+Connection::Connection(asio::io_context& io, std::unique_ptr<Stream> stream, Options options)
+    : io_(io),
+      stream_(std::move(stream)),
+      options_(std::move(options)),
+      deadline_(io),
+      heartbeat_(io),
+      flushed_(io),
+      alive_(Clock::now()) {}
+
+asio::awaitable<error_code> Connection::read_all(std::span<asio::mutable_buffer> into) {
+  into = without_front(into, 0);
+  while (!into.empty()) {
+    auto pending = stream_->read(into);
+    const auto [error, count] = co_await std::move(pending);
+    if (why_) co_return why_;
+    if (error == asio::error::eof) co_return Errc::closed;
+    if (error) co_return error;
+    alive_ = Clock::now();
+    into = without_front(into, count);
+  }
+  co_return error_code();
+}
+
+asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
+  std::array<asio::mutable_buffer, 1> front{asio::buffer(header_)};
+  auto first = read_all(front);
+  if (const auto error = co_await std::move(first)) co_return error;
+  const auto header = decode_header(header_.data(), options_.limits);
+  if (!header) co_return header.error();
+
+  const std::size_t tail = header->header_length - header_bytes;
+  std::byte* payload_at = nullptr;
+  Buffer payload;
+  try {
+    body_.resize(tail + header->body_length);
+    if (header->payload_length > 0) payload = Buffer::allocate(header->payload_length, &payload_at);
+  } catch (const std::bad_alloc&) {
+    co_return boost::system::errc::make_error_code(boost::system::errc::not_enough_memory);
+  }
+  std::array<asio::mutable_buffer, 2> rest{asio::buffer(body_),
+                                           asio::buffer(payload_at, payload.size())};
+  auto second = read_all(rest);
+  if (const auto error = co_await std::move(second)) co_return error;
+
+  const auto size = header->header_length + header->body_length + payload.size();
+  auto message = decode(*header, body_.data() + tail, std::move(payload));
+  if (!message) co_return message.error();
+  co_return Received{std::move(*message), size};
+}
+
+asio::awaitable<Result<Connection::Received>> Connection::receive() {
+  const auto self = shared_from_this();
+  while (!why_) {
+    auto pending = receive_frame();
+    auto received = co_await std::move(pending);
+    if (!received) {
+      close(received.error());
+      break;
+    }
+    if (!keep_to_itself(received->message)) co_return received;
+  }
+  co_return why_;
+}
+
+/// True: a ping or a pong, already dealt with.
+bool Connection::keep_to_itself(const Message& message) {
+  if (const auto* ping = std::get_if<Ping>(&message)) {
+    Pong pong;
+    pong.stamp = ping->stamp;
+    if (options_.describe) options_.describe(pong);
+    send(pong);
+    return true;
+  }
+  if (const auto* pong = std::get_if<Pong>(&message)) {
+    const Clock::time_point sent{Clock::duration(static_cast<Clock::rep>(pong->stamp))};
+    const auto now = Clock::now();
+    // A stamp from the future is not ours.
+    if (sent <= now) round_trip_ = now - sent;
+    last_pong_ = *pong;
+    return true;
+  }
+  return false;
+}
+
+std::uint64_t Connection::send(const Message& message) {
+  if (why_) return 0;
+  auto frame = encode(message);
+  const auto size = frame.size();
+  queue_.push_back(std::move(frame));
+  if (!writing_) {
+    writing_ = true;
+    spawn(io_, flush(), [self = shared_from_this()](const std::string&) {
+      self->close(boost::system::errc::make_error_code(boost::system::errc::io_error));
+    });
+  }
+  return size;
+}
+
+/// Collects the next buffers to write, in order.
+void Connection::gather() {
+  gathered_.clear();
+  std::size_t skip = written_;
+  for (const auto& frame : queue_) {
+    const std::array<asio::const_buffer, 2> parts{
+        asio::buffer(frame.head), asio::buffer(frame.payload.data(), frame.payload.size())};
+    for (auto part : parts) {
+      const auto left_out = std::min(skip, part.size());
+      skip -= left_out;
+      part += left_out;
+      if (part.size() > 0) gathered_.push_back(part);
+    }
+    if (gathered_.size() + 2 > max_gathered) break;
+  }
+}
+
+/// Lets go of the frames that are written.
+void Connection::consume(std::size_t count) {
+  written_ += count;
+  while (!queue_.empty() && written_ >= queue_.front().size()) {
+    written_ -= queue_.front().size();
+    queue_.pop_front();
+  }
+}
+
+asio::awaitable<void> Connection::flush() {
+  const auto self = shared_from_this();
+  while (!why_ && !queue_.empty()) {
+    gather();
+    const auto wanted = asio::buffer_size(gathered_);
+    auto pending = stream_->write(gathered_);
+    const auto [error, count] = co_await std::move(pending);
+    if (error) {
+      close(error);
+      break;
+    }
+    if (blocked_) alive_ = Clock::now();
+    blocked_ = count < wanted;
+    consume(count);
+  }
+  if (why_) queue_.clear();
+  writing_ = false;
+  flushed_.cancel();
+}
+
+asio::awaitable<void> Connection::finish(std::chrono::milliseconds timeout) {
+  const auto self = shared_from_this();
+  if (writing_) {
+    flushed_.expires_after(timeout);
+    auto pending = flushed_.async_wait(no_throw);
+    co_await std::move(pending);
+  }
+  if (why_) co_return;
+  stream_->shutdown();
+  expire_after(timeout);
+}
+
+void Connection::close(error_code why) {
+  if (why_) return;
+  why_ = why ? why : error_code(Errc::closed);
+  stream_->close();
+  deadline_.cancel();
+  heartbeat_.cancel();
+  if (!writing_) queue_.clear();
+}
+
+void Connection::expire_after(std::chrono::milliseconds timeout) {
+  // Also cancels the wait under way.
+  deadline_.expires_at(Clock::time_point::max());
+  if (timeout.count() == 0 || why_) return;
+  deadline_.expires_after(timeout);
+  deadline_.async_wait([weak = weak_from_this()](error_code error) {
+    const auto self = weak.lock();
+    // A wait that had ended just before the deadline was moved is not aborted; the time tells.
+    if (error || !self || self->deadline_.expiry() > Clock::now()) return;
+    self->close(Errc::deadline);
+  });
+}
+
+void Connection::start_heartbeat() {
+  alive_ = Clock::now();
+  beat();
+}
+
+void Connection::beat() {
+  if (why_) return;
+  if (Clock::now() - alive_ > options_.dead_after) {
+    close(Errc::deadline);
+    return;
+  }
+  Ping ping;
+  ping.stamp = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
+  send(ping);
+  heartbeat_.expires_after(options_.ping_interval);
+  heartbeat_.async_wait([weak = weak_from_this()](error_code error) {
+    const auto self = weak.lock();
+    if (!error && self) self->beat();
+  });
+}
+
+}  // namespace cleave::net

@@ -1,1 +1,125 @@
 #pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "net/message.hpp"
+
+namespace cleave::net {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using Clock = std::chrono::steady_clock;
+
+/// Starts a coroutine; an exception that leaves it is handed to `failed` as text, never lost.
+void spawn(asio::io_context& io, asio::awaitable<void> work,
+           std::function<void(const std::string&)> failed);
+
+/// What a connection speaks to: four calls. A socket is one; TLS will be another, and a test's
+/// recorder is a third.
+class Stream {
+ public:
+  /// Error (none: it worked) and bytes moved.
+  using Moved = std::pair<error_code, std::size_t>;
+  virtual ~Stream() = default;
+  /// Reads at least one byte, straight into the buffers.
+  virtual asio::awaitable<Moved> read(std::span<const asio::mutable_buffer> into) = 0;
+  /// Writes at least one byte, straight from the buffers.
+  virtual asio::awaitable<Moved> write(std::span<const asio::const_buffer> from) = 0;
+  /// Nothing more will be written; the peer reads to the end.
+  virtual void shutdown() = 0;
+  /// Ends pending calls with operation_aborted.
+  virtual void close() = 0;
+};
+/// The socket sends small frames at once (TCP_NODELAY).
+std::unique_ptr<Stream> tcp_stream(asio::ip::tcp::socket socket);
+/// Puts a stream over a stream.
+using StreamWrap = std::function<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>;
+
+struct ConnectionOptions {
+  Limits limits;
+  /// A ping this often once the heartbeat runs; a peer that is silent for `dead_after` is given up.
+  /// While large frames make progress nobody is silent.
+  std::chrono::milliseconds ping_interval{1000};
+  std::chrono::milliseconds dead_after{5000};
+  /// Fills memory and queue into the answer to a ping.
+  std::function<void(Pong&)> describe;
+};
+
+/// Messages over a stream. All calls on the I/O thread; it lives as long as a call is pending. It
+/// may die at any moment, which shows as an error of receive(); the process goes on.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  using Options = ConnectionOptions;
+  struct Received {
+    Message message;
+    std::uint64_t wire_bytes = 0;
+  };
+
+  Connection(asio::io_context& io, std::unique_ptr<Stream> stream, Options options);
+
+  /// The next message; pings and pongs are dealt with inside. A tensor lies in the buffer that was
+  /// read into, 64-byte aligned. After an error the connection is closed, and every further call
+  /// gives the same error. One reader at a time.
+  asio::awaitable<Result<Received>> receive();
+  /// Queues a message and starts writing, straight from the tensor's memory, whose owner is kept
+  /// until then. Returns its bytes on the wire; 0 where the connection is closed.
+  std::uint64_t send(const Message& message);
+  /// Writes what is queued (at most `timeout`), then tells the peer that nothing follows. receive()
+  /// goes on until the peer closes, at most `timeout` again.
+  asio::awaitable<void> finish(std::chrono::milliseconds timeout);
+  /// The first reason stays.
+  void close(error_code why);
+  /// Closes with Errc::deadline unless called again in time. Zero: no deadline.
+  void expire_after(std::chrono::milliseconds timeout);
+  void start_heartbeat();
+
+  bool is_open() const { return !why_; }
+  /// Why it is closed.
+  error_code why() const { return why_; }
+  /// Of the last ping; zero before.
+  std::chrono::duration<double> round_trip() const { return round_trip_; }
+  const Pong& last_pong() const { return last_pong_; }
+  void set_limits(const Limits& limits) { options_.limits = limits; }
+
+ private:
+  asio::awaitable<error_code> read_all(std::span<asio::mutable_buffer> into);
+  asio::awaitable<Result<Received>> receive_frame();
+  bool keep_to_itself(const Message& message);
+  asio::awaitable<void> flush();
+  void gather();
+  void consume(std::size_t count);
+  void beat();
+
+  asio::io_context& io_;
+  std::unique_ptr<Stream> stream_;
+  Options options_;
+  error_code why_;
+  std::array<std::byte, header_bytes> header_{};
+  std::vector<std::byte> body_;
+  std::deque<Frame> queue_;
+  std::size_t written_ = 0;  // of the frame in front
+  std::vector<asio::const_buffer> gathered_;
+  bool writing_ = false;
+  bool blocked_ = false;  // the last write was cut short: the next one's progress is the peer's
+  asio::steady_timer deadline_, heartbeat_, flushed_;
+  Clock::time_point alive_;
+  std::chrono::duration<double> round_trip_{0};
+  Pong last_pong_;
+};
+
+}  // namespace cleave::net

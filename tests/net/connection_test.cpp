@@ -1,0 +1,335 @@
+#include "net/connection.hpp"
+
+#include <cstring>
+#include <numeric>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <boost/asio/write.hpp>
+#include <gtest/gtest.h>
+
+#include "tests/net/run_io.hpp"
+
+namespace cleave::net {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Where the kernel was told to read to and to write from.
+struct Record {
+  std::set<const void*> read_into, written_from;
+};
+
+class RecordingStream : public Stream {
+ public:
+  RecordingStream(std::unique_ptr<Stream> inner, Record* record, std::size_t longest_write)
+      : inner_(std::move(inner)), record_(record), longest_write_(longest_write) {}
+  asio::awaitable<Moved> read(std::span<const asio::mutable_buffer> into) override {
+    for (const auto& buffer : into) record_->read_into.insert(buffer.data());
+    return inner_->read(into);
+  }
+  asio::awaitable<Moved> write(std::span<const asio::const_buffer> from) override {
+    for (const auto& buffer : from) record_->written_from.insert(buffer.data());
+    if (longest_write_ == 0) return inner_->write(from);
+    // A short write: only a few bytes of the first buffer.
+    short_ = asio::buffer(from.front(), longest_write_);
+    return inner_->write(std::span(&short_, 1));
+  }
+  void shutdown() override { inner_->shutdown(); }
+  void close() override { inner_->close(); }
+
+ private:
+  std::unique_ptr<Stream> inner_;
+  Record* record_;
+  std::size_t longest_write_;
+  asio::const_buffer short_;
+};
+
+Value tensor(std::int64_t count) {
+  Value value;
+  value.dims = {count};
+  std::vector<float> numbers(static_cast<std::size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0.0f);
+  value.data = Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+  return value;
+}
+
+struct Pair {
+  explicit Pair(ConnectionOptions options = {}, std::size_t longest_write = 0) {
+    auto [near_socket, far_socket] = socket_pair(io);
+    near = make(std::move(near_socket), options, &near_record, longest_write);
+    far = make(std::move(far_socket), options, &far_record, longest_write);
+  }
+  std::shared_ptr<Connection> make(asio::ip::tcp::socket socket, ConnectionOptions options,
+                                   Record* record, std::size_t longest_write) {
+    auto stream =
+        std::make_unique<RecordingStream>(tcp_stream(std::move(socket)), record, longest_write);
+    return std::make_shared<Connection>(io, std::move(stream), std::move(options));
+  }
+  asio::io_context io;
+  Record near_record, far_record;
+  std::shared_ptr<Connection> near, far;
+};
+
+asio::awaitable<void> expect_error(std::shared_ptr<Connection> connection, error_code wanted) {
+  auto receiving = connection->receive();
+  const auto received = co_await std::move(receiving);
+  EXPECT_FALSE(received.has_value());
+  if (received) co_return;
+  EXPECT_EQ(received.error(), wanted) << received.error().message();
+  EXPECT_FALSE(connection->is_open());
+}
+
+asio::awaitable<void> exchange(Pair& pair, std::int64_t count) {
+  ValueMessage sent;
+  sent.request = 7;
+  sent.tensor = tensor(count);
+  const auto* memory = sent.tensor.data.data();
+  const auto size = pair.near->send(sent);
+  auto receiving = pair.far->receive();
+  auto received = co_await std::move(receiving);
+  EXPECT_TRUE(received.has_value());
+  if (!received) co_return;
+  EXPECT_EQ(received->wire_bytes, size);
+  const auto& value = std::get<ValueMessage>(received->message);
+  EXPECT_EQ(value.request, 7u);
+  EXPECT_EQ(value.tensor.dims, sent.tensor.dims);
+  const auto* bytes = value.tensor.data.data();
+  EXPECT_EQ(std::memcmp(bytes, memory, sent.tensor.data.size()), 0);
+  // Nothing was copied in user space: the kernel read from the tensor and wrote into the tensor.
+  EXPECT_TRUE(pair.near_record.written_from.count(memory));
+  EXPECT_TRUE(pair.far_record.read_into.count(bytes));
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(bytes) % 64, 0u);
+}
+
+TEST(Connection, SendsFromAndReceivesIntoTheTensorsMemory) {
+  Pair pair;
+  run_io(pair.io, exchange(pair, 1000));
+}
+
+TEST(Connection, SendsLargeTensorsPieceByPiece) {
+  Pair pair;
+  run_io(pair.io, exchange(pair, 4'000'000));
+}
+
+TEST(Connection, SurvivesShortWrites) {
+  Pair pair({}, 3);
+  run_io(pair.io, exchange(pair, 100));
+}
+
+asio::awaitable<void> send_many(Pair& pair) {
+  for (std::uint64_t i = 0; i < 500; ++i) {
+    ValueMessage message;
+    message.request = i;
+    message.tensor = tensor(static_cast<std::int64_t>(i));
+    pair.near->send(message);
+  }
+  for (std::uint64_t i = 0; i < 500; ++i) {
+    auto receiving = pair.far->receive();
+    auto received = co_await std::move(receiving);
+    EXPECT_TRUE(received.has_value());
+    if (!received) co_return;
+    EXPECT_EQ(std::get<ValueMessage>(received->message).request, i);
+  }
+}
+
+TEST(Connection, KeepsTheOrder) {
+  Pair pair;
+  run_io(pair.io, send_many(pair));
+}
+
+asio::awaitable<void> free_after_write(Pair& pair) {
+  ValueMessage message;
+  message.tensor = tensor(10);
+  std::weak_ptr<const void> owner = message.tensor.data.owner();
+  pair.near->send(message);
+  message = {};
+  auto receiving = pair.far->receive();
+  const auto received = co_await std::move(receiving);
+  EXPECT_TRUE(received.has_value());
+  EXPECT_TRUE(owner.expired());
+}
+
+TEST(Connection, LetsGoOfATensorOnceItIsWritten) {
+  Pair pair;
+  run_io(pair.io, free_after_write(pair));
+}
+
+/// What the connection says to bytes of a peer that then closes.
+error_code answer_to(const std::string& bytes, ConnectionOptions options = {}) {
+  asio::io_context io;
+  auto [raw, socket] = socket_pair(io);
+  asio::write(raw, asio::buffer(bytes));
+  raw.shutdown(asio::ip::tcp::socket::shutdown_send);
+  const auto connection =
+      std::make_shared<Connection>(io, tcp_stream(std::move(socket)), std::move(options));
+  const auto read = [](std::shared_ptr<Connection> from) -> asio::awaitable<void> {
+    auto receiving = from->receive();
+    co_await std::move(receiving);
+  };
+  run_io(io, read(connection));
+  return connection->why();
+}
+
+std::string text_of(const Frame& frame) {
+  return std::string(reinterpret_cast<const char*>(frame.head.data()), frame.head.size()) +
+         std::string(reinterpret_cast<const char*>(frame.payload.data()), frame.payload.size());
+}
+
+TEST(Connection, ClosesOnBadBytes) {
+  EXPECT_EQ(answer_to(""), Errc::closed);
+  EXPECT_EQ(answer_to("CLVF"), Errc::closed);
+  EXPECT_EQ(answer_to("GET / HTTP/1.1\r\nHost: localhost\r\nAccept: everything\r\n\r\n"),
+            Errc::bad_magic);
+  const auto whole = text_of(encode(Bye{}));
+  EXPECT_EQ(answer_to(whole), error_code());
+  auto forged = whole;
+  forged[8] = 99;
+  EXPECT_EQ(answer_to(forged), Errc::unknown_kind);
+  forged = whole;
+  forged[39] = 0x7f;
+  EXPECT_EQ(answer_to(forged), Errc::body_too_long);
+  ValueMessage value;
+  value.tensor = tensor(8);
+  forged = text_of(encode(value));
+  forged[47] = 0x7f;
+  EXPECT_EQ(answer_to(forged), Errc::payload_too_long);
+  forged = text_of(encode(value));
+  EXPECT_EQ(answer_to(forged.substr(0, forged.size() - 1)), Errc::closed);
+}
+
+TEST(Connection, SkipsTheTailOfALongerHeader) {
+  Failed failed;
+  failed.text = "text";
+  auto bytes = text_of(encode(failed));
+  bytes.insert(header_bytes, 16, 'x');
+  bytes[6] = static_cast<char>(header_bytes + 16);
+  EXPECT_EQ(answer_to(bytes), error_code());
+}
+
+TEST(Connection, LimitsMoveWithTheHandshake) {
+  ValueMessage value;
+  value.tensor = tensor(8);
+  ConnectionOptions before;
+  before.limits.max_payload = 0;
+  EXPECT_EQ(answer_to(text_of(encode(value)), before), Errc::payload_too_long);
+}
+
+asio::awaitable<void> expire(Pair& pair) {
+  const auto start = Clock::now();
+  pair.near->expire_after(5s);
+  pair.near->expire_after(30ms);
+  auto expecting = expect_error(pair.near, Errc::deadline);
+  co_await std::move(expecting);
+  EXPECT_LT(Clock::now() - start, 2s);
+  auto peer = expect_error(pair.far, Errc::closed);
+  co_await std::move(peer);
+}
+
+TEST(Connection, ClosesAtItsDeadline) {
+  Pair pair;
+  run_io(pair.io, expire(pair));
+}
+
+asio::awaitable<void> lift(Pair& pair) {
+  pair.near->expire_after(20ms);
+  pair.near->expire_after(0ms);
+  auto sleeping = sleep_for(pair.io, 60ms);
+  co_await std::move(sleeping);
+  EXPECT_TRUE(pair.near->is_open());
+}
+
+TEST(Connection, DeadlineCanBeLifted) {
+  Pair pair;
+  run_io(pair.io, lift(pair));
+}
+
+// The far end is a socket that nobody reads: it never answers a ping.
+TEST(Connection, GivesUpASilentPeer) {
+  asio::io_context io;
+  auto [raw, socket] = socket_pair(io);
+  ConnectionOptions options;
+  options.ping_interval = 10ms;
+  options.dead_after = 60ms;
+  const auto connection = std::make_shared<Connection>(io, tcp_stream(std::move(socket)), options);
+  connection->start_heartbeat();
+  run_io(io, expect_error(connection, Errc::deadline));
+}
+
+asio::awaitable<void> keep_reading(std::shared_ptr<Connection> connection) {
+  while (connection->is_open()) {
+    auto receiving = connection->receive();
+    co_await std::move(receiving);
+  }
+}
+
+asio::awaitable<void> stay_alive(Pair& pair) {
+  pair.near->start_heartbeat();
+  spawn(pair.io, keep_reading(pair.near), {});
+  spawn(pair.io, keep_reading(pair.far), {});
+  auto sleeping = sleep_for(pair.io, 300ms);
+  co_await std::move(sleeping);
+  EXPECT_TRUE(pair.near->is_open());
+  EXPECT_GT(pair.near->round_trip().count(), 0);
+  EXPECT_LT(pair.near->round_trip().count(), 0.1);
+  EXPECT_EQ(pair.near->last_pong().queued, 3);
+  pair.near->close(Errc::closed);
+  pair.far->close(Errc::closed);
+}
+
+TEST(Connection, PingsAreAnsweredAndMeasured) {
+  ConnectionOptions options;
+  options.ping_interval = 10ms;
+  options.dead_after = 100ms;
+  options.describe = [](Pong& pong) { pong.queued = 3; };
+  Pair pair(options);
+  run_io(pair.io, stay_alive(pair));
+}
+
+asio::awaitable<void> finish_in_order(Pair& pair) {
+  ValueMessage message;
+  message.tensor = tensor(2'000'000);
+  pair.near->send(message);
+  pair.near->send(Bye{});
+  spawn(pair.io, pair.near->finish(5s), {});
+  auto first = pair.far->receive();
+  const auto value = co_await std::move(first);
+  EXPECT_TRUE(value.has_value());
+  auto second = pair.far->receive();
+  const auto bye = co_await std::move(second);
+  EXPECT_TRUE(bye.has_value());
+  if (!bye) co_return;
+  EXPECT_EQ(kind_of(bye->message), Kind::bye);
+  auto third = expect_error(pair.far, Errc::closed);
+  co_await std::move(third);
+}
+
+TEST(Connection, FinishWritesEverythingFirst) {
+  Pair pair;
+  run_io(pair.io, finish_in_order(pair));
+}
+
+TEST(Connection, SendAfterCloseIsNothing) {
+  Pair pair;
+  pair.near->close(Errc::deadline);
+  pair.near->close(Errc::closed);
+  EXPECT_EQ(pair.near->why(), Errc::deadline);
+  EXPECT_EQ(pair.near->send(Bye{}), 0u);
+  run_io(pair.io, expect_error(pair.near, Errc::deadline));
+}
+
+TEST(Spawn, RecordsTheException) {
+  asio::io_context io;
+  const auto throws = []() -> asio::awaitable<void> {
+    throw std::runtime_error("broken");
+    co_return;
+  };
+  std::string text;
+  spawn(io, throws(), [&text](const std::string& error) { text = error; });
+  io.run();
+  EXPECT_EQ(text, "broken");
+}
+
+}  // namespace
+}  // namespace cleave::net
