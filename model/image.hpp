@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -15,15 +16,22 @@ struct Image {
   std::vector<std::uint8_t> pixels;  // [height, width, channels]
 };
 
-/// PNG or JPEG with `channels` 1 or 3 (stb). Throws std::runtime_error with path and reason; refuses more than 2^28 pixels.
+/// PNG or JPEG, turned into `channels` 1 (grey as Pillow weighs it) or 3; transparency is dropped.
+/// Throws std::runtime_error with path and reason; refuses more than 100 million pixels.
 Image read_image(const std::filesystem::path& path, std::int64_t channels);
-Image decode_image(const std::uint8_t* bytes, std::size_t size, std::int64_t channels, const std::string& name);
+/// The same from memory; `name` stands for the file in messages.
+Image decode_image(const std::uint8_t* bytes, std::size_t size, std::int64_t channels,
+                   const std::string& name);
+/// Whole or not at all. 1 or 3 channels.
 void write_png(const Image& image, const std::filesystem::path& path);
 
-/// Pillow's resize (antialiased, fixed-point as Pillow does): bilinear or bicubic, within 1/255 of Pillow's result.
+/// Pillow's resize: 0 nearest, 2 bilinear, 3 bicubic; the latter two widen their filter when they
+/// shrink (antialiasing) and round in fixed point as Pillow does, within 1/255 of its result.
 Image resize(const Image& image, std::int64_t height, std::int64_t width, int resample);
 
-/// What travels and what the model sees: resized (and centre-cropped) as the config says, uint8 planes [c, h, w].
-std::vector<std::uint8_t> prepare(const Image& image, const ImageProcessing& processing, std::int64_t channels);
+/// What travels and what the model sees: resized (and centre-cropped) as the config says, uint8
+/// planes [channels, height, width]. Throws std::invalid_argument where the image does not fit.
+std::vector<std::uint8_t> prepare(const Image& image, const ImageProcessing& processing,
+                                  std::int64_t channels);
 
 }  // namespace cleave::model
