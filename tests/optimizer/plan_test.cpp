@@ -1,0 +1,226 @@
+#include "optimizer/plan/plan.hpp"
+
+#include <functional>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "optimizer/plan/program.hpp"
+#include "tests/base/scratch.hpp"
+#include "tests/optimizer/examples.hpp"
+
+namespace cleave::plan {
+namespace {
+
+using testing::message_of;
+
+/// Six layers of three heads, 192 wide; three unequal parts.
+Plan three_parts() {
+  const model::ModelConfig teacher = examples::vit(6, 192, 3, 28, 4, 1, 10);
+  PlanPart cam = examples::part(teacher, "cam", 2, 64, 1, 96);
+  cam.layers = {1, 4};
+  Plan plan = examples::plan_of(teacher,
+                                {examples::part(teacher, "hub", 6, 128, 2, 256),
+                                 examples::part(teacher, "box", 4, 96, 1, 128), std::move(cam)},
+                                "hub", "decomposed");
+  plan.teacher.labels = {"t-shirt", "b", "c", "d", "e", "f", "g", "h", "i", "ankle boot"};
+  return plan;
+}
+
+std::string refusal(const std::function<void(Plan&)>& change) {
+  Plan plan = three_parts();
+  change(plan);
+  return message_of([&] { check(plan); });
+}
+
+/// What reading the file says after `change`.
+std::string file_refusal(const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json json = to_json(three_parts());
+  change(json);
+  return message_of([&] { plan_from_json(json.dump(), "plan.json"); });
+}
+
+TEST(Plan, ComesBackFromItsFile) {
+  const testing::Scratch scratch;
+  Plan plan = three_parts();
+  plan.name = "night";
+  plan.teacher_digest = std::string(64, 'a');
+  plan.shape.batch = 3;
+  plan.seed = 77;
+  plan.parts[0].parameter_share = 0.25;
+  plan.parts[0].compute_share = 0.375;
+  plan.prediction.latency_s = 0.0125;
+  plan.prediction.kept_importance = 0.5;
+  plan.prediction.bottleneck = "compute on cam";
+  plan.prediction.devices.push_back({"hub", 1, 2, 3, 4, 5, 6, 7, 8, 9});
+  plan.candidates.push_back({"local on hub", 0.5, "does not fit: 31 MB short"});
+  write_plan(plan, scratch / "plan.json");
+  const Plan read = read_plan(scratch / "plan.json");
+
+  EXPECT_EQ(read.name, "night");
+  EXPECT_EQ(read.teacher, plan.teacher);
+  EXPECT_EQ(read.parts[2].config, plan.parts[2].config);
+  EXPECT_EQ(read.parts[2].layers, (std::vector<std::int64_t>{1, 4}));
+  EXPECT_EQ(read.shape, plan.shape);
+  EXPECT_EQ(read.prediction.devices[0].energy_j, 9);
+  EXPECT_EQ(read.candidates[0].reason, "does not fit: 31 MB short");
+  EXPECT_EQ(to_json(read), to_json(plan));
+}
+
+TEST(Plan, ShowsTheProgramsOfItsShape) {
+  const Plan plan = three_parts();
+  const nlohmann::json programs = to_json(plan)["programs"];
+  EXPECT_EQ(programs["digest"], compile(plan, plan.shape).front().digest);
+  EXPECT_EQ(programs["text"][0], "rank 0:");
+  EXPECT_EQ(programs["text"].back(), "  output(y)");
+}
+
+TEST(Plan, NeedsOnlyWhatAPersonWouldWrite) {
+  nlohmann::json json = to_json(three_parts());
+  for (const char* key : {"name", "teacher_digest", "shape", "partition", "prediction",
+                          "candidates", "seed", "programs"})
+    json.erase(key);
+  for (auto& part : json["parts"]) {
+    part.erase("parameter_share");
+    part.erase("compute_share");
+  }
+  const Plan plan = plan_from_json(json.dump(), "plan.json");
+  EXPECT_EQ(plan.name, "default");
+  EXPECT_EQ(plan.shape.batch, 1);
+}
+
+TEST(Plan, RefusesAPartWiderThanTheTeacher) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[1].config.width = 200; }),
+            "[check] plan.parts[1].config.width: keeps 200, the teacher has 192");
+}
+
+TEST(Plan, RefusesMoreHeadsOrColumnsThanTheLayerHas) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[1].config.layers[2].heads = 4; }),
+            "[check] plan.parts[1].config.layers[2].heads: keeps 4, the teacher has 3");
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.layers[5].mlp_width = 769; }),
+            "[check] plan.parts[0].config.layers[5].mlp_width: keeps 769, the teacher has 768");
+  // Layer 1 of the part is layer 4 of the teacher.
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.teacher.layers[4].heads = 1;
+              plan.parts[2].config.layers[1].heads = 2;
+            }),
+            "[check] plan.parts[0].config.layers[4].heads: keeps 2, the teacher has 1");
+}
+
+TEST(Plan, RefusesAnotherHeadWidth) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.head_width = 32; }),
+            "[check] plan.parts[0].config.head_width: saw 32, needs 64 as the teacher has");
+}
+
+TEST(Plan, RefusesLayersOutOfOrderOrRange) {
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.parts[2].layers = {4, 1};
+            }),
+            "[check] plan.parts[2].layers[1]: saw 1, needs ascending teacher layers 0..5");
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.parts[2].layers = {4, 4};
+            }),
+            "[check] plan.parts[2].layers[1]: saw 4, needs ascending teacher layers 0..5");
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.parts[2].layers = {1, 6};
+            }),
+            "[check] plan.parts[2].layers[1]: saw 6, needs ascending teacher layers 0..5");
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.parts[2].layers = {-1, 2};
+            }),
+            "[check] plan.parts[2].layers[0]: saw -1, needs ascending teacher layers 0..5");
+  EXPECT_EQ(
+      refusal([](Plan& plan) { plan.parts[2].layers = {1}; }),
+      "[check] plan.parts[2].layers: saw 1 numbers, needs one for each of the part's 2 layers");
+}
+
+TEST(Plan, RefusesAPartThatSeesOtherPictures) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.patch = 7; }),
+            "[check] plan.parts[0].config.patch: saw 7, needs 4 as the teacher has");
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.classes = 11; }),
+            "[check] plan.parts[0].config.classes: saw 11, needs 10 as the teacher has");
+  EXPECT_EQ(
+      refusal([](Plan& plan) { plan.parts[0].config.activation = model::Activation::relu; }),
+      "[check] plan.parts[0].config: saw another activation, bias or place of the norm, needs "
+      "the teacher's");
+}
+
+TEST(Plan, RefusesADeviceTwice) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[2].device = "hub"; }),
+            "[check] plan.parts[2].device: saw 'hub' again, needs another device for each part");
+}
+
+TEST(Plan, RefusesNamesThatLeadOutOfTheBundle) {
+  EXPECT_NE(refusal([](Plan& plan) { plan.name = "../x"; }).find("plan.name: saw '../x'"),
+            std::string::npos);
+  EXPECT_NE(refusal([](Plan& plan) {
+              plan.parts[0].device = "..";
+            }).find("plan.parts[0].device: saw '..'"),
+            std::string::npos);
+  EXPECT_NE(refusal([](Plan& plan) { plan.aggregator = ""; }).find("plan.aggregator: saw ''"),
+            std::string::npos);
+}
+
+TEST(Plan, RefusesNoPartsAndUnknownStrategies) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts.clear(); }),
+            "[check] plan.parts: saw 0, needs 1..256");
+  EXPECT_EQ(refusal([](Plan& plan) { plan.strategy = "decompose"; }),
+            "[strategy] saw 'decompose', needs one of local, decomposed");
+}
+
+TEST(Plan, HoldsAPartitionToItsWord) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.partition = true; }),
+            "[check] plan.partition: saw widths that sum to 288, needs at most 192");
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.partition = true;
+              for (PlanPart& part : plan.parts) part.config.width = 64;
+            }),
+            "[check] plan.partition: saw 4 heads of layer 1, needs at most 3");
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.partition = true;
+              for (PlanPart& part : plan.parts) part.config.width = 64;
+              for (model::LayerShape& layer : plan.parts[0].config.layers) layer.heads = 1;
+            }),
+            "");
+}
+
+TEST(Plan, AsksLocalForTheWholeTeacher) {
+  const model::ModelConfig teacher = examples::fashion_vit();
+  const PlanPart whole = examples::part(teacher, "hub", 6, 192, 6, 768);
+  const auto refused = [&](std::vector<PlanPart> parts) {
+    return message_of([&] { check(examples::plan_of(teacher, std::move(parts), "hub", "local")); });
+  };
+  EXPECT_EQ(refused({whole}), "");
+  EXPECT_EQ(refused({examples::part(teacher, "hub", 6, 184, 6, 768)}),
+            "[check] plan.parts[0].config: saw a cut model, the strategy 'local' needs the whole "
+            "teacher");
+  EXPECT_EQ(refused({whole, examples::part(teacher, "cam", 6, 192, 6, 768)}),
+            "[check] plan.parts: saw 2 parts, the strategy 'local' needs 1");
+}
+
+TEST(Plan, TellsAFilesFaultWithTheFile) {
+  EXPECT_EQ(file_refusal([](nlohmann::json& json) {
+              json["parts"][1]["config"]["cleave"]["layers"][2]["heads"] = 4;
+            }),
+            "[plan.json] parts[1].config.layers[2].heads: keeps 4, the teacher has 3");
+  EXPECT_NE(file_refusal([](nlohmann::json& json) {
+              json["format"] = 9;
+            }).find("[plan.json] format: saw 9"),
+            std::string::npos);
+  EXPECT_NE(
+      file_refusal([](nlohmann::json& json) { json.erase("parts"); }).find("[plan.json] parts: "),
+      std::string::npos);
+  EXPECT_NE(file_refusal([](nlohmann::json& json) {
+              json["shape"]["batch"] = 0;
+            }).find("[plan.json] shape.batch: saw 0"),
+            std::string::npos);
+  const std::string misspelt = file_refusal([](nlohmann::json& json) {
+    json["agregator"] = json["aggregator"];
+    json.erase("aggregator");
+  });
+  EXPECT_NE(misspelt.find("agregator"), std::string::npos) << misspelt;
+  EXPECT_NE(misspelt.find("aggregator"), std::string::npos) << misspelt;
+}
+
+}  // namespace
+}  // namespace cleave::plan

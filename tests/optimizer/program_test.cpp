@@ -1,0 +1,252 @@
+#include "optimizer/plan/program.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include <gtest/gtest.h>
+
+#include "tests/base/scratch.hpp"
+#include "tests/optimizer/examples.hpp"
+
+namespace cleave::plan {
+namespace {
+
+using testing::message_of;
+
+Plan three_parts() {
+  const model::ModelConfig teacher = examples::fashion_vit();
+  return examples::plan_of(
+      teacher,
+      {examples::part(teacher, "hub", 6, 128, 4, 256),
+       examples::part(teacher, "box", 4, 96, 3, 128), examples::part(teacher, "cam", 2, 64, 2, 96)},
+      "hub", "decomposed");
+}
+
+Plan local_plan() {
+  const model::ModelConfig teacher = examples::fashion_vit();
+  return examples::plan_of(teacher, {examples::part(teacher, "hub", 6, 192, 6, 768)}, "hub",
+                           "local");
+}
+
+/// Every plan of these tests; a new strategy adds a line.
+std::vector<Plan> all_plans() {
+  std::vector<Plan> plans = {three_parts(), local_plan(), three_parts()};
+  std::reverse(plans.back().parts.begin(), plans.back().parts.end());
+  return plans;
+}
+
+using Message = std::tuple<std::int32_t, std::int32_t, std::uint32_t>;  // from, to, tag
+
+TEST(Strategies, AllAppearInTheTests) {
+  std::set<std::string> tested;
+  for (const Plan& plan : all_plans()) tested.insert(plan.strategy);
+  for (const Strategy& strategy : strategies())
+    EXPECT_TRUE(tested.count(std::string(strategy.name)));
+}
+
+TEST(Compile, WritesEachValueOnce) {
+  for (const Plan& plan : all_plans())
+    for (const Program& program : compile(plan, {2})) {
+      std::vector<int> written(program.values.size(), 0);
+      for (const Instruction& instruction : program.instructions) {
+        for (const ValueId operand : instruction.operands)
+          EXPECT_EQ(written.at(static_cast<std::size_t>(operand)), 1)
+              << "read before it is written";
+        if (instruction.result >= 0) ++written.at(static_cast<std::size_t>(instruction.result));
+      }
+      EXPECT_EQ(written, std::vector<int>(program.values.size(), 1)) << to_text(program);
+    }
+}
+
+TEST(Compile, GivesEveryReceiveExactlyOneSend) {
+  for (const Plan& plan : all_plans()) {
+    const std::vector<Program> programs = compile(plan, {2});
+    std::map<Message, ValueInfo> sent, received;
+    for (const Program& program : programs)
+      for (const Instruction& instruction : program.instructions) {
+        if (instruction.op == Op::send) {
+          const ValueInfo& value =
+              program.values[static_cast<std::size_t>(instruction.operands[0])];
+          EXPECT_TRUE(
+              sent.insert({{program.rank, instruction.peer, instruction.tag}, value}).second);
+        }
+        if (instruction.op == Op::receive) {
+          const ValueInfo& value = program.values[static_cast<std::size_t>(instruction.result)];
+          EXPECT_TRUE(
+              received.insert({{instruction.peer, program.rank, instruction.tag}, value}).second);
+        }
+      }
+    ASSERT_EQ(sent.size(), received.size());
+    for (const auto& [message, value] : sent) {
+      ASSERT_TRUE(received.count(message));
+      EXPECT_EQ(received.at(message).dims, value.dims);
+      EXPECT_EQ(received.at(message).element, value.element);
+    }
+  }
+}
+
+TEST(Compile, HasOneProgramForEachRankAndOneOutput) {
+  for (const Plan& plan : all_plans()) {
+    const std::vector<Program> programs = compile(plan, {1});
+    ASSERT_EQ(programs.size(), plan.parts.size() + 1);
+    std::int64_t outputs = 0;
+    for (std::size_t rank = 0; rank < programs.size(); ++rank) {
+      EXPECT_EQ(programs[rank].rank, static_cast<std::int32_t>(rank));
+      EXPECT_EQ(programs[rank].digest, programs.front().digest);
+      outputs +=
+          std::count_if(programs[rank].instructions.begin(), programs[rank].instructions.end(),
+                        [](const Instruction& i) { return i.op == Op::output; });
+    }
+    EXPECT_EQ(outputs, 1);
+  }
+}
+
+TEST(Compile, LetsOnlyFuseAcceptWhatMayBeAbsent) {
+  for (const Plan& plan : all_plans())
+    for (const Program& program : compile(plan, {1})) {
+      std::set<ValueId> absent;
+      for (const Instruction& instruction : program.instructions) {
+        if (instruction.may_be_absent) absent.insert(instruction.result);
+        if (instruction.op == Op::fuse) continue;
+        for (const ValueId operand : instruction.operands) EXPECT_FALSE(absent.count(operand));
+      }
+    }
+}
+
+TEST(Compile, WritesDecomposedAsDesigned) {
+  std::string text;
+  for (const Program& program : compile(three_parts(), {1})) text += to_text(program);
+  EXPECT_EQ(text,
+            "rank 0:\n"
+            "  x = input()  # u8 [1, 1, 28, 28]\n"
+            "  f_0 = sub_model(x, part 0)  # f32 [1, 1, 128]\n"
+            "  send(f_0 -> 3, tag 0)\n"
+            "rank 1:\n"
+            "  x = input()  # u8 [1, 1, 28, 28]\n"
+            "  f_1 = sub_model(x, part 1)  # f32 [1, 1, 96]\n"
+            "  send(f_1 -> 3, tag 1)\n"
+            "rank 2:\n"
+            "  x = input()  # u8 [1, 1, 28, 28]\n"
+            "  f_2 = sub_model(x, part 2)  # f32 [1, 1, 64]\n"
+            "  send(f_2 -> 3, tag 2)\n"
+            "rank 3:\n"
+            "  f_0 = receive(<- 0, tag 0, may be absent)  # f32 [1, 1, 128]\n"
+            "  f_1 = receive(<- 1, tag 1, may be absent)  # f32 [1, 1, 96]\n"
+            "  f_2 = receive(<- 2, tag 2, may be absent)  # f32 [1, 1, 64]\n"
+            "  y = fuse(f_0, f_1, f_2)  # f32 [1, 10]\n"
+            "  output(y)\n");
+}
+
+TEST(Compile, WritesLocalAsDesigned) {
+  std::string text;
+  for (const Program& program : compile(local_plan(), {4})) text += to_text(program);
+  EXPECT_EQ(text,
+            "rank 0:\n"
+            "  x = input()  # u8 [4, 1, 28, 28]\n"
+            "  y = sub_model(x, part 0, with head)  # f32 [4, 10]\n"
+            "  send(y -> 1, tag 0)\n"
+            "rank 1:\n"
+            "  y = receive(<- 0, tag 0)  # f32 [4, 10]\n"
+            "  output(y)\n");
+}
+
+TEST(Compile, GivesTheSameDigestEverywhere) {
+  // A change here breaks agents of another version: raise the protocol's version with it.
+  EXPECT_EQ(compile(three_parts(), {1}).front().digest,
+            "4e6a26b169329da7430c36a9db34058e0ac643ac48ea66a69ad502d2045912d1");
+  EXPECT_EQ(compile(local_plan(), {1}).front().digest,
+            "b0921ae46a3ecd4ed2137d3378c8e6c98915d420d1fc224506c08d634afa6a2a");
+}
+
+TEST(Compile, TellsOtherShapesAndSharesApart) {
+  const std::string digest = compile(three_parts(), {1}).front().digest;
+  EXPECT_NE(compile(three_parts(), {2}).front().digest, digest);
+  Plan plan = three_parts();
+  std::swap(plan.parts[0], plan.parts[1]);
+  EXPECT_NE(compile(plan, {1}).front().digest, digest);
+  plan = three_parts();
+  plan.parts[2].config.width = 72;
+  EXPECT_NE(compile(plan, {1}).front().digest, digest);
+  plan = three_parts();
+  plan.parts[0].device = "elsewhere";
+  plan.prediction.latency_s = 3;
+  EXPECT_EQ(compile(plan, {1}).front().digest, digest) << "names and figures are not part of it";
+}
+
+TEST(Compile, FollowsTheRanksWhenDevicesArePermuted) {
+  Plan plan = three_parts();
+  std::rotate(plan.parts.begin(), plan.parts.begin() + 1, plan.parts.end());
+  const std::vector<Program> programs = compile(plan, {1}), before = compile(three_parts(), {1});
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    EXPECT_EQ(programs[rank].values[1].dims, before[(rank + 1) % 3].values[1].dims);
+    EXPECT_EQ(resident_bytes(programs[rank], plan),
+              resident_bytes(before[(rank + 1) % 3], three_parts()));
+  }
+}
+
+TEST(Compile, RefusesABatchOutOfRange) {
+  EXPECT_EQ(message_of([] { compile(three_parts(), {0}); }),
+            "[compile] shape.batch: saw 0, needs 1..65536");
+  EXPECT_EQ(message_of([] { compile(three_parts(), {65537}); }),
+            "[compile] shape.batch: saw 65537, needs 1..65536");
+}
+
+TEST(Compile, ChecksThePlan) {
+  Plan plan = three_parts();
+  plan.parts[0].config.width = 1000;
+  EXPECT_NE(message_of([&] { compile(plan, {1}); }).find("keeps 1000, the teacher has 192"),
+            std::string::npos);
+}
+
+TEST(Price, CountsTheKernelsOfPartsAndFusion) {
+  const Plan plan = three_parts();
+  const std::vector<Program> programs = compile(plan, {2});
+  EXPECT_TRUE(kernels_of(programs[0].instructions[0], programs[0], plan).empty());
+  EXPECT_TRUE(kernels_of(programs[0].instructions[2], programs[0], plan).empty());
+  const auto part = kernels_of(programs[1].instructions[1], programs[1], plan);
+  EXPECT_EQ(part.size(), kernels_of_model(plan.parts[1].config, 2, false).size());
+  EXPECT_EQ(part.back().rows, 2);
+  EXPECT_EQ(part.back().columns, 96);
+  const auto fusion = kernels_of(programs[3].instructions[3], programs[3], plan);
+  EXPECT_EQ(fusion.size(), kernels_of_fusion(plan.teacher, {128, 96, 64}, 2).size());
+}
+
+TEST(Price, KnowsWhatEachRankHolds) {
+  const Plan plan = three_parts();
+  const std::vector<Program> programs = compile(plan, {1});
+  EXPECT_EQ(resident_bytes(programs[2], plan), weight_bytes(plan.parts[2].config));
+  // A_p [192, D_p], b_p, m_p, c_p [192] of each part; the classifier [10, 192] with its bias.
+  EXPECT_EQ(resident_bytes(programs[3], plan),
+            4.0 * (192 * (128 + 96 + 64) + 3 * 3 * 192 + 10 * 192 + 10));
+  const std::vector<Program> local = compile(local_plan(), {1});
+  EXPECT_EQ(resident_bytes(local[0], local_plan()), weight_bytes(examples::fashion_vit()));
+  EXPECT_EQ(resident_bytes(local[1], local_plan()), 0);
+}
+
+TEST(Price, CountsValuesAndActivationsOrLoading) {
+  Plan plan = three_parts();
+  const std::vector<Program> eight = compile(plan, {8});
+  EXPECT_EQ(working_bytes(eight[0], plan),
+            activation_bytes(plan.parts[0].config, 8) + 8 * 28 * 28 + 4 * 8 * 128);
+  // Few tokens through a wide model: its largest matrix outweighs them while it is loaded.
+  plan.teacher = examples::vit(2, 512, 8, 28, 14, 1, 10);
+  plan.parts = {examples::part(plan.teacher, "hub", 2, 512, 8, 2048)};
+  const std::vector<Program> wide = compile(plan, {1});
+  EXPECT_EQ(working_bytes(wide[0], plan), 4.0 * 512 * 2048);
+}
+
+TEST(Price, CountsBytesOfAValue) {
+  EXPECT_EQ((ValueInfo{"x", base::Element::u8, {2, 3, 4}}.bytes()), 24);
+  EXPECT_EQ((ValueInfo{"x", base::Element::f32, {2, 3, 4}}.bytes()), 96);
+}
+
+TEST(FindStrategy, ListsTheKnownOnes) {
+  EXPECT_EQ(find_strategy("decomposed").name, "decomposed");
+  EXPECT_EQ(message_of([] { find_strategy("tensor"); }),
+            "[strategy] saw 'tensor', needs one of local, decomposed");
+}
+
+}  // namespace
+}  // namespace cleave::plan
