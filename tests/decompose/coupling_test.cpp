@@ -96,10 +96,7 @@ TEST(Coupling, ResidualRunsFromThePatchesToTheClassifier) {
 /// Configs that stress the walk: both families, missing heads, MLPs, biases and classifiers.
 std::vector<model::ModelConfig> many_configs() {
   std::vector<model::ModelConfig> configs{tiny_config()};
-  auto distilled = tiny_config();
-  distilled.family = model::Family::deit;
-  distilled.summary_tokens = 2;
-  configs.push_back(distilled);
+  configs.push_back(testing::tiny_distilled_config());
   auto bare = tiny_config();
   bare.qkv_bias = false;
   bare.classes = 0;

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 #include <gtest/gtest.h>
 
@@ -72,7 +73,7 @@ TEST(Init, SameSeedSameBytesOtherSeedOthers) {
   init(tiny_config(), 7, scratch / "b");
   init(tiny_config(), 8, scratch / "c");
   const auto weights = [&](const std::string& name) {
-    return testing::text_of(scratch / name / "model.safetensors");
+    return base::read_text(scratch / name / "model.safetensors");
   };
   EXPECT_EQ(weights("a"), weights("b"));
   EXPECT_NE(weights("a"), weights("c"));
@@ -104,7 +105,7 @@ TEST(Init, RefusesAFolderThatIsNoModel) {
             "[" + (scratch / "photos").string() +
                 "] exists and is no model folder: saw no config.json, needs a new, an empty or "
                 "such a folder");
-  EXPECT_EQ(testing::text_of(scratch / "photos" / "cat.png"), "x");
+  EXPECT_EQ(base::read_text(scratch / "photos" / "cat.png"), "x");
 }
 
 TEST(Init, StopsOnRequestAndLeavesNothing) {

@@ -1,40 +1,16 @@
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string>
-#include <vector>
 
-#include <gtest/gtest.h>
-
+#include "base/file.hpp"
 #include "decompose/decompose.hpp"
 #include "decompose/slice.hpp"
 #include "model/config/config.hpp"
 #include "model/config/safetensors.hpp"
+#include "tests/base/scratch.hpp"
 
 namespace cleave::testing {
-
-/// A folder of the running test's own, emptied before and removed after.
-class Scratch {
- public:
-  Scratch() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    path_ = std::filesystem::temp_directory_path() /
-            (std::string("cleave_") + test->test_suite_name() + "_" + test->name());
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~Scratch() { std::filesystem::remove_all(path_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Three unlike layers over width 12, heads of 4, images of 8 x 8: small enough to check by hand.
 inline model::ModelConfig tiny_config() {
@@ -51,6 +27,13 @@ inline model::ModelConfig tiny_config() {
   return config;
 }
 
+inline model::ModelConfig tiny_distilled_config() {
+  auto config = tiny_config();
+  config.family = model::Family::deit;
+  config.summary_tokens = 2;
+  return config;
+}
+
 /// Two layers kept of three, units from the middle, none of them in a single run.
 inline decompose::KeepList tiny_keep() {
   decompose::KeepList keep;
@@ -63,30 +46,12 @@ inline decompose::KeepList tiny_keep() {
 
 inline std::filesystem::path tiny_teacher(const Scratch& scratch,
                                           const model::ModelConfig& config = tiny_config()) {
-  const auto folder = scratch / "teacher";
-  decompose::init(config, 7, folder);
-  return folder;
+  decompose::init(config, 7, scratch / "teacher");
+  return scratch / "teacher";
 }
 
 inline std::string bytes_of(const model::TensorFiles& files, const model::TensorEntry& entry) {
   return {reinterpret_cast<const char*>(files.data(entry)), entry.bytes};
-}
-
-inline std::string text_of(const std::filesystem::path& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-/// What the call's exception says; empty where it throws none.
-template <typename Call>
-std::string message_of(Call&& call) {
-  try {
-    call();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return {};
 }
 
 }  // namespace cleave::testing

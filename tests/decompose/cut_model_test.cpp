@@ -1,0 +1,116 @@
+// What slice() writes, run: a cut model computes what the teacher computes without the units that
+// were cut.
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "decompose/coupling.hpp"
+#include "decompose/slice.hpp"
+#include "tests/decompose/running.hpp"
+
+namespace cleave::decompose {
+namespace {
+
+using at::Tensor;
+using model::Axis;
+using testing::expect_equal;
+using testing::expect_near;
+using testing::lively_model;
+using testing::lively_teacher;
+using testing::pictures;
+using testing::Scratch;
+using testing::tiny_config;
+
+model::Transformer cut(const Scratch& scratch, const std::filesystem::path& teacher,
+                       const KeepList& keep) {
+  slice(teacher, keep, scratch / "part");
+  return model::load(scratch / "part");
+}
+
+TEST(CutModel, KeepingEverythingChangesNothing) {
+  for (const auto& config : {tiny_config(), testing::tiny_distilled_config()}) {
+    const Scratch scratch;
+    const auto part = cut(scratch, lively_teacher(scratch, config), keep_all(config));
+    const auto x = pictures(config, 3);
+    expect_equal(model::features(part, x), model::features(lively_model(config), x));
+    expect_equal(model::forward(part, x), model::forward(lively_model(config), x));
+  }
+}
+
+/// Zeroes what the units that are not in `kept` add to the residual stream.
+void mask(Tensor& outgoing, const std::vector<std::int64_t>& kept, std::int64_t unit) {
+  Tensor on = at::zeros({outgoing.size(1) / unit});
+  for (const auto u : kept) on[u] = 1;
+  outgoing = outgoing * on.repeat_interleave(unit);
+}
+
+TEST(CutModel, WithoutHeadsAndMlpUnitsIsTheTeacherWithThemMasked) {
+  const Scratch scratch;
+  const auto config = tiny_config();
+  auto keep = keep_all(config);
+  keep.heads = {{0, 2}, {1}, {1, 2}};
+  keep.mlp = {{1, 2, 3, 11, 19}, {0, 15}, {4}};
+  const auto part = cut(scratch, lively_teacher(scratch), keep);
+  auto masked = lively_model();
+  for (std::size_t l = 0; l < keep.layers.size(); ++l) {
+    const std::string block = "blocks." + std::to_string(l) + ".";
+    mask(masked.tensors[block + "attention.output.weight"], keep.heads[l], config.head_width);
+    mask(masked.tensors[block + "mlp.down.weight"], keep.mlp[l], 1);
+  }
+  const auto x = pictures(config, 4);
+  expect_near(model::forward(part, x), model::forward(masked, x), 2e-6);
+}
+
+TEST(CutModel, WithoutLayersIsTheTeacherWithTheirBlocksSkipped) {
+  const Scratch scratch;
+  const auto config = tiny_config();
+  auto keep = keep_all(config);
+  for (auto* lists : {&keep.heads, &keep.mlp}) lists->erase(lists->begin() + 1);
+  keep.layers = {0, 2};
+  const auto part = cut(scratch, lively_teacher(scratch), keep);
+  const auto teacher = lively_model();
+  const auto pixels = pictures(config, 4);
+  const auto x = model::block(teacher, 2, model::block(teacher, 0, model::embed(teacher, pixels)));
+  expect_equal(model::features(part, pixels), model::norm(teacher, "norm", x.narrow(1, 0, 1)));
+}
+
+TEST(CutModel, WithoutTheClassifierGivesTheSameFeatures) {
+  const Scratch scratch;
+  auto keep = testing::tiny_keep();
+  const auto teacher = lively_teacher(scratch);
+  const auto x = pictures(tiny_config(), 2);
+  const auto with = model::features(cut(scratch, teacher, keep), x);
+  keep.classifier = false;
+  expect_equal(model::features(cut(scratch, teacher, keep), x), with);
+}
+
+/// Everything but `without` of one group.
+KeepList spare(const model::ModelConfig& config, const WidthGroup& group, std::int64_t without) {
+  auto keep = keep_all(config);
+  const auto layer = static_cast<std::size_t>(std::max(group.layer, 0));
+  auto& list = group.kind == Axis::Kind::residual ? keep.channels
+               : group.kind == Axis::Kind::heads  ? keep.heads[layer]
+                                                  : keep.mlp[layer];
+  list.erase(list.begin() + static_cast<std::ptrdiff_t>(without));
+  return keep;
+}
+
+TEST(CutModel, CuttingAnyGroupAnywhereLeavesAModelThatRuns) {
+  for (const auto& config : {tiny_config(), testing::tiny_distilled_config()}) {
+    const Scratch scratch;
+    const auto teacher = lively_teacher(scratch, config);
+    const auto x = pictures(config, 2);
+    const auto whole = model::forward(lively_model(config), x);
+    for (const auto& group : width_groups(config)) {
+      for (const std::int64_t unit : {std::int64_t{0}, group.size / 2, group.size - 1}) {
+        const auto logits = model::forward(cut(scratch, teacher, spare(config, group, unit)), x);
+        ASSERT_EQ(logits.sizes(), whole.sizes());
+        EXPECT_TRUE(logits.isfinite().all().item<bool>());
+        EXPECT_FALSE(at::allclose(logits, whole)) << "layer " << group.layer << " unit " << unit;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cleave::decompose
