@@ -39,10 +39,11 @@ double accuracy(const model::Transformer& model, const model::Dataset& data, std
 
 double accuracy(const model::Transformer& model, const model::Dataset& data, Lanes& lanes,
                 std::int64_t batch) {
-  std::vector<std::int64_t> right(static_cast<std::size_t>(lanes.count()), 0);
-  lanes.run([&](int lane) {
-    right[static_cast<std::size_t>(lane)] =
-        count_right(model, data, slice_of(data.size(), lane, lanes.count()), batch);
+  const std::int64_t pieces = (data.size() + batch - 1) / batch;
+  std::vector<std::int64_t> right(static_cast<std::size_t>(pieces), 0);
+  lanes.run(pieces, [&](std::int64_t piece) {
+    right[static_cast<std::size_t>(piece)] =
+        count_right(model, data, slice_of(data.size(), piece, pieces), batch);
   });
   return share(std::accumulate(right.begin(), right.end(), std::int64_t{0}), data.size());
 }

@@ -62,9 +62,11 @@ Lanes::~Lanes() {
   set_openblas_threads(blas_threads_);
 }
 
-void Lanes::run(const std::function<void(int)>& work) {
+void Lanes::run(std::int64_t pieces, const std::function<void(std::int64_t)>& work) {
   std::unique_lock<std::mutex> lock(mutex_);
   work_ = &work;
+  pieces_ = pieces;
+  next_ = 0;
   running_ = count();
   std::fill(failures_.begin(), failures_.end(), nullptr);
   ++round_;
@@ -84,7 +86,7 @@ void Lanes::serve(int lane) {
     seen = round_;
     lock.unlock();
     try {
-      (*work_)(lane);
+      for (std::int64_t piece = next_++; piece < pieces_; piece = next_++) (*work_)(piece);
     } catch (...) {
       failures_[static_cast<std::size_t>(lane)] = std::current_exception();
     }
@@ -93,8 +95,8 @@ void Lanes::serve(int lane) {
   }
 }
 
-Slice slice_of(std::int64_t total, int lane, int count) {
-  return {total * lane / count, total * (lane + 1) / count};
+Slice slice_of(std::int64_t total, std::int64_t index, std::int64_t count) {
+  return {total * index / count, total * (index + 1) / count};
 }
 
 }  // namespace cleave::calibrate

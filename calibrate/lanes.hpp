@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -10,7 +11,7 @@
 
 namespace cleave::calibrate {
 
-/// Threads that each work through their own slice of a batch, operators single-threaded.
+/// Threads that each work through their own pieces of a batch, operators single-threaded.
 ///
 /// A training step is some hundred small operators. Splitting each of them over threads costs a
 /// barrier an operator (and collapses when a core is shared); splitting the batch costs one barrier
@@ -25,15 +26,19 @@ class Lanes {
   Lanes& operator=(const Lanes&) = delete;
 
   int count() const { return static_cast<int>(threads_.size()); }
-  /// Runs work(lane) on every lane and waits; rethrows the first exception.
-  void run(const std::function<void(int)>& work);
+  /// Runs work(0) … work(pieces − 1), each on the lane that is free next, and waits; rethrows an
+  /// exception of the lowest lane. What a piece computes must not depend on who computes it: then
+  /// results are the same for every number of lanes.
+  void run(std::int64_t pieces, const std::function<void(std::int64_t)>& work);
 
  private:
   void serve(int lane);
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  const std::function<void(int)>* work_ = nullptr;
+  const std::function<void(std::int64_t)>* work_ = nullptr;
+  std::int64_t pieces_ = 0;
+  std::atomic<std::int64_t> next_{0};
   std::uint64_t round_ = 0;
   int running_ = 0;
   bool stopping_ = false;
@@ -43,11 +48,11 @@ class Lanes {
   int blas_threads_ = 0;
 };
 
-/// The slice [begin, end) of `total` things that is `lane`'s of `count`.
+/// Piece `index` of `count` equal ones of 0 … total − 1, as [begin, end).
 struct Slice {
   std::int64_t begin = 0, end = 0;
   std::int64_t size() const { return end - begin; }
 };
-Slice slice_of(std::int64_t total, int lane, int count);
+Slice slice_of(std::int64_t total, std::int64_t index, std::int64_t count);
 
 }  // namespace cleave::calibrate

@@ -179,16 +179,16 @@ bool Run::run_epoch(const Stage& stage) {
 
 double Run::train_step(const Stage& stage, const std::vector<std::int64_t>& order,
                        std::int64_t batch) {
-  std::vector<double> losses(static_cast<std::size_t>(lanes_.count()), 0.0);
-  lanes_.run([&](int lane) {
-    const Slice mine = slice_of(batch, lane, lanes_.count());
+  std::vector<double> losses(static_cast<std::size_t>(num_pieces), 0.0);
+  lanes_.run(num_pieces, [&](std::int64_t piece) {
+    const Slice mine = slice_of(batch, piece, num_pieces);
     if (mine.size() == 0) return;
     const at::Tensor indices = at::empty({mine.size()}, at::kLong);
     std::copy_n(order.begin() + step_ * batch + mine.begin, mine.size(),
                 indices.data_ptr<std::int64_t>());
     const double share = static_cast<double>(mine.size()) / static_cast<double>(batch);
-    const at::Tensor loss = stage.loss({lane, epoch_, step_}, indices) * share;
-    losses[static_cast<std::size_t>(lane)] = loss.item<double>();
+    const at::Tensor loss = stage.loss({piece, epoch_, step_}, indices) * share;
+    losses[static_cast<std::size_t>(piece)] = loss.item<double>();
     loss.backward();
   });
   const double epochs = static_cast<double>(epoch_) + static_cast<double>(step_ + 1) *

@@ -35,12 +35,13 @@ struct Stage {
   std::function<bool(const std::string&)> moves;
   /// Images to go through in an epoch.
   std::int64_t images = 0;
-  /// Where one slice of a batch stands in the run.
+  /// Where one piece of a batch stands in the run.
   struct Position {
-    int lane = 0, epoch = 0;
+    std::int64_t piece = 0;
+    int epoch = 0;
     std::int64_t step = 0;
   };
-  /// The mean loss over some images, on the lane's own leaves.
+  /// The mean loss over some images, on the piece's own leaves.
   std::function<at::Tensor(const Position&, const at::Tensor& indices)> loss;
   /// Accuracy on the validation split, 0..1 or NaN; all lanes are free.
   std::function<double()> validate;

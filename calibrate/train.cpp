@@ -80,22 +80,22 @@ Mixup draw_mixup(double alpha, std::int64_t size, std::initializer_list<std::uin
   return mixup;
 }
 
-/// One training run: the data, a model for each lane and what a batch costs.
+/// One training run: the data, a model for each piece of a batch and what a batch costs.
 class Trainer {
  public:
-  Trainer(const TrainRecipe& recipe, const model::Dataset& data, int lanes)
+  Trainer(const TrainRecipe& recipe, const model::Dataset& data)
       : recipe_(recipe),
         model_(model::random_model(recipe.model, recipe.seed)),
-        weights_(named_tensors(model_), lanes) {
+        weights_(named_tensors(model_)) {
     const std::int64_t split = data.size() - recipe.data.validation;
     training_ = {data.images.narrow(0, 0, split), data.labels.narrow(0, 0, split), {}};
     validation_ = {data.images.narrow(0, split, recipe.data.validation),
                    data.labels.narrow(0, split, recipe.data.validation),
                    {}};
     model_.compute = recipe.compute;
-    copies_.assign(static_cast<std::size_t>(lanes), model_);
-    for (int lane = 0; lane < lanes; ++lane)
-      weights_.bind(lane, handles(copies_[static_cast<std::size_t>(lane)]));
+    copies_.assign(static_cast<std::size_t>(num_pieces), model_);
+    for (std::int64_t piece = 0; piece < num_pieces; ++piece)
+      weights_.bind(piece, handles(copies_[static_cast<std::size_t>(piece)]));
   }
 
   Stage stage(Lanes& lanes) {
@@ -118,7 +118,7 @@ class Trainer {
 
  private:
   at::Tensor loss(const Stage::Position& at, const at::Tensor& indices) const {
-    const model::Transformer& model = copies_[static_cast<std::size_t>(at.lane)];
+    const model::Transformer& model = copies_[static_cast<std::size_t>(at.piece)];
     // View 0 is the image as it is; epochs see views 1, 2 …
     const auto view = static_cast<std::uint64_t>(at.epoch) + 1;
     const at::Tensor images = take_view(
@@ -128,7 +128,7 @@ class Trainer {
     if (recipe_.mixup <= 0) return cross_entropy(model::forward(model, pixels), labels);
     const Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
                                    {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
-                                    static_cast<std::uint64_t>(at.lane)});
+                                    static_cast<std::uint64_t>(at.piece)});
     pixels = pixels * mixup.share + pixels.index_select(0, mixup.partner) * (1 - mixup.share);
     const at::Tensor logits = model::forward(model, pixels);
     return cross_entropy(logits, labels) * mixup.share +
@@ -161,7 +161,7 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
       {recipe.data.format, recipe.data.path, "train", recipe.data.train_limit}, recipe.model);
   check(recipe, data);
   Lanes lanes(recipe.threads);
-  Trainer trainer(recipe, data, lanes.count());
+  Trainer trainer(recipe, data);
   Run run({out / ".work" / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe),
            recipe.seed},
           trainer.weights(), lanes, progress);

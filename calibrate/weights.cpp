@@ -16,23 +16,23 @@ bool is_matrix(const at::Tensor& x) { return x.dim() == 2 || x.dim() == 4; }
 
 }  // namespace
 
-Weights::Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors, int lanes) {
+Weights::Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors) {
   for (const auto& [name, tensor] : tensors) {
     Entry entry;
     entry.name = name;
     entry.value = tensor->detach().to(at::kFloat).clone(at::MemoryFormat::Contiguous);
-    entry.leaves.resize(static_cast<std::size_t>(lanes));
+    entry.leaves.resize(static_cast<std::size_t>(num_pieces));
     *tensor = entry.value;
     entries_.push_back(std::move(entry));
   }
 }
 
-void Weights::bind(int lane, const std::vector<at::Tensor*>& tensors) {
+void Weights::bind(std::int64_t piece, const std::vector<at::Tensor*>& tensors) {
   if (tensors.size() != entries_.size())
     throw std::logic_error("[weights] bind: other tensors than at construction");
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     at::Tensor leaf = entries_[i].value.detach();
-    entries_[i].leaves[static_cast<std::size_t>(lane)] = leaf;
+    entries_[i].leaves[static_cast<std::size_t>(piece)] = leaf;
     *tensors[i] = leaf;
   }
 }
@@ -55,22 +55,19 @@ void Weights::start(const AdamOptions& options,
 }
 
 double Weights::sum_gradients(Lanes& lanes) {
-  std::vector<double> squares(static_cast<std::size_t>(lanes.count()), 0.0);
-  lanes.run([&](int lane) {
+  std::vector<double> squares(entries_.size(), 0.0);
+  lanes.run(static_cast<std::int64_t>(entries_.size()), [&](std::int64_t i) {
     const c10::NoGradGuard no_grad;
-    const Slice mine = slice_of(static_cast<std::int64_t>(entries_.size()), lane, lanes.count());
-    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-      Entry& entry = entries_[static_cast<std::size_t>(i)];
-      at::Tensor& total = entry.leaves[0].mutable_grad();
-      for (std::size_t other = 1; entry.moves && other < entry.leaves.size(); ++other) {
-        const at::Tensor& part = entry.leaves[other].grad();
-        if (!part.defined()) continue;
-        total = total.defined() ? total.add_(part) : part;
-      }
-      if (!entry.moves || !total.defined()) continue;
-      const double norm = total.norm().item<double>();
-      squares[static_cast<std::size_t>(lane)] += norm * norm;
+    Entry& entry = entries_[static_cast<std::size_t>(i)];
+    if (!entry.moves) return;
+    at::Tensor& total = entry.leaves[0].mutable_grad();
+    for (std::size_t piece = 1; piece < entry.leaves.size(); ++piece) {
+      const at::Tensor& part = entry.leaves[piece].grad();
+      if (part.defined()) total = total.defined() ? total.add_(part) : part;
     }
+    if (!total.defined()) return;
+    const double norm = total.norm().item<double>();
+    squares[static_cast<std::size_t>(i)] = norm * norm;
   });
   double sum = 0;
   for (const double square : squares) sum += square;
@@ -100,14 +97,11 @@ double Weights::step(Lanes& lanes, double learning_rate) {
   const double scale =
       options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1;
   ++steps_;
-  lanes.run([&](int lane) {
+  lanes.run(static_cast<std::int64_t>(entries_.size()), [&](std::int64_t i) {
     const c10::NoGradGuard no_grad;
-    const Slice mine = slice_of(static_cast<std::int64_t>(entries_.size()), lane, lanes.count());
-    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-      Entry& entry = entries_[static_cast<std::size_t>(i)];
-      if (entry.moves && entry.leaves[0].grad().defined()) update(entry, learning_rate, scale);
-      for (at::Tensor& leaf : entry.leaves) leaf.mutable_grad() = at::Tensor();
-    }
+    Entry& entry = entries_[static_cast<std::size_t>(i)];
+    if (entry.moves && entry.leaves[0].grad().defined()) update(entry, learning_rate, scale);
+    for (at::Tensor& leaf : entry.leaves) leaf.mutable_grad() = at::Tensor();
   });
   return norm;
 }

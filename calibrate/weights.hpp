@@ -19,23 +19,27 @@ struct AdamOptions {
   double ema = 0;        // 0: none
 };
 
+/// A batch is differentiated in this many pieces whatever the number of threads, so that results do
+/// not depend on it.
+constexpr std::int64_t num_pieces = 4;
+
 /// Tensors that training moves, and AdamW (Loshchilov and Hutter 2019) over them.
 ///
-/// Each lane has its own leaf tensors over the same weights, so that lanes differentiate
-/// independently; step() sums their gradients in the order of the lanes. For a given number of
-/// lanes a step is the same to the bit each time.
+/// Each piece of a batch has its own leaf tensors over the same weights, so that pieces are
+/// differentiated independently; step() sums their gradients in order. A step is the same to the
+/// bit each time, on any number of lanes.
 class Weights {
  public:
   /// Takes over named fp32 tensors: the pointers then share memory with this.
-  Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors, int lanes);
+  explicit Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors);
 
-  /// Makes `tensors` (a lane's own copies of the model's handles, same order) leaves whose
-  /// gradients are the lane's.
-  void bind(int lane, const std::vector<at::Tensor*>& tensors);
+  /// Makes `tensors` (a piece's own copies of the model's handles, same order) leaves whose
+  /// gradients are the piece's.
+  void bind(std::int64_t piece, const std::vector<at::Tensor*>& tensors);
   /// Only tensors whose name `moves` accepts move from here on; moments, average and step count
   /// start anew.
   void start(const AdamOptions& options, const std::function<bool(const std::string&)>& moves);
-  /// One step along the gradients that the lanes have gathered since the last one, which are then
+  /// One step along the gradients that the pieces have gathered since the last one, which are then
   /// dropped. Returns the norm of the gradient before clipping.
   double step(Lanes& lanes, double learning_rate);
 
@@ -54,7 +58,7 @@ class Weights {
     std::string name;
     at::Tensor value, first, second, average;
     bool moves = false;
-    std::vector<at::Tensor> leaves;  // by lane
+    std::vector<at::Tensor> leaves;  // by piece
   };
   double sum_gradients(Lanes& lanes);
   void update(Entry& entry, double learning_rate, double scale) const;
