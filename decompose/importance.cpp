@@ -205,10 +205,13 @@ Tensor spread(std::int64_t size, std::int64_t count) {
 
 // ---- from weights ----
 
-/// [.., size·unit, ..] -> [size]: energy of each unit along one axis.
-Tensor axis_energy(const Tensor& tensor, int axis, std::int64_t unit) {
-  const Tensor rows = tensor.square().movedim(axis, 0).flatten(1).sum(1, false, at::kDouble);
-  return rows.unflatten(0, {-1, unit}).sum(1);
+/// Sums over all axes but one, then over the elements of a unit. [.., size·unit, ..] -> [size].
+Tensor unit_sums(const Tensor& tensor, std::int64_t axis, std::int64_t unit) {
+  std::vector<std::int64_t> others;
+  for (std::int64_t other = 0; other < tensor.dim(); ++other) {
+    if (other != axis) others.push_back(other);
+  }
+  return tensor.sum(at::IntArrayRef(others)).unflatten(0, {-1, unit}).sum(1);
 }
 
 using Member = std::pair<std::string, int>;
@@ -319,17 +322,16 @@ Importance weight_importance(const std::filesystem::path& teacher) {
     // Norms and biases scale what the matrices do; their size says nothing by itself.
     if (parameter.axes.size() < 2) continue;
     const auto& entry = files.at(parameter.key);
-    const Tensor tensor = model::read_tensor(files, entry);
+    const Tensor energy = model::read_tensor(files, entry).square_();
     files.release(entry);
     for (int axis = 0; axis < static_cast<int>(parameter.axes.size()); ++axis) {
       const auto group = group_of.find({parameter.name, axis});
       if (group == group_of.end()) continue;
       add_to(scores_of(result, *group->second),
-             to_scores(axis_energy(tensor, axis, group->second->unit)));
+             to_scores(unit_sums(energy, axis, group->second->unit)));
     }
     if (writes_to_residual(parameter.name)) {
-      result.layers[static_cast<std::size_t>(layer_of(parameter))] +=
-          tensor.square().sum(at::kDouble).item<double>();
+      result.layers[static_cast<std::size_t>(layer_of(parameter))] += energy.sum().item<double>();
     }
   }
   return result;

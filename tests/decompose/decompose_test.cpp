@@ -1,0 +1,281 @@
+#include "decompose/decompose.hpp"
+
+#include <algorithm>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "model/config/hugging_face.hpp"
+#include "model/fusion.hpp"
+#include "tests/decompose/planning.hpp"
+#include "tests/decompose/running.hpp"
+
+namespace cleave::decompose {
+namespace {
+
+using testing::lively_model;
+using testing::lively_teacher;
+using testing::message_of;
+using testing::names_below;
+using testing::Scratch;
+using testing::tiny_config;
+using testing::tiny_plan;
+using testing::whole_plan;
+
+/// Channel c is worth 12 − c, a head or unit likewise: what is chosen is seen at a glance.
+Importance descending_importance(const model::ModelConfig& config) {
+  const auto down_from = [](std::int64_t size) {
+    std::vector<double> values;
+    for (std::int64_t i = size; i > 0; --i) values.push_back(static_cast<double>(i));
+    return values;
+  };
+  Importance importance;
+  importance.channels = down_from(config.width);
+  importance.layers = down_from(config.num_layers());
+  for (const auto& layer : config.layers) {
+    importance.heads.push_back(down_from(layer.heads));
+    importance.mlp.push_back(down_from(layer.mlp_width));
+  }
+  return importance;
+}
+
+SelectOptions discount(double value) {
+  SelectOptions options;
+  options.overlap_discount = value;
+  return options;
+}
+
+// ---- select ----
+
+TEST(Select, KeepsAsManyAsThePlanSays) {
+  const auto plan = tiny_plan();
+  const auto keeps = select(plan, descending_importance(tiny_config()));
+  ASSERT_EQ(keeps.size(), 2u);
+  for (std::size_t p = 0; p < 2; ++p) {
+    EXPECT_TRUE(kept_config(tiny_config(), keeps[p]) == plan.parts[p].config);
+    EXPECT_EQ(keeps[p].layers, plan.parts[p].layers);
+  }
+}
+
+TEST(Select, FirstTakesTheMostImportant) {
+  const auto keeps = select(tiny_plan(), descending_importance(tiny_config()));
+  EXPECT_EQ(keeps[0].channels, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(keeps[0].heads, (std::vector<std::vector<std::int64_t>>{{0, 1}, {0}, {0, 1}}));
+}
+
+TEST(Select, NextTakesWhatIsLeftAndTheBestAgain) {
+  // Held channels are worth 6, 5.5, 5 … now, those left 4, 3, 2, 1.
+  const auto keeps = select(tiny_plan(), descending_importance(tiny_config()), discount(0.5));
+  EXPECT_EQ(keeps[1].channels, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 8}));
+  EXPECT_EQ(keeps[1].heads[0], (std::vector<std::int64_t>{0}));
+}
+
+TEST(Select, WithoutADiscountAllTakeTheSame) {
+  const auto keeps = select(tiny_plan(), descending_importance(tiny_config()), discount(1));
+  EXPECT_EQ(keeps[1].channels, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5}));
+}
+
+TEST(Select, WithFullDiscountOverlapsOnlyWhereItMust) {
+  const auto keeps = select(tiny_plan(), descending_importance(tiny_config()), discount(0));
+  EXPECT_EQ(keeps[1].channels, (std::vector<std::int64_t>{0, 1, 8, 9, 10, 11}));
+  EXPECT_EQ(keeps[1].heads[0], (std::vector<std::int64_t>{2}));
+}
+
+TEST(Select, PartitionSharesNothing) {
+  auto plan = tiny_plan();
+  plan.parts[0].config.width = 7;
+  plan.parts[1].config.width = 5;
+  plan.parts[1].config.layers[1].heads = 1;
+  plan.partition = true;
+  auto importance = descending_importance(tiny_config());
+  std::fill(importance.channels.begin() + 4, importance.channels.end(), 0);  // dead units too
+  const auto keeps = select(plan, importance, discount(1));
+  const auto shared = [](const auto& a, const auto& b) {
+    std::vector<std::int64_t> both;
+    std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+    return both.size();
+  };
+  EXPECT_EQ(shared(keeps[0].channels, keeps[1].channels), 0u);
+  EXPECT_EQ(shared(keeps[0].heads[0], keeps[1].heads[0]), 0u);
+  EXPECT_EQ(shared(keeps[0].heads[2], keeps[1].heads[1]), 0u);
+}
+
+TEST(Select, RefusesForeignImportanceAndOptions) {
+  auto importance = descending_importance(tiny_config());
+  importance.channels.pop_back();
+  EXPECT_EQ(message_of([&] { select(tiny_plan(), importance); }),
+            "[importance] channels: saw 11 values, needs 12");
+  EXPECT_EQ(
+      message_of([&] { select(tiny_plan(), descending_importance(tiny_config()), discount(2)); }),
+      "[select] options.overlap_discount: saw 2.000000, needs 0..1");
+}
+
+// ---- decompose ----
+
+struct Cut {
+  explicit Cut(const model::ModelConfig& config = tiny_config())
+      : teacher(lively_teacher(scratch, config)) {}
+  DecomposeSummary operator()(const plan::Plan& plan,
+                              const base::ProgressCallback& progress = {}) const {
+    return decompose(teacher, plan, descending_importance(plan.teacher), out(), progress);
+  }
+  std::filesystem::path out() const { return scratch / "bundle"; }
+
+  Scratch scratch;
+  std::filesystem::path teacher;
+};
+
+TEST(Decompose, WritesABundleThatVerifies) {
+  const Cut cut;
+  const auto summary = cut(tiny_plan());
+  const plan::Bundle bundle(cut.out());
+  EXPECT_NO_THROW(bundle.verify(""));
+  EXPECT_EQ(bundle.identity(), summary.manifest.identity());
+  EXPECT_EQ(bundle.manifest().teacher_digest, plan::digest_model(cut.teacher));
+  const auto plan = bundle.plan();
+  EXPECT_EQ(plan.teacher_digest, plan::digest_model(cut.teacher));
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const auto folder = bundle.part_path(plan, plan.parts[p].device);
+    EXPECT_TRUE(model::load(folder).config == tiny_plan().parts[p].config);
+    EXPECT_TRUE(read_keep(folder / "keep.json") == summary.keeps[p]);
+  }
+  const auto fusion = model::load_fusion(bundle.fusion_path(plan));
+  ASSERT_EQ(fusion.parts.size(), 2u);
+  EXPECT_EQ(fusion.parts[1].device, "cam");
+  EXPECT_EQ(fusion.parts[1].channels, summary.keeps[1].channels);
+  EXPECT_EQ(names_below(cut.scratch.path() / "bundle").count(".work"), 0u);
+}
+
+TEST(Decompose, PartsAreTheSlicesThatWereSelected) {
+  const Cut cut;
+  const auto summary = cut(tiny_plan());
+  for (const std::size_t p : {0, 1}) {
+    slice(cut.teacher, summary.keeps[p], cut.scratch / "slice");
+    const auto part = cut.out() / "parts/default" / tiny_plan().parts[p].device;
+    EXPECT_EQ(base::read_text(part / "model.safetensors"),
+              base::read_text(cut.scratch / "slice/model.safetensors"));
+    EXPECT_EQ(base::read_text(part / "config.json"),
+              base::read_text(cut.scratch / "slice/config.json"));
+  }
+}
+
+TEST(Decompose, OnePartThatKeepsEverythingIsTheTeacherBitForBit) {
+  for (const auto& config : {tiny_config(), testing::tiny_distilled_config()}) {
+    const Cut cut(config);
+    cut(whole_plan(config, {"hub"}));
+    const plan::Bundle bundle(cut.out());
+    const auto plan = bundle.plan();
+    const auto part = model::load(bundle.part_path(plan, "hub"));
+    const auto fusion = model::load_fusion(bundle.fusion_path(plan));
+    const auto x = testing::pictures(config, 3);
+    const auto answer = model::answer(fusion, model::fuse(fusion, {model::features(part, x)}));
+    testing::expect_equal(answer, model::forward(lively_model(config), x));
+  }
+}
+
+TEST(Decompose, GivesLocalTheWholeTeacherAndNothingToFuse) {
+  const Cut cut;
+  auto plan = whole_plan(tiny_config(), {"hub"});
+  plan.strategy = "local";
+  cut(plan);
+  EXPECT_EQ(base::read_text(cut.out() / "parts/default/hub/model.safetensors"),
+            base::read_text(cut.teacher / "model.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(cut.out() / "fusion"));
+}
+
+TEST(Decompose, GivesAPartWithoutClassesNoClassifier) {
+  const Cut cut;
+  auto plan = tiny_plan();
+  plan.parts[1].config.classes = 0;
+  cut(plan);
+  EXPECT_EQ(model::read_config(cut.out() / "parts/default/hub").classes, 5);
+  EXPECT_EQ(model::read_config(cut.out() / "parts/default/cam").classes, 0);
+}
+
+TEST(Decompose, TellsWhatIsCoveredAndShared) {
+  const Cut cut;
+  const auto summary = cut(tiny_plan());
+  // Of 12 channels and 8 heads: channels 0-8, five of them twice; heads 2 + 1 + 2, then head 0 of
+  // the first layer again and heads 0 and 2 of the last.
+  EXPECT_DOUBLE_EQ(summary.covered, (9 + 6) / 20.0);
+  EXPECT_DOUBLE_EQ(summary.shared, (5 + 2) / 20.0);
+}
+
+TEST(Decompose, IsTheSameTwice) {
+  const Cut a, b;
+  EXPECT_EQ(a(tiny_plan()).manifest.identity(), b(tiny_plan()).manifest.identity());
+}
+
+TEST(Decompose, ReplacesABundleWholly) {
+  const Cut cut;
+  cut(whole_plan(tiny_config(), {"hub", "old"}));
+  std::filesystem::create_directories(cut.out() / ".work/cache");
+  for (const char* file :
+       {".work/cache/teacher", "calibration.jsonl", "measured.json", "hosts.toml"}) {
+    std::ofstream(cut.out() / file) << "x";
+  }
+  auto local = whole_plan(tiny_config(), {"hub"});
+  local.strategy = "local";
+  cut(local);
+  EXPECT_EQ(names_below(cut.out()),
+            (std::set<std::string>{
+                "hosts.toml", "manifest.json", "parts", "parts/default", "parts/default/hub",
+                "parts/default/hub/config.json", "parts/default/hub/keep.json",
+                "parts/default/hub/model.safetensors", "parts/default/hub/preprocessor_config.json",
+                "plans", "plans/default.json"}));
+  EXPECT_NO_THROW(plan::Bundle(cut.out()).verify(""));
+}
+
+TEST(Decompose, RefusesAFolderThatIsNoBundle) {
+  const Cut cut;
+  std::filesystem::create_directories(cut.out());
+  std::ofstream(cut.out() / "cat.png") << "x";
+  EXPECT_EQ(message_of([&] { cut(tiny_plan()); }),
+            "[" + cut.out().string() +
+                "] exists and is no bundle: saw no manifest.json, needs a new, an empty or such a "
+                "folder");
+  EXPECT_EQ(names_below(cut.out()), std::set<std::string>{"cat.png"});
+}
+
+TEST(Decompose, RefusesAPlanOfAnotherModel) {
+  const Cut cut;
+  auto other = tiny_config();
+  other.layers[1].mlp_width = 18;
+  EXPECT_EQ(message_of([&] {
+              cut(whole_plan(other, {"hub"}));
+            }).find("[decompose] plan.teacher: made for another model (width 12, 3 layers, "),
+            0u);
+  auto plan = tiny_plan();
+  plan.teacher_digest = std::string(64, '0');
+  EXPECT_EQ(message_of([&] { cut(plan); }), "[decompose] plan.teacher_digest: saw " +
+                                                plan.teacher_digest + ", the teacher has " +
+                                                plan::digest_model(cut.teacher));
+  EXPECT_FALSE(std::filesystem::exists(cut.out()));
+}
+
+TEST(Decompose, RefusesAPlanThatKeepsMoreThanThereIs) {
+  const Cut cut;
+  auto plan = tiny_plan();
+  plan.parts[0].config.layers[1].heads = 3;
+  EXPECT_EQ(message_of([&] { cut(plan); }),
+            "[check] plan.parts[0].config.layers[1].heads: keeps 3, the teacher has 2");
+  EXPECT_FALSE(std::filesystem::exists(cut.out()));
+}
+
+TEST(Decompose, CountsTensorsAndStopsOnRequest) {
+  const Cut cut;
+  base::Progress first;
+  const auto stop = [&](const base::Progress& now) {
+    first = now;
+    return false;
+  };
+  EXPECT_EQ(message_of([&] { cut(tiny_plan(), stop); }), "[cut hub] stopped on request");
+  EXPECT_EQ(first.done, 0);
+  EXPECT_EQ(first.total,
+            static_cast<std::int64_t>(model::parameters(tiny_plan().parts[0].config).size() +
+                                      model::parameters(tiny_plan().parts[1].config).size()));
+  EXPECT_EQ(names_below(cut.scratch.path()).count("bundle"), 0u);
+}
+
+}  // namespace
+}  // namespace cleave::decompose
