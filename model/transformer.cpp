@@ -44,15 +44,33 @@ Tensor activate(Activation activation, const Tensor& x) {
   throw std::logic_error("unknown activation");
 }
 
+/// Operands of products as `compute` wants them, and results back in fp32; both are free where
+/// nothing changes.
+Tensor rounded(const Tensor& x, Compute compute) {
+  return compute == Compute::bf16 ? x.to(at::kBFloat16) : x;
+}
+Tensor widened(const Tensor& x) { return x.to(at::kFloat); }
+
+/// linear(), left in the number format that it was multiplied in: inside one half of a block
+/// nothing needs more.
+Tensor product(const Tensor& x, const Tensor& weight, const Tensor* bias, Compute compute) {
+  const c10::optional<Tensor> no_bias;
+  if (compute == Compute::f32) return at::linear(x, weight, bias != nullptr ? *bias : no_bias);
+  Tensor y = at::linear(rounded(x, compute), rounded(weight, compute));
+  // Faster than linear's own bias, which is copied into the result before the product is added.
+  if (bias != nullptr) y += rounded(*bias, compute);
+  return y;
+}
+
 /// Some heads' queries, keys or values side by side. [B, N, D] -> [B, N, h·K].
 Tensor project_flat(const Transformer& model, int layer, Projection which, Range heads,
                     const Tensor& x) {
   const std::string name = block_prefix(layer) + "attention." + std::string(name_of(which));
   const std::int64_t width = model.config.head_width;
   const Tensor weight = take(model[name + ".weight"], 0, heads, width);
-  if (!model.config.qkv_bias) return linear(x, weight, nullptr, model.compute);
+  if (!model.config.qkv_bias) return product(x, weight, nullptr, model.compute);
   const Tensor bias = take(model[name + ".bias"], 0, heads, width);
-  return linear(x, weight, &bias, model.compute);
+  return product(x, weight, &bias, model.compute);
 }
 
 /// [B, N, h·K] -> [B, h, N, K], a view.
@@ -65,16 +83,19 @@ Tensor with_weights_of(const Transformer& model, const std::string& name, const 
 }
 
 /// Attention with its output bias. [B, N, D] -> [B, N, D].
-Tensor attention(const Transformer& model, int layer, const Tensor& x, const Observer* observer) {
+Tensor attention(const Transformer& model, int layer, const Tensor& normed,
+                 const Observer* observer) {
   const Range heads{0, layer_shape(model, layer).heads};
+  const Tensor x = rounded(normed, model.compute);  // once for all three
   const Tensor q = project_flat(model, layer, Projection::query, heads, x);
   const Tensor k = project_flat(model, layer, Projection::key, heads, x);
   const Tensor v = project_flat(model, layer, Projection::value, heads, x);
-  if (observer != nullptr && observer->on_attention) observer->on_attention(layer, q, k, v);
+  if (observer != nullptr && observer->on_attention)
+    observer->on_attention(layer, widened(q), widened(k), widened(v));
   const std::int64_t width = model.config.head_width;
   const Tensor context =
       attend(split_heads(q, width), split_heads(k, width), split_heads(v, width));
-  if (observer != nullptr && observer->on_context) observer->on_context(layer, context);
+  if (observer != nullptr && observer->on_context) observer->on_context(layer, widened(context));
   return with_weights_of(model, block_prefix(layer) + "attention.output", context);
 }
 
@@ -85,8 +106,8 @@ Tensor mlp_activations(const Transformer& model, int layer, Range columns, const
   const Tensor bias = take(model[name + ".bias"], 0, columns);
   const Tensor h =
       activate(model.config.activation,
-               linear(x, take(model[name + ".weight"], 0, columns), &bias, model.compute));
-  if (observer != nullptr && observer->on_mlp) observer->on_mlp(layer, h);
+               product(x, take(model[name + ".weight"], 0, columns), &bias, model.compute));
+  if (observer != nullptr && observer->on_mlp) observer->on_mlp(layer, widened(h));
   return h;
 }
 
@@ -119,10 +140,7 @@ const Tensor* Transformer::find(const std::string& name) const {
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor* bias, Compute compute) {
-  const c10::optional<Tensor> no_bias;
-  if (compute == Compute::f32) return at::linear(x, weight, bias != nullptr ? *bias : no_bias);
-  const Tensor y = at::linear(x.to(at::kBFloat16), weight.to(at::kBFloat16)).to(at::kFloat);
-  return bias != nullptr ? y + *bias : y;
+  return widened(product(x, weight, bias, compute));
 }
 
 Tensor normalise_pixels(const ModelConfig& config, const Tensor& pixels) {
@@ -160,7 +178,7 @@ Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x
 
 Tensor project(const Transformer& model, int layer, Projection which, Range heads,
                const Tensor& x) {
-  return split_heads(project_flat(model, layer, which, heads, x), model.config.head_width);
+  return split_heads(widened(project_flat(model, layer, which, heads, x)), model.config.head_width);
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v) {
