@@ -140,8 +140,8 @@ struct Taps {
 
 Taps taps_of(double centre, double stretch, std::int64_t inputs, const Filter& filter) {
   const double reach = filter.reach * stretch;
-  const auto first = std::max<std::int64_t>(0, static_cast<std::int64_t>(centre - reach + 0.5));
-  const auto end = std::min(inputs, static_cast<std::int64_t>(centre + reach + 0.5));
+  const auto first = std::max<std::int64_t>(0, std::lround(centre - reach));
+  const auto end = std::min<std::int64_t>(inputs, std::lround(centre + reach));
   std::vector<double> heights;
   double sum = 0;
   for (std::int64_t input = first; input < end; ++input) {
@@ -152,7 +152,7 @@ Taps taps_of(double centre, double stretch, std::int64_t inputs, const Filter& f
   Taps taps{first, {}};
   for (const double height : heights) {
     const double scaled = (sum != 0 ? height / sum : height) * (1 << precision_bits);
-    taps.weights.push_back(static_cast<std::int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5));
+    taps.weights.push_back(static_cast<std::int32_t>(std::lround(scaled)));
   }
   return taps;
 }

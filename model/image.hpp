@@ -26,7 +26,8 @@ Image decode_image(const std::uint8_t* bytes, std::size_t size, std::int64_t cha
 void write_png(const Image& image, const std::filesystem::path& path);
 
 /// Pillow's resize: 0 nearest, 2 bilinear, 3 bicubic; the latter two widen their filter when they
-/// shrink (antialiasing) and round in fixed point as Pillow does, within 1/255 of its result.
+/// shrink (antialiasing), rows first, and round in fixed point as Pillow 12 and older do: the same
+/// to the bit. Pillow 13 takes columns first where the height shrinks far more than the width.
 Image resize(const Image& image, std::int64_t height, std::int64_t width, int resample);
 
 /// What travels and what the model sees: resized (and centre-cropped) as the config says, uint8
