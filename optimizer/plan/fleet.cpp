@@ -12,7 +12,6 @@ namespace cleave::plan {
 namespace {
 
 constexpr std::int64_t fleet_format = 1;
-constexpr double any_number = std::numeric_limits<double>::max();
 constexpr std::size_t max_devices = 256;
 
 /// Figures that a person can write down or look up.
