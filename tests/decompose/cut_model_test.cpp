@@ -1,6 +1,6 @@
 // What slice() writes, run: a cut model computes what the teacher computes without the units that
 // were cut.
-#include <cmath>
+#include <cstdlib>
 
 #include <gtest/gtest.h>
 
@@ -102,13 +102,56 @@ TEST(CutModel, CuttingAnyGroupAnywhereLeavesAModelThatRuns) {
     const auto x = pictures(config, 2);
     const auto whole = model::forward(lively_model(config), x);
     for (const auto& group : width_groups(config)) {
-      for (const std::int64_t unit : {std::int64_t{0}, group.size / 2, group.size - 1}) {
+      for (const std::int64_t unit : {std::int64_t{0}, group.size - 1}) {
         const auto logits = model::forward(cut(scratch, teacher, spare(config, group, unit)), x);
         ASSERT_EQ(logits.sizes(), whole.sizes());
         EXPECT_TRUE(logits.isfinite().all().item<bool>());
         EXPECT_FALSE(at::allclose(logits, whole)) << "layer " << group.layer << " unit " << unit;
       }
     }
+  }
+}
+
+/// 16 of 24 channels, two of three heads (others in each layer), half of the MLP, two of three
+/// layers: D = H·K again.
+KeepList uniform_keep() {
+  KeepList keep;
+  keep.layers = {0, 2};
+  for (std::int64_t c = 0; c < 24; ++c) {
+    if (c % 3 != 1) keep.channels.push_back(c);
+  }
+  keep.heads = {{0, 2}, {1, 2}};
+  keep.mlp.resize(2);
+  for (std::int64_t u = 0; u < 40; u += 2) {
+    keep.mlp[0].push_back(u);
+    keep.mlp[1].push_back(u + 1);
+  }
+  return keep;
+}
+
+// The goldens are such parts as Transformers loaded and ran them
+// (tests/goldens/make_part_goldens.py).
+TEST(CutModel, IsWhatTransformersLoadsWhereItIsUniform) {
+  const std::filesystem::path goldens = std::filesystem::path(CLEAVE_SOURCE_DIR) / "tests/goldens";
+  for (const std::string name : {"vit", "deit_distilled_f16"}) {
+    const Scratch scratch;
+    const auto part = cut(scratch, goldens / "models" / name, uniform_keep());
+    EXPECT_TRUE(part.config.is_uniform());
+    if (std::getenv("CLEAVE_WRITE_GOLDENS") != nullptr) {
+      slice(goldens / "models" / name, uniform_keep(), goldens / "parts" / name);
+      continue;
+    }
+    for (const char* file : {"config.json", "preprocessor_config.json", "model.safetensors"}) {
+      EXPECT_EQ(base::read_text(scratch.path() / "part" / file),
+                base::read_text(goldens / "parts" / name / file))
+          << file;
+    }
+    const model::TensorFiles files(goldens / "parts" / name / "golden.safetensors");
+    const auto golden = [&](const std::string& key) {
+      return model::read_tensor(files, files.at(key));
+    };
+    expect_near(model::features(part, golden("pixels")), golden("features"), 1e-5);
+    expect_near(model::forward(part, golden("pixels")), golden("logits"), 1e-5);
   }
 }
 
