@@ -1,0 +1,529 @@
+#include "calibrate/calibrate.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.hpp"
+#include "base/file.hpp"
+#include "calibrate/augment.hpp"
+#include "calibrate/evaluate.hpp"
+#include "calibrate/fused.hpp"
+#include "calibrate/lanes.hpp"
+#include "calibrate/loss.hpp"
+#include "calibrate/run.hpp"
+#include "calibrate/teacher_cache.hpp"
+#include "calibrate/weights.hpp"
+#include "model/checkpoint.hpp"
+#include "optimizer/plan/bundle.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor*>>;
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+std::string part_prefix(std::size_t p) { return "part." + std::to_string(p) + "."; }
+
+bool starts_with(const std::string& text, const std::string& lead) {
+  return text.compare(0, lead.size(), lead) == 0;
+}
+
+/// What is trained: parts, fusion head, and for parts without a classifier a temporary one to learn
+/// alone with.
+struct Student {
+  FusedModel fused;
+  std::vector<at::Tensor> readout_weight,
+      readout_bias;  // undefined where the part has a classifier
+
+  NamedTensors tensors() {
+    NamedTensors all;
+    for (std::size_t p = 0; p < fused.parts.size(); ++p) {
+      for (const auto& parameter : model::parameters(fused.parts[p].config))
+        all.emplace_back(part_prefix(p) + parameter.name,
+                         &fused.parts[p].tensors.at(parameter.name));
+      if (!readout_weight[p].defined()) continue;
+      all.emplace_back(part_prefix(p) + "readout.weight", &readout_weight[p]);
+      all.emplace_back(part_prefix(p) + "readout.bias", &readout_bias[p]);
+    }
+    for (const auto& [name, tensor] : model::parameters(fused.fusion))
+      all.emplace_back("fusion." + name, tensor);
+    return all;
+  }
+
+  std::vector<at::Tensor*> handles() {
+    std::vector<at::Tensor*> pointers;
+    for (const auto& [name, tensor] : tensors()) pointers.push_back(tensor);
+    return pointers;
+  }
+
+  /// The logits of one part by itself.
+  at::Tensor classify_alone(std::size_t p, const at::Tensor& features) const {
+    if (!readout_weight[p].defined()) return model::classify(fused.parts[p], features);
+    return at::linear(features.mean(1), readout_weight[p], readout_bias[p]);
+  }
+};
+
+/// A readout starts as the teacher's classifier on the channels that the part kept.
+Student make_student(FusedModel fused) {
+  Student student;
+  for (std::size_t p = 0; p < fused.parts.size(); ++p) {
+    const bool has_classifier = fused.parts[p].config.classes > 0;
+    const at::Tensor kept = at::tensor(fused.fusion.parts[p].channels, at::kLong);
+    student.readout_weight.push_back(
+        has_classifier ? at::Tensor() : fused.fusion.head_weight[0].index_select(1, kept));
+    student.readout_bias.push_back(has_classifier ? at::Tensor()
+                                                  : fused.fusion.head_bias[0].clone());
+  }
+  student.fused = std::move(fused);
+  return student;
+}
+
+json describe(const Schedule& schedule) {
+  return {schedule.epochs,       schedule.batch,         schedule.learning_rate,
+          schedule.weight_decay, schedule.warmup_epochs, schedule.label_smoothing,
+          schedule.clip_norm};
+}
+
+json describe(const CalibrateRecipe::Joint& joint) {
+  return {describe(joint.schedule), joint.labels,      joint.soft_targets,
+          joint.features,           joint.temperature, joint.device_dropout};
+}
+
+json describe(const CalibrateRecipe& recipe) {
+  const auto& alone = recipe.alone;
+  const auto& boost = recipe.boost;
+  return {{"data", {recipe.data.validation, recipe.data.flip, recipe.data.shift}},
+          {"alone",
+           {describe(alone.schedule), alone.labels, alone.soft_targets, alone.features,
+            alone.relations, alone.temperature}},
+          {"boost",
+           {describe(boost.schedule), boost.labels, boost.soft_targets, boost.features,
+            boost.temperature, boost.focus}},
+          {"joint", describe(recipe.joint)},
+          {"head", describe(recipe.head)},
+          {"rest", {static_cast<int>(recipe.compute), recipe.views, recipe.seed}}};
+}
+
+/// A random subset of the parts, neither none nor all.
+Presence draw_presence(Draw& draw, std::size_t parts) {
+  Presence present(parts, false);
+  const auto full = static_cast<std::ptrdiff_t>(parts);
+  std::ptrdiff_t count = 0;
+  while (count == 0 || count == full) {
+    for (std::size_t p = 0; p < parts; ++p) present[p] = draw.below(2) == 1;
+    count = std::count(present.begin(), present.end(), true);
+  }
+  return present;
+}
+
+/// The part's attention layer nearest to its middle, or −1.
+int middle_attention(const model::ModelConfig& config) {
+  const int layers = static_cast<int>(config.num_layers()), middle = layers / 2;
+  int best = -1;
+  for (int layer = 0; layer < layers; ++layer)
+    if (config.layers[static_cast<std::size_t>(layer)].heads > 0 &&
+        (best < 0 || std::abs(layer - middle) < std::abs(best - middle)))
+      best = layer;
+  return best;
+}
+
+/// Data, teacher and student of one run, and what each stage's batch costs.
+class Calibration {
+ public:
+  Calibration(const plan::Bundle& bundle, const fs::path& teacher, const CalibrateRecipe& recipe,
+              const base::ProgressCallback& progress)
+      : bundle_(bundle),
+        plan_(bundle.plan()),
+        recipe_(recipe),
+        teacher_(model::load(teacher)),
+        lanes_(recipe.threads),
+        student_(make_student(load_fused(bundle, plan_, recipe.compute))),
+        weights_(student_.tensors()) {
+    teacher_.compute = recipe.compute;
+    split_data();
+    copies_.assign(static_cast<std::size_t>(num_pieces), student_);
+    for (std::int64_t piece = 0; piece < num_pieces; ++piece)
+      weights_.bind(piece, copy(piece).handles());
+    data_digest_ = digest_of(training_.images, training_.labels);
+    const std::string fingerprint =
+        base::sha256(describe(recipe).dump() + bundle.identity() + data_digest_);
+    run_.emplace(Run::Options{bundle.work_path() / "checkpoint.safetensors",
+                              bundle.folder() / "calibration.jsonl", fingerprint, recipe.seed},
+                 weights_, lanes_, progress);
+  }
+
+  /// False: stopped by the callback.
+  bool run() {
+    return ask_teacher() && run_group("alone", alone_stages()) &&
+           run_group("boost", boost_stages()) &&
+           run_group("joint", fused_stages("joint", recipe_.joint, "")) &&
+           run_group("head", fused_stages("head", recipe_.head, "fusion."));
+  }
+
+  void write() const;
+  CalibrateSummary summary(bool finished) const;
+
+ private:
+  struct Batch {
+    at::Tensor pixels, labels, teacher_logits, teacher_features;
+  };
+
+  Student& copy(std::int64_t piece) { return copies_[static_cast<std::size_t>(piece)]; }
+  void split_data();
+  bool ask_teacher();
+  Batch batch(const Stage::Position& at, const at::Tensor& indices) const;
+  bool run_group(const std::string& name, std::vector<Stage> stages);
+  Stage stage(const std::string& name, const Schedule& schedule, const std::string& moves) const;
+  std::vector<Stage> alone_stages();
+  std::vector<Stage> boost_stages();
+  std::vector<Stage> fused_stages(const std::string& name, const CalibrateRecipe::Joint& joint,
+                                  const std::string& moves);
+  at::Tensor alone_loss(std::size_t part, const Stage::Position& at, const at::Tensor& indices);
+  at::Tensor boost_loss(std::size_t part, const Stage::Position& at, const at::Tensor& indices);
+  at::Tensor fused_loss(const CalibrateRecipe::Joint& joint, const Stage::Position& at,
+                        const at::Tensor& indices);
+  at::Tensor fuse_those(const Student& student, const at::Tensor& pixels,
+                        const Presence& present) const;
+  at::Tensor relation_target_loss(std::size_t part, int layer, const at::Tensor& pixels,
+                                  const Relations& seen) const;
+  double fused_accuracy();
+  double alone_accuracy(std::size_t part);
+
+  const plan::Bundle& bundle_;
+  plan::Plan plan_;
+  const CalibrateRecipe& recipe_;
+  model::Transformer teacher_;
+  Lanes lanes_;
+  Student student_;
+  Weights weights_;
+  std::vector<Student> copies_;
+  model::Dataset training_, validation_;
+  std::string data_digest_;
+  std::vector<TeacherView> views_;
+  double teacher_accuracy_ = nan;
+  std::optional<Run> run_;
+  int next_stage_ = 0;
+};
+
+void Calibration::split_data() {
+  const DataRecipe& recipe = recipe_.data;
+  const model::Dataset data =
+      model::read_dataset({recipe.format, recipe.path, "train", recipe.train_limit}, plan_.teacher);
+  if (recipe.validation >= data.size())
+    throw std::invalid_argument("[recipe] data.validation: saw " +
+                                std::to_string(recipe.validation) + ", needs fewer than the " +
+                                std::to_string(data.size()) + " images there are");
+  const std::int64_t split = data.size() - recipe.validation;
+  training_ = {data.images.narrow(0, 0, split), data.labels.narrow(0, 0, split), {}};
+  validation_ = {data.images.narrow(0, split, recipe.validation),
+                 data.labels.narrow(0, split, recipe.validation),
+                 {}};
+}
+
+bool Calibration::ask_teacher() {
+  const Augmentation how{recipe_.data.flip, recipe_.data.shift};
+  const json key = {plan_.teacher_digest,
+                    data_digest_,
+                    how.flip,
+                    how.shift,
+                    recipe_.seed,
+                    static_cast<int>(recipe_.compute)};
+  const TeacherCache cache(bundle_.work_path(), base::sha256(key.dump()));
+  for (int view = 0; view < recipe_.views; ++view) {
+    const std::string what =
+        "teacher, view " + std::to_string(view + 1) + "/" + std::to_string(recipe_.views);
+    const auto report = [&](std::int64_t done) {
+      return run_->report({what, done, training_.size(), ""});
+    };
+    auto outputs = cache.view(teacher_, training_.images, how, recipe_.seed, view, lanes_, report);
+    if (!outputs) return false;
+    views_.push_back(std::move(*outputs));
+  }
+  teacher_accuracy_ = accuracy(teacher_, validation_, lanes_);
+  return true;
+}
+
+Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tensor& indices) const {
+  const int view = at.epoch % recipe_.views;
+  const TeacherView& teacher = views_[static_cast<std::size_t>(view)];
+  const at::Tensor images =
+      take_view(training_.images, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed,
+                static_cast<std::uint64_t>(view));
+  return {model::normalise_pixels(plan_.teacher, images), training_.labels.index_select(0, indices),
+          teacher.logits.index_select(0, indices).to(at::kFloat),
+          teacher.features.index_select(0, indices).to(at::kFloat)};
+}
+
+// ---- stages
+// -------------------------------------------------------------------------------------------------------
+
+Stage Calibration::stage(const std::string& name, const Schedule& schedule,
+                         const std::string& moves) const {
+  Stage stage;
+  stage.name = name;
+  stage.schedule = schedule;
+  stage.images = training_.size();
+  stage.moves = [moves](const std::string& tensor) { return starts_with(tensor, moves); };
+  return stage;
+}
+
+std::vector<Stage> Calibration::alone_stages() {
+  std::vector<Stage> stages;
+  for (std::size_t p = 0; recipe_.alone.schedule.epochs > 0 && p < plan_.parts.size(); ++p) {
+    stages.push_back(
+        stage("alone " + plan_.parts[p].device, recipe_.alone.schedule, part_prefix(p)));
+    stages.back().loss = [this, p](const Stage::Position& at, const at::Tensor& indices) {
+      return alone_loss(p, at, indices);
+    };
+    if (validation_.size() > 0) stages.back().validate = [this, p] { return alone_accuracy(p); };
+  }
+  return stages;
+}
+
+std::vector<Stage> Calibration::boost_stages() {
+  // The first part has nothing before it: stage (a) is its training.
+  std::vector<Stage> stages;
+  for (std::size_t p = 1; recipe_.boost.schedule.epochs > 0 && p < plan_.parts.size(); ++p) {
+    stages.push_back(
+        stage("boost " + plan_.parts[p].device, recipe_.boost.schedule, part_prefix(p)));
+    const std::string column = "fusion.parts." + std::to_string(p) + ".";
+    stages.back().moves = [p, column](const std::string& tensor) {
+      return (starts_with(tensor, part_prefix(p)) || starts_with(tensor, column)) &&
+             tensor != column + "absent";
+    };
+    stages.back().loss = [this, p](const Stage::Position& at, const at::Tensor& indices) {
+      return boost_loss(p, at, indices);
+    };
+    if (validation_.size() > 0) stages.back().validate = [this] { return fused_accuracy(); };
+  }
+  return stages;
+}
+
+std::vector<Stage> Calibration::fused_stages(const std::string& name,
+                                             const CalibrateRecipe::Joint& joint,
+                                             const std::string& moves) {
+  if (joint.schedule.epochs == 0) return {};
+  std::vector<Stage> stages = {stage(name, joint.schedule, moves)};
+  stages[0].loss = [this, &joint](const Stage::Position& at, const at::Tensor& indices) {
+    return fused_loss(joint, at, indices);
+  };
+  if (validation_.size() > 0) stages[0].validate = [this] { return fused_accuracy(); };
+  return stages;
+}
+
+/// Runs the stages of one letter and notes what they brought. Notes survive a kill with the
+/// checkpoint; one that was not saved is computed again from the same weights.
+bool Calibration::run_group(const std::string& name, std::vector<Stage> stages) {
+  if (stages.empty()) return true;
+  json& notes = run_->notes();
+  const auto number = [](double x) { return std::isnan(x) ? json(nullptr) : json(x); };
+  if (!notes.contains(name) && !run_->is_done(next_stage_))
+    notes[name] = {{"before", number(fused_accuracy())}};
+  for (const Stage& each : stages) {
+    const bool done = run_->is_done(next_stage_) || run_->finish(each);
+    if (!done) return false;
+    ++next_stage_;
+  }
+  if (!notes[name].contains("after")) notes[name]["after"] = number(fused_accuracy());
+  return true;
+}
+
+// ---- losses
+// -------------------------------------------------------------------------------------------------------
+
+at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
+                                   const at::Tensor& indices) {
+  const auto& recipe = recipe_.alone;
+  const Student& student = copy(at.piece);
+  const Batch batch = this->batch(at, indices);
+  const int layer = recipe.relations > 0 ? middle_attention(plan_.parts[part].config) : -1;
+  Relations relations;
+  model::Observer observer;
+  observer.on_attention = [&](int seen, const at::Tensor& q, const at::Tensor& k,
+                              const at::Tensor& v) {
+    if (seen == layer) relations = {q, k, v};
+  };
+  const at::Tensor features =
+      model::features(student.fused.parts[part], batch.pixels, layer >= 0 ? &observer : nullptr);
+  const at::Tensor logits = student.classify_alone(part, features);
+  const at::Tensor kept = at::tensor(student.fused.fusion.parts[part].channels, at::kLong);
+  at::Tensor loss =
+      recipe.labels * label_loss(logits, batch.labels, recipe.schedule.label_smoothing).mean() +
+      recipe.soft_targets *
+          soft_target_loss(logits, batch.teacher_logits, recipe.temperature).mean() +
+      recipe.features * feature_loss(features, batch.teacher_features.index_select(2, kept)).mean();
+  if (layer >= 0)
+    loss = loss + recipe.relations * relation_target_loss(part, layer, batch.pixels, relations);
+  return loss;
+}
+
+at::Tensor Calibration::relation_target_loss(std::size_t part, int layer, const at::Tensor& pixels,
+                                             const Relations& seen) const {
+  const int teacher_layer =
+      static_cast<int>(plan_.parts[part].layers[static_cast<std::size_t>(layer)]);
+  return relation_loss(seen, relations_at(teacher_, teacher_layer, pixels),
+                       static_cast<double>(plan_.teacher.head_width));
+}
+
+at::Tensor Calibration::fuse_those(const Student& student, const at::Tensor& pixels,
+                                   const Presence& present) const {
+  std::vector<at::Tensor> features(present.size());
+  for (std::size_t p = 0; p < present.size(); ++p)
+    if (present[p]) features[p] = model::features(student.fused.parts[p], pixels);
+  return model::fuse(student.fused.fusion, features);
+}
+
+at::Tensor Calibration::boost_loss(std::size_t part, const Stage::Position& at,
+                                   const at::Tensor& indices) {
+  const auto& recipe = recipe_.boost;
+  const Student& student = copy(at.piece);
+  const Batch batch = this->batch(at, indices);
+  const model::FusionHead& fusion = student.fused.fusion;
+  std::vector<at::Tensor> features(plan_.parts.size());
+  for (std::size_t p = 0; p <= part; ++p)
+    features[p] = model::features(student.fused.parts[p], batch.pixels);
+  std::vector<at::Tensor> before = features;
+  before[part] = at::Tensor();
+  const at::Tensor missed = attention_to_errors(
+      model::answer(fusion, model::fuse(fusion, before)).detach(), batch.labels, recipe.focus);
+  const at::Tensor fused = model::fuse(fusion, features);
+  const at::Tensor logits = model::answer(fusion, fused);
+  const at::Tensor losses =
+      recipe.labels * label_loss(logits, batch.labels, recipe.schedule.label_smoothing) +
+      recipe.soft_targets * soft_target_loss(logits, batch.teacher_logits, recipe.temperature) +
+      recipe.features * feature_loss(fused, batch.teacher_features);
+  return (losses * missed).mean();
+}
+
+at::Tensor Calibration::fused_loss(const CalibrateRecipe::Joint& joint, const Stage::Position& at,
+                                   const at::Tensor& indices) {
+  const Student& student = copy(at.piece);
+  const Batch batch = this->batch(at, indices);
+  // The same devices are absent for all pieces of a batch.
+  Draw draw({recipe_.seed, static_cast<std::uint64_t>(next_stage_),
+             static_cast<std::uint64_t>(at.epoch), static_cast<std::uint64_t>(at.step)});
+  const bool some_absent = plan_.parts.size() > 1 && draw.uniform() < joint.device_dropout;
+  const Presence present =
+      some_absent ? draw_presence(draw, plan_.parts.size()) : all_present(plan_.parts.size());
+  const at::Tensor fused = fuse_those(student, batch.pixels, present);
+  const at::Tensor logits = model::answer(student.fused.fusion, fused);
+  return joint.labels * label_loss(logits, batch.labels, joint.schedule.label_smoothing).mean() +
+         joint.soft_targets *
+             soft_target_loss(logits, batch.teacher_logits, joint.temperature).mean() +
+         joint.features * feature_loss(fused, batch.teacher_features).mean();
+}
+
+// ---- accuracy on the validation split
+// -----------------------------------------------------------------------------
+
+double Calibration::fused_accuracy() {
+  if (validation_.size() == 0) return nan;
+  const c10::NoGradGuard no_grad;
+  const auto features = features_of(student_.fused, validation_.images, lanes_);
+  return share_right(fused_logits(student_.fused.fusion, features, all_present(features.size())),
+                     validation_.labels);
+}
+
+double Calibration::alone_accuracy(std::size_t part) {
+  const c10::NoGradGuard no_grad;
+  at::Tensor logits = at::empty({validation_.size(), plan_.teacher.classes}, at::kFloat);
+  for_pieces(validation_.size(), 64, lanes_, [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor pixels =
+        model::normalise_pixels(plan_.teacher, validation_.images.narrow(0, begin, end - begin));
+    const at::Tensor features = model::features(student_.fused.parts[part], pixels);
+    logits.narrow(0, begin, end - begin).copy_(student_.classify_alone(part, features));
+  });
+  return share_right(logits, validation_.labels);
+}
+
+// ---- the result
+// ---------------------------------------------------------------------------------------------------
+
+/// Parts, fusion and manifest anew; what else the bundle holds (plans, other plans' parts) as it
+/// is.
+void Calibration::write() const {
+  const fs::path& bundle = bundle_.folder();
+  base::StagedFolder staged(bundle);
+  for (std::size_t p = 0; p < plan_.parts.size(); ++p)
+    model::save(student_.fused.parts[p],
+                staged.path() / "parts" / plan_.name / plan_.parts[p].device);
+  model::save(student_.fused.fusion, staged.path() / "fusion" / plan_.name);
+  for (const auto& [name, file] : bundle_.manifest().files) {
+    if (fs::exists(staged.path() / name) || !fs::exists(bundle / name)) continue;
+    fs::create_directories((staged.path() / name).parent_path());
+    fs::copy_file(bundle / name, staged.path() / name);
+  }
+  plan::write_manifest(staged.path(), bundle_.manifest().default_plan,
+                       bundle_.manifest().teacher_digest);
+  staged.commit();
+  run_->discard();
+}
+
+CalibrateSummary Calibration::summary(bool finished) const {
+  CalibrateSummary summary;
+  summary.finished = finished;
+  summary.epochs = run_->records();
+  summary.teacher_accuracy = teacher_accuracy_;
+  summary.fused_accuracy = nan;
+  const json& notes = run_->notes();
+  const auto value = [](const json& x) { return x.is_number() ? x.get<double>() : nan; };
+  for (const std::string name : {"alone", "boost", "joint", "head"}) {
+    if (!notes.contains(name) || !notes[name].contains("after")) continue;
+    CalibrateSummary::Stage stage{name, value(notes[name].value("before", json())),
+                                  value(notes[name]["after"]), 0};
+    for (const EpochRecord& epoch : summary.epochs)
+      if (epoch.stage == name || starts_with(epoch.stage, name + " "))
+        stage.seconds += epoch.seconds;
+    summary.fused_accuracy = stage.after;
+    summary.stages.push_back(stage);
+  }
+  const double lost = 100 * (summary.teacher_accuracy - summary.fused_accuracy);
+  summary.below_target =
+      finished && recipe_.target_loss_points > 0 && lost > recipe_.target_loss_points;
+  summary.message = finished
+                        ? "calibrated"
+                        : "stopped; the same command goes on from " + bundle_.work_path().string();
+  return summary;
+}
+
+void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& teacher,
+           const CalibrateRecipe& recipe) {
+  if (!fs::exists(bundle.fusion_path(plan)))
+    throw std::invalid_argument("[" + bundle.folder().string() + "] plan '" + plan.name +
+                                "': strategy " + plan.strategy +
+                                " has no fusion head, there is nothing to calibrate");
+  const int epochs = recipe.alone.schedule.epochs + recipe.boost.schedule.epochs +
+                     recipe.joint.schedule.epochs + recipe.head.schedule.epochs;
+  if (epochs == 0)
+    throw std::invalid_argument("[recipe] epochs: every stage has 0, needs one with more");
+  const std::string digest = plan::digest_model(teacher);
+  if (digest != bundle.manifest().teacher_digest)
+    throw std::invalid_argument("[" + teacher.string() + "] teacher: saw digest " + digest +
+                                ", the bundle was cut from " + bundle.manifest().teacher_digest);
+}
+
+}  // namespace
+
+CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
+                           const CalibrateRecipe& recipe, const base::ProgressCallback& progress) {
+  const plan::Bundle bundle(folder);
+  check(bundle, bundle.plan(), teacher, recipe);
+  // With a checkpoint a run was killed, perhaps while it replaced the parts: the checkpoint has the
+  // weights.
+  if (!fs::exists(bundle.work_path() / "checkpoint.safetensors")) bundle.verify("");
+  Calibration calibration(bundle, teacher, recipe, progress);
+  const bool finished = calibration.run();
+  if (finished) calibration.write();
+  return calibration.summary(finished);
+}
+
+}  // namespace cleave::calibrate

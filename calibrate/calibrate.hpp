@@ -15,7 +15,9 @@ struct CalibrateSummary {
     double before = 0, after = 0, seconds = 0;
   };
   std::vector<Stage> stages;
-  double teacher_accuracy = 0, fused_accuracy = 0;  // on the validation split
+  double teacher_accuracy = 0, fused_accuracy = 0;  // on the validation split; NaN without one
+  /// The recipe's target_loss_points was missed.
+  bool below_target = false;
   std::string message;
 };
 

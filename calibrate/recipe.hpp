@@ -69,8 +69,9 @@ struct CalibrateRecipe {
     Schedule schedule;
     double labels = 0.5, soft_targets = 0.5, features = 0.5;
     double temperature = 2;
-    /// A sample weighs (1 − p)^focus, p the probability that the fused first n−1 give its label;
-    /// mean 1 over a batch.
+    /// A sample weighs 1/2 + w/2 with w = (1 − p)^focus / mean, p the probability that the fused
+    /// first n−1 give its label: half of the attention stays even, so that a few mislabelled
+    /// samples do not get all of it.
     double focus = 1;
   } boost;
   /// (c) fusion head with all sub-models, with (d) a random non-empty subset of the devices present

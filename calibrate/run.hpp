@@ -71,6 +71,7 @@ class Run {
   const std::vector<EpochRecord>& records() const { return records_; }
   /// Figures of the caller that must survive a kill; saved with the next checkpoint.
   nlohmann::json& notes() { return notes_; }
+  const nlohmann::json& notes() const { return notes_; }
   /// Reports outside of stages too, at most ten times a second; false: asked to stop.
   bool report(const base::Progress& progress);
   /// The run is over and its result written: the checkpoint goes.

@@ -1,0 +1,68 @@
+#include "calibrate/loss.hpp"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+namespace cleave::calibrate {
+namespace {
+
+/// Σ p · (log p − log q) over the last axis, from logits.
+at::Tensor divergence(const at::Tensor& target, const at::Tensor& logits) {
+  const at::Tensor log_p = at::log_softmax(target, -1), log_q = at::log_softmax(logits, -1);
+  return (log_p.exp() * (log_p - log_q)).sum(-1);
+}
+
+at::Tensor relation(const at::Tensor& x, double head_width) {
+  return at::matmul(x, x.transpose(1, 2)) / std::sqrt(head_width);
+}
+
+at::Tensor compare(const at::Tensor& student, const at::Tensor& teacher, double head_width) {
+  return divergence(relation(teacher, head_width), relation(student, head_width)).mean();
+}
+
+at::Tensor heads_side_by_side(const model::Transformer& model, int layer, model::Projection which,
+                              const at::Tensor& x) {
+  const model::Range heads{0, model.config.layers[static_cast<std::size_t>(layer)].heads};
+  return model::project(model, layer, which, heads, x).transpose(1, 2).flatten(2);
+}
+
+}  // namespace
+
+at::Tensor label_loss(const at::Tensor& logits, const at::Tensor& labels, double smoothing) {
+  return at::cross_entropy_loss(logits, labels, {}, at::Reduction::None, -100, smoothing);
+}
+
+at::Tensor soft_target_loss(const at::Tensor& logits, const at::Tensor& teacher,
+                            double temperature) {
+  return divergence(teacher / temperature, logits / temperature) * (temperature * temperature);
+}
+
+at::Tensor feature_loss(const at::Tensor& features, const at::Tensor& teacher) {
+  return (features - teacher).square().flatten(1).mean(1);
+}
+
+at::Tensor attention_to_errors(const at::Tensor& logits, const at::Tensor& labels, double focus) {
+  const at::Tensor right = at::softmax(logits, -1).gather(1, labels.unsqueeze(1)).squeeze(1);
+  const at::Tensor missed = (1 - right).clamp_min(0).pow(focus);
+  return 0.5 + 0.5 * missed / missed.mean().clamp_min(1e-6);
+}
+
+Relations relations_at(const model::Transformer& model, int layer, const at::Tensor& pixels) {
+  const c10::NoGradGuard no_grad;
+  at::Tensor x = model::embed(model, pixels);
+  for (int below = 0; below < layer; ++below) x = model::block(model, below, x);
+  x = model::norm(model, "blocks." + std::to_string(layer) + ".norm_attention", x);
+  return {heads_side_by_side(model, layer, model::Projection::query, x),
+          heads_side_by_side(model, layer, model::Projection::key, x),
+          heads_side_by_side(model, layer, model::Projection::value, x)};
+}
+
+at::Tensor relation_loss(const Relations& student, const Relations& teacher, double head_width) {
+  return 0.2 * compare(student.query, teacher.query, head_width) +
+         0.1 * compare(student.key, teacher.key, head_width) +
+         0.3 * compare(student.value, teacher.value, head_width);
+}
+
+}  // namespace cleave::calibrate

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "model/transformer.hpp"
+
+namespace cleave::calibrate {
+
+// Losses of each sample, [B], so that they can be weighted; all differentiable in their first
+// argument.
+
+/// Cross-entropy with labels, which share `smoothing` with all classes. [B, C], int64 [B] -> [B].
+at::Tensor label_loss(const at::Tensor& logits, const at::Tensor& labels, double smoothing);
+/// T² · KL(softmax(teacher / T) ‖ softmax(logits / T)), T = temperature. [B, C], [B, C] -> [B].
+at::Tensor soft_target_loss(const at::Tensor& logits, const at::Tensor& teacher,
+                            double temperature);
+/// Mean squared distance. [B, T, D], [B, T, D] -> [B].
+at::Tensor feature_loss(const at::Tensor& features, const at::Tensor& teacher);
+
+/// How much each sample weighs for the next part: 1/2 + w/2 with w = (1 − p_label)^focus over its
+/// mean. [B, C], [B] -> [B].
+at::Tensor attention_to_errors(const at::Tensor& logits, const at::Tensor& labels, double focus);
+
+/// Queries, keys and values of a layer, heads side by side: [B, N, h·K] each.
+struct Relations {
+  at::Tensor query, key, value;
+};
+/// Those of `layer`, without gradients; the layers above are not computed.
+Relations relations_at(const model::Transformer& model, int layer, const at::Tensor& pixels);
+/// 0.2, 0.1, 0.3 times the KL between row softmaxes of X·Xᵀ/√K, X the queries, keys, values: N x N
+/// whatever the width, so that a narrow model can be compared with a wide one. A scalar, mean over
+/// images and rows.
+at::Tensor relation_loss(const Relations& student, const Relations& teacher, double head_width);
+
+}  // namespace cleave::calibrate

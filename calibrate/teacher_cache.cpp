@@ -1,0 +1,99 @@
+#include "calibrate/teacher_cache.hpp"
+
+#include <cstring>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+
+#include "base/digest.hpp"
+#include "calibrate/fused.hpp"
+#include "model/config/safetensors.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+constexpr std::int64_t images_a_piece = 64;
+
+TeacherView empty_view(const model::ModelConfig& teacher, std::int64_t images) {
+  return {at::empty({images, teacher.classes}, at::kHalf),
+          at::empty({images, teacher.summary_tokens, teacher.width}, at::kHalf)};
+}
+
+bool fill(const model::TensorFiles& files, const std::string& name, at::Tensor& target) {
+  const auto found = files.entries().find(name);
+  if (found == files.entries().end() || found->second.element != base::Element::f16 ||
+      found->second.dims != target.sizes().vec())
+    return false;
+  std::memcpy(target.data_ptr(), files.data(found->second), target.nbytes());
+  return true;
+}
+
+model::TensorEntry entry_of(const std::string& name, const at::Tensor& tensor) {
+  return {name, base::Element::f16, tensor.sizes().vec(), 0, 0};
+}
+
+}  // namespace
+
+TeacherCache::TeacherCache(std::filesystem::path folder, std::string key)
+    : folder_(std::move(folder)), key_(std::move(key)) {
+  std::filesystem::create_directories(folder_);
+}
+
+std::filesystem::path TeacherCache::path_of(int view) const {
+  return folder_ / ("teacher-view-" + std::to_string(view) + ".safetensors");
+}
+
+std::optional<TeacherView> TeacherCache::view(
+    const model::Transformer& teacher, const at::Tensor& images, const Augmentation& how,
+    std::uint64_t seed, int view, Lanes& lanes,
+    const std::function<bool(std::int64_t)>& report) const {
+  if (auto cached = read(view, teacher.config, images.size(0))) return cached;
+  TeacherView outputs = empty_view(teacher.config, images.size(0));
+  const auto work = [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor indices = at::arange(begin, end, at::kLong);
+    const at::Tensor batch =
+        take_view(images, indices, how, seed, static_cast<std::uint64_t>(view));
+    const at::Tensor features =
+        model::features(teacher, model::normalise_pixels(teacher.config, batch));
+    outputs.features.narrow(0, begin, end - begin).copy_(features);
+    outputs.logits.narrow(0, begin, end - begin).copy_(model::classify(teacher, features));
+  };
+  if (!for_pieces(images.size(0), images_a_piece, lanes, work, report)) return std::nullopt;
+  write(view, outputs);
+  return outputs;
+}
+
+std::optional<TeacherView> TeacherCache::read(int view, const model::ModelConfig& teacher,
+                                              std::int64_t images) const {
+  if (!std::filesystem::exists(path_of(view))) return std::nullopt;
+  try {
+    const model::TensorFiles files(path_of(view));
+    const auto key = files.metadata().find("key");
+    if (key == files.metadata().end() || key->second != key_) return std::nullopt;
+    TeacherView outputs = empty_view(teacher, images);
+    if (!fill(files, "logits", outputs.logits) || !fill(files, "features", outputs.features))
+      return std::nullopt;
+    return outputs;
+  } catch (const std::runtime_error&) {
+    return std::nullopt;  // a cache that cannot be read is made again
+  }
+}
+
+void TeacherCache::write(int view, const TeacherView& outputs) const {
+  model::SafetensorsWriter writer(
+      path_of(view), {entry_of("logits", outputs.logits), entry_of("features", outputs.features)},
+      {{"key", key_}});
+  writer.write(outputs.logits.data_ptr(), outputs.logits.nbytes());
+  writer.write(outputs.features.data_ptr(), outputs.features.nbytes());
+  writer.commit();
+}
+
+std::string digest_of(const at::Tensor& images, const at::Tensor& labels) {
+  const at::Tensor pixels = images.contiguous(), classes = labels.contiguous();
+  base::Sha256 digest;
+  digest.update(pixels.data_ptr(), pixels.nbytes());
+  digest.update(classes.data_ptr(), classes.nbytes());
+  return digest.finish();
+}
+
+}  // namespace cleave::calibrate

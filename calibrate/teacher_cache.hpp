@@ -1,0 +1,47 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "calibrate/augment.hpp"
+#include "calibrate/lanes.hpp"
+#include "model/transformer.hpp"
+
+namespace cleave::calibrate {
+
+/// What the teacher says about one view of every image, fp16: logits [n, C] and features [n, T, D].
+struct TeacherView {
+  at::Tensor logits, features;
+};
+
+/// Teacher outputs on disk, a file for each view: computing them is a forward pass of the largest
+/// model over all images, and calibration asks for them again in every stage and after every kill.
+class TeacherCache {
+ public:
+  /// `key` says what the outputs are a function of (teacher, images, augmentation, seed); a file
+  /// with another key is not used.
+  TeacherCache(std::filesystem::path folder, std::string key);
+  /// From disk, or computed and written. Nothing when `report` (images done) asked to stop.
+  std::optional<TeacherView> view(const model::Transformer& teacher, const at::Tensor& images,
+                                  const Augmentation& how, std::uint64_t seed, int view,
+                                  Lanes& lanes,
+                                  const std::function<bool(std::int64_t)>& report = {}) const;
+
+ private:
+  std::filesystem::path path_of(int view) const;
+  std::optional<TeacherView> read(int view, const model::ModelConfig& teacher,
+                                  std::int64_t images) const;
+  void write(int view, const TeacherView& outputs) const;
+
+  std::filesystem::path folder_;
+  std::string key_;
+};
+
+/// SHA-256 of images and labels.
+std::string digest_of(const at::Tensor& images, const at::Tensor& labels);
+
+}  // namespace cleave::calibrate
