@@ -1,0 +1,300 @@
+#include "optimizer/search.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <sstream>
+#include <stdexcept>
+
+#include "base/units.hpp"
+#include "optimizer/climb.hpp"
+#include "optimizer/pricer.hpp"
+#include "optimizer/space.hpp"
+
+namespace cleave::optimizer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Team = std::vector<std::size_t>;
+
+[[noreturn]] void refuse(const std::string& field, const std::string& saw, const std::string& needs) {
+  throw std::invalid_argument("[plan] " + field + ": saw " + saw + ", needs " + needs);
+}
+
+std::string text(double value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+void expect_at_least(const std::string& field, double value, double least) {
+  if (!(value >= least) || !std::isfinite(value)) refuse(field, text(value), "a number from " + text(least));
+}
+
+void check(const PlanOptions& options) {
+  if (options.objective != "latency" && options.objective != "accuracy")
+    refuse("objective", "'" + options.objective + "'", "one of latency, accuracy");
+  if (options.strategy != "auto" && options.strategy != "local" && options.strategy != "decomposed")
+    refuse("strategy", "'" + options.strategy + "'", "one of auto, local, decomposed");
+  expect_at_least("limits.latency_s", options.limits.latency_s, 0);
+  expect_at_least("limits.max_part_share", options.limits.max_part_share, 0);
+  expect_at_least("limits.min_importance", options.limits.min_importance, 0);
+  expect_at_least("accuracy_weight", options.accuracy_weight, 0);
+  expect_at_least("width_step", static_cast<double>(options.width_step), 1);
+  expect_at_least("max_evaluations", options.max_evaluations, 1);
+  expect_at_least("max_time_s", options.max_time_s, 0);
+}
+
+/// A whole plan with its prediction and what it is worth.
+struct Considered {
+  plan::Plan plan;
+  Price price;
+  std::vector<Shortfall> shortfalls;
+  bool feasible() const { return shortfalls.empty(); }
+};
+
+bool better(const Considered& a, const Considered& b) {
+  if (a.feasible() != b.feasible()) return a.feasible();
+  return optimizer::better(a.price, b.price);
+}
+
+std::string names_of(const plan::Plan& plan) {
+  std::string names;
+  for (const plan::PlanPart& part : plan.parts) names += (names.empty() ? "" : ", ") + part.device;
+  return names;
+}
+
+/// How the best shares of a team are found.
+using Optimiser = std::function<Outcome(Pricer&)>;
+
+class Planner {
+ public:
+  Planner(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
+          const ImportanceProfile& importance)
+      : options_(options), space_(teacher, fleet, options, importance) {}
+
+  const Space& space() const { return space_; }
+
+  void consider_local() {
+    for (std::size_t device = 0; device < fleet().devices.size(); ++device) {
+      Considered local;
+      local.plan = local_plan(device);
+      finish(local);
+      add(std::move(local), "local on " + fleet().devices[device].name);
+    }
+  }
+
+  /// Adds the best plan of a team; returns its number.
+  std::size_t consider_team(const Team& team, const Optimiser& optimise) {
+    Pricer pricer(space_, options_, team);
+    const Outcome outcome = optimise(pricer);
+    evaluations_ += pricer.evaluations();
+    Considered decomposed;
+    decomposed.plan = pricer.plan(outcome.shares);
+    finish(decomposed);
+    const std::string what = "decomposed on " + names_of(decomposed.plan);
+    return add(std::move(decomposed), what);
+  }
+  bool is_better(std::size_t a, std::size_t b) const { return better(considered_[a].candidate, considered_[b].candidate); }
+
+  /// Devices that can hold the smallest part; the others become candidates with the reason.
+  Team able_devices() {
+    Team able;
+    for (std::size_t device = 0; device < fleet().devices.size(); ++device) {
+      Considered alone;
+      Pricer pricer(space_, options_, {device});
+      alone.plan = pricer.plan({space_.smallest()});
+      finish(alone);
+      const auto own = [&](const Shortfall& shortfall) {
+        return shortfall.text.find(" on '" + fleet().devices[device].name + "'") != std::string::npos;
+      };
+      const auto reason = std::find_if(alone.shortfalls.begin(), alone.shortfalls.end(), own);
+      if (reason == alone.shortfalls.end())
+        able.push_back(device);
+      else
+        add(std::move(alone), "smallest part on " + fleet().devices[device].name);
+    }
+    return able;
+  }
+
+  bool any_feasible() const {
+    return std::any_of(considered_.begin(), considered_.end(), [](const Named& c) { return c.candidate.feasible(); });
+  }
+  const Considered& best() const {
+    return std::min_element(considered_.begin(), considered_.end(), [](const Named& a, const Named& b) {
+             return better(a.candidate, b.candidate);
+           })->candidate;
+  }
+
+  PlanSummary take() const {
+    const Considered& chosen = best();
+    PlanSummary summary;
+    summary.plan = chosen.plan;
+    summary.evaluations = evaluations_;
+    if (!chosen.feasible()) {
+      summary.termination = Termination::infeasible;
+      summary.message = chosen.shortfalls.front().text;
+    }
+    for (const Named& loser : considered_)
+      if (&loser.candidate != &chosen)
+        summary.plan.candidates.push_back({loser.what, loser.candidate.plan.prediction.latency_s, reason(loser.candidate, chosen)});
+    plan::check(summary.plan);
+    return summary;
+  }
+
+ private:
+  struct Named {
+    std::string what;
+    Considered candidate;
+  };
+
+  const plan::Fleet& fleet() const { return space_.fleet(); }
+
+  plan::Plan local_plan(std::size_t device) const {
+    plan::Plan plan;
+    plan.strategy = "local";
+    plan.teacher = space_.teacher();
+    plan.shape = options_.shape;
+    plan.aggregator = fleet().devices[fleet().aggregator()].name;
+    plan.seed = options_.seed;
+    plan.parts = {space_.part(device, space_.largest())};
+    plan.prediction.kept_importance = 1;
+    predict(plan, fleet());
+    return plan;
+  }
+
+  void finish(Considered& candidate) const {
+    candidate.shortfalls = shortfalls(candidate.plan, fleet(), options_);
+    candidate.price = judge(candidate.plan.prediction.latency_s, candidate.plan.prediction.kept_importance, options_,
+                            space_.teacher_s());
+    candidate.price.violation = 0;
+    for (const Shortfall& shortfall : candidate.shortfalls) candidate.price.violation += shortfall.relative;
+  }
+
+  std::size_t add(Considered candidate, std::string what) {
+    considered_.push_back({std::move(what), std::move(candidate)});
+    return considered_.size() - 1;
+  }
+
+  std::string reason(const Considered& loser, const Considered& chosen) const {
+    if (!loser.feasible()) return loser.shortfalls.front().text;
+    const double kept = loser.plan.prediction.kept_importance, chosen_kept = chosen.plan.prediction.kept_importance;
+    const auto points = std::lround(100 * (kept - chosen_kept));
+    const std::string times = base::format_seconds(loser.price.latency_s) + " against " +
+                              base::format_seconds(chosen.price.latency_s);
+    const std::string keeps = points == 0  ? "the same importance kept"
+                              : points > 0 ? std::to_string(points) + " points more importance kept"
+                                           : std::to_string(-points) + " points less importance kept";
+    return times + ", " + keeps + ": worth less";
+  }
+
+  const PlanOptions options_;
+  Space space_;
+  std::vector<Named> considered_;
+  int evaluations_ = 0;
+};
+
+Team without(Team team, std::size_t member) {
+  team.erase(team.begin() + static_cast<std::ptrdiff_t>(member));
+  return team;
+}
+
+/// The whole team; then drops the device whose loss makes the plan best, as long as that makes it better.
+void consider_shrinking_teams(Planner& planner, Team team, std::size_t smallest_team, const Optimiser& optimise) {
+  std::size_t best = planner.consider_team(team, optimise);
+  bool found = true;
+  while (found && team.size() > smallest_team) {
+    found = false;
+    Team best_team;
+    for (std::size_t member = 0; member < team.size(); ++member) {
+      const std::size_t rest = planner.consider_team(without(team, member), optimise);
+      if (!planner.is_better(rest, best)) continue;
+      best = rest;
+      best_team = without(team, member);
+      found = true;
+    }
+    if (found) team = best_team;
+  }
+}
+
+void consider_all_teams(Planner& planner, const Team& able, std::size_t smallest_team, const Optimiser& optimise) {
+  for (std::size_t chosen = 1; chosen < (std::size_t{1} << able.size()); ++chosen) {
+    Team team;
+    for (std::size_t i = 0; i < able.size(); ++i)
+      if ((chosen >> i) & 1u) team.push_back(able[i]);
+    if (team.size() >= smallest_team) planner.consider_team(team, optimise);
+  }
+}
+
+/// Every combination of shares.
+Outcome enumerate(const Space& space, Pricer& pricer) {
+  constexpr double most_plans = 3e6;
+  const std::size_t num_digits = pricer.team().size() * num_axes;
+  double num_plans = 1;
+  for (std::size_t digit = 0; digit < num_digits; ++digit) {
+    const std::size_t axis = digit % num_axes;
+    num_plans *= space.largest()[axis] - space.smallest()[axis] + 1;
+  }
+  if (num_plans > most_plans)
+    throw std::invalid_argument("[search_exhaustively] plans: saw " + base::format_count(num_plans) + ", needs at most " +
+                                base::format_count(most_plans));
+  std::vector<Share> shares(pricer.team().size(), space.smallest());
+  Outcome best{pricer.team(), shares, pricer.price(shares)};
+  for (bool done = false; !done;) {
+    const Price price = pricer.price(shares);
+    if (better(price, best.price)) best = {pricer.team(), shares, price};
+    std::size_t digit = 0;
+    for (; digit < num_digits; ++digit) {  // counts up by one
+      auto& steps = shares[digit / num_axes][digit % num_axes];
+      if (++steps <= space.largest()[digit % num_axes]) break;
+      steps = space.smallest()[digit % num_axes];
+    }
+    done = digit == num_digits;
+  }
+  return best;
+}
+
+using ConsiderTeams = std::function<void(Planner&, const Team&, std::size_t smallest_team)>;
+
+PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
+                      const ImportanceProfile& importance, const ConsiderTeams& consider) {
+  const auto start = Clock::now();
+  check(options);
+  teacher.check();
+  if (fleet.devices.empty()) refuse("fleet.devices", "none", "at least one");
+
+  Planner planner(teacher, fleet, options, importance);
+  if (options.strategy != "decomposed") planner.consider_local();
+  if (options.strategy != "local") {
+    // One cut model alone is no team: only where nothing else is left, or where it is asked for.
+    const bool alone_counts = options.strategy == "decomposed" || !planner.any_feasible();
+    const std::size_t smallest_team = alone_counts ? 1 : 2;
+    const Team able = planner.able_devices();
+    if (able.size() >= smallest_team) consider(planner, able, smallest_team);
+  }
+  PlanSummary summary = planner.take();
+  summary.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  return summary;
+}
+
+}  // namespace
+
+PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
+                   const ImportanceProfile& importance) {
+  const auto until = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.max_time_s));
+  return plan_with(teacher, fleet, options, importance, [&](Planner& planner, const Team& able, std::size_t smallest_team) {
+    const Budget budget{options.max_evaluations, until};
+    consider_shrinking_teams(planner, able, smallest_team,
+                   [&](Pricer& pricer) { return optimise_team(planner.space(), options, pricer, budget); });
+  });
+}
+
+PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
+                                const ImportanceProfile& importance) {
+  return plan_with(teacher, fleet, options, importance, [&](Planner& planner, const Team& able, std::size_t smallest_team) {
+    consider_all_teams(planner, able, smallest_team, [&](Pricer& pricer) { return enumerate(planner.space(), pricer); });
+  });
+}
+
+}  // namespace cleave::optimizer

@@ -23,9 +23,9 @@ struct PlanOptions {
   plan::RequestShape shape;
   /// "auto" considers every strategy and takes the best; a name forces that one.
   std::string strategy = "auto";
-  /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept importance), seconds, relative to the
-  /// teacher's latency on the fastest device (papers.md section 1, ours).
-  double accuracy_weight = 0.5;
+  /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept importance), relative to the
+  /// teacher's latency on the fastest device: at 1, losing all importance costs as much time as the teacher takes there.
+  double accuracy_weight = 1;
   /// Σ D_p ≤ D and Σ H_p ≤ H.
   bool partition = false;
   /// Width steps: D_p in multiples of this (SIMD-friendly), MLP widths likewise.
