@@ -7,6 +7,9 @@ if(CLEAVE_SANITIZE)
   target_compile_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE})
 endif()
+if(CLEAVE_BUILD_FUZZERS)
+  target_compile_options(cleave_flags INTERFACE -fsanitize=fuzzer-no-link) # the fuzzer sees which branches run
+endif()
 
 # cleave_library(name STANDARD 17|20 [HEADER_STANDARD 17|20] SOURCES … HEADERS … [DEPENDS …] [PRIVATE_DEPENDS …])
 # HEADER_STANDARD is what includers need, where that is less than what the sources need.

@@ -1,0 +1,116 @@
+// The doors for TOML and JSON: whatever the bytes, a document is read or refused with one
+// std::runtime_error.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "base/reader.hpp"
+#include "model/config/hugging_face.hpp"
+#include "optimizer/plan/bundle.hpp"
+#include "optimizer/plan/fleet.hpp"
+#include "optimizer/plan/plan.hpp"
+#include "optimizer/plan/profile.hpp"
+
+namespace {
+
+using cleave::base::Reader;
+
+void require(bool holds) {
+  if (!holds) std::abort();
+}
+
+void read_fleet(const std::string& text) {
+  const auto fleet = cleave::plan::fleet_from_toml(text, "fuzz", "/nonexistent");
+  require(fleet.aggregator() < fleet.devices.size());
+  for (std::size_t from = 0; from < fleet.devices.size(); ++from)
+    for (std::size_t to = 0; to < fleet.devices.size(); ++to)
+      require(fleet.link(from, to).bytes_per_s > 0);
+}
+
+/// What is written again reads as the same.
+void read_plan(const std::string& text) {
+  const auto json = to_json(cleave::plan::plan_from_json(text, "fuzz"));
+  require(to_json(cleave::plan::plan_from_json(json.dump(), "again")) == json);
+}
+
+void read_manifest(const std::string& text) {
+  for (const auto& [path, file] : cleave::plan::manifest_from_json(text, "fuzz").files)
+    require(path.front() != '/' && path.find("..") == std::string::npos &&
+            file.sha256.size() == 64);
+}
+
+void read_profile(const std::string& text) {
+  const auto json = to_json(cleave::plan::profile_from_json(text, "fuzz"));
+  require(to_json(cleave::plan::profile_from_json(json.dump(), "again")) == json);
+}
+
+void read_config(const std::string& text) {
+  const auto config = cleave::model::config_from_json(Reader::json_text(text, "fuzz"));
+  const std::string written = cleave::model::config_to_json(config).dump();
+  require(cleave::model::config_from_json(Reader::json_text(written, "again")) == config);
+}
+
+template <class Get>
+void attempt(Get get) {
+  try {
+    get();
+  } catch (const std::runtime_error&) {
+  }
+}
+
+/// Every getter on every place, as recipes use them.
+void visit(const Reader& reader) {
+  attempt([&] { reader.boolean(); });
+  attempt([&] { reader.text(); });
+  attempt([&] { reader.integer(-5, 5); });
+  attempt([&] { reader.number(0, 1); });
+  attempt([&] { reader.bytes(); });
+  attempt([&] { reader.bytes_per_s(); });
+  attempt([&] { reader.seconds(); });
+  attempt([&] { reader.one_of({"gelu", "relu"}); });
+  attempt([&] { reader.allow({"epochs", "learning_rate", "batch", "warmup_epochs"}); });
+  attempt([&] { reader.expect_format(1); });
+  attempt([&] {
+    for (const Reader& item : reader.items()) visit(item);
+  });
+  attempt([&] {
+    for (const std::string& key : reader.keys())
+      if (const auto field = reader.find(key)) visit(*field);
+  });
+}
+
+void read_document(char kind, const std::string& text) {
+  switch (kind) {
+    case 'f':
+      return read_fleet(text);
+    case 'p':
+      return read_plan(text);
+    case 'm':
+      return read_manifest(text);
+    case 's':
+      return read_profile(text);
+    case 'c':
+      return read_config(text);
+    case 'r':
+      return visit(Reader::toml_text(text, "fuzz"));
+    case 'j':
+      return visit(Reader::json_text(text, "fuzz"));
+    default:
+      return;
+  }
+}
+
+}  // namespace
+
+/// The first letter says what the rest is: fleet, plan, manifest, speed profile, config, recipe,
+/// JSON.
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
+  attempt([&] { read_document(static_cast<char>(data[0]), text); });
+  return 0;
+}
