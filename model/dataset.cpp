@@ -1,6 +1,8 @@
 #include "model/dataset.hpp"
 
 #include <algorithm>
+#include <cctype>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <memory>
