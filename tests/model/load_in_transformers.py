@@ -1,0 +1,51 @@
+"""Loads each model FOLDER with Hugging Face Transformers and compares it with what Cleave computed.
+
+    python3 tests/model/load_in_transformers.py FOLDER ...
+
+FOLDER/answers.safetensors holds `pixels` and `features`, and `logits` where the model has a classifier. Exits with 0
+where all agree within 1e-4, with 1 where one does not, and with 77 where Transformers or torch is not installed.
+"""
+import pathlib
+import sys
+
+try:
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+except ImportError as error:
+    print(error)
+    sys.exit(77)
+
+
+def load(folder):
+    architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    without_pooling = {"add_pooling_layer": False} if architecture.endswith("Model") else {}
+    model, info = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True, **without_pooling)
+    for problem, keys in info.items():
+        if keys:
+            sys.exit(f"{problem}: {keys}")
+    return model.eval()
+
+
+def largest_difference(name, theirs, ours):
+    difference = (theirs - ours).abs().max().item()
+    print(f"{name}: largest difference {difference:.2g}")
+    return difference
+
+
+def agrees(folder):
+    print(folder.name)
+    model, ours = load(folder), load_file(str(folder / "answers.safetensors"))
+    with torch.no_grad():
+        base = getattr(model, model.base_model_prefix, model)
+        states = base(ours["pixels"])[0][:, : ours["features"].shape[1]]
+        differences = [largest_difference("features", states, ours["features"])]
+        if "logits" in ours:
+            differences.append(largest_difference("logits", model(ours["pixels"]).logits, ours["logits"]))
+    transformers.AutoImageProcessor.from_pretrained(folder)  # raises where it cannot read ours
+    return max(differences) < 1e-4
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(0 if all([agrees(pathlib.Path(folder)) for folder in sys.argv[1:]]) else 1)

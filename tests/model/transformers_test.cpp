@@ -1,0 +1,102 @@
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <sys/wait.h>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "model/checkpoint.hpp"
+#include "tests/model/fixtures.hpp"
+
+// What Cleave writes is read by Hugging Face Transformers itself. CLEAVE_PYTHON names a Python that
+// has it; python3 else.
+
+namespace cleave::model {
+namespace {
+
+using testing::Scratch;
+using testing::tiny_config;
+
+struct Outcome {
+  int code = -1;
+  std::string output;
+};
+
+Outcome run(const std::string& command) {
+  Outcome outcome;
+  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  std::array<char, 4096> piece{};
+  while (std::fgets(piece.data(), piece.size(), pipe) != nullptr) outcome.output += piece.data();
+  const int status = ::pclose(pipe);
+  if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
+  return outcome;
+}
+
+void write_tensors(const std::filesystem::path& path,
+                   const std::map<std::string, Tensor>& tensors) {
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, tensor] : tensors)
+    entries.push_back({name, base::Element::f32, tensor.sizes().vec(), 0, 0});
+  SafetensorsWriter writer(path, entries);
+  for (const auto& [name, tensor] : tensors)
+    writer.write(tensor.contiguous().data_ptr<float>(), tensor.nbytes());
+  writer.commit();
+}
+
+/// A model folder with what Cleave answers to some pixels.
+void write_model(const Transformer& model, const std::filesystem::path& folder) {
+  const ModelConfig& config = model.config;
+  save(model, folder);
+  at::manual_seed(6);
+  const Tensor pixels = at::randn({2, config.channels, config.image_height, config.image_width});
+  std::map<std::string, Tensor> answers = {{"pixels", pixels},
+                                           {"features", features(model, pixels)}};
+  if (config.classes > 0) answers["logits"] = forward(model, pixels);
+  write_tensors(folder / "answers.safetensors", answers);
+}
+
+Transformer lively_model(const ModelConfig& config) {
+  Transformer model = random_model(config, 3);
+  for (auto& [name, tensor] : model.tensors) tensor = tensor + 0.2 * at::randn_like(tensor);
+  return model;
+}
+
+ModelConfig distilled_config() {
+  ModelConfig config = tiny_config(Family::deit);
+  config.summary_tokens = 2;
+  config.processing.crop_from = 10;
+  return config;
+}
+
+ModelConfig headless_config() {
+  ModelConfig config = tiny_config();
+  config.width = 8;
+  config.layers.assign(2, {2, 12});
+  config.classes = 0;
+  config.random_weights = true;
+  return config;
+}
+
+TEST(Transformers, LoadsUniformModelsAndAgrees) {
+  const std::map<std::string, ModelConfig> configs = {{"vit", tiny_config()},
+                                                      {"vit_without_classifier", headless_config()},
+                                                      {"deit", tiny_config(Family::deit)},
+                                                      {"deit_distilled", distilled_config()}};
+  const Scratch scratch;
+  const char* python = std::getenv("CLEAVE_PYTHON");
+  std::string command = std::string(python != nullptr ? python : "python3") + " '" +
+                        CLEAVE_SOURCE_DIR + "/tests/model/load_in_transformers.py'";
+  for (const auto& [name, config] : configs) {
+    write_model(lively_model(config), scratch / name);
+    command += " '" + (scratch / name).string() + "'";
+  }
+  const Outcome outcome = run(command);
+  if (outcome.code == 77 || outcome.code == 127)
+    GTEST_SKIP() << "no Transformers here: " << outcome.output;
+  EXPECT_EQ(outcome.code, 0) << outcome.output;
+}
+
+}  // namespace
+}  // namespace cleave::model
