@@ -1,0 +1,464 @@
+#include "infer/agent.hpp"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <utility>
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "base/units.hpp"
+#include "infer/compute.hpp"
+#include "infer/machine.hpp"
+#include "net/mesh.hpp"
+
+namespace cleave::infer {
+namespace {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+using net::Connection;
+
+constexpr auto handshake_timeout = 5s;
+constexpr auto leave_timeout = 2s;
+/// A greeting is short, and nothing else is taken before it.
+constexpr net::Limits greeting_limits{0, 4096, 1024};
+
+/// What a request holds on this device while it is admitted. One instruction runs at a time, so the
+/// room for computing is shared; the values are each request's own.
+struct Room {
+  double values_bytes = 0;
+  double computing_bytes = 0;
+};
+
+Room room_of(const plan::Program& program, const plan::Plan& plan) {
+  Room room;
+  for (const auto& value : program.values) room.values_bytes += value.bytes();
+  room.computing_bytes = std::max(0.0, plan::working_bytes(program, plan) - room.values_bytes);
+  return room;
+}
+
+std::int32_t rank_of(const plan::Plan& plan, const std::string& device) {
+  std::string known;
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    if (plan.parts[p].device == device) return static_cast<std::int32_t>(p);
+    known += (p > 0 ? ", " : "") + plan.parts[p].device;
+  }
+  throw std::invalid_argument("[agent] device: saw '" + device + "', needs one of plan '" +
+                              plan.name + "': " + known);
+}
+
+std::string saw(const std::string& what, const std::string& seen, const std::string& needed) {
+  return what + ": saw '" + seen + "', needs '" + needed + "'";
+}
+
+}  // namespace
+
+void AgentOptions::check() const {
+  if (max_requests < 1 || max_requests > 1024)
+    throw std::invalid_argument("[agent] max_requests: saw " + std::to_string(max_requests) +
+                                ", needs 1..1024");
+  if (!(memory_bytes >= 0))
+    throw std::invalid_argument("[agent] memory_bytes: saw " + std::to_string(memory_bytes) +
+                                ", needs 0 (no limit) or more");
+}
+
+struct Agent::State {
+  /// One connection whose handshake is done.
+  struct Session {
+    std::shared_ptr<Connection> connection;
+    std::string name;
+    std::uint32_t epoch = 0;
+  };
+  /// One admitted request.
+  struct Task {
+    std::weak_ptr<Session> session;
+    net::Envelope envelope;  // as the aggregator knows it
+    Clock::time_point received_at;
+    Room room;
+    bool dropping = false;
+  };
+
+  State(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine,
+        AgentOptions wanted)
+      : options(std::move(wanted)),
+        identity(bundle.identity()),
+        programs(plan),
+        rank(rank_of(plan, options.device)),
+        resident_bytes(resident_memory_bytes()),
+        listener(io, options.listen, options.insecure),
+        leaving_timer(io),
+        compute(std::move(engine),
+                [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {}
+
+  const plan::Plan& plan() const { return programs.plan(); }
+  void log(const std::string& line) const {
+    if (options.log) options.log(line);
+  }
+
+  // Connections.
+  void accept(asio::ip::tcp::socket socket);
+  asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer);
+  asio::awaitable<void> refuse(std::shared_ptr<Connection> connection, std::string peer,
+                               std::string text);
+  asio::awaitable<std::string> attend(std::shared_ptr<Session> session);
+  std::string objection(const net::Hello& hello) const;
+  net::Welcome welcome(const net::Hello& hello) const;
+  void end(const std::shared_ptr<Session>& session, const std::string& why);
+  bool handle(const std::shared_ptr<Session>& session, net::Message message);
+
+  // Requests.
+  void admit(const std::shared_ptr<Session>& session, net::Admit admit);
+  bool fits(const Room& room) const;
+  bool could_fit(const Room& room) const;
+  void drop(const std::shared_ptr<Session>& session, std::uint64_t request);
+  void post_events(std::vector<Compute::Event> events);
+  void take(std::vector<Compute::Event> events);
+  void forward(const Task& task, Compute::Event event, bool last);
+  void finish(std::uint64_t id);
+  void fail(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
+            const std::string& text);
+
+  // The end.
+  void drain();
+  void leave_when_idle();
+
+  AgentOptions options;
+  std::string identity;
+  Programs programs;
+  std::int32_t rank;
+  double resident_bytes;  // with the weights, before computing
+  asio::io_context io;    // outlives what its coroutines hold
+  net::Listener listener;
+  asio::steady_timer leaving_timer;
+  std::set<std::shared_ptr<Session>> sessions;
+  std::map<std::uint64_t, Task> tasks;
+  std::uint64_t next_task = 1;
+  bool draining = false, leaving = false;
+  Compute compute;  // last: its thread ends first
+};
+
+// --- connections
+// -------------------------------------------------------------------------------------------------------------
+
+void Agent::State::accept(asio::ip::tcp::socket socket) {
+  boost::system::error_code ignored;
+  const auto peer = net::to_text(socket.remote_endpoint(ignored));
+  auto stream = net::tcp_stream(std::move(socket));
+  if (options.wrap_stream) stream = options.wrap_stream(std::move(stream));
+  net::ConnectionOptions settings;
+  settings.limits = greeting_limits;
+  settings.describe = [this](net::Pong& pong) {
+    pong.memory_bytes = peak_memory_bytes();
+    pong.queued = static_cast<std::int64_t>(tasks.size());
+  };
+  auto connection = std::make_shared<Connection>(io, std::move(stream), std::move(settings));
+  net::spawn(io, serve(std::move(connection), peer),
+             [this, peer](const std::string& why) { log("[" + peer + "] connection: " + why); });
+}
+
+asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection,
+                                          std::string peer) {
+  connection->expire_after(handshake_timeout);
+  auto receiving = connection->receive();
+  auto received = co_await std::move(receiving);
+  if (!received) {
+    log("[" + peer + "] handshake: " + received.error().message());
+    co_return;
+  }
+  const auto* hello = std::get_if<net::Hello>(&received->message);
+  const std::string wrong =
+      hello ? objection(*hello)
+            : saw("handshake", std::string(name_of(kind_of(received->message))), "hello");
+  if (!wrong.empty()) {
+    auto refusing = refuse(connection, peer, wrong);
+    co_await std::move(refusing);
+    co_return;
+  }
+  const auto session = std::make_shared<Session>();
+  session->connection = connection;
+  session->name = hello->name + " at " + peer;
+  session->epoch = hello->epoch;
+  connection->send(welcome(*hello));
+  connection->expire_after(0ms);
+  net::Limits limits;
+  if (options.memory_bytes > 0)
+    limits.max_payload =
+        std::min(limits.max_payload, static_cast<std::uint64_t>(options.memory_bytes));
+  connection->set_limits(limits);
+  connection->start_heartbeat();
+  sessions.insert(session);
+  log("[" + session->name + "] joined");
+  auto attending = attend(session);
+  const auto why = co_await std::move(attending);
+  end(session, why);
+}
+
+asio::awaitable<void> Agent::State::refuse(std::shared_ptr<Connection> connection, std::string peer,
+                                           std::string text) {
+  log("[" + peer + "] refused: " + text);
+  net::Refused refused;
+  refused.text = "agent '" + options.device + "': " + text;
+  connection->send(refused);
+  auto finishing = connection->finish(1s);
+  co_await std::move(finishing);
+  // Closing with bytes unread would take the refusal back; the peer closes, or the deadline does.
+  auto receiving = connection->receive();
+  co_await std::move(receiving);
+  connection->close(net::Errc::refused);
+}
+
+/// Empty where the aggregator means this agent.
+std::string Agent::State::objection(const net::Hello& hello) const {
+  if (hello.role == net::Role::client) return saw("role", "client", "aggregator");
+  if (hello.bundle != identity) return saw("bundle", hello.bundle, identity);
+  if (hello.plan != plan().name) return saw("plan", hello.plan, plan().name);
+  if (hello.device != options.device) return saw("device", hello.device, options.device);
+  if (draining) return "draining, no new work";
+  return {};
+}
+
+net::Welcome Agent::State::welcome(const net::Hello& hello) const {
+  net::Welcome welcome;
+  welcome.epoch = hello.epoch;
+  welcome.bundle = identity;
+  welcome.plan = plan().name;
+  welcome.device = options.device;
+  welcome.max_requests = static_cast<std::uint32_t>(options.max_requests);
+  welcome.memory_bytes = options.memory_bytes;
+  return welcome;
+}
+
+/// Returns why the connection ended.
+asio::awaitable<std::string> Agent::State::attend(std::shared_ptr<Session> session) {
+  while (true) {
+    auto receiving = session->connection->receive();
+    auto received = co_await std::move(receiving);
+    if (!received) co_return received.error().message();
+    if (!handle(session, std::move(received->message))) {
+      session->connection->close(net::Errc::unexpected_message);
+      co_return session->connection->why().message();
+    }
+  }
+}
+
+void Agent::State::end(const std::shared_ptr<Session>& session, const std::string& why) {
+  log("[" + session->name + "] lost: " + why);
+  sessions.erase(session);
+  for (auto& [id, task] : tasks) {
+    if (task.session.lock() != session || task.dropping) continue;
+    task.dropping = true;
+    compute.cancel(id);
+  }
+  if (leaving && sessions.empty()) io.stop();
+}
+
+/// False: the message does not belong here.
+bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message message) {
+  if (auto* offered = std::get_if<net::Admit>(&message)) {
+    // A stale plan: whoever sent it has learnt of a newer one by now.
+    if (offered->epoch == session->epoch) admit(session, std::move(*offered));
+    return true;
+  }
+  if (const auto* cancel = std::get_if<net::Cancel>(&message)) {
+    drop(session, cancel->request);
+    return true;
+  }
+  if (const auto* abort = std::get_if<net::Abort>(&message)) {
+    drop(session, abort->request);
+    return true;
+  }
+  return std::holds_alternative<net::Bye>(message) || std::holds_alternative<net::Drain>(message);
+}
+
+// --- requests
+// ----------------------------------------------------------------------------------------------------------------
+
+void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit admit) {
+  const auto received_at = Clock::now();
+  const net::Envelope& envelope = admit;
+  std::shared_ptr<const plan::Program> program;
+  try {
+    program = programs.find(admit.batch)->at(static_cast<std::size_t>(rank));
+  } catch (const std::exception& error) {
+    return fail(session, envelope, error.what());
+  }
+  if (admit.digest != program->digest)
+    return fail(session, envelope, saw("program digest", admit.digest, program->digest));
+  for (const auto& [id, task] : tasks)
+    if (task.envelope.request == admit.request && task.session.lock() == session && !task.dropping)
+      return fail(session, envelope,
+                  "request " + std::to_string(admit.request) + ": is admitted already");
+
+  const auto room = room_of(*program, plan());
+  if (!could_fit(room))
+    return fail(session, envelope,
+                "memory: saw a program whose peak is " +
+                    base::format_bytes(resident_bytes + room.values_bytes + room.computing_bytes) +
+                    ", needs at most " + base::format_bytes(options.memory_bytes));
+  if (draining || !fits(room)) {
+    net::Busy busy;
+    static_cast<net::Envelope&>(busy) = envelope;
+    busy.last = true;
+    session->connection->send(busy);
+    return;
+  }
+  const auto id = next_task++;
+  tasks[id] = Task{session, envelope, received_at, room};
+  std::vector<net::Value> inputs;
+  inputs.push_back(std::move(admit.tensor));
+  compute.admit(id, std::move(program), std::move(inputs),
+                received_at + std::chrono::milliseconds(admit.deadline_ms));
+}
+
+bool Agent::State::could_fit(const Room& room) const {
+  return options.memory_bytes == 0 ||
+         resident_bytes + room.values_bytes + room.computing_bytes <= options.memory_bytes;
+}
+
+bool Agent::State::fits(const Room& room) const {
+  if (tasks.size() >= static_cast<std::size_t>(options.max_requests)) return false;
+  Room all = room;
+  for (const auto& [id, task] : tasks) {
+    all.values_bytes += task.room.values_bytes;
+    all.computing_bytes = std::max(all.computing_bytes, task.room.computing_bytes);
+  }
+  return could_fit(all);
+}
+
+void Agent::State::drop(const std::shared_ptr<Session>& session, std::uint64_t request) {
+  for (auto& [id, task] : tasks) {
+    if (task.envelope.request != request || task.session.lock() != session || task.dropping)
+      continue;
+    task.dropping = true;
+    compute.cancel(id);
+  }
+}
+
+/// Compute thread.
+void Agent::State::post_events(std::vector<Compute::Event> events) {
+  asio::post(io, [this, events = std::move(events)]() mutable { take(std::move(events)); });
+}
+
+void Agent::State::take(std::vector<Compute::Event> events) {
+  using What = Compute::Event::What;
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    auto& event = events[i];
+    const auto id = event.id;
+    const auto at = tasks.find(id);
+    if (at == tasks.end()) continue;
+    const auto& task = at->second;
+    const auto session = task.session.lock();
+    // Nobody waits for it; `dropped` comes when nothing is held any more.
+    if (task.dropping && event.what != What::dropped) continue;
+    if (event.what == What::send) {
+      // The last value says so itself and saves a frame.
+      const bool last =
+          i + 1 < events.size() && events[i + 1].id == id && events[i + 1].what == What::finished;
+      forward(task, std::move(event), last);
+      if (!last) continue;
+      ++i;
+    } else if (event.what == What::failed) {
+      if (session) fail(session, task.envelope, event.text);
+    } else if (event.what == What::output) {
+      continue;
+    } else if (session) {
+      net::Done done;
+      static_cast<net::Envelope&>(done) = task.envelope;
+      done.last = true;
+      session->connection->send(done);
+    }
+    finish(id);
+  }
+}
+
+void Agent::State::forward(const Task& task, Compute::Event event, bool last) {
+  const auto session = task.session.lock();
+  if (!session) return;
+  const std::chrono::duration<double> total = Clock::now() - task.received_at;
+  net::ValueMessage message;
+  static_cast<net::Envelope&>(message) = task.envelope;
+  message.tag = event.tag;
+  message.last = last;
+  message.compute_s = event.times.compute_s;
+  message.wait_s = event.times.wait_s;
+  // Everything else is waiting for its turn, also before the executor saw it.
+  message.queued_s = std::max(0.0, total.count() - message.compute_s - message.wait_s);
+  message.tensor = std::move(event.value);
+  session->connection->send(message);
+}
+
+void Agent::State::finish(std::uint64_t id) {
+  tasks.erase(id);
+  if (draining) leave_when_idle();
+}
+
+void Agent::State::fail(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
+                        const std::string& text) {
+  net::Failed failed;
+  static_cast<net::Envelope&>(failed) = envelope;
+  failed.last = true;
+  failed.text = text.substr(0, 2000);
+  session->connection->send(failed);
+  log("[" + session->name + "] request " + std::to_string(envelope.request) + ": " + text);
+}
+
+// --- the end
+// -----------------------------------------------------------------------------------------------------------------
+
+void Agent::State::drain() {
+  if (draining) return;
+  draining = true;
+  log("[agent " + options.device + "] draining: " + std::to_string(tasks.size()) +
+      " requests left");
+  listener.close();
+  for (const auto& session : sessions) session->connection->send(net::Drain{});
+  leave_when_idle();
+}
+
+void Agent::State::leave_when_idle() {
+  if (leaving || !tasks.empty()) return;
+  leaving = true;
+  if (sessions.empty()) return io.stop();
+  for (const auto& session : sessions) {
+    session->connection->send(net::Bye{});
+    net::spawn(io, session->connection->finish(leave_timeout), {});
+  }
+  leaving_timer.expires_after(leave_timeout);
+  leaving_timer.async_wait([this](boost::system::error_code error) {
+    if (!error) io.stop();
+  });
+}
+
+Agent::Agent(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine,
+             AgentOptions options) {
+  options.check();
+  state_ = std::make_unique<State>(bundle, plan, std::move(engine), std::move(options));
+}
+
+Agent::~Agent() = default;
+
+void Agent::run() {
+  auto& state = *state_;
+  if (state.listener.is_exposed())
+    state.log("[listen] " + state.listener.address() +
+              ": reachable by everybody on the network, nothing protects it");
+  net::spawn(state.io, state.listener.run([&state](asio::ip::tcp::socket socket) {
+    state.accept(std::move(socket));
+  }),
+             [&state](const std::string& why) { state.log("[listen] " + why); });
+  if (state.options.on_listening) state.options.on_listening(state.listener.address());
+  const auto work = asio::make_work_guard(state.io);
+  state.io.run();
+}
+
+void Agent::drain() {
+  asio::post(state_->io, [state = state_.get()] { state->drain(); });
+}
+
+void Agent::stop() { state_->io.stop(); }
+
+}  // namespace cleave::infer

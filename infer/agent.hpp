@@ -1,8 +1,5 @@
 #pragma once
 
-#include <atomic>
-#include <chrono>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -10,7 +7,14 @@
 #include "infer/executor.hpp"
 #include "optimizer/plan/bundle.hpp"
 
+namespace cleave::net {
+class Stream;
+}
+
 namespace cleave::infer {
+
+/// Puts a stream over each connection's: TLS, or a test's recorder.
+using WrapStream = std::function<std::unique_ptr<net::Stream>(std::unique_ptr<net::Stream>)>;
 
 struct AgentOptions {
   std::string device;
@@ -21,21 +25,34 @@ struct AgentOptions {
   int max_requests = 4;
   /// Process memory this device gives; a program whose peak does not fit is refused. 0: no limit.
   double memory_bytes = 0;
-  /// Called once with the bound "host:port".
+  /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
+  /// One line for each thing worth knowing, on the thread of run().
   std::function<void(const std::string&)> log;
+  WrapStream wrap_stream;
+  /// Throws std::invalid_argument.
+  void check() const;
 };
 
-/// Serves one part: two threads (I/O here, compute inside) until stop() or SIGTERM's drain(). Throws std::system_error when the
-/// port cannot be bound; a lost connection never ends it.
+/// Serves one part to whichever aggregator connects, also to several, and to the next when one
+/// dies.
+///
+/// Two threads: I/O in run(), computing inside. A request is admitted when fewer than W are and its
+/// peak fits in the memory given; else the answer is *busy*, or *failed* where it could never fit.
+/// A lost connection ends its requests, nothing more.
 class Agent {
  public:
-  Agent(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine, AgentOptions options);
+  /// Listens, and returns when the engine is prepared. Throws std::system_error where the port
+  /// cannot be bound, std::invalid_argument where the plan has no such device or an option is out
+  /// of range, and what the engine throws.
+  Agent(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine,
+        AgentOptions options);
   ~Agent();
-  /// Blocks until stopped.
+  /// Blocks until stopped or drained.
   void run();
   /// Any thread: no new requests; run() returns when those admitted are done.
   void drain();
+  /// Any thread: run() returns now.
   void stop();
 
  private:

@@ -1,0 +1,792 @@
+#include "infer/aggregator.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <future>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "infer/compute.hpp"
+#include "net/mesh.hpp"
+
+namespace cleave::infer {
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using namespace std::chrono_literals;
+using Seconds = std::chrono::duration<double>;
+
+/// When an agent that was busy is asked again though nothing of ours has ended there.
+constexpr auto busy_pause = 10ms;
+/// Nobody waits longer for one answer.
+constexpr std::chrono::milliseconds longest_deadline = 24h;
+
+/// Time that is kept back for fusing and answering, so that the answer is there at the deadline.
+std::chrono::milliseconds margin_of(std::chrono::milliseconds deadline) {
+  return std::clamp(deadline / 10, std::chrono::milliseconds(1), std::chrono::milliseconds(20));
+}
+
+std::string join(const std::vector<std::string>& items, const char* between) {
+  std::string text;
+  for (const auto& item : items) text += (text.empty() ? "" : between) + item;
+  return text;
+}
+
+std::string shape_text(base::Element element, const std::vector<std::int64_t>& dims) {
+  std::vector<std::string> numbers;
+  for (const auto dim : dims) numbers.push_back(std::to_string(dim));
+  return std::string(base::name_of(element)) + " [" + join(numbers, ", ") + "]";
+}
+
+/// Empty where the value is what the program says.
+std::string mismatch(const net::Value& value, const plan::ValueInfo& info) {
+  const bool same = value.present && value.element == info.element && value.dims == info.dims &&
+                    static_cast<std::int64_t>(value.data.size()) == value.bytes();
+  if (same) return {};
+  return "saw " + shape_text(value.element, value.dims) + ", needs " +
+         shape_text(info.element, info.dims);
+}
+
+const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value) {
+  return program.values.at(static_cast<std::size_t>(value));
+}
+
+/// The value that the program takes in, or null.
+const plan::ValueInfo* input_of(const plan::Program& program) {
+  for (const auto& instruction : program.instructions)
+    if (instruction.op == plan::Op::input) return &info_of(program, instruction.result);
+  return nullptr;
+}
+
+double predicted_s(const plan::Plan& plan, const std::string& device, std::int64_t batch) {
+  for (const auto& prediction : plan.prediction.devices)
+    if (prediction.device == device)
+      return (prediction.compute_s + prediction.send_s + prediction.receive_s) *
+             static_cast<double>(batch) /
+             static_cast<double>(std::max<std::int64_t>(1, plan.shape.batch));
+  return 0;
+}
+
+}  // namespace
+
+void AggregatorOptions::check() const {
+  const auto need = [](bool good, const std::string& what, const std::string& seen,
+                       const std::string& needed) {
+    if (!good)
+      throw std::invalid_argument("[aggregator] " + what + ": saw " + seen + ", needs " + needed);
+  };
+  need(max_queue >= 0, "max_queue", std::to_string(max_queue), "0 or more");
+  need(max_in_flight >= 1, "max_in_flight", std::to_string(max_in_flight), "1 or more");
+  need(lateness > 0, "lateness", std::to_string(lateness), "a number above 0");
+  need(min_wait.count() >= 0, "min_wait", std::to_string(min_wait.count()) + " ms", "0 ms or more");
+}
+
+struct Aggregator::State {
+  using Id = std::uint64_t;
+
+  /// An agent as seen from here.
+  struct Peer {
+    explicit Peer(asio::io_context& io) : pause(io) {}
+    bool joined() const { return dialer->connection() && !draining; }
+    std::size_t rank = 0;
+    std::string device, address;
+    std::shared_ptr<net::Dialer> dialer;
+    bool draining = false;
+    /// How many requests it takes at once: what it said, less after *busy*.
+    std::size_t offered_window = 1, window = 1;
+    std::set<Id> outstanding;  // admitted there and not ended, canceled ones too
+    std::deque<Id> waiting;    // to be offered, oldest first
+    asio::steady_timer pause;
+    std::string last_error;
+    std::int64_t answered = 0;
+  };
+
+  /// One agent's part in one request.
+  struct Share {
+    enum class Stage { none, waiting, sent, received, lost };
+    bool open() const { return stage == Stage::waiting || stage == Stage::sent; }
+    Stage stage = Stage::none;
+    std::vector<std::uint32_t> tags;  // not yet received
+    bool must_come = false;           // one of its values may not be absent
+    DeviceReport report;
+    Clock::time_point sent_at, decided_at;
+    std::string why;  // lost
+  };
+
+  struct Job {
+    explicit Job(asio::io_context& io) : timer(io) {}
+    Id id = 0;
+    Request request;
+    std::function<void(Response)> on_done;
+    Clock::time_point submitted, launched, deadline;
+    std::shared_ptr<const Programs::Ranks> programs;
+    std::vector<Share> shares;
+    bool running = false;
+    bool overdue = false;  // the lateness limit passed and nothing had come
+    asio::steady_timer timer;
+  };
+
+  State(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> fusion,
+        AggregatorOptions wanted)
+      : options(std::move(wanted)),
+        programs(plan),
+        compute(std::move(fusion),
+                [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {
+    for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) add_peer(rank, bundle.identity());
+  }
+
+  const plan::Plan& plan() const { return programs.plan(); }
+  void log(const std::string& line) const {
+    if (options.log) options.log(line);
+  }
+  std::size_t own_rank() const { return plan().parts.size(); }
+
+  // Agents.
+  void add_peer(std::size_t rank, const std::string& identity);
+  void joined(Peer& peer, const net::Welcome& welcome);
+  void lost(Peer& peer, const std::string& why);
+  void lose_open(Peer& peer, Share::Stage stage, const std::string& why);
+  void dial_failed(Peer& peer, const std::string& why);
+  void receive(Peer& peer, net::Connection::Received received);
+  void take_value(Peer& peer, net::ValueMessage message, std::uint64_t wire_bytes);
+  void take_busy(Peer& peer, Id id, std::uint64_t wire_bytes);
+  void take_end(Peer& peer, Id id, const std::string& why);
+  void release(Peer& peer, Id id);
+  void offer(Peer& peer);
+  void send_admit(Peer& peer, Job& job);
+  void count_joined();
+  std::string who_is_missing() const;
+
+  // Requests.
+  void start(std::shared_ptr<Job> job);
+  std::string objection(Job& job);
+  void launch_next();
+  void launch(Job& job);
+  Clock::time_point late_at(const Job& job) const;
+  void set_timer(Job& job, Clock::time_point at);
+  void timer_fired(Id id);
+  void give_up_late(Job& job, Clock::time_point now);
+  bool lose(Id id, std::size_t rank, const std::string& why);
+  void received_share(Job& job, Share& share);
+  void post_events(std::vector<Compute::Event> events);
+  void take(std::vector<Compute::Event> events);
+  void finish(Id id, Status status, const std::string& message,
+              net::Value output = net::Value::absent(), double fuse_s = 0);
+  Response response_of(const Job& job, Clock::time_point now) const;
+  void tidy_up_after(Job& job, bool computed);
+  Job* find_running(Id id);
+  void cancel(Id id);
+  void stop();
+  std::vector<AgentStatus> status() const;
+
+  AggregatorOptions options;
+  Programs programs;
+  asio::io_context io;  // outlives what its coroutines hold
+  std::uint32_t epoch = 1;
+  std::vector<std::unique_ptr<Peer>> peers;  // by rank
+  std::map<Id, std::shared_ptr<Job>> jobs;
+  std::deque<Id> queue;
+  int in_flight = 0;
+  bool draining = false, stopped = false;
+  std::vector<std::promise<void>> drained;
+  std::atomic<Id> next_id{1};
+
+  mutable std::mutex joined_mutex;
+  std::condition_variable joined_changed;
+  int num_joined = 0;  // guarded
+
+  Compute compute;  // before the I/O thread starts, after it has ended
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
+  std::thread thread;
+};
+
+// --- agents
+// ------------------------------------------------------------------------------------------------------------------
+
+void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) {
+  auto owned = std::make_unique<Peer>(io);
+  Peer& peer = *owned;
+  peer.rank = rank;
+  peer.device = plan().parts[rank].device;
+  const auto host = options.hosts.find(peer.device);
+  if (host == options.hosts.end())
+    throw std::invalid_argument("[aggregator] hosts: saw no address of '" + peer.device +
+                                "', needs one for each device");
+  peer.address = host->second;
+  net::Address::parse(peer.address);  // throws here, not on the I/O thread
+
+  net::DialOptions dial;
+  dial.address = peer.address;
+  dial.hello.role = net::Role::aggregator;
+  dial.hello.epoch = epoch;
+  dial.hello.bundle = identity;
+  dial.hello.plan = plan().name;
+  dial.hello.device = peer.device;
+  dial.hello.name = "aggregator";
+  dial.wrap = options.wrap_stream;
+  net::Dialer::Events events;
+  events.joined = [this, &peer](const net::Welcome& welcome) { joined(peer, welcome); };
+  events.message = [this, &peer](net::Connection::Received received) {
+    receive(peer, std::move(received));
+  };
+  events.lost = [this, &peer](const std::string& why) { lost(peer, why); };
+  events.failed = [this, &peer](const std::string& why) { dial_failed(peer, why); };
+  std::random_device seed;
+  peer.dialer = std::make_shared<net::Dialer>(io, std::move(dial), std::move(events), seed());
+  peers.push_back(std::move(owned));
+}
+
+void Aggregator::State::joined(Peer& peer, const net::Welcome& welcome) {
+  peer.draining = false;
+  peer.last_error.clear();
+  peer.offered_window = peer.window = std::max<std::size_t>(1, welcome.max_requests);
+  log("[" + peer.device + "] joined at " + peer.address);
+  count_joined();
+}
+
+void Aggregator::State::lost(Peer& peer, const std::string& why) {
+  peer.last_error = why;
+  peer.outstanding.clear();
+  peer.waiting.clear();
+  peer.pause.cancel();
+  if (!stopped) log("[" + peer.device + "] lost: " + why);
+  count_joined();
+  lose_open(peer, Share::Stage::waiting, "lost: " + why);
+  lose_open(peer, Share::Stage::sent, "lost: " + why);
+}
+
+void Aggregator::State::lose_open(Peer& peer, Share::Stage stage, const std::string& why) {
+  std::vector<Id> ids;
+  for (const auto& [id, job] : jobs)
+    if (job->running && job->shares[peer.rank].stage == stage) ids.push_back(id);
+  // One loss may end its request, and start another.
+  for (const auto id : ids)
+    if (const auto* job = find_running(id); job && job->shares[peer.rank].stage == stage)
+      lose(id, peer.rank, why);
+}
+
+void Aggregator::State::dial_failed(Peer& peer, const std::string& why) {
+  if (peer.last_error != why)
+    log("[" + peer.device + "] " + peer.address + ": " + why + "; dialling on");
+  peer.last_error = why;
+}
+
+void Aggregator::State::receive(Peer& peer, net::Connection::Received received) {
+  auto& message = received.message;
+  const auto& envelope = net::envelope_of(message);
+  if (auto* value = std::get_if<net::ValueMessage>(&message)) {
+    take_value(peer, std::move(*value), received.wire_bytes);
+  } else if (std::holds_alternative<net::Busy>(message)) {
+    take_busy(peer, envelope.request, received.wire_bytes);
+  } else if (std::holds_alternative<net::Done>(message)) {
+    take_end(peer, envelope.request, "ended without a value");
+  } else if (const auto* failed = std::get_if<net::Failed>(&message)) {
+    take_end(peer, envelope.request, "failed: " + failed->text);
+  } else if (const auto* abort = std::get_if<net::Abort>(&message)) {
+    take_end(peer, envelope.request, "aborted: " + abort->text);
+  } else if (std::holds_alternative<net::Drain>(message)) {
+    peer.draining = true;
+    peer.last_error = "draining";
+    log("[" + peer.device + "] draining");
+    count_joined();
+    lose_open(peer, Share::Stage::waiting, "draining");
+  } else if (!std::holds_alternative<net::Bye>(message)) {
+    peer.dialer->connection()->close(net::Errc::unexpected_message);
+  }
+}
+
+void Aggregator::State::take_value(Peer& peer, net::ValueMessage message,
+                                   std::uint64_t wire_bytes) {
+  if (message.last) release(peer, message.request);
+  auto* job = find_running(message.request);
+  // Late: of a request that is answered, or of another epoch.
+  if (!job || message.epoch != epoch) return;
+  auto& share = job->shares[peer.rank];
+  share.report.received_bytes += wire_bytes;
+  const auto tag = std::find(share.tags.begin(), share.tags.end(), message.tag);
+  if (share.stage != Share::Stage::sent || tag == share.tags.end()) return;
+  const auto& program = *job->programs->at(own_rank());
+  for (const auto& instruction : program.instructions) {
+    if (instruction.op != plan::Op::receive ||
+        instruction.peer != static_cast<std::int32_t>(peer.rank) || instruction.tag != message.tag)
+      continue;
+    const auto& info = info_of(program, instruction.result);
+    if (const auto wrong = mismatch(message.tensor, info); !wrong.empty()) {
+      lose(job->id, peer.rank, "value " + info.name + ": " + wrong);
+      return;
+    }
+  }
+  share.tags.erase(tag);
+  share.report.queued_s = message.queued_s;
+  share.report.compute_s = message.compute_s;
+  compute.deliver(job->id, static_cast<std::int32_t>(peer.rank), message.tag,
+                  std::move(message.tensor));
+  if (!share.tags.empty()) return;
+  ++peer.answered;
+  received_share(*job, share);
+}
+
+void Aggregator::State::take_busy(Peer& peer, Id id, std::uint64_t wire_bytes) {
+  peer.outstanding.erase(id);
+  peer.window = std::max<std::size_t>(1, peer.outstanding.size());
+  if (auto* job = find_running(id)) {
+    auto& share = job->shares[peer.rank];
+    share.report.received_bytes += wire_bytes;
+    if (share.stage == Share::Stage::sent) {
+      share.stage = Share::Stage::waiting;
+      peer.waiting.push_front(id);
+    }
+  }
+  if (!peer.joined()) return lose_open(peer, Share::Stage::waiting, "draining");
+  if (!peer.outstanding.empty() || peer.waiting.empty()) return;
+  // Somebody else's requests fill the agent: nothing of ours will end there and tell.
+  peer.pause.expires_after(busy_pause);
+  peer.pause.async_wait([this, &peer](error_code error) {
+    if (!error) offer(peer);
+  });
+}
+
+void Aggregator::State::take_end(Peer& peer, Id id, const std::string& why) {
+  release(peer, id);
+  auto* job = find_running(id);
+  if (job && job->shares[peer.rank].open()) lose(id, peer.rank, why);
+}
+
+/// The agent holds nothing of the request any more.
+void Aggregator::State::release(Peer& peer, Id id) {
+  peer.outstanding.erase(id);
+  if (peer.outstanding.empty() && peer.waiting.empty()) peer.window = peer.offered_window;
+  offer(peer);
+}
+
+void Aggregator::State::offer(Peer& peer) {
+  while (peer.joined() && !peer.waiting.empty() && peer.outstanding.size() < peer.window) {
+    const auto id = peer.waiting.front();
+    peer.waiting.pop_front();
+    auto* job = find_running(id);
+    if (job && job->shares[peer.rank].stage == Share::Stage::waiting) send_admit(peer, *job);
+  }
+}
+
+void Aggregator::State::send_admit(Peer& peer, Job& job) {
+  const auto& program = *job.programs->at(peer.rank);
+  const auto now = Clock::now();
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(job.deadline - now);
+  net::Admit admit;
+  admit.request = job.id;
+  admit.epoch = epoch;
+  admit.digest = program.digest;
+  admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
+  admit.batch = static_cast<std::uint32_t>(job.request.input.dims.at(0));
+  admit.tensor = job.request.input;
+  auto& share = job.shares[peer.rank];
+  share.stage = Share::Stage::sent;
+  share.sent_at = now;
+  share.report.sent_bytes += peer.dialer->connection()->send(admit);
+  peer.outstanding.insert(job.id);
+}
+
+void Aggregator::State::count_joined() {
+  const auto count =
+      std::count_if(peers.begin(), peers.end(), [](const auto& peer) { return peer->joined(); });
+  const std::lock_guard lock(joined_mutex);
+  num_joined = static_cast<int>(count);
+  joined_changed.notify_all();
+}
+
+/// "cam at 127.0.0.1:7103 (Connection refused)" for each agent that is not joined.
+std::string Aggregator::State::who_is_missing() const {
+  std::vector<std::string> missing;
+  for (const auto& peer : peers) {
+    if (peer->joined()) continue;
+    const auto& why = peer->last_error.empty() ? "not reached yet" : peer->last_error;
+    missing.push_back("'" + peer->device + "' at " + peer->address + " (" + why + ")");
+  }
+  return join(missing, ", ");
+}
+
+// --- requests
+// ----------------------------------------------------------------------------------------------------------------
+
+void Aggregator::State::start(std::shared_ptr<Job> job) {
+  const auto id = job->id;
+  jobs[id] = job;
+  if (draining || stopped)
+    return finish(id, Status::overloaded, "[submit] draining, no new requests");
+  if (const auto wrong = objection(*job); !wrong.empty())
+    return finish(id, Status::failed, "[submit] " + wrong);
+  if (job->deadline <= Clock::now())
+    return finish(id, Status::deadline, "[submit] deadline: has passed");
+  if (in_flight >= options.max_in_flight &&
+      queue.size() >= static_cast<std::size_t>(options.max_queue))
+    return finish(id, Status::overloaded,
+                  "[submit] queue: saw " + std::to_string(queue.size()) +
+                      " requests waiting, takes at most " + std::to_string(options.max_queue));
+  queue.push_back(id);
+  set_timer(*job, job->deadline);
+  launch_next();
+}
+
+/// Finds the programs. Returns what is wrong with the input, or empty.
+std::string Aggregator::State::objection(Job& job) {
+  const auto& input = job.request.input;
+  if (input.dims.empty() || input.dims[0] < 1 ||
+      input.dims[0] > std::numeric_limits<std::int32_t>::max())
+    return "input: saw " + shape_text(input.element, input.dims) +
+           ", needs a batch of 1 or more in front";
+  try {
+    job.programs = programs.find(input.dims[0]);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  for (const auto& program : *job.programs)
+    if (const auto* info = input_of(*program))
+      if (const auto wrong = mismatch(input, *info); !wrong.empty()) return "input: " + wrong;
+  return {};
+}
+
+void Aggregator::State::launch_next() {
+  while (in_flight < options.max_in_flight && !queue.empty()) {
+    const auto job = jobs.at(queue.front());
+    queue.pop_front();
+    if (job->deadline <= Clock::now())
+      finish(job->id, Status::deadline, "[queue] the deadline passed before its turn");
+    else
+      launch(*job);
+  }
+}
+
+void Aggregator::State::launch(Job& job) {
+  const auto id = job.id;
+  const auto batch = job.request.input.dims[0];
+  const auto& own = job.programs->at(own_rank());
+  job.running = true;
+  job.launched = Clock::now();
+  ++in_flight;
+  job.shares.resize(peers.size());
+  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
+    auto& share = job.shares[rank];
+    share.report.device = peers[rank]->device;
+    share.report.predicted_s = predicted_s(plan(), peers[rank]->device, batch);
+    if (job.programs->at(rank)->instructions.empty()) continue;
+    share.stage = Share::Stage::waiting;
+    share.sent_at = job.launched;
+    for (const auto& instruction : own->instructions) {
+      if (instruction.op != plan::Op::receive ||
+          instruction.peer != static_cast<std::int32_t>(rank))
+        continue;
+      share.tags.push_back(instruction.tag);
+      share.must_come = share.must_come || !instruction.may_be_absent;
+    }
+    if (!peers[rank]->joined()) continue;
+    peers[rank]->waiting.push_back(id);
+    offer(*peers[rank]);
+  }
+  std::vector<net::Value> inputs;
+  if (input_of(*own)) inputs.push_back(job.request.input);
+  compute.admit(id, own, std::move(inputs), job.deadline);
+  set_timer(job, late_at(job));
+  for (std::size_t rank = 0; rank < peers.size(); ++rank)
+    if (job.shares[rank].open() && !peers[rank]->joined() && !lose(id, rank, "not joined")) return;
+}
+
+/// When those who have not answered are given up. Requests that a device has before this one count
+/// too.
+Clock::time_point Aggregator::State::late_at(const Job& job) const {
+  const auto last = std::max(job.deadline - margin_of(job.request.deadline), job.launched);
+  if (job.request.require_all) return job.deadline;
+  double slowest_s = 0;
+  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
+    const auto& share = job.shares[rank];
+    if (!share.open() || !peers[rank]->joined()) continue;
+    if (share.report.predicted_s <= 0) return last;
+    const auto ahead = peers[rank]->outstanding.size() + peers[rank]->waiting.size();
+    slowest_s = std::max(
+        slowest_s, share.report.predicted_s * static_cast<double>(std::max<std::size_t>(1, ahead)));
+  }
+  const auto patience = std::max(Seconds(options.min_wait), Seconds(options.lateness * slowest_s));
+  // A prediction of hours must not overflow the clock.
+  if (patience >= Seconds(last - job.launched)) return last;
+  return job.launched + std::chrono::duration_cast<Clock::duration>(patience);
+}
+
+void Aggregator::State::set_timer(Job& job, Clock::time_point at) {
+  job.timer.expires_at(at);
+  job.timer.async_wait([this, id = job.id](error_code error) {
+    if (!error) timer_fired(id);
+  });
+}
+
+void Aggregator::State::timer_fired(Id id) {
+  const auto at = jobs.find(id);
+  if (at == jobs.end()) return;
+  auto& job = *at->second;
+  const auto now = Clock::now();
+  if (now < job.timer.expiry()) return;  // moved while this call was queued
+  if (now < job.deadline) return give_up_late(job, now);
+  if (!job.running)
+    return finish(id, Status::deadline, "[queue] the deadline passed before its turn");
+  std::vector<std::string> missing;
+  for (const auto& share : job.shares)
+    if (share.open()) missing.push_back("'" + share.report.device + "'");
+  finish(id, Status::deadline,
+         "[deadline] " + std::to_string(job.request.deadline.count()) + " ms passed" +
+             (missing.empty() ? "" : " without " + join(missing, ", ")));
+}
+
+/// The lateness limit: the answer comes from those who are there. Where nobody is, the first one is
+/// waited for.
+void Aggregator::State::give_up_late(Job& job, Clock::time_point now) {
+  const auto id = job.id;
+  const bool any = std::any_of(job.shares.begin(), job.shares.end(), [](const Share& share) {
+    return share.stage == Share::Stage::received;
+  });
+  set_timer(job, job.deadline);
+  if (!any) {
+    job.overdue = true;
+    return;
+  }
+  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - job.launched);
+  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
+    const auto& share = job.shares[rank];
+    if (!share.open() || share.must_come) continue;
+    log("[" + share.report.device + "] request " + std::to_string(id) + ": late after " +
+        std::to_string(waited.count()) + " ms");
+    if (!lose(id, rank, "late")) return;
+  }
+}
+
+/// The device's part will not come. False: that ended the request.
+bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
+  auto& job = *jobs.at(id);
+  auto& share = job.shares[rank];
+  share.stage = Share::Stage::lost;
+  share.decided_at = Clock::now();
+  share.why = why;
+  const auto& device = share.report.device;
+  const bool any = std::any_of(job.shares.begin(), job.shares.end(), [](const Share& other) {
+    return other.open() || other.stage == Share::Stage::received;
+  });
+  if (!any) {
+    std::vector<std::string> reasons;
+    for (const auto& other : job.shares)
+      if (other.stage == Share::Stage::lost && other.why != "not joined")
+        reasons.push_back("'" + other.report.device + "' " + other.why);
+    if (const auto away = who_is_missing(); !away.empty()) reasons.push_back("not joined: " + away);
+    finish(id, Status::no_device, "[infer] no device answers: " + join(reasons, "; "));
+    return false;
+  }
+  if (share.must_come || job.request.require_all) {
+    const auto& peer = *peers[rank];
+    finish(
+        id, Status::no_device,
+        "[infer] device '" + device + "' at " + peer.address + " is needed: " + why +
+            (why == "not joined" && !peer.last_error.empty() ? " (" + peer.last_error + ")" : ""));
+    return false;
+  }
+  for (const auto tag : std::exchange(share.tags, {}))
+    compute.deliver(id, static_cast<std::int32_t>(rank), tag, net::Value::absent());
+  return true;
+}
+
+void Aggregator::State::received_share(Job& job, Share& share) {
+  share.stage = Share::Stage::received;
+  share.decided_at = Clock::now();
+  share.report.present = true;
+  share.report.round_trip_s = Seconds(share.decided_at - share.sent_at).count();
+  if (!job.overdue) return;
+  job.overdue = false;
+  // The first of a late company: the others get a moment.
+  const auto last = job.deadline - margin_of(job.request.deadline);
+  set_timer(job, std::min(last, share.decided_at + options.min_wait));
+}
+
+/// Compute thread.
+void Aggregator::State::post_events(std::vector<Compute::Event> events) {
+  asio::post(io, [this, events = std::move(events)]() mutable { take(std::move(events)); });
+}
+
+void Aggregator::State::take(std::vector<Compute::Event> events) {
+  using What = Compute::Event::What;
+  for (auto& event : events) {
+    if (!find_running(event.id)) continue;
+    if (event.what == What::output)
+      finish(event.id, Status::answered, "", std::move(event.value), event.times.compute_s);
+    else if (event.what == What::failed)
+      finish(event.id, Status::failed, event.text);
+  }
+}
+
+void Aggregator::State::finish(Id id, Status status, const std::string& message, net::Value output,
+                               double fuse_s) {
+  const auto job = jobs.at(id);
+  jobs.erase(id);
+  job->timer.cancel();
+  if (!job->running) {
+    const auto at = std::find(queue.begin(), queue.end(), id);
+    if (at != queue.end()) queue.erase(at);
+  }
+  auto response = response_of(*job, Clock::now());
+  response.status = status;
+  response.message = message;
+  response.output = std::move(output);
+  response.fuse_s = fuse_s;
+  try {
+    job->on_done(std::move(response));
+  } catch (const std::exception& error) {
+    log("[infer] request " + std::to_string(id) + ": the callback threw: " + error.what());
+  }
+  if (job->running) {
+    --in_flight;
+    tidy_up_after(*job, status == Status::answered || status == Status::failed);
+  }
+  if (jobs.empty() && draining)
+    for (auto& waiter : std::exchange(drained, {})) waiter.set_value();
+  launch_next();
+}
+
+Response Aggregator::State::response_of(const Job& job, Clock::time_point now) const {
+  Response response;
+  response.total_s = Seconds(now - job.submitted).count();
+  response.queue_s = Seconds((job.running ? job.launched : now) - job.submitted).count();
+  double slowest_s = 0;
+  for (const auto& share : job.shares) {
+    if (share.stage == Share::Stage::none) continue;
+    response.devices.push_back(share.report);
+    // Waiting for a device that is late is its time, not ours.
+    const auto until = share.open() ? now : share.decided_at;
+    slowest_s = std::max(slowest_s, Seconds(until - share.sent_at).count());
+  }
+  response.overhead_s = std::max(0.0, response.total_s - response.queue_s - slowest_s);
+  return response;
+}
+
+/// Whoever still works on it need not.
+void Aggregator::State::tidy_up_after(Job& job, bool computed) {
+  if (!computed) compute.cancel(job.id);
+  for (auto& peer : peers) {
+    std::erase(peer->waiting, job.id);
+    if (!peer->outstanding.count(job.id) || !peer->dialer->connection()) continue;
+    net::Cancel cancel;
+    cancel.request = job.id;
+    cancel.epoch = epoch;
+    peer->dialer->connection()->send(cancel);
+  }
+}
+
+Aggregator::State::Job* Aggregator::State::find_running(Id id) {
+  const auto at = jobs.find(id);
+  return at != jobs.end() && at->second->running ? at->second.get() : nullptr;
+}
+
+void Aggregator::State::cancel(Id id) {
+  if (jobs.count(id)) finish(id, Status::canceled, "[infer] canceled");
+}
+
+void Aggregator::State::stop() {
+  stopped = draining = true;
+  queue.clear();
+  while (!jobs.empty())
+    finish(jobs.begin()->first, Status::canceled, "[infer] the aggregator stops");
+  for (auto& peer : peers) peer->dialer->stop();
+  work.reset();
+  io.stop();
+}
+
+std::vector<AgentStatus> Aggregator::State::status() const {
+  std::vector<AgentStatus> list;
+  for (const auto& peer : peers) {
+    AgentStatus agent;
+    agent.device = peer->device;
+    agent.address = peer->address;
+    agent.connected = peer->joined();
+    agent.last_error = peer->last_error;
+    agent.answered = peer->answered;
+    if (const auto& connection = peer->dialer->connection()) {
+      agent.memory_bytes = connection->last_pong().memory_bytes;
+      agent.round_trip_s = connection->round_trip().count();
+    }
+    agent.queued = static_cast<std::int64_t>(peer->outstanding.size() + peer->waiting.size());
+    list.push_back(std::move(agent));
+  }
+  return list;
+}
+
+// --- the public face
+// ---------------------------------------------------------------------------------------------------------
+
+Aggregator::Aggregator(const plan::Bundle& bundle, const plan::Plan& plan,
+                       std::unique_ptr<Engine> fusion, AggregatorOptions options) {
+  options.check();
+  state_ = std::make_shared<State>(bundle, plan, std::move(fusion), std::move(options));
+  for (auto& peer : state_->peers) peer->dialer->start();
+  state_->work.emplace(state_->io.get_executor());
+  state_->thread = std::thread([state = state_.get()] { state->io.run(); });
+}
+
+Aggregator::~Aggregator() {
+  asio::post(state_->io, [state = state_.get()] { state->stop(); });
+  state_->thread.join();
+}
+
+int Aggregator::wait_for_agents(int count, std::chrono::milliseconds timeout) {
+  const int wanted = count > 0 ? count : static_cast<int>(state_->peers.size());
+  std::unique_lock lock(state_->joined_mutex);
+  state_->joined_changed.wait_for(lock, timeout, [&] { return state_->num_joined >= wanted; });
+  return state_->num_joined;
+}
+
+std::uint64_t Aggregator::submit(Request request, std::function<void(Response)> on_done) {
+  const auto job = std::make_shared<State::Job>(state_->io);
+  job->id = state_->next_id++;
+  job->request = std::move(request);
+  job->on_done = std::move(on_done);
+  job->submitted = Clock::now();
+  job->deadline = job->submitted + std::min(job->request.deadline, longest_deadline);
+  asio::post(state_->io, [state = state_.get(), job] { state->start(job); });
+  return job->id;
+}
+
+void Aggregator::cancel(std::uint64_t id) {
+  asio::post(state_->io, [state = state_.get(), id] { state->cancel(id); });
+}
+
+std::vector<AgentStatus> Aggregator::status() const {
+  if (state_->io.get_executor().running_in_this_thread()) return state_->status();
+  const auto promise = std::make_shared<std::promise<std::vector<AgentStatus>>>();
+  asio::post(state_->io, [state = state_.get(), promise] { promise->set_value(state->status()); });
+  return promise->get_future().get();
+}
+
+void Aggregator::drain() {
+  std::promise<void> promise;
+  auto drained = promise.get_future();
+  asio::post(state_->io, [state = state_.get(), promise = std::move(promise)]() mutable {
+    state->draining = true;
+    if (state->jobs.empty())
+      promise.set_value();
+    else
+      state->drained.push_back(std::move(promise));
+  });
+  drained.get();
+}
+
+asio::io_context& Aggregator::io() { return state_->io; }
+const plan::Plan& Aggregator::plan() const { return state_->plan(); }
+
+}  // namespace cleave::infer

@@ -8,6 +8,13 @@
 #include "infer/service.hpp"
 #include "optimizer/plan/bundle.hpp"
 
+namespace boost::asio {
+class io_context;
+}
+namespace cleave::net {
+class Stream;
+}
+
 namespace cleave::infer {
 
 struct AggregatorOptions {
@@ -17,17 +24,29 @@ struct AggregatorOptions {
   int max_queue = 64;
   /// Requests in flight at once, over all agents.
   int max_in_flight = 4;
-  /// A late device is waited for until min(deadline, lateness · its predicted time), at least min_wait.
+  /// A late device is waited for until min(deadline, lateness · its predicted time), at least
+  /// min_wait. The prediction is scaled by the batch and by the requests that the device has before
+  /// this one; without one the deadline decides.
   double lateness = 3;
   std::chrono::milliseconds min_wait{50};
+  /// One line for each thing worth knowing, on the I/O thread.
   std::function<void(const std::string&)> log;
+  /// Puts a stream over each connection's: TLS, or a test's recorder.
+  std::function<std::unique_ptr<net::Stream>(std::unique_ptr<net::Stream>)> wrap_stream;
+  /// Throws std::invalid_argument.
+  void check() const;
 };
 
-/// Fans out, waits, merges, answers. Dials the agents with back-off; one that starts late is joined; one that dies is an
-/// outcome. Owns its I/O thread and its compute thread. Thread-safe.
+/// Fans out, waits, merges, answers. Dials the agents with back-off; one that starts late is
+/// joined; one that dies or is late is an outcome: the answer comes from the rest and says so, and
+/// no request is answered after its deadline.
+///
+/// Owns its I/O thread and its compute thread. Thread-safe, except that drain() and the destructor,
+/// which answers what is in flight with `canceled`, must not be called from a callback.
 class Aggregator : public Service {
  public:
-  Aggregator(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> fusion, AggregatorOptions options);
+  Aggregator(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> fusion,
+             AggregatorOptions options);
   ~Aggregator() override;
   /// Waits until `count` agents are joined (0: all), at most `timeout`. Returns how many are.
   int wait_for_agents(int count, std::chrono::milliseconds timeout);
@@ -38,36 +57,51 @@ class Aggregator : public Service {
   void drain();
 
  private:
+  friend class Server;  // its connections live on this I/O thread: no hand-over between client and
+                        // aggregator
+  boost::asio::io_context& io();
+  const plan::Plan& plan() const;
+
   struct State;
   std::shared_ptr<State> state_;
 };
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";
+  /// Listening beyond loopback needs this until there is TLS.
   bool insecure = false;
+  /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
+  /// On the I/O thread.
   std::function<void(const std::string&)> log;
 };
 
-/// The native protocol in front of an aggregator (`cleave serve`). run() blocks until drain() or stop().
+/// The native protocol in front of an aggregator (`cleave serve`), on the aggregator's I/O thread.
+/// Ends before the aggregator.
 class Server {
  public:
+  /// Listens. Throws std::system_error where the port cannot be bound, std::invalid_argument beyond
+  /// loopback.
   Server(Aggregator& aggregator, const plan::Bundle& bundle, ServerOptions options);
   ~Server();
+  /// Accepts clients; blocks until drained or stopped.
   void run();
+  /// Any thread: no new requests; run() returns when those in flight are answered.
   void drain();
+  /// Any thread: run() returns now; open requests are canceled.
   void stop();
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 /// A connection to a running server (`cleave infer --via`): many requests in flight over it.
 class Client : public Service {
  public:
   /// Throws std::runtime_error "[host:port] cannot connect: …" or when the handshake is refused.
-  explicit Client(const std::string& address, std::chrono::milliseconds timeout = std::chrono::seconds(5));
+  explicit Client(const std::string& address,
+                  std::chrono::milliseconds timeout = std::chrono::seconds(5));
   ~Client() override;
   std::uint64_t submit(Request request, std::function<void(Response)> on_done) override;
   void cancel(std::uint64_t id) override;

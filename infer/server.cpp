@@ -1,0 +1,336 @@
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <nlohmann/json.hpp>
+
+#include "infer/aggregator.hpp"
+#include "model/config/hugging_face.hpp"
+#include "net/mesh.hpp"
+
+namespace cleave::infer {
+namespace {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+using net::Connection;
+
+constexpr auto handshake_timeout = 5s;
+constexpr auto leave_timeout = 2s;
+constexpr net::Limits greeting_limits{0, 4096, 1024};
+
+Request request_of(net::InferRequest message) {
+  Request request;
+  request.deadline = std::chrono::milliseconds(message.deadline_ms);
+  request.require_all = message.require_all;
+  request.input = std::move(message.tensor);
+  return request;
+}
+
+net::InferAnswer answer_of(std::uint64_t request, Response response) {
+  net::InferAnswer answer;
+  answer.request = request;
+  answer.last = true;
+  answer.status = static_cast<std::uint8_t>(response.status);
+  answer.text = response.message.substr(0, 4000);
+  answer.queue_s = response.queue_s;
+  answer.fuse_s = response.fuse_s;
+  answer.total_s = response.total_s;
+  answer.overhead_s = response.overhead_s;
+  for (const auto& report : response.devices) {
+    net::InferAnswer::Device device;
+    device.device = report.device;
+    device.present = report.present;
+    device.queued_s = report.queued_s;
+    device.compute_s = report.compute_s;
+    device.round_trip_s = report.round_trip_s;
+    device.predicted_s = report.predicted_s;
+    device.sent_bytes = report.sent_bytes;
+    device.received_bytes = report.received_bytes;
+    answer.devices.push_back(std::move(device));
+  }
+  if (response.status == Status::answered) answer.tensor = std::move(response.output);
+  return answer;
+}
+
+net::StatusReply reply_of(const std::vector<AgentStatus>& agents) {
+  net::StatusReply reply;
+  for (const auto& agent : agents) {
+    net::StatusReply::Agent line;
+    line.device = agent.device;
+    line.address = agent.address;
+    line.connected = agent.connected;
+    line.last_error = agent.last_error;
+    line.memory_bytes = agent.memory_bytes;
+    line.round_trip_s = agent.round_trip_s;
+    line.queued = agent.queued;
+    line.answered = agent.answered;
+    reply.agents.push_back(std::move(line));
+  }
+  return reply;
+}
+
+}  // namespace
+
+/// Lives on the aggregator's I/O thread; its coroutines keep it alive.
+struct Server::State : std::enable_shared_from_this<Server::State> {
+  struct Session {
+    std::shared_ptr<Connection> connection;
+    std::string name;
+    std::map<std::uint64_t, std::uint64_t> open;  // client's request -> ours
+  };
+
+  State(Aggregator& to, const plan::Bundle& bundle, ServerOptions wanted)
+      : aggregator(to),
+        io(to.io()),
+        options(std::move(wanted)),
+        listener(io, options.listen, options.insecure),
+        leaving_timer(io) {
+    welcome.bundle = bundle.identity();
+    welcome.plan = to.plan().name;
+    auto config = model::config_to_json(to.plan().teacher);
+    config["processing"] = model::processing_to_json(to.plan().teacher.processing);
+    welcome.model_json = config.dump();
+  }
+
+  void log(const std::string& line) const {
+    if (options.log) options.log(line);
+  }
+  void start();
+  void accept(asio::ip::tcp::socket socket);
+  asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer);
+  asio::awaitable<void> refuse(std::shared_ptr<Connection> connection, std::string text);
+  asio::awaitable<void> attend(std::shared_ptr<Session> session);
+  bool handle(const std::shared_ptr<Session>& session, net::Message message);
+  void infer(const std::shared_ptr<Session>& session, net::InferRequest message);
+  void answer(const std::shared_ptr<Session>& session, std::uint64_t request, Response response);
+  void cancel(Session& session, std::uint64_t request);
+  void end(const std::shared_ptr<Session>& session);
+  void drain();
+  void leave_when_idle();
+  void stop();
+  void wait_until_ended();
+
+  Aggregator& aggregator;
+  asio::io_context& io;
+  ServerOptions options;
+  net::Welcome welcome;
+  net::Listener listener;
+  asio::steady_timer leaving_timer;
+  std::set<std::shared_ptr<Session>> sessions;
+  std::size_t num_open = 0;
+  bool draining = false, leaving = false;
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool ended = false;  // guarded
+};
+
+void Server::State::start() {
+  if (draining) return;
+  net::spawn(io, listener.run([weak = weak_from_this()](asio::ip::tcp::socket socket) {
+    if (const auto self = weak.lock()) self->accept(std::move(socket));
+  }),
+             [weak = weak_from_this()](const std::string& why) {
+               if (const auto self = weak.lock()) self->log("[listen] " + why);
+             });
+}
+
+void Server::State::accept(asio::ip::tcp::socket socket) {
+  boost::system::error_code ignored;
+  const auto peer = net::to_text(socket.remote_endpoint(ignored));
+  net::ConnectionOptions settings;
+  settings.limits = greeting_limits;
+  auto connection =
+      std::make_shared<Connection>(io, net::tcp_stream(std::move(socket)), std::move(settings));
+  net::spawn(io, serve(std::move(connection), peer),
+             [self = shared_from_this(), peer](const std::string& why) {
+               self->log("[" + peer + "] connection: " + why);
+             });
+}
+
+asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connection,
+                                           std::string peer) {
+  const auto self = shared_from_this();
+  connection->expire_after(handshake_timeout);
+  auto receiving = connection->receive();
+  auto received = co_await std::move(receiving);
+  if (!received) {
+    log("[" + peer + "] handshake: " + received.error().message());
+    co_return;
+  }
+  const auto* hello = std::get_if<net::Hello>(&received->message);
+  if (!hello || hello->role != net::Role::client || draining) {
+    const std::string wrong = draining ? "draining, no new clients"
+                                       : "handshake: this is a server, needs the hello of a client";
+    log("[" + peer + "] refused: " + wrong);
+    auto refusing = refuse(connection, wrong);
+    co_await std::move(refusing);
+    co_return;
+  }
+  const auto session = std::make_shared<Session>();
+  session->connection = connection;
+  session->name = peer;
+  connection->send(welcome);
+  connection->expire_after(0ms);
+  connection->set_limits(net::Limits{});
+  connection->start_heartbeat();
+  sessions.insert(session);
+  auto attending = attend(session);
+  co_await std::move(attending);
+  end(session);
+}
+
+asio::awaitable<void> Server::State::refuse(std::shared_ptr<Connection> connection,
+                                            std::string text) {
+  net::Refused refused;
+  refused.text = std::move(text);
+  connection->send(refused);
+  auto finishing = connection->finish(1s);
+  co_await std::move(finishing);
+  // Closing with bytes unread would take the refusal back.
+  auto receiving = connection->receive();
+  co_await std::move(receiving);
+  connection->close(net::Errc::refused);
+}
+
+asio::awaitable<void> Server::State::attend(std::shared_ptr<Session> session) {
+  while (true) {
+    auto receiving = session->connection->receive();
+    auto received = co_await std::move(receiving);
+    if (!received) co_return;
+    if (!handle(session, std::move(received->message)))
+      session->connection->close(net::Errc::unexpected_message);
+  }
+}
+
+/// False: the message does not belong here.
+bool Server::State::handle(const std::shared_ptr<Session>& session, net::Message message) {
+  if (auto* request = std::get_if<net::InferRequest>(&message)) {
+    infer(session, std::move(*request));
+  } else if (const auto* wish = std::get_if<net::Cancel>(&message)) {
+    cancel(*session, wish->request);
+  } else if (const auto* status = std::get_if<net::StatusRequest>(&message)) {
+    auto reply = reply_of(aggregator.status());
+    reply.request = status->request;
+    session->connection->send(reply);
+  } else {
+    return std::holds_alternative<net::Bye>(message);
+  }
+  return true;
+}
+
+void Server::State::infer(const std::shared_ptr<Session>& session, net::InferRequest message) {
+  const auto request = message.request;
+  Response refusal;
+  refusal.status = Status::overloaded;
+  refusal.message = "[serve] draining, no new requests";
+  if (draining) {
+    session->connection->send(answer_of(request, std::move(refusal)));
+    return;
+  }
+  if (session->open.count(request)) {
+    refusal.status = Status::failed;
+    refusal.message = "[serve] request " + std::to_string(request) + ": is in flight already";
+    session->connection->send(answer_of(request, std::move(refusal)));
+    return;
+  }
+  ++num_open;
+  session->open[request] =
+      aggregator.submit(request_of(std::move(message)),
+                        [self = shared_from_this(), session, request](Response response) {
+                          self->answer(session, request, std::move(response));
+                        });
+}
+
+void Server::State::answer(const std::shared_ptr<Session>& session, std::uint64_t request,
+                           Response response) {
+  --num_open;
+  session->open.erase(request);
+  session->connection->send(answer_of(request, std::move(response)));
+  if (draining) leave_when_idle();
+}
+
+void Server::State::cancel(Session& session, std::uint64_t request) {
+  const auto at = session.open.find(request);
+  if (at != session.open.end()) aggregator.cancel(at->second);
+}
+
+/// The client has gone: nobody waits for its answers.
+void Server::State::end(const std::shared_ptr<Session>& session) {
+  for (const auto& [request, id] : session->open) aggregator.cancel(id);
+  sessions.erase(session);
+  if (leaving && sessions.empty()) stop();
+}
+
+void Server::State::drain() {
+  if (draining) return;
+  draining = true;
+  log("[serve] draining: " + std::to_string(num_open) + " requests left");
+  listener.close();
+  for (const auto& session : sessions) session->connection->send(net::Drain{});
+  leave_when_idle();
+}
+
+void Server::State::leave_when_idle() {
+  if (leaving || num_open > 0) return;
+  leaving = true;
+  if (sessions.empty()) return stop();
+  for (const auto& session : sessions) {
+    session->connection->send(net::Bye{});
+    net::spawn(io, session->connection->finish(leave_timeout), {});
+  }
+  leaving_timer.expires_after(leave_timeout);
+  leaving_timer.async_wait([self = shared_from_this()](boost::system::error_code error) {
+    if (!error) self->stop();
+  });
+}
+
+void Server::State::stop() {
+  draining = leaving = true;
+  listener.close();
+  leaving_timer.cancel();
+  for (const auto& session : sessions) session->connection->close(net::Errc::closed);
+  const std::lock_guard lock(mutex);
+  ended = true;
+  changed.notify_all();
+}
+
+void Server::State::wait_until_ended() {
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [this] { return ended; });
+}
+
+Server::Server(Aggregator& aggregator, const plan::Bundle& bundle, ServerOptions options)
+    : state_(std::make_shared<State>(aggregator, bundle, std::move(options))) {}
+
+Server::~Server() {
+  stop();
+  state_->wait_until_ended();
+}
+
+void Server::run() {
+  if (state_->listener.is_exposed() && state_->options.log)
+    state_->options.log("[listen] " + state_->listener.address() +
+                        ": reachable by everybody on the network, nothing protects it");
+  asio::post(state_->io, [state = state_] { state->start(); });
+  if (state_->options.on_listening) state_->options.on_listening(state_->listener.address());
+  state_->wait_until_ended();
+}
+
+void Server::drain() {
+  asio::post(state_->io, [state = state_] { state->drain(); });
+}
+
+void Server::stop() {
+  asio::post(state_->io, [state = state_] { state->stop(); });
+}
+
+}  // namespace cleave::infer

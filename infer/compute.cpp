@@ -1,0 +1,152 @@
+#include "infer/compute.hpp"
+
+#include <exception>
+#include <future>
+#include <utility>
+
+namespace cleave::infer {
+namespace {
+
+/// More shapes than anybody uses at once; a client that tries every batch cannot fill the memory.
+constexpr std::size_t max_cached_shapes = 32;
+
+}  // namespace
+
+Compute::Compute(std::unique_ptr<Engine> engine, OnEvents on_events)
+    : on_events_(std::move(on_events)) {
+  std::promise<void> prepared;
+  auto ready = prepared.get_future();
+  thread_ =
+      std::thread([this, prepared = std::move(prepared), owned = std::move(engine)]() mutable {
+        try {
+          owned->prepare();
+        } catch (...) {
+          owned.reset();
+          prepared.set_exception(std::current_exception());
+          return;
+        }
+        prepared.set_value();
+        Executor executor(*owned, hooks());
+        work(executor);
+      });
+  try {
+    ready.get();
+  } catch (...) {
+    thread_.join();
+    throw;
+  }
+}
+
+Compute::~Compute() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void Compute::admit(RequestId id, std::shared_ptr<const plan::Program> program,
+                    std::vector<net::Value> inputs, Clock::time_point deadline) {
+  // Whoever decides that a value is late says so by delivering an absent one.
+  post(id, [id, program = std::move(program), inputs = std::move(inputs), deadline](
+               Executor& executor) { executor.admit(id, program, inputs, deadline, deadline); });
+}
+
+void Compute::deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value) {
+  post(id, [id, peer, tag, value = std::move(value)](Executor& executor) {
+    executor.deliver(id, peer, tag, value);
+  });
+}
+
+void Compute::cancel(RequestId id) {
+  post(id, [this, id](Executor& executor) {
+    executor.cancel(id);
+    Event event;
+    event.what = Event::What::dropped;
+    event.id = id;
+    events_.push_back(std::move(event));
+  });
+}
+
+void Compute::post(RequestId id, Task task) {
+  {
+    const std::lock_guard lock(mutex_);
+    inbox_.emplace_back(id, std::move(task));
+  }
+  wake_.notify_one();
+}
+
+void Compute::work(Executor& executor) {
+  std::vector<std::pair<RequestId, Task>> tasks;
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    tasks.swap(inbox_);
+    lock.unlock();
+    for (const auto& [id, task] : tasks) perform(executor, id, task);
+    tasks.clear();
+    const bool busy = executor.step(Clock::now());
+    hand_over_events();
+    const auto timer = executor.next_timer();
+    lock.lock();
+    if (busy) continue;
+    const auto awake = [this] { return stopping_ || !inbox_.empty(); };
+    if (timer)
+      wake_.wait_until(lock, *timer, awake);
+    else
+      wake_.wait(lock, awake);
+  }
+}
+
+/// An exception (no memory) ends the request, not the thread.
+void Compute::perform(Executor& executor, RequestId id, const Task& task) {
+  try {
+    task(executor);
+  } catch (const std::exception& error) {
+    executor.cancel(id);
+    Event event;
+    event.what = Event::What::failed;
+    event.id = id;
+    event.text = error.what();
+    events_.push_back(std::move(event));
+  }
+}
+
+Executor::Hooks Compute::hooks() {
+  using What = Event::What;
+  Executor::Hooks hooks;
+  hooks.send = [this](RequestId id, std::int32_t peer, std::uint32_t tag, const net::Value& value,
+                      const RunTimes& times) {
+    events_.push_back({What::send, id, peer, tag, value, times, {}});
+  };
+  hooks.output = [this](RequestId id, const net::Value& value, const RunTimes& times) {
+    events_.push_back({What::output, id, -1, 0, value, times, {}});
+  };
+  hooks.failed = [this](RequestId id, const std::string& text) {
+    events_.push_back({What::failed, id, -1, 0, {}, {}, text});
+  };
+  hooks.finished = [this](RequestId id) {
+    events_.push_back({What::finished, id, -1, 0, {}, {}, {}});
+  };
+  hooks.dropped = [this](RequestId id) {
+    events_.push_back({What::dropped, id, -1, 0, {}, {}, {}});
+  };
+  return hooks;
+}
+
+void Compute::hand_over_events() {
+  if (events_.empty()) return;
+  on_events_(std::exchange(events_, {}));
+}
+
+std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch) {
+  if (const auto known = cache_.find(batch); known != cache_.end()) return known->second;
+  auto ranks = std::make_shared<Ranks>();
+  for (auto& program : plan::compile(plan_, plan::RequestShape{batch}))
+    ranks->push_back(std::make_shared<const plan::Program>(std::move(program)));
+  if (cache_.size() >= max_cached_shapes) cache_.clear();
+  cache_[batch] = ranks;
+  return ranks;
+}
+
+}  // namespace cleave::infer

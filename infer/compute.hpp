@@ -1,0 +1,80 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "infer/executor.hpp"
+#include "optimizer/plan/plan.hpp"
+
+namespace cleave::infer {
+
+/// The compute thread: an executor that runs whenever something is ready, and sleeps else. The
+/// other threads hand it requests and values and get events back; the engine is prepared, used and
+/// freed on it alone.
+class Compute {
+ public:
+  using RequestId = Executor::RequestId;
+  struct Event {
+    enum class What { send, output, failed, finished, dropped };
+    What what = What::finished;
+    RequestId id = 0;
+    std::int32_t peer = -1;  // send
+    std::uint32_t tag = 0;   // send
+    net::Value value;        // send, output
+    RunTimes times;          // send, output
+    std::string text;        // failed
+  };
+  /// Called on the compute thread with what one step brought, in order.
+  using OnEvents = std::function<void(std::vector<Event>)>;
+
+  /// Starts the thread and waits until the engine is prepared; throws what prepare() throws.
+  Compute(std::unique_ptr<Engine> engine, OnEvents on_events);
+  /// Ends after the instruction that runs.
+  ~Compute();
+
+  /// Any thread.
+  void admit(RequestId id, std::shared_ptr<const plan::Program> program,
+             std::vector<net::Value> inputs, Clock::time_point deadline);
+  void deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
+  /// Answered by `dropped`, once nothing of the request is held any more.
+  void cancel(RequestId id);
+
+ private:
+  using Task = std::function<void(Executor&)>;
+  void post(RequestId id, Task task);
+  void work(Executor& executor);
+  void perform(Executor& executor, RequestId id, const Task& task);
+  Executor::Hooks hooks();
+  void hand_over_events();
+
+  OnEvents on_events_;
+  std::vector<Event> events_;  // compute thread only
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::pair<RequestId, Task>> inbox_;  // guarded
+  bool stopping_ = false;                          // guarded
+  std::thread thread_;
+};
+
+/// The programs of all ranks by batch, compiled once. I/O thread only.
+class Programs {
+ public:
+  using Ranks = std::vector<std::shared_ptr<const plan::Program>>;
+  explicit Programs(plan::Plan plan) : plan_(std::move(plan)) {}
+  /// Throws std::invalid_argument where there is none for the shape.
+  std::shared_ptr<const Ranks> find(std::int64_t batch);
+  const plan::Plan& plan() const { return plan_; }
+
+ private:
+  plan::Plan plan_;
+  std::map<std::int64_t, std::shared_ptr<const Ranks>> cache_;
+};
+
+}  // namespace cleave::infer

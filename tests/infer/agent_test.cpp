@@ -1,0 +1,471 @@
+#include "infer/agent.hpp"
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
+#include <gtest/gtest.h>
+
+#include "infer/compute.hpp"
+#include "net/mesh.hpp"
+#include "optimizer/plan/program.hpp"
+#include "tests/infer/fake_parts.hpp"
+
+namespace cleave::infer {
+namespace {
+
+using namespace std::chrono_literals;
+using boost::asio::ip::tcp;
+using net::Message;
+
+template <class Action>
+std::string text_of_error(Action action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+/// An aggregator made of a blocking socket: what an agent says to each message, in order.
+class Caller {
+ public:
+  explicit Caller(const std::string& address) : socket_(io_) {
+    const auto parsed = net::Address::parse(address);
+    socket_.connect(tcp::endpoint(boost::asio::ip::make_address(parsed.host),
+                                  static_cast<std::uint16_t>(std::stoi(parsed.port))));
+    socket_.set_option(tcp::no_delay(true));
+  }
+  /// A write that fails shows as a closed connection.
+  void write(const std::string& bytes) {
+    boost::system::error_code closed;
+    boost::asio::write(socket_, boost::asio::buffer(bytes), closed);
+  }
+  void send(const Message& message) {
+    const auto frame = net::encode(message);
+    const std::array<boost::asio::const_buffer, 2> parts{
+        boost::asio::buffer(frame.head),
+        boost::asio::buffer(frame.payload.data(), frame.payload.size())};
+    boost::system::error_code closed;
+    boost::asio::write(socket_, parts, closed);
+  }
+  /// The next message that is no ping; a `Bye` with request 404 where the agent closed.
+  Message receive() {
+    while (true) {
+      auto message = receive_any();
+      if (!std::holds_alternative<net::Ping>(message)) return message;
+    }
+  }
+  template <class M>
+  M receive_as() {
+    auto message = receive();
+    EXPECT_TRUE(std::holds_alternative<M>(message)) << "saw " << name_of(net::kind_of(message));
+    return std::holds_alternative<M>(message) ? std::get<M>(message) : M{};
+  }
+  /// Everything sent before has been dealt with: the agent answers in order.
+  void wait_until_heard() {
+    net::Ping ping;
+    ping.stamp = 1;
+    send(ping);
+    receive_as<net::Pong>();
+  }
+  bool is_closed() { return net::envelope_of(receive()).request == 404; }
+
+ private:
+  Message receive_any() {
+    net::Bye closed;
+    closed.request = 404;
+    std::vector<std::byte> head(net::header_bytes);
+    boost::system::error_code error;
+    boost::asio::read(socket_, boost::asio::buffer(head), error);
+    if (error) return closed;
+    const auto header = net::decode_header(head.data(), {});
+    if (!header) return closed;
+    std::vector<std::byte> body(header->body_length);
+    boost::asio::read(socket_, boost::asio::buffer(body), error);
+    std::byte* at = nullptr;
+    auto payload = net::Buffer::allocate(header->payload_length, &at);
+    boost::asio::read(socket_, boost::asio::buffer(at, header->payload_length), error);
+    auto message = net::decode(*header, body.data(), payload);
+    return message ? *message : Message(closed);
+  }
+  boost::asio::io_context io_;
+  tcp::socket socket_;
+};
+
+class AgentTest : public ::testing::Test {
+ protected:
+  net::Hello hello() const {
+    net::Hello message;
+    message.epoch = 1;
+    message.bundle = bundle.identity();
+    message.plan = plan.name;
+    message.device = "cam";
+    message.name = "test";
+    return message;
+  }
+  net::Admit admit(std::uint64_t request, std::uint8_t seed = 1, std::uint32_t deadline_ms = 5000) {
+    net::Admit message;
+    message.request = request;
+    message.epoch = 1;
+    message.digest = plan::compile(plan, plan.shape).at(2).digest;
+    message.deadline_ms = deadline_ms;
+    message.batch = 1;
+    message.tensor = pixels(seed);
+    return message;
+  }
+  /// Connects and joins.
+  std::unique_ptr<Caller> join(const RunningAgent& agent) {
+    auto caller = std::make_unique<Caller>(agent.address());
+    caller->send(hello());
+    caller->receive_as<net::Welcome>();
+    return caller;
+  }
+
+  ScratchFolder folder{"agent"};
+  plan::Plan plan = fake_plan();
+  plan::Bundle bundle = write_bundle(folder.path(), plan);
+  std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+};
+
+TEST_F(AgentTest, GreetsTheAggregatorOfItsBundle) {
+  auto options = RunningAgent::options_for("cam");
+  options.max_requests = 3;
+  options.memory_bytes = 8e9;
+  const RunningAgent agent(bundle, plan, std::move(options));
+  Caller caller(agent.address());
+  caller.send(hello());
+  const auto welcome = caller.receive_as<net::Welcome>();
+  EXPECT_EQ(welcome.bundle, bundle.identity());
+  EXPECT_EQ(welcome.plan, "default");
+  EXPECT_EQ(welcome.device, "cam");
+  EXPECT_EQ(welcome.max_requests, 3u);
+  EXPECT_EQ(welcome.memory_bytes, 8e9);
+}
+
+TEST_F(AgentTest, RefusesWhoeverMeansAnother) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto refusal = [&agent](const net::Hello& greeting) {
+    Caller caller(agent.address());
+    caller.send(greeting);
+    const auto text = caller.receive_as<net::Refused>().text;
+    EXPECT_TRUE(caller.is_closed());
+    return text;
+  };
+  auto wrong = hello();
+  wrong.bundle = std::string(64, 'f');
+  EXPECT_EQ(refusal(wrong), "agent 'cam': bundle: saw '" + std::string(64, 'f') + "', needs '" +
+                                bundle.identity() + "'");
+  wrong = hello();
+  wrong.device = "hub";
+  EXPECT_EQ(refusal(wrong), "agent 'cam': device: saw 'hub', needs 'cam'");
+  wrong = hello();
+  wrong.plan = "other";
+  EXPECT_EQ(refusal(wrong), "agent 'cam': plan: saw 'other', needs 'default'");
+  wrong = hello();
+  wrong.role = net::Role::client;
+  EXPECT_EQ(refusal(wrong), "agent 'cam': role: saw 'client', needs 'aggregator'");
+}
+
+TEST_F(AgentTest, ComputesItsPart) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  caller->send(admit(7, 3));
+  const auto value = caller->receive_as<net::ValueMessage>();
+  EXPECT_EQ(value.request, 7u);
+  EXPECT_EQ(value.epoch, 1u);
+  EXPECT_EQ(value.tag, 2u);
+  EXPECT_TRUE(value.last);
+  EXPECT_EQ(value.tensor.dims, (std::vector<std::int64_t>{1, 1, 8}));
+  EXPECT_EQ(first_number(value.tensor), feature_of(pixels(3), 2));
+  EXPECT_GE(value.queued_s, 0);
+}
+
+TEST_F(AgentTest, CountsTheTimeBehindOthersAsQueued) {
+  const RunningAgent agent(bundle, plan, "cam", 30ms);
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  caller->send(admit(2));
+  const auto first = caller->receive_as<net::ValueMessage>();
+  const auto second = caller->receive_as<net::ValueMessage>();
+  EXPECT_EQ(first.request, 1u);
+  EXPECT_EQ(second.request, 2u);
+  EXPECT_GE(first.compute_s, 0.03);
+  EXPECT_LT(first.queued_s, 0.02);
+  EXPECT_GE(second.queued_s, 0.02);
+}
+
+TEST_F(AgentTest, IsBusyBeyondItsRequests) {
+  auto options = RunningAgent::options_for("cam");
+  options.max_requests = 1;
+  const RunningAgent agent(bundle, plan, std::move(options), std::make_unique<GatedEngine>(gate));
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  caller->send(admit(2));
+  const auto busy = caller->receive_as<net::Busy>();
+  EXPECT_EQ(busy.request, 2u);
+  EXPECT_TRUE(busy.last);
+  gate->open();
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 1u);
+  caller->send(admit(2));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+}
+
+TEST_F(AgentTest, FailsWhatCouldNeverFitItsMemory) {
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = 1000;
+  const RunningAgent agent(bundle, plan, std::move(options));
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  const auto text = caller->receive_as<net::Failed>().text;
+  EXPECT_EQ(text.rfind("memory: saw a program whose peak is ", 0), 0u) << text;
+  EXPECT_NE(text.find("needs at most 1"), std::string::npos) << text;
+}
+
+TEST_F(AgentTest, FailsWhatIsNotItsProgram) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  auto wrong = admit(1);
+  wrong.digest = std::string(64, '0');
+  caller->send(wrong);
+  EXPECT_EQ(caller->receive_as<net::Failed>().text.rfind("program digest: saw '0000", 0), 0u);
+  wrong = admit(2);
+  wrong.tensor.dims = {1, 1, 4, 16};
+  caller->send(wrong);
+  const auto failed = caller->receive_as<net::Failed>();
+  EXPECT_EQ(failed.request, 2u);
+  EXPECT_NE(failed.text.find("saw u8 [1, 1, 4, 16], needs u8 [1, 1, 8, 8]"), std::string::npos)
+      << failed.text;
+  wrong = admit(3);
+  wrong.batch = 0;
+  caller->send(wrong);
+  EXPECT_EQ(caller->receive_as<net::Failed>().request, 3u);
+  caller->send(admit(4));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 4u);
+}
+
+TEST_F(AgentTest, FailsARequestThatIsAdmittedAlready) {
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<GatedEngine>(gate));
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  caller->send(admit(1));
+  EXPECT_EQ(caller->receive_as<net::Failed>().text, "request 1: is admitted already");
+  gate->open();
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 1u);
+}
+
+TEST_F(AgentTest, CancelEndsWithoutAValue) {
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<GatedEngine>(gate));
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  gate->wait_for_entry();
+  caller->send(admit(2));
+  net::Cancel cancel;
+  cancel.request = 2;
+  caller->send(cancel);
+  caller->wait_until_heard();
+  gate->open();
+  // The end of one and the value of the other may overtake each other.
+  std::set<std::pair<std::uint64_t, std::string>> said;
+  for (int i = 0; i < 2; ++i) {
+    const auto message = caller->receive();
+    said.emplace(net::envelope_of(message).request, name_of(net::kind_of(message)));
+    EXPECT_TRUE(net::envelope_of(message).last);
+  }
+  EXPECT_EQ(said, (std::set<std::pair<std::uint64_t, std::string>>{{1, "value"}, {2, "done"}}));
+}
+
+TEST_F(AgentTest, AbortOfTheRunningRequestEndsItToo) {
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<GatedEngine>(gate));
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  gate->wait_for_entry();
+  net::Abort abort;
+  abort.request = 1;
+  caller->send(abort);
+  caller->wait_until_heard();
+  gate->open();
+  EXPECT_EQ(caller->receive_as<net::Done>().request, 1u);
+}
+
+TEST_F(AgentTest, DropsARequestAtItsDeadline) {
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<GatedEngine>(gate));
+  const auto caller = join(agent);
+  caller->send(admit(1));
+  gate->wait_for_entry();
+  caller->send(admit(2, 1, 20));
+  caller->wait_until_heard();
+  std::this_thread::sleep_for(25ms);
+  gate->open();
+  std::set<std::pair<std::uint64_t, std::string>> said;
+  for (int i = 0; i < 2; ++i) {
+    const auto message = caller->receive();
+    said.emplace(net::envelope_of(message).request, name_of(net::kind_of(message)));
+  }
+  EXPECT_EQ(said, (std::set<std::pair<std::uint64_t, std::string>>{{1, "value"}, {2, "done"}}));
+}
+
+TEST_F(AgentTest, IgnoresAnotherEpoch) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  auto stale = admit(1);
+  stale.epoch = 0;
+  caller->send(stale);
+  caller->send(admit(2));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+}
+
+TEST_F(AgentTest, GarbageEndsAConnectionAndNothingElse) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto before = join(agent);
+  const auto good = net::encode(hello());
+  const std::string bytes(reinterpret_cast<const char*>(good.head.data()), good.head.size());
+  std::vector<std::string> garbage = {
+      "GET / HTTP/1.1\r\nHost: agent\r\nUser-Agent: a browser\r\n\r\n", std::string(4096, '\0'),
+      std::string(4096, '\xff')};
+  for (const std::size_t at : {4u, 7u, 8u, 10u, 39u, 47u, 48u, 49u, 52u}) {
+    garbage.push_back(bytes);
+    garbage.back()[at] = '\x7f';
+  }
+  for (const auto& text : garbage) {
+    Caller caller(agent.address());
+    caller.write(text);
+    EXPECT_TRUE(caller.is_closed());
+  }
+  Caller hasty(agent.address());  // work before the handshake
+  hasty.send(admit(1));
+  EXPECT_TRUE(hasty.is_closed());
+  {
+    Caller short_lived(agent.address());
+    short_lived.write(bytes.substr(0, 20));
+  }
+  const auto after = join(agent);
+  after->send(hello());  // once is enough
+  EXPECT_TRUE(after->is_closed());
+  before->send(admit(9));
+  EXPECT_EQ(before->receive_as<net::ValueMessage>().request, 9u);
+}
+
+TEST_F(AgentTest, ALostConnectionFreesItsRequests) {
+  auto options = RunningAgent::options_for("cam");
+  options.max_requests = 2;
+  const RunningAgent agent(bundle, plan, std::move(options), std::make_unique<GatedEngine>(gate));
+  const auto next = join(agent);
+  {
+    const auto first = join(agent);
+    first->send(admit(1));
+    first->send(admit(2));
+    gate->wait_for_entry();
+  }
+  // Still held: the engine is in the middle of one.
+  next->send(admit(1));
+  EXPECT_EQ(next->receive_as<net::Busy>().request, 1u);
+  gate->open();
+  while (true) {
+    next->send(admit(1));
+    const auto message = next->receive();
+    if (std::holds_alternative<net::ValueMessage>(message)) break;
+    ASSERT_TRUE(std::holds_alternative<net::Busy>(message)) << name_of(net::kind_of(message));
+  }
+}
+
+TEST_F(AgentTest, DrainsWhatItHasAdmitted) {
+  RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                     std::make_unique<GatedEngine>(gate));
+  auto caller = join(agent);
+  caller->send(admit(1));
+  gate->wait_for_entry();
+  agent.drain();
+  caller->receive_as<net::Drain>();
+  caller->send(admit(2));
+  EXPECT_EQ(caller->receive_as<net::Busy>().request, 2u);
+  gate->open();
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 1u);
+  caller->receive_as<net::Bye>();
+  EXPECT_TRUE(caller->is_closed());
+  caller.reset();
+  agent.join();
+  EXPECT_TRUE(agent.ended());
+}
+
+TEST_F(AgentTest, DrainsAtOnceWhenIdle) {
+  RunningAgent agent(bundle, plan, "cam");
+  agent.drain();
+  agent.join();
+  EXPECT_THROW(Caller(agent.address()), boost::system::system_error);
+}
+
+TEST_F(AgentTest, SaysWhyItCannotStart) {
+  const auto start = [this](AgentOptions options) {
+    return text_of_error(
+        [&] { Agent(bundle, plan, std::make_unique<FakeEngine>(), std::move(options)); });
+  };
+  EXPECT_EQ(start(RunningAgent::options_for("phone")),
+            "[agent] device: saw 'phone', needs one of plan 'default': hub, desk, cam");
+  const RunningAgent agent(bundle, plan, "cam");
+  EXPECT_EQ(start(RunningAgent::options_for("hub", agent.address())),
+            "[listen] " + agent.address() + ": Address already in use");
+  EXPECT_EQ(start(RunningAgent::options_for("hub", "0.0.0.0:0")),
+            "[listen] 0.0.0.0:0: saw an address beyond loopback, needs --insecure, because nothing "
+            "protects it yet");
+  auto options = RunningAgent::options_for("hub");
+  options.max_requests = 0;
+  EXPECT_EQ(start(options), "[agent] max_requests: saw 0, needs 1..1024");
+}
+
+/// Cannot be prepared.
+class BrokenEngine : public FakeEngine {
+ public:
+  void prepare() override { throw std::runtime_error("[engine] no such part"); }
+};
+
+TEST_F(AgentTest, PassesOnWhatTheEngineThrowsWhenPrepared) {
+  EXPECT_EQ(text_of_error([this] {
+              Agent(bundle, plan, std::make_unique<BrokenEngine>(),
+                    RunningAgent::options_for("cam"));
+            }),
+            "[engine] no such part");
+}
+
+/// Throws for one image.
+class MoodyEngine : public FakeEngine {
+ public:
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands) override {
+    if (static_cast<int>(*operands.at(0)->data.data()) == 13)
+      throw std::runtime_error("[run] no memory");
+    return FakeEngine::run(instruction, program, operands);
+  }
+};
+
+TEST_F(AgentTest, AnEngineThatThrowsFailsOneRequest) {
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<MoodyEngine>());
+  const auto caller = join(agent);
+  caller->send(admit(1, 13));
+  EXPECT_EQ(caller->receive_as<net::Failed>().text, "[run] no memory");
+  caller->send(admit(2, 14));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+}
+
+TEST_F(AgentTest, AnswersAPing) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  net::Ping ping;
+  ping.stamp = 42;
+  caller->send(ping);
+  const auto pong = caller->receive_as<net::Pong>();
+  EXPECT_EQ(pong.stamp, 42u);
+  EXPECT_GT(pong.memory_bytes, 1e6);
+}
+
+}  // namespace
+}  // namespace cleave::infer

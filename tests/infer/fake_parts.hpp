@@ -1,0 +1,300 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "infer/agent.hpp"
+#include "infer/aggregator.hpp"
+#include "optimizer/plan/bundle.hpp"
+
+namespace cleave::infer {
+
+// A bundle whose plan is real and whose parts are not: plain C++ engines stand in for libtorch, so
+// that everything around them runs under ThreadSanitizer too.
+
+/// A folder of the running test, removed at its end.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(const std::string& name)
+      : path_(std::filesystem::temp_directory_path() /
+              ("cleave_" + name + "_" + std::to_string(::getpid()))) {
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directories(path_);
+  }
+  ~ScratchFolder() { std::filesystem::remove_all(path_); }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline model::ModelConfig fake_teacher() {
+  model::ModelConfig config;
+  config.width = 24;
+  config.head_width = 8;
+  config.layers.assign(3, model::LayerShape{3, 48});
+  config.image_height = config.image_width = 8;
+  config.patch = 4;
+  config.channels = 1;
+  config.classes = 5;
+  config.processing.height = config.processing.width = 8;
+  config.processing.mean = config.processing.std = {0.5};
+  return config;
+}
+
+inline plan::PlanPart fake_part(const std::string& device, std::int64_t width) {
+  plan::PlanPart part;
+  part.device = device;
+  part.config = fake_teacher();
+  part.config.width = width;
+  part.config.classes = 0;
+  part.layers = {0, 1, 2};
+  return part;
+}
+
+/// Three parts, hub (16), desk (12) and cam (8), each predicted to take `predicted_s`.
+inline plan::Plan fake_plan(double predicted_s = 0.01) {
+  plan::Plan plan;
+  plan.teacher = fake_teacher();
+  plan.parts = {fake_part("hub", 16), fake_part("desk", 12), fake_part("cam", 8)};
+  plan.aggregator = "hub";
+  for (const auto& part : plan.parts) {
+    plan::DevicePrediction prediction;
+    prediction.device = part.device;
+    prediction.compute_s = predicted_s;
+    plan.prediction.devices.push_back(prediction);
+  }
+  return plan;
+}
+
+/// The whole teacher on one device.
+inline plan::Plan fake_local_plan() {
+  plan::Plan plan = fake_plan();
+  plan.strategy = "local";
+  plan.parts.resize(1);
+  plan.parts[0].config = plan.teacher;
+  plan.prediction.devices.resize(1);
+  return plan;
+}
+
+inline plan::Bundle write_bundle(const std::filesystem::path& folder, const plan::Plan& plan) {
+  std::filesystem::create_directories(folder / "plans");
+  plan::write_plan(plan, folder / "plans" / (plan.name + ".json"));
+  plan::write_manifest(folder, plan.name, std::string(64, 'a'));
+  return plan::Bundle(folder);
+}
+
+inline net::Value pixels(std::uint8_t seed, std::int64_t batch = 1) {
+  net::Value value;
+  value.element = base::Element::u8;
+  value.dims = {batch, 1, 8, 8};
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(value.count()));
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(seed + i);
+  value.data = net::Buffer::copy_of(bytes.data(), bytes.size());
+  return value;
+}
+
+/// What a part makes of pixels: a number that depends on each of them and on the part.
+inline float feature_of(const net::Value& input, std::int32_t part) {
+  float sum = static_cast<float>(part + 1);
+  for (std::size_t i = 0; i < input.data.size(); ++i)
+    sum += static_cast<float>(input.data.data()[i]) * static_cast<float>(i % 7 + 1);
+  return sum;
+}
+
+inline float first_number(const net::Value& value) {
+  float number = 0;
+  std::memcpy(&number, value.data.data(), sizeof number);
+  return number;
+}
+
+/// The answer of those present.
+inline float expected_answer(const net::Value& input, const std::vector<std::int32_t>& present) {
+  float sum = 0;
+  for (const auto part : present) sum += feature_of(input, part);
+  return sum;
+}
+
+/// Remembers where operands and results lay.
+struct Seen {
+  std::mutex mutex;
+  std::set<const void*> operands, results;
+  bool has_operand(const void* p) {
+    const std::lock_guard lock(mutex);
+    return operands.count(p) > 0;
+  }
+};
+
+/// sub_model: `feature_of` everywhere; fuse: the sum of the first numbers of those present.
+class FakeEngine : public Engine {
+ public:
+  explicit FakeEngine(std::chrono::microseconds time = {}, Seen* seen = nullptr)
+      : time_(time), seen_(seen) {}
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands) override {
+    const auto& info = program.values.at(static_cast<std::size_t>(instruction.result));
+    float number = 0;
+    if (instruction.op == plan::Op::sub_model)
+      number = feature_of(*operands.at(0), instruction.part);
+    else
+      for (const auto* operand : operands) number += operand->present ? first_number(*operand) : 0;
+    if (time_.count() > 0) std::this_thread::sleep_for(time_);
+    net::Value value;
+    value.element = info.element;
+    value.dims = info.dims;
+    const std::vector<float> numbers(static_cast<std::size_t>(value.count()), number);
+    value.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+    if (seen_) {
+      const std::lock_guard lock(seen_->mutex);
+      for (const auto* operand : operands) seen_->operands.insert(operand->data.data());
+      seen_->results.insert(value.data.data());
+    }
+    return value;
+  }
+
+ private:
+  std::chrono::microseconds time_;
+  Seen* seen_;
+};
+
+/// Holds computing up until the test lets it go on.
+class Gate {
+ public:
+  void pass() {
+    std::unique_lock lock(mutex_);
+    ++entered_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return open_; });
+  }
+  void wait_for_entry(int count = 1) {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(10), [&] {
+      return entered_ >= count;
+    })) << "nothing is computed";
+  }
+  void open() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int entered_ = 0;
+  bool open_ = false;
+};
+
+class GatedEngine : public FakeEngine {
+ public:
+  explicit GatedEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands) override {
+    gate_->pass();
+    return FakeEngine::run(instruction, program, operands);
+  }
+
+ private:
+  std::shared_ptr<Gate> gate_;
+};
+
+/// An agent with its thread.
+class RunningAgent {
+ public:
+  RunningAgent(const plan::Bundle& bundle, const plan::Plan& plan, AgentOptions options,
+               std::unique_ptr<Engine> engine = std::make_unique<FakeEngine>()) {
+    auto listening = std::make_shared<std::promise<std::string>>();
+    auto bound = listening->get_future();
+    options.on_listening = [listening](const std::string& text) { listening->set_value(text); };
+    agent_ = std::make_unique<Agent>(bundle, plan, std::move(engine), std::move(options));
+    thread_ = std::thread([this] {
+      agent_->run();
+      ended_ = true;
+    });
+    address_ = bound.get();
+  }
+  RunningAgent(const plan::Bundle& bundle, const plan::Plan& plan, const std::string& device,
+               std::chrono::microseconds time = {})
+      : RunningAgent(bundle, plan, options_for(device), std::make_unique<FakeEngine>(time)) {}
+  ~RunningAgent() { stop(); }
+  void stop() {
+    if (agent_) agent_->stop();
+    if (thread_.joinable()) thread_.join();
+    agent_.reset();
+  }
+  void drain() { agent_->drain(); }
+  void join() { thread_.join(); }
+  bool ended() const { return ended_; }
+  const std::string& address() const { return address_; }
+  static AgentOptions options_for(const std::string& device,
+                                  const std::string& listen = "127.0.0.1:0") {
+    AgentOptions options;
+    options.device = device;
+    options.listen = listen;
+    return options;
+  }
+
+ private:
+  std::unique_ptr<Agent> agent_;
+  std::thread thread_;
+  std::atomic<bool> ended_{false};
+  std::string address_;
+};
+
+/// Asks and waits; a lost answer fails the test.
+inline Response ask(Service& service, Request request) {
+  auto promise = std::make_shared<std::promise<Response>>();
+  auto answer = promise->get_future();
+  const auto longest = request.deadline + std::chrono::seconds(10);
+  service.submit(std::move(request),
+                 [promise](Response response) { promise->set_value(std::move(response)); });
+  if (answer.wait_for(longest) == std::future_status::ready) return answer.get();
+  ADD_FAILURE() << "no answer";
+  Response none;
+  none.status = Status::failed;
+  return none;
+}
+
+inline Request request_of(std::uint8_t seed,
+                          std::chrono::milliseconds deadline = std::chrono::seconds(5)) {
+  Request request;
+  request.input = pixels(seed);
+  request.deadline = deadline;
+  return request;
+}
+
+inline std::vector<std::string> present_devices(const Response& response) {
+  std::vector<std::string> names;
+  for (const auto& report : response.devices)
+    if (report.present) names.push_back(report.device);
+  return names;
+}
+
+template <class Condition>
+bool eventually(Condition condition, std::chrono::milliseconds timeout = std::chrono::seconds(10)) {
+  const auto end = Clock::now() + timeout;
+  while (Clock::now() < end) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return condition();
+}
+
+}  // namespace cleave::infer
