@@ -97,7 +97,12 @@ std::vector<Resizing> every_golden() {
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Goldens, ResizeAsPillow, ::testing::ValuesIn(every_golden()));
+INSTANTIATE_TEST_SUITE_P(Goldens, ResizeAsPillow, ::testing::ValuesIn(every_golden()),
+                         [](const auto& golden) {
+                           const Resizing& to = golden.param;
+                           return to.source + "_" + to.kind + "_" + std::to_string(to.height) +
+                                  "x" + std::to_string(to.width);
+                         });
 
 TEST(Resize, KeepsAnImageOfTheSameSize) {
   const Image image = chart(9, 7, 3);
