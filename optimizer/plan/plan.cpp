@@ -279,6 +279,8 @@ void check(const Plan& plan) {
   if (plan.parts.empty() || plan.parts.size() > max_parts)
     refuse("parts", std::to_string(plan.parts.size()), "1.." + std::to_string(max_parts));
   check_names(plan);
+  if (plan.seed > static_cast<std::uint64_t>(max_integer))
+    refuse("seed", std::to_string(plan.seed), "at most " + std::to_string(max_integer));
   for (std::size_t p = 0; p < plan.parts.size(); ++p)
     check_part(plan.parts[p], plan.teacher, "parts[" + std::to_string(p) + "]");
   if (plan.partition) check_partition(plan);

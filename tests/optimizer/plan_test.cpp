@@ -62,7 +62,18 @@ TEST(Plan, ComesBackFromItsFile) {
   EXPECT_EQ(read.parts[2].config, plan.parts[2].config);
   EXPECT_EQ(read.parts[2].layers, (std::vector<std::int64_t>{1, 4}));
   EXPECT_EQ(read.shape, plan.shape);
-  EXPECT_EQ(read.prediction.devices[0].energy_j, 9);
+  EXPECT_EQ(read.seed, 77u);
+  EXPECT_EQ(read.teacher_digest, std::string(64, 'a'));
+  EXPECT_EQ(read.parts[0].parameter_share, 0.25);
+  EXPECT_EQ(read.parts[0].compute_share, 0.375);
+  EXPECT_EQ(read.prediction.latency_s, 0.0125);
+  EXPECT_EQ(read.prediction.kept_importance, 0.5);
+  EXPECT_EQ(read.prediction.bottleneck, "compute on cam");
+  const DevicePrediction& hub = read.prediction.devices.at(0);
+  EXPECT_EQ((std::vector<double>{hub.compute_s, hub.send_s, hub.receive_s, hub.runtime_bytes,
+                                 hub.model_bytes, hub.limit_bytes, hub.sent_bytes,
+                                 hub.received_bytes, hub.energy_j}),
+            (std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9}));
   EXPECT_EQ(read.candidates[0].reason, "does not fit: 31 MB short");
   EXPECT_EQ(to_json(read), to_json(plan));
 }
@@ -159,6 +170,11 @@ TEST(Plan, RefusesNamesThatLeadOutOfTheBundle) {
             std::string::npos);
   EXPECT_NE(refusal([](Plan& plan) { plan.aggregator = ""; }).find("plan.aggregator: saw ''"),
             std::string::npos);
+}
+
+TEST(Plan, RefusesASeedThatItsFileCannotHold) {
+  EXPECT_EQ(refusal([](Plan& plan) { plan.seed = std::uint64_t{1} << 63; }),
+            "[check] plan.seed: saw 9223372036854775808, needs at most 9223372036854775807");
 }
 
 TEST(Plan, RefusesNoPartsAndUnknownStrategies) {

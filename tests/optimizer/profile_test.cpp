@@ -51,7 +51,19 @@ TEST(Profile, ComesBackFromItsFile) {
   EXPECT_EQ(read.samples[0].kernel.kind, KernelKind::attention);
   EXPECT_EQ(read.samples[0].kernel.columns, 50);
   EXPECT_TRUE(read.samples[0].held_out);
-  EXPECT_EQ(read.cost.kernels[4].flops_per_s, written.cost.kernels[4].flops_per_s);
+  for (std::size_t kind = 0; kind < num_kernel_kinds; ++kind) {
+    EXPECT_EQ(read.cost.kernels[kind].overhead_s, written.cost.kernels[kind].overhead_s);
+    EXPECT_EQ(read.cost.kernels[kind].flops_per_s, written.cost.kernels[kind].flops_per_s);
+    EXPECT_EQ(read.cost.kernels[kind].bytes_per_s, written.cost.kernels[kind].bytes_per_s);
+  }
+  EXPECT_EQ(read.cost.instruction_s, 2e-6);
+  EXPECT_EQ(read.cost.message_s, 1e-4);
+  EXPECT_EQ(read.cost.message_s_per_byte, 1e-10);
+  EXPECT_EQ(read.runtime_bytes, 174e6);
+  EXPECT_EQ(read.machine, "a board, 4 cores");
+  EXPECT_EQ(read.median_error, 0.04);
+  EXPECT_EQ(read.p90_error, 0.125);
+  EXPECT_EQ(read.samples[0].seconds, 0.0015);
 }
 
 TEST(Profile, NamesTheFieldThatIsWrong) {
