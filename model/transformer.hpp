@@ -40,8 +40,9 @@ struct Transformer {
   const Tensor* find(const std::string& name) const;
 };
 
-/// What a forward pass shows on request, layer by layer: for distillation and importance. Null
-/// functions cost nothing.
+/// What a forward pass shows on request, layer by layer, in fp32: for distillation and importance.
+/// Null functions cost nothing. With Compute::bf16 all but on_block get copies, which a gradient
+/// leaves through and the answer's does not reach.
 struct Observer {
   /// Queries, keys, values of a layer, heads concatenated: [B, N, H·K].
   std::function<void(int layer, const Tensor& q, const Tensor& k, const Tensor& v)> on_attention;

@@ -166,6 +166,28 @@ TEST(SafetensorsHeader, ShowsHostileNamesHarmlessly) {
   EXPECT_LT(error.size(), 250U);
 }
 
+TEST(SafetensorsHeader, SurvivesEveryFlippedBitAndEveryCut) {
+  const std::string header =
+      "{" + entry("a", "F32", "[2,1]", "[0,8]") + "," + entry("b", "BF16", "[3]", "[8,14]") + "}";
+  const std::string whole = forge(header, std::string(14, 'x'));
+  // Whatever it says, an entry that is believed lies inside the file, and a refusal is one of ours.
+  const auto try_parse = [](const std::string& bytes) {
+    try {
+      for (const TensorEntry& e : parse(bytes)) EXPECT_LE(e.offset + e.bytes, bytes.size());
+    } catch (const std::runtime_error& error) {
+      EXPECT_EQ(std::string(error.what()).rfind("[forged] ", 0), 0U) << error.what();
+    }
+  };
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    try_parse(whole.substr(0, at));
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string flipped = whole;
+      flipped[at] = static_cast<char>(flipped[at] ^ (1 << bit));
+      try_parse(flipped);
+    }
+  }
+}
+
 TEST(TensorFiles, ReadBackWhatTheWriterWrote) {
   const Scratch scratch;
   const std::vector<float> a = {1, -2, 3.5F, 4, 5, 6};
