@@ -21,7 +21,8 @@ struct Move {
 /// Layers and heads are few and weigh much; channels and columns are many.
 bool is_fine(Axis axis) { return axis == axis::width || axis == axis::mlp; }
 
-/// Every combination of one step down, none or up on each axis, `stride` steps on the fine ones; not the one that changes nothing.
+/// Every combination of one step down, none or up on each axis, `stride` steps on the fine ones;
+/// not the one that changes nothing.
 std::vector<Share> directions(std::int32_t stride) {
   std::vector<Share> all;
   constexpr int num_combinations = 81;
@@ -117,31 +118,56 @@ class TeamSearch {
 
   Share moved(Share share, const Share& by) const {
     for (const Axis axis : all_axes)
-      share[axis] = std::clamp(share[axis] + by[axis], space_.smallest()[axis], space_.largest()[axis]);
+      share[axis] =
+          std::clamp(share[axis] + by[axis], space_.smallest()[axis], space_.largest()[axis]);
     return share;
   }
 
-  /// Climbs from `start` to the share of the highest quality that the member can finish by `until_s` within its own limits.
+  /// Climbs from `start` to the share of the highest quality that the member can finish by
+  /// `until_s` within its own limits.
   Share fill(std::size_t member, Share start, double until_s) const {
     if (!within(start, caps_[member]) || !fits(member, start, until_s)) start = space_.smallest();
     if (!fits(member, start, until_s)) return start;
-    for (const auto& all : directions_)
-      while (step_up(member, start, until_s, all)) {
+    widen(member, start, until_s);
+    for (const std::int32_t stride : {16, 4, 1})
+      while (step_up(member, start, until_s, stride)) {
       }
     return start;
   }
 
-  bool step_up(std::size_t member, Share& share, double until_s, const std::vector<Share>& all) const {
-    Share best = share;
-    double best_quality = space_.quality(share) + 1e-12;
-    for (const Share& direction : all) {
-      const Share next = moved(share, direction);
-      if (!within(next, caps_[member])) continue;
-      const double quality = space_.quality(next);
-      if (quality <= best_quality || !fits(member, next, until_s)) continue;
-      best = next;
-      best_quality = quality;
+  /// As many columns as the member can take beside the rest of its share: all its limits grow with
+  /// them.
+  void widen(std::size_t member, Share& share, double until_s) const {
+    std::int32_t beyond = caps_[member][axis::mlp] + 1;
+    while (share[axis::mlp] + 1 < beyond) {
+      Share next = share;
+      next[axis::mlp] += (beyond - share[axis::mlp]) / 2;
+      if (fits(member, next, until_s))
+        share = next;
+      else
+        beyond = next[axis::mlp];
     }
+  }
+
+  /// Tries other layers, channels and heads near by, each with the fewest columns that would make
+  /// the part better, and takes the best.
+  bool step_up(std::size_t member, Share& share, double until_s, std::int32_t stride) const {
+    constexpr std::int32_t reach = 2;
+    Share best = share;
+    for (std::int32_t layers = -reach; layers <= reach; ++layers)
+      for (std::int32_t channels = -reach; channels <= reach; ++channels)
+        for (std::int32_t more_heads = -reach; more_heads <= reach; ++more_heads) {
+          Share next = share;
+          next[axis::depth] += layers;
+          next[axis::width] += channels * stride;
+          next[axis::heads] += more_heads;
+          next[axis::mlp] = space_.smallest()[axis::mlp];
+          if (!within(next, caps_[member])) continue;
+          next[axis::mlp] = space_.columns_above(next, space_.quality(best) + 1e-12);
+          if (!within(next, caps_[member]) || !fits(member, next, until_s)) continue;
+          widen(member, next, until_s);
+          best = next;
+        }
     const bool found = best != share;
     share = best;
     return found;
@@ -165,7 +191,8 @@ class TeamSearch {
     constexpr int num_coarse = 64, num_fine = 32;
     const double earliest_s = finish_of_all(std::vector<Share>(size(), space_.smallest()));
     double latest_s = finish_of_all(std::vector<Share>(size(), space_.largest()));
-    if (options_.limits.latency_s > 0) latest_s = std::clamp(options_.limits.latency_s - fuse_s_, earliest_s, latest_s);
+    if (options_.limits.latency_s > 0)
+      latest_s = std::clamp(options_.limits.latency_s - fuse_s_, earliest_s, latest_s);
     const double ratio = std::pow(latest_s / earliest_s, 1.0 / num_coarse);
     double best_s = sweep(earliest_s, ratio, num_coarse);
     std::vector<Share> shares = rounded;
@@ -254,8 +281,8 @@ class TeamSearch {
     return outcome;
   }
 
-  /// Devices that are alike get the same share where that costs next to nothing: whole steps would else make a difference that
-  /// nobody understands.
+  /// Devices that are alike get the same share where that costs next to nothing: whole steps would
+  /// else make a difference that nobody understands.
   void even_out() {
     for (std::size_t p = 0; p < size(); ++p) {
       std::vector<std::size_t> group;
@@ -293,16 +320,17 @@ class TeamSearch {
   int first_evaluation_;
   bool late_ = false;
   std::mt19937_64 random_;
-  std::vector<Share> caps_;          // by member; below the largest in a partition
-  std::vector<double> offset_s_;     // by member: way out and back
-  double fuse_s_ = 0;                // from the last features to the answer
+  std::vector<Share> caps_;       // by member; below the largest in a partition
+  std::vector<double> offset_s_;  // by member: way out and back
+  double fuse_s_ = 0;             // from the last features to the answer
   std::vector<std::vector<Share>> directions_ = {directions(16), directions(4), directions(1)};
   Outcome best_;
 };
 
 }  // namespace
 
-Outcome optimise_team(const Space& space, const PlanOptions& options, Pricer& pricer, const Budget& budget) {
+Outcome optimise_team(const Space& space, const PlanOptions& options, Pricer& pricer,
+                      const Budget& budget) {
   return TeamSearch(space, options, pricer, budget).run();
 }
 

@@ -16,29 +16,34 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 double real(std::int64_t count) { return static_cast<double>(count); }
 
 /// How far `needs` is over `gives`, relative to what there is.
-double excess(double needs, double gives) { return needs > gives ? (needs - gives) / std::max(gives, 1e-12) : 0; }
+double excess(double needs, double gives) {
+  return needs > gives ? (needs - gives) / std::max(gives, 1e-12) : 0;
+}
 
 std::string percent(double share) {
   const auto tenths = std::lround(share * 1000);
   return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " %";
 }
 
-Shortfall memory_shortfall(const std::string& what, const std::string& where, double needs, double gives) {
-  return {excess(needs, gives), what + " on '" + where + "': needs " + base::format_bytes(needs) + ", gives " +
-                                    base::format_bytes(gives) + " (" + base::format_bytes(needs - gives) + " short)"};
+Shortfall memory_shortfall(const std::string& what, const std::string& where, double needs,
+                           double gives) {
+  return {excess(needs, gives), what + " on '" + where + "': needs " + base::format_bytes(needs) +
+                                    ", gives " + base::format_bytes(gives) + " (" +
+                                    base::format_bytes(needs - gives) + " short)"};
 }
 
 /// Watts, memory and disk of one rank's device are its own; a part may be no larger than the limit.
-void add_part_shortfalls(std::vector<Shortfall>& found, const plan::PlanPart& part, const plan::Fleet& fleet,
-                         const PlanOptions& options) {
+void add_part_shortfalls(std::vector<Shortfall>& found, const plan::PlanPart& part,
+                         const plan::Fleet& fleet, const PlanOptions& options) {
   const plan::Device& device = fleet.devices[fleet.find(part.device).value()];
   const double weights = plan::weight_bytes(part.config);
   if (device.disk_bytes > 0 && weights > device.disk_bytes)
     found.push_back(memory_shortfall("disk", part.device, weights, device.disk_bytes));
   const double most = options.limits.max_part_share;
   if (most > 0 && part.parameter_share > most)
-    found.push_back({excess(part.parameter_share, most), "part on '" + part.device + "': has " + percent(part.parameter_share) +
-                                                             " of the teacher's parameters, the limit is " + percent(most)});
+    found.push_back({excess(part.parameter_share, most),
+                     "part on '" + part.device + "': has " + percent(part.parameter_share) +
+                         " of the teacher's parameters, the limit is " + percent(most)});
 }
 
 }  // namespace
@@ -58,18 +63,23 @@ double kept_importance(const std::vector<double>& qualities) {
 Price judge(double latency_s, double kept, const PlanOptions& options, double teacher_s) {
   // Where accuracy is the target, time only settles ties.
   const bool for_accuracy = options.objective == "accuracy";
-  const double time_weight = for_accuracy ? 1e-4 : 1, loss_weight = for_accuracy ? 1 : options.accuracy_weight;
+  const double time_weight = for_accuracy ? 1e-4 : 1,
+               loss_weight = for_accuracy ? 1 : options.accuracy_weight;
   Price price;
   price.latency_s = latency_s;
   price.kept = kept;
   price.objective_s = time_weight * latency_s + loss_weight * teacher_s * (1 - kept);
   if (options.limits.latency_s > 0) price.violation += excess(latency_s, options.limits.latency_s);
-  if (options.limits.min_importance > 0) price.violation += excess(options.limits.min_importance, kept);
+  if (options.limits.min_importance > 0)
+    price.violation += excess(options.limits.min_importance, kept);
   return price;
 }
 
 Pricer::Pricer(const Space& space, const PlanOptions& options, std::vector<std::size_t> team)
-    : space_(space), options_(options), team_(std::move(team)), aggregator_(space.fleet().aggregator()) {
+    : space_(space),
+      options_(options),
+      team_(std::move(team)),
+      aggregator_(space.fleet().aggregator()) {
   const std::vector<Share> narrowest(team_.size(), space.smallest());
   const plan::Plan plan = bare_plan(narrowest);
   programs_ = plan::compile(plan, plan.shape);
@@ -85,14 +95,16 @@ Pricer::Pricer(const Space& space, const PlanOptions& options, std::vector<std::
   }
   aggregator_bytes_ = aggregator_bytes(space.smallest()[axis::width]);
   const double wide = aggregator_bytes(space.largest()[axis::width]);
-  const std::int64_t more = (space.teacher().width - compiled_width_) * static_cast<std::int64_t>(team_.size());
+  const std::int64_t more =
+      (space.teacher().width - compiled_width_) * static_cast<std::int64_t>(team_.size());
   aggregator_bytes_per_channel_ = more > 0 ? (wide - aggregator_bytes_) / real(more) : 0;
 }
 
 double Pricer::aggregator_bytes(std::int32_t steps) const {
   Share share = space_.smallest();
   share[axis::width] = steps;
-  const auto predictions = predict_devices(bare_plan(std::vector<Share>(team_.size(), share)), space_.fleet());
+  const auto predictions =
+      predict_devices(bare_plan(std::vector<Share>(team_.size(), share)), space_.fleet());
   return predictions.back().runtime_bytes + predictions.back().model_bytes;
 }
 
@@ -104,7 +116,8 @@ plan::Plan Pricer::bare_plan(const std::vector<Share>& shares) const {
   plan.aggregator = space_.fleet().devices[aggregator_].name;
   plan.partition = options_.partition && partition_violation(shares) == 0;
   plan.seed = options_.seed;
-  for (std::size_t p = 0; p < team_.size(); ++p) plan.parts.push_back(space_.part(team_[p], shares[p]));
+  for (std::size_t p = 0; p < team_.size(); ++p)
+    plan.parts.push_back(space_.part(team_[p], shares[p]));
   return plan;
 }
 
@@ -122,25 +135,30 @@ void Pricer::set_durations(const std::vector<Share>& shares) {
   for (std::size_t i = 0; i < tasks_->size(); ++i) {
     Task& task = tasks_->graph[i];
     if (task.kind == Task::Kind::compute) {
-      const plan::Instruction& instruction = programs_[at(task.rank)].instructions[at(task.instruction)];
-      if (instruction.op == plan::Op::sub_model) task.seconds = space_.seconds(team_[at(instruction.part)], shares[at(instruction.part)]);
+      const plan::Instruction& instruction =
+          programs_[at(task.rank)].instructions[at(task.instruction)];
+      if (instruction.op == plan::Op::sub_model)
+        task.seconds = space_.seconds(team_[at(instruction.part)], shares[at(instruction.part)]);
       if (instruction.op == plan::Op::fuse) {
         std::vector<std::int64_t> widths;
-        for (const Share& share : shares) widths.push_back(space_.value(axis::width, share[axis::width]));
-        task.seconds = compute_seconds(fleet.devices[aggregator_],
-                                       plan::kernels_of_fusion(space_.teacher(), widths, options_.shape.batch));
+        for (const Share& share : shares)
+          widths.push_back(space_.value(axis::width, share[axis::width]));
+        task.seconds = compute_seconds(
+            fleet.devices[aggregator_],
+            plan::kernels_of_fusion(space_.teacher(), widths, options_.shape.batch));
       }
       continue;
     }
     const Message& message = tasks_->messages[at(task.message)];
     if (message.part == Message::none) continue;
     const std::size_t member = at(message.part);
-    const double bytes =
-        message.bytes / real(compiled_width_) * real(space_.value(axis::width, shares[member][axis::width]));
+    const double bytes = message.bytes / real(compiled_width_) *
+                         real(space_.value(axis::width, shares[member][axis::width]));
     if (task.kind == Task::Kind::transfer)
       task.seconds = bytes / fleet.link(team_[member], aggregator_).bytes_per_s;
     else
-      task.seconds = message_seconds(fleet.devices[task.kind == Task::Kind::send ? team_[member] : aggregator_], bytes);
+      task.seconds = message_seconds(
+          fleet.devices[task.kind == Task::Kind::send ? team_[member] : aggregator_], bytes);
   }
 }
 
@@ -158,7 +176,9 @@ Price Pricer::price(const std::vector<Share>& shares) {
   return price;
 }
 
-double Pricer::finish_s(std::size_t member) const { return schedule_->end_s[features_there_[member]]; }
+double Pricer::finish_s(std::size_t member) const {
+  return schedule_->end_s[features_there_[member]];
+}
 
 double Pricer::room_bytes(std::size_t member) const {
   const plan::Device& device = space_.fleet().devices[team_[member]];
@@ -167,7 +187,8 @@ double Pricer::room_bytes(std::size_t member) const {
 
 double Pricer::violation_of(std::size_t member, const Share& share) const {
   const plan::Device& device = space_.fleet().devices[team_[member]];
-  double violation = excess(device.profile.runtime_bytes + space_.model_bytes(share), device.memory_bytes);
+  double violation =
+      excess(device.profile.runtime_bytes + space_.model_bytes(share), device.memory_bytes);
   if (device.disk_bytes > 0) violation += excess(space_.weight_bytes(share), device.disk_bytes);
   if (options_.limits.max_part_share > 0)
     violation += excess(space_.parameter_share(share), options_.limits.max_part_share);
@@ -177,7 +198,8 @@ double Pricer::violation_of(std::size_t member, const Share& share) const {
 double Pricer::aggregator_violation(const std::vector<Share>& shares) const {
   std::int64_t channels = 0;
   for (const Share& share : shares) channels += space_.value(axis::width, share[axis::width]);
-  const double bytes = aggregator_bytes_ + aggregator_bytes_per_channel_ * real(channels - narrowest_sum_);
+  const double bytes =
+      aggregator_bytes_ + aggregator_bytes_per_channel_ * real(channels - narrowest_sum_);
   return excess(bytes, space_.fleet().devices[aggregator_].memory_bytes);
 }
 
@@ -193,28 +215,35 @@ double Pricer::partition_violation(const std::vector<Share>& shares) const {
          excess(real(num_heads), real(space_.value(axis::heads, whole[axis::heads])));
 }
 
-std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fleet, const PlanOptions& options) {
+std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fleet,
+                                  const PlanOptions& options) {
   std::vector<Shortfall> found;
   const plan::Prediction& prediction = plan.prediction;
   for (const plan::DevicePrediction& device : prediction.devices) {
     const double needs = device.runtime_bytes + device.model_bytes;
-    if (needs > device.limit_bytes) found.push_back(memory_shortfall("memory", device.device, needs, device.limit_bytes));
+    if (needs > device.limit_bytes)
+      found.push_back(memory_shortfall("memory", device.device, needs, device.limit_bytes));
   }
   PlanOptions of_parts = options;
-  if (plan.strategy == "local") of_parts.limits.max_part_share = 0;  // there is no part, only the teacher
+  if (plan.strategy == "local")
+    of_parts.limits.max_part_share = 0;  // there is no part, only the teacher
   for (const plan::PlanPart& part : plan.parts) add_part_shortfalls(found, part, fleet, of_parts);
   const double most_s = options.limits.latency_s;
   if (most_s > 0 && prediction.latency_s > most_s)
-    found.push_back({excess(prediction.latency_s, most_s), "latency: needs " + base::format_seconds(prediction.latency_s) +
-                                                               ", the limit is " + base::format_seconds(most_s) + " (" +
-                                                               base::format_seconds(prediction.latency_s - most_s) + " over)"});
+    found.push_back({excess(prediction.latency_s, most_s),
+                     "latency: needs " + base::format_seconds(prediction.latency_s) +
+                         ", the limit is " + base::format_seconds(most_s) + " (" +
+                         base::format_seconds(prediction.latency_s - most_s) + " over)"});
   const double least = options.limits.min_importance;
   if (prediction.kept_importance < least)
     found.push_back({excess(least, prediction.kept_importance),
-                     "kept importance: reaches " + percent(prediction.kept_importance) + ", needs " + percent(least)});
+                     "kept importance: reaches " + percent(prediction.kept_importance) +
+                         ", needs " + percent(least)});
   if (options.partition && !plan.partition && plan.strategy != "local")
-    found.push_back({1, "partition: the smallest parts need more channels or heads than the teacher has"});
-  std::stable_sort(found.begin(), found.end(), [](const Shortfall& a, const Shortfall& b) { return a.relative > b.relative; });
+    found.push_back(
+        {1, "partition: the smallest parts need more channels or heads than the teacher has"});
+  std::stable_sort(found.begin(), found.end(),
+                   [](const Shortfall& a, const Shortfall& b) { return a.relative > b.relative; });
   return found;
 }
 

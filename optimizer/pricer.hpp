@@ -27,11 +27,13 @@ bool better(const Price& a, const Price& b);
 
 /// Kept importance of parts of these qualities.
 double kept_importance(const std::vector<double>& qualities);
-/// Price of a plan of this latency and kept importance; limits of latency and importance are judged here.
+/// Price of a plan of this latency and kept importance; limits of latency and importance are judged
+/// here.
 Price judge(double latency_s, double kept, const PlanOptions& options, double teacher_s);
 
-/// Prices shares of one team with the simulator: programs are compiled and turned into tasks once, then only the durations that
-/// depend on the shares change. The latency is the one that simulate() finds for the plan of these shares.
+/// Prices shares of one team with the simulator: programs are compiled and turned into tasks once,
+/// then only the durations that depend on the shares change. The latency is the one that simulate()
+/// finds for the plan of these shares.
 class Pricer {
  public:
   Pricer(const Space& space, const PlanOptions& options, std::vector<std::size_t> team);
@@ -80,7 +82,8 @@ struct Shortfall {
 };
 
 /// Every limit that a plan with its prediction breaks, the worst first.
-std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fleet, const PlanOptions& options);
+std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fleet,
+                                  const PlanOptions& options);
 
 /// Latency, bottleneck, devices and joules of a plan whose kept importance stands.
 void predict(plan::Plan& plan, const plan::Fleet& fleet);

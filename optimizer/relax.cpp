@@ -1,10 +1,10 @@
 #include "optimizer/relax.hpp"
 
-#include <ceres/ceres.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+
+#include <ceres/ceres.h>
 
 namespace cleave::optimizer {
 namespace {
@@ -43,7 +43,8 @@ T interpolate(const Curve& curve, const T& share) {
 /// A member's part as a function of x, the shares of its axes in [0, 1].
 class Member {
  public:
-  Member(const Space& space, std::size_t device) : space_(space), cost_(space.seconds_cost(device)) {
+  Member(const Space& space, std::size_t device)
+      : space_(space), cost_(space.seconds_cost(device)) {
     for (const Axis axis : all_axes) {
       most_[axis] = static_cast<double>(space.value(axis, space.largest()[axis]));
       least_[axis] = static_cast<double>(space.value(axis, space.smallest()[axis]));
@@ -51,7 +52,8 @@ class Member {
     const double narrow = least_[axis::width], wide = most_[axis::width];
     working_ = Bilinear(narrow, wide, 0, 1, [&](double w, double inner) {
       Share share = inner > 0 ? space.largest() : space.smallest();
-      share[axis::width] = w > narrow ? space.largest()[axis::width] : space.smallest()[axis::width];
+      share[axis::width] =
+          w > narrow ? space.largest()[axis::width] : space.smallest()[axis::width];
       return space.model_bytes(share) - space.weight_bytes(share);
     });
   }
@@ -64,7 +66,8 @@ class Member {
   T quality(const T* x) const {
     return layer_factor(interpolate(space_.layer_curve(), x[axis::depth])) *
            channel_factor(interpolate(space_.channel_curve(), x[axis::width])) *
-           inner_factor(interpolate(space_.head_curve(), x[axis::heads]), interpolate(space_.mlp_curve(), x[axis::mlp]));
+           inner_factor(interpolate(space_.head_curve(), x[axis::heads]),
+                        interpolate(space_.mlp_curve(), x[axis::mlp]));
   }
   template <typename T>
   T seconds(const T* x) const {
@@ -83,8 +86,8 @@ class Member {
  private:
   template <typename T>
   T price(const PartCost& cost, const T* x) const {
-    return cost(x[axis::depth] * most_[axis::depth], x[axis::width] * most_[axis::width], x[axis::heads] * most_[axis::heads],
-                x[axis::mlp] * most_[axis::mlp]);
+    return cost(x[axis::depth] * most_[axis::depth], x[axis::width] * most_[axis::width],
+                x[axis::heads] * most_[axis::heads], x[axis::mlp] * most_[axis::mlp]);
   }
 
   const Space& space_;
@@ -116,7 +119,8 @@ struct LossTerm {
   }
 };
 
-/// What one member may not do: finish after the rest, need more memory than it has, be too large a share.
+/// What one member may not do: finish after the rest, need more memory than it has, be too large a
+/// share.
 struct MemberPenalties {
   const Member& member;
   double penalty, teacher_s, offset_s, room_bytes, max_parameters;
@@ -124,7 +128,9 @@ struct MemberPenalties {
   bool operator()(const T* x, const T* finish, T* residual) const {
     residual[0] = penalty * above_zero((member.seconds(x) + offset_s) / teacher_s - finish[0]);
     residual[1] = penalty * above_zero(member.model_bytes(x) / std::max(room_bytes, 1.0) - 1.0);
-    residual[2] = penalty * above_zero(max_parameters > 0 ? member.parameters(x) / max_parameters - 1.0 : T(0));
+    residual[2] =
+        penalty *
+        above_zero(max_parameters > 0 ? member.parameters(x) / max_parameters - 1.0 : T(0));
     return true;
   }
 };
@@ -162,10 +168,12 @@ class Relaxation {
 
   bool solve(double penalty) {
     ceres::Problem ceres_problem;
-    ceres_problem.AddResidualBlock(new ceres::AutoDiffCostFunction<FinishTerm, 1, 1>(new FinishTerm{problem_.time_weight}),
-                                   nullptr, &finish_);
+    ceres_problem.AddResidualBlock(
+        new ceres::AutoDiffCostFunction<FinishTerm, 1, 1>(new FinishTerm{problem_.time_weight}),
+        nullptr, &finish_);
     add_joint(ceres_problem, new LossTerm{members_, problem_.loss_weight}, 1);
-    if (problem_.partition) add_joint(ceres_problem, new PartitionPenalty{members_.size(), penalty}, 2);
+    if (problem_.partition)
+      add_joint(ceres_problem, new PartitionPenalty{members_.size(), penalty}, 2);
     for (std::size_t p = 0; p < members_.size(); ++p) add_member(ceres_problem, p, penalty);
     ceres_problem.SetParameterLowerBound(&finish_, 0, 0);
     if (max_finish() > 0) ceres_problem.SetParameterUpperBound(&finish_, 0, max_finish());
@@ -210,7 +218,8 @@ class Relaxation {
     const double max_parameters = problem_.max_part_share * space_.teacher_parameters();
     ceres_problem.AddResidualBlock(
         new ceres::AutoDiffCostFunction<MemberPenalties, 3, num_axes, 1>(
-            new MemberPenalties{members_[p], penalty, space_.teacher_s(), problem_.offset_s[p], problem_.room_bytes[p], max_parameters}),
+            new MemberPenalties{members_[p], penalty, space_.teacher_s(), problem_.offset_s[p],
+                                problem_.room_bytes[p], max_parameters}),
         nullptr, x_[p].data(), &finish_);
     for (const Axis axis : all_axes) {
       // A hair of room where an axis has one value only: Ceres wants the bounds apart.
@@ -222,14 +231,17 @@ class Relaxation {
   const Space& space_;
   const RelaxProblem& problem_;
   std::vector<Member> members_;
-  std::vector<Values> x_;   // by member: shares of its axes
-  double finish_ = 1;       // in teacher latencies
+  std::vector<Values> x_;  // by member: shares of its axes
+  double finish_ = 1;      // in teacher latencies
 };
 
-/// Whole numbers of at least `least` near `wanted` with a sum of at most `most`: floors, then the largest remainders.
-std::vector<std::int32_t> round_within(const std::vector<double>& wanted, std::int32_t least, std::int32_t most) {
+/// Whole numbers of at least `least` near `wanted` with a sum of at most `most`: floors, then the
+/// largest remainders.
+std::vector<std::int32_t> round_within(const std::vector<double>& wanted, std::int32_t least,
+                                       std::int32_t most) {
   std::vector<std::int32_t> rounded;
-  for (const double value : wanted) rounded.push_back(std::max(least, static_cast<std::int32_t>(std::floor(value + 1e-6))));
+  for (const double value : wanted)
+    rounded.push_back(std::max(least, static_cast<std::int32_t>(std::floor(value + 1e-6))));
   std::vector<std::size_t> order(wanted.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
@@ -264,16 +276,19 @@ std::vector<Share> round_shares(const Space& space, const RelaxSummary& relaxed,
   for (const Axis axis : all_axes) {
     const double step = static_cast<double>(space.value(axis, 1));
     std::vector<double> wanted;
-    for (const Values& values : relaxed.values) wanted.push_back(step > 0 ? values[axis] / step : 0);
+    for (const Values& values : relaxed.values)
+      wanted.push_back(step > 0 ? values[axis] / step : 0);
     const bool is_shared_out = partition && (axis == axis::width || axis == axis::heads);
     // Where the width is no multiple of the step, only whole steps can be handed out.
     const double size = static_cast<double>(space.value(axis, space.largest()[axis]));
-    const auto most = is_shared_out && step > 0 ? static_cast<std::int32_t>(size / step) : space.largest()[axis];
+    const auto most =
+        is_shared_out && step > 0 ? static_cast<std::int32_t>(size / step) : space.largest()[axis];
     const auto shared_out = round_within(wanted, space.smallest()[axis], most);
     for (std::size_t p = 0; p < shares.size(); ++p)
-      shares[p][axis] = is_shared_out ? shared_out[p]
-                                      : std::clamp(static_cast<std::int32_t>(std::lround(wanted[p])), space.smallest()[axis],
-                                                   space.largest()[axis]);
+      shares[p][axis] = is_shared_out
+                            ? shared_out[p]
+                            : std::clamp(static_cast<std::int32_t>(std::lround(wanted[p])),
+                                         space.smallest()[axis], space.largest()[axis]);
   }
   return shares;
 }

@@ -16,10 +16,11 @@ struct RelaxProblem {
   std::vector<double> offset_s;
   /// Bytes of model that each member has room for.
   std::vector<double> room_bytes;
-  /// time_weight · finish + loss_weight · Π (1 − quality) is minimised, in units of the teacher's latency.
+  /// time_weight · finish + loss_weight · Π (1 − quality) is minimised, in units of the teacher's
+  /// latency.
   double time_weight = 1, loss_weight = 1;
-  double max_finish_s = 0;      // 0: none
-  double max_part_share = 0;    // 0: none
+  double max_finish_s = 0;    // 0: none
+  double max_part_share = 0;  // 0: none
   bool partition = false;
 };
 
@@ -31,11 +32,13 @@ struct RelaxSummary {
   bool converged = false;
 };
 
-/// Continuous relaxation with Ceres: the objective as squares, and rising penalties for members that finish late, break their
-/// memory or the largest share, or widths that sum to more than the teacher's. Where to start the exact search from.
+/// Continuous relaxation with Ceres: the objective as squares, and rising penalties for members
+/// that finish late, break their memory or the largest share, or widths that sum to more than the
+/// teacher's. Where to start the exact search from.
 RelaxSummary relax(const Space& space, const RelaxProblem& problem);
 
-/// The nearest shares in whole steps within the space. In a partition sums of channels and heads are kept: largest remainders first.
+/// The nearest shares in whole steps within the space. In a partition sums of channels and heads
+/// are kept: largest remainders first.
 std::vector<Share> round_shares(const Space& space, const RelaxSummary& relaxed, bool partition);
 
 }  // namespace cleave::optimizer

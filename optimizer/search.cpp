@@ -18,7 +18,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Team = std::vector<std::size_t>;
 
-[[noreturn]] void refuse(const std::string& field, const std::string& saw, const std::string& needs) {
+[[noreturn]] void refuse(const std::string& field, const std::string& saw,
+                         const std::string& needs) {
   throw std::invalid_argument("[plan] " + field + ": saw " + saw + ", needs " + needs);
 }
 
@@ -29,7 +30,8 @@ std::string text(double value) {
 }
 
 void expect_at_least(const std::string& field, double value, double least) {
-  if (!(value >= least) || !std::isfinite(value)) refuse(field, text(value), "a number from " + text(least));
+  if (!(value >= least) || !std::isfinite(value))
+    refuse(field, text(value), "a number from " + text(least));
 }
 
 void check(const PlanOptions& options) {
@@ -96,7 +98,9 @@ class Planner {
     const std::string what = "decomposed on " + names_of(decomposed.plan);
     return add(std::move(decomposed), what);
   }
-  bool is_better(std::size_t a, std::size_t b) const { return better(considered_[a].candidate, considered_[b].candidate); }
+  bool is_better(std::size_t a, std::size_t b) const {
+    return better(considered_[a].candidate, considered_[b].candidate);
+  }
 
   /// Devices that can hold the smallest part; the others become candidates with the reason.
   Team able_devices() {
@@ -107,7 +111,8 @@ class Planner {
       alone.plan = pricer.plan({space_.smallest()});
       finish(alone);
       const auto own = [&](const Shortfall& shortfall) {
-        return shortfall.text.find(" on '" + fleet().devices[device].name + "'") != std::string::npos;
+        return shortfall.text.find(" on '" + fleet().devices[device].name + "'") !=
+               std::string::npos;
       };
       const auto reason = std::find_if(alone.shortfalls.begin(), alone.shortfalls.end(), own);
       if (reason == alone.shortfalls.end())
@@ -119,12 +124,14 @@ class Planner {
   }
 
   bool any_feasible() const {
-    return std::any_of(considered_.begin(), considered_.end(), [](const Named& c) { return c.candidate.feasible(); });
+    return std::any_of(considered_.begin(), considered_.end(),
+                       [](const Named& c) { return c.candidate.feasible(); });
   }
   const Considered& best() const {
-    return std::min_element(considered_.begin(), considered_.end(), [](const Named& a, const Named& b) {
-             return better(a.candidate, b.candidate);
-           })->candidate;
+    return std::min_element(
+               considered_.begin(), considered_.end(),
+               [](const Named& a, const Named& b) { return better(a.candidate, b.candidate); })
+        ->candidate;
   }
 
   PlanSummary take() const {
@@ -138,7 +145,8 @@ class Planner {
     }
     for (const Named& loser : considered_)
       if (&loser.candidate != &chosen)
-        summary.plan.candidates.push_back({loser.what, loser.candidate.plan.prediction.latency_s, reason(loser.candidate, chosen)});
+        summary.plan.candidates.push_back({loser.what, loser.candidate.plan.prediction.latency_s,
+                                           reason(loser.candidate, chosen)});
     plan::check(summary.plan);
     return summary;
   }
@@ -166,10 +174,12 @@ class Planner {
 
   void finish(Considered& candidate) const {
     candidate.shortfalls = shortfalls(candidate.plan, fleet(), options_);
-    candidate.price = judge(candidate.plan.prediction.latency_s, candidate.plan.prediction.kept_importance, options_,
-                            space_.teacher_s());
+    candidate.price =
+        judge(candidate.plan.prediction.latency_s, candidate.plan.prediction.kept_importance,
+              options_, space_.teacher_s());
     candidate.price.violation = 0;
-    for (const Shortfall& shortfall : candidate.shortfalls) candidate.price.violation += shortfall.relative;
+    for (const Shortfall& shortfall : candidate.shortfalls)
+      candidate.price.violation += shortfall.relative;
   }
 
   std::size_t add(Considered candidate, std::string what) {
@@ -179,13 +189,15 @@ class Planner {
 
   std::string reason(const Considered& loser, const Considered& chosen) const {
     if (!loser.feasible()) return loser.shortfalls.front().text;
-    const double kept = loser.plan.prediction.kept_importance, chosen_kept = chosen.plan.prediction.kept_importance;
+    const double kept = loser.plan.prediction.kept_importance,
+                 chosen_kept = chosen.plan.prediction.kept_importance;
     const auto points = std::lround(100 * (kept - chosen_kept));
     const std::string times = base::format_seconds(loser.price.latency_s) + " against " +
                               base::format_seconds(chosen.price.latency_s);
-    const std::string keeps = points == 0  ? "the same importance kept"
-                              : points > 0 ? std::to_string(points) + " points more importance kept"
-                                           : std::to_string(-points) + " points less importance kept";
+    const std::string keeps = points == 0 ? "the same importance kept"
+                              : points > 0
+                                  ? std::to_string(points) + " points more importance kept"
+                                  : std::to_string(-points) + " points less importance kept";
     return times + ", " + keeps + ": worth less";
   }
 
@@ -200,14 +212,16 @@ Team without(Team team, std::size_t member) {
   return team;
 }
 
-/// The whole team; then drops the device whose loss makes the plan best, as long as that makes it better.
-void consider_shrinking_teams(Planner& planner, Team team, std::size_t smallest_team, const Optimiser& optimise) {
+/// The whole team; then drops the device whose loss makes the plan best, as long as that makes it
+/// better and there is time.
+void consider_shrinking_teams(Planner& planner, Team team, std::size_t smallest_team,
+                              const Budget& budget, const Optimiser& optimise) {
   std::size_t best = planner.consider_team(team, optimise);
   bool found = true;
   while (found && team.size() > smallest_team) {
     found = false;
     Team best_team;
-    for (std::size_t member = 0; member < team.size(); ++member) {
+    for (std::size_t member = 0; member < team.size() && Clock::now() < budget.until; ++member) {
       const std::size_t rest = planner.consider_team(without(team, member), optimise);
       if (!planner.is_better(rest, best)) continue;
       best = rest;
@@ -218,7 +232,8 @@ void consider_shrinking_teams(Planner& planner, Team team, std::size_t smallest_
   }
 }
 
-void consider_all_teams(Planner& planner, const Team& able, std::size_t smallest_team, const Optimiser& optimise) {
+void consider_all_teams(Planner& planner, const Team& able, std::size_t smallest_team,
+                        const Optimiser& optimise) {
   for (std::size_t chosen = 1; chosen < (std::size_t{1} << able.size()); ++chosen) {
     Team team;
     for (std::size_t i = 0; i < able.size(); ++i)
@@ -237,7 +252,8 @@ Outcome enumerate(const Space& space, Pricer& pricer) {
     num_plans *= space.largest()[axis] - space.smallest()[axis] + 1;
   }
   if (num_plans > most_plans)
-    throw std::invalid_argument("[search_exhaustively] plans: saw " + base::format_count(num_plans) + ", needs at most " +
+    throw std::invalid_argument("[search_exhaustively] plans: saw " +
+                                base::format_count(num_plans) + ", needs at most " +
                                 base::format_count(most_plans));
   std::vector<Share> shares(pricer.team().size(), space.smallest());
   Outcome best{pricer.team(), shares, pricer.price(shares)};
@@ -257,8 +273,9 @@ Outcome enumerate(const Space& space, Pricer& pricer) {
 
 using ConsiderTeams = std::function<void(Planner&, const Team&, std::size_t smallest_team)>;
 
-PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
-                      const ImportanceProfile& importance, const ConsiderTeams& consider) {
+PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& fleet,
+                      const PlanOptions& options, const ImportanceProfile& importance,
+                      const ConsiderTeams& consider) {
   const auto start = Clock::now();
   check(options);
   teacher.check();
@@ -280,21 +297,28 @@ PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& flee
 
 }  // namespace
 
-PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
-                   const ImportanceProfile& importance) {
-  const auto until = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.max_time_s));
-  return plan_with(teacher, fleet, options, importance, [&](Planner& planner, const Team& able, std::size_t smallest_team) {
-    const Budget budget{options.max_evaluations, until};
-    consider_shrinking_teams(planner, able, smallest_team,
-                   [&](Pricer& pricer) { return optimise_team(planner.space(), options, pricer, budget); });
-  });
+PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,
+                   const PlanOptions& options, const ImportanceProfile& importance) {
+  const auto until = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                        std::chrono::duration<double>(options.max_time_s));
+  return plan_with(teacher, fleet, options, importance,
+                   [&](Planner& planner, const Team& able, std::size_t smallest_team) {
+                     const Budget budget{options.max_evaluations, until};
+                     consider_shrinking_teams(
+                         planner, able, smallest_team, budget, [&](Pricer& pricer) {
+                           return optimise_team(planner.space(), options, pricer, budget);
+                         });
+                   });
 }
 
-PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
-                                const ImportanceProfile& importance) {
-  return plan_with(teacher, fleet, options, importance, [&](Planner& planner, const Team& able, std::size_t smallest_team) {
-    consider_all_teams(planner, able, smallest_team, [&](Pricer& pricer) { return enumerate(planner.space(), pricer); });
-  });
+PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet,
+                                const PlanOptions& options, const ImportanceProfile& importance) {
+  return plan_with(teacher, fleet, options, importance,
+                   [&](Planner& planner, const Team& able, std::size_t smallest_team) {
+                     consider_all_teams(planner, able, smallest_team, [&](Pricer& pricer) {
+                       return enumerate(planner.space(), pricer);
+                     });
+                   });
 }
 
 }  // namespace cleave::optimizer

@@ -11,20 +11,22 @@
 namespace cleave::optimizer {
 
 struct Limits {
-  double latency_s = 0;          // 0: none
-  double max_part_share = 0;     // share of the teacher's parameters that any part may have; 0: none
-  double min_importance = 0;     // kept importance (proxy)
+  double latency_s = 0;       // 0: none
+  double max_part_share = 0;  // share of the teacher's parameters that any part may have; 0: none
+  double min_importance = 0;  // kept importance (proxy)
 };
 
 struct PlanOptions {
-  /// What is minimised: "latency", or "accuracy" (kept importance maximised under limits.latency_s).
+  /// What is minimised: "latency", or "accuracy" (kept importance maximised under
+  /// limits.latency_s).
   std::string objective = "latency";
   Limits limits;
   plan::RequestShape shape;
   /// "auto" considers every strategy and takes the best; a name forces that one.
   std::string strategy = "auto";
-  /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept importance), relative to the
-  /// teacher's latency on the fastest device: at 1, losing all importance costs as much time as the teacher takes there.
+  /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept
+  /// importance), relative to the teacher's latency on the fastest device: at 1, losing all
+  /// importance costs as much time as the teacher takes there.
   double accuracy_weight = 1;
   /// Σ D_p ≤ D and Σ H_p ≤ H.
   bool partition = false;
@@ -40,7 +42,8 @@ enum class Termination { found, infeasible };
 
 struct PlanSummary {
   Termination termination = Termination::found;
-  /// The plan found, or the nearest one; its candidates say what else was considered and why it lost.
+  /// The plan found, or the nearest one; its candidates say what else was considered and why it
+  /// lost.
   plan::Plan plan;
   /// Infeasible: "memory on 'cam': needs 212 MB, gives 180 MB (32 MB short)".
   std::string message;
@@ -48,21 +51,23 @@ struct PlanSummary {
   double seconds = 0;
 };
 
-/// Importance of what can be kept, by layer, each summing to 1 over the model; from decompose::importance, or uniform when
-/// empty. Only sums are needed here: which unit is kept is decided when cutting.
+/// Importance of what can be kept, by layer, each summing to 1 over the model; from
+/// decompose::importance, or uniform when empty. Only sums are needed here: which unit is kept is
+/// decided when cutting.
 struct ImportanceProfile {
-  std::vector<double> layers;                           // of each layer
-  std::vector<std::vector<double>> heads, mlp;          // by layer, descending
-  std::vector<double> channels;                         // of residual channels, descending
+  std::vector<double> layers;                   // of each layer
+  std::vector<std::vector<double>> heads, mlp;  // by layer, descending
+  std::vector<double> channels;                 // of residual channels, descending
 };
 
-/// Picks strategy, aggregator and shares: continuous relaxation with Ceres, exact integer rounding, local search priced by
-/// the simulator. Throws std::invalid_argument on options out of range.
-PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
-                   const ImportanceProfile& importance = {});
+/// Picks strategy, aggregator and shares: continuous relaxation with Ceres, exact integer rounding,
+/// local search priced by the simulator. Throws std::invalid_argument on options out of range.
+PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,
+                   const PlanOptions& options, const ImportanceProfile& importance = {});
 
 /// The true optimum over a small enumerable space (widths x depth x …), for tests.
-PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet, const PlanOptions& options,
+PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet,
+                                const PlanOptions& options,
                                 const ImportanceProfile& importance = {});
 
 }  // namespace cleave::optimizer

@@ -23,10 +23,12 @@ struct Timeline {
   std::string bottleneck;
 };
 
-/// Plays the programs on the fleet: a Boost.Graph task graph (compute on a device, transfer on a link, dependencies), list
-/// scheduling in order of readiness; a device computes one thing at a time, a link direction carries one message at a time.
-/// Parts run on the devices named by the plan, rank P on plan.aggregator (its own process, sharing that device's compute).
-Timeline simulate(const plan::Plan& plan, const std::vector<plan::Program>& programs, const plan::Fleet& fleet);
+/// Plays the programs on the fleet: a Boost.Graph task graph (compute on a device, transfer on a
+/// link, dependencies), list scheduling in order of readiness; a device computes one thing at a
+/// time, a link direction carries one message at a time. Parts run on the devices named by the
+/// plan, rank P on plan.aggregator (its own process, sharing that device's compute).
+Timeline simulate(const plan::Plan& plan, const std::vector<plan::Program>& programs,
+                  const plan::Fleet& fleet);
 
 /// Chrome/Perfetto trace JSON, and a text Gantt of `columns` characters.
 std::string to_trace(const Timeline& timeline);

@@ -17,26 +17,31 @@ using model::ModelConfig;
 
 double real(std::int64_t count) { return static_cast<double>(count); }
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
-std::int32_t steps_of(std::int64_t size, std::int64_t step) { return static_cast<std::int32_t>((size + step - 1) / step); }
+std::int32_t steps_of(std::int64_t size, std::int64_t step) {
+  return static_cast<std::int32_t>((size + step - 1) / step);
+}
 
 void expect_count(const std::string& field, std::size_t saw, std::int64_t needs) {
   if (saw != at(needs))
-    throw std::invalid_argument("[plan] importance." + field + ": saw " + std::to_string(saw) + " values, needs " +
-                                std::to_string(needs));
+    throw std::invalid_argument("[plan] importance." + field + ": saw " + std::to_string(saw) +
+                                " values, needs " + std::to_string(needs));
 }
 
 /// Of the model, or all alike where none is given.
-std::vector<double> or_even(const std::vector<double>& importance, std::int64_t count, const std::string& field) {
+std::vector<double> or_even(const std::vector<double>& importance, std::int64_t count,
+                            const std::string& field) {
   if (importance.empty()) return std::vector<double>(at(count), 1.0);
   expect_count(field, importance.size(), count);
   for (std::size_t i = 0; i < importance.size(); ++i)
     if (!(importance[i] >= 0) || !std::isfinite(importance[i]))
-      throw std::invalid_argument("[plan] importance." + field + "[" + std::to_string(i) + "]: saw " +
-                                  std::to_string(importance[i]) + ", needs a finite number from 0");
+      throw std::invalid_argument("[plan] importance." + field + "[" + std::to_string(i) +
+                                  "]: saw " + std::to_string(importance[i]) +
+                                  ", needs a finite number from 0");
   return importance;
 }
 
-/// What the first 0, step, 2 · step … units hold of all, 0..1. Without any importance at all, units count alike.
+/// What the first 0, step, 2 · step … units hold of all, 0..1. Without any importance at all, units
+/// count alike.
 Curve curve_of(std::vector<double> units, std::int64_t step, std::int32_t num_steps) {
   std::sort(units.begin(), units.end(), std::greater<>());
   double sum = std::accumulate(units.begin(), units.end(), 0.0);
@@ -85,13 +90,15 @@ std::vector<std::int64_t> choose_layers(const std::vector<double>& importance, s
     const bool is_end = layer == 0 || layer == size - 1;
     return is_end ? std::numeric_limits<double>::infinity() : importance[at(layer)];
   };
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return rank(a) > rank(b); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return rank(a) > rank(b); });
   chosen.assign(order.begin(), order.begin() + count);
   std::sort(chosen.begin(), chosen.end());
   return chosen;
 }
 
-/// `count(config)` over blocks of any width: from the kernels or parameters of models with one half of a block, or none.
+/// `count(config)` over blocks of any width: from the kernels or parameters of models with one half
+/// of a block, or none.
 template <typename Count>
 PartCost cost_of(const ModelConfig& like, const Count& count) {
   const auto price = [&](double w, std::vector<LayerShape> layers) {
@@ -125,7 +132,8 @@ Space::Space(const ModelConfig& teacher, const plan::Fleet& fleet, const PlanOpt
              const ImportanceProfile& importance)
     : teacher_(teacher), bare_(teacher), fleet_(fleet), options_(options) {
   bare_.labels.clear();
-  const std::vector<double> layer_weights = or_even(importance.layers, teacher.num_layers(), "layers");
+  const std::vector<double> layer_weights =
+      or_even(importance.layers, teacher.num_layers(), "layers");
   set_axes();
   set_layers(layer_weights);
   set_curves(importance, layer_weights);
@@ -142,14 +150,17 @@ Space::Space(const ModelConfig& teacher, const plan::Fleet& fleet, const PlanOpt
 
 void Space::set_axes() {
   for (const LayerShape& layer : teacher_.layers) {
-    uniform_ = uniform_ && layer == teacher_.layers.front() && layer.heads > 0 && layer.mlp_width > 0;
+    uniform_ =
+        uniform_ && layer == teacher_.layers.front() && layer.heads > 0 && layer.mlp_width > 0;
     max_heads_ = std::max(max_heads_, layer.heads);
     max_mlp_ = std::max(max_mlp_, layer.mlp_width);
   }
   const auto num_layers = static_cast<std::int32_t>(teacher_.num_layers());
   const auto num_heads = static_cast<std::int32_t>(max_heads_);
-  largest_ = {num_layers, steps_of(teacher_.width, options_.width_step), num_heads, steps_of(max_mlp_, options_.width_step)};
-  smallest_ = {std::min(2, num_layers), 1, std::min(1, num_heads), std::min(1, largest_[axis::mlp])};
+  largest_ = {num_layers, steps_of(teacher_.width, options_.width_step), num_heads,
+              steps_of(max_mlp_, options_.width_step)};
+  smallest_ = {std::min(2, num_layers), 1, std::min(1, num_heads),
+               std::min(1, largest_[axis::mlp])};
 }
 
 void Space::set_layers(const std::vector<double>& importance) {
@@ -157,9 +168,11 @@ void Space::set_layers(const std::vector<double>& importance) {
     layers_.push_back(choose_layers(importance, count));
 }
 
-void Space::set_curves(const ImportanceProfile& importance, const std::vector<double>& layer_weights) {
+void Space::set_curves(const ImportanceProfile& importance,
+                       const std::vector<double>& layer_weights) {
   const std::int64_t num_layers = teacher_.num_layers();
-  channel_curve_ = curve_of(or_even(importance.channels, teacher_.width, "channels"), options_.width_step, largest_[axis::width]);
+  channel_curve_ = curve_of(or_even(importance.channels, teacher_.width, "channels"),
+                            options_.width_step, largest_[axis::width]);
   if (!importance.heads.empty()) expect_count("heads", importance.heads.size(), num_layers);
   if (!importance.mlp.empty()) expect_count("mlp", importance.mlp.size(), num_layers);
 
@@ -170,14 +183,17 @@ void Space::set_curves(const ImportanceProfile& importance, const std::vector<do
     const auto of = [&](const std::vector<std::vector<double>>& all) {
       return all.empty() ? std::vector<double>{} : all[at(l)];
     };
-    head_curves.push_back(curve_of(or_even(of(importance.heads), layer.heads, "heads" + where), 1, largest_[axis::heads]));
-    mlp_curves.push_back(
-        curve_of(or_even(of(importance.mlp), layer.mlp_width, "mlp" + where), options_.width_step, largest_[axis::mlp]));
+    head_curves.push_back(curve_of(or_even(of(importance.heads), layer.heads, "heads" + where), 1,
+                                   largest_[axis::heads]));
+    mlp_curves.push_back(curve_of(or_even(of(importance.mlp), layer.mlp_width, "mlp" + where),
+                                  options_.width_step, largest_[axis::mlp]));
   }
 
   const double all_layers = std::accumulate(layer_weights.begin(), layer_weights.end(), 0.0);
   const bool any_weight = all_layers > 0;
-  const auto weight = [&](std::int64_t l) { return any_weight ? layer_weights[at(l)] / all_layers : 1 / real(num_layers); };
+  const auto weight = [&](std::int64_t l) {
+    return any_weight ? layer_weights[at(l)] / all_layers : 1 / real(num_layers);
+  };
   for (const std::vector<std::int64_t>& kept : layers_) {
     double sum = 0;
     for (const std::int64_t l : kept) sum += weight(l);
@@ -193,8 +209,10 @@ void Space::set_curves(const ImportanceProfile& importance, const std::vector<do
     layer_curve_.kept.push_back(at(num_layers) == kept.size() ? 1.0 : sum);
     head_curve_ = mean(head_curves);
     mlp_curve_ = mean(mlp_curves);
-    head_factors_.push_back(factors_of(head_curve_, [](double share) { return inner_factor(share, 1.0); }));
-    mlp_factors_.push_back(factors_of(mlp_curve_, [](double share) { return inner_factor(1.0, share); }));
+    head_factors_.push_back(
+        factors_of(head_curve_, [](double share) { return inner_factor(share, 1.0); }));
+    mlp_factors_.push_back(
+        factors_of(mlp_curve_, [](double share) { return inner_factor(1.0, share); }));
   }
   layer_factors_ = factors_of(layer_curve_, [](double share) { return layer_factor(share); });
   channel_factors_ = factors_of(channel_curve_, [](double share) { return channel_factor(share); });
@@ -207,9 +225,11 @@ void Space::set_costs() {
     seconds_.push_back(cost_of(bare_, [&](const ModelConfig& config) {
       return device.seconds(plan::kernels_of_model(config, batch, false));
     }));
-    teacher_s_ = std::min(teacher_s_, compute_seconds(device, plan::kernels_of_model(bare_, batch, true)));
+    teacher_s_ =
+        std::min(teacher_s_, compute_seconds(device, plan::kernels_of_model(bare_, batch, true)));
   }
-  parameters_ = cost_of(bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });
+  parameters_ = cost_of(
+      bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });
   teacher_parameters_ = real(model::count_parameters(bare_));
 }
 
@@ -226,7 +246,9 @@ std::int64_t Space::value(Axis axis, std::int32_t steps) const {
   return steps;
 }
 
-const std::vector<std::int64_t>& Space::layers(std::int32_t num_layers) const { return layers_[at(num_layers)]; }
+const std::vector<std::int64_t>& Space::layers(std::int32_t num_layers) const {
+  return layers_[at(num_layers)];
+}
 
 ModelConfig Space::config(const Share& share) const {
   ModelConfig config = teacher_;
@@ -234,7 +256,8 @@ ModelConfig Space::config(const Share& share) const {
   config.layers.clear();
   for (const std::int64_t l : layers(share[axis::depth])) {
     const LayerShape& whole = teacher_.layers[at(l)];
-    config.layers.push_back({std::min(value(axis::heads, share[axis::heads]), whole.heads), std::min(value(axis::mlp, share[axis::mlp]), whole.mlp_width)});
+    config.layers.push_back({std::min(value(axis::heads, share[axis::heads]), whole.heads),
+                             std::min(value(axis::mlp, share[axis::mlp]), whole.mlp_width)});
   }
   return config;
 }
@@ -246,7 +269,8 @@ plan::PlanPart Space::part(std::size_t device, const Share& share) const {
   part.layers = layers(share[axis::depth]);
   const auto work = [&](const ModelConfig& config) {
     double flops = 0;
-    for (const plan::Kernel& kernel : plan::kernels_of_model(config, options_.shape.batch, false)) flops += kernel.flops();
+    for (const plan::Kernel& kernel : plan::kernels_of_model(config, options_.shape.batch, false))
+      flops += kernel.flops();
     return flops;
   };
   part.parameter_share = parameter_share(share);
@@ -256,7 +280,8 @@ plan::PlanPart Space::part(std::size_t device, const Share& share) const {
 
 double Space::total(const PartCost& cost, const Share& share) const {
   const double w = real(value(axis::width, share[axis::width]));
-  const std::int64_t num_heads = value(axis::heads, share[axis::heads]), columns = value(axis::mlp, share[axis::mlp]);
+  const std::int64_t num_heads = value(axis::heads, share[axis::heads]),
+                     columns = value(axis::mlp, share[axis::mlp]);
   if (uniform_) return cost(real(share[axis::depth]), w, real(num_heads), real(columns));
   double sum = cost.base(w, 0.0);
   for (const std::int64_t l : layers(share[axis::depth])) {
@@ -271,30 +296,47 @@ double Space::seconds(std::size_t device, const Share& share) const {
   return fleet_.devices[device].profile.cost.instruction_s + total(seconds_[device], share);
 }
 
-double Space::model_bytes(const Share& share) const { return weight_bytes(share) + working_bytes(share); }
+double Space::model_bytes(const Share& share) const {
+  return weight_bytes(share) + working_bytes(share);
+}
 
-/// Activations are those of the largest block, whatever the number of blocks: counted by the plan's own rules, once for each block.
+/// Activations are those of the largest block, whatever the number of blocks: counted by the plan's
+/// own rules, once for each block.
 double Space::working_bytes(const Share& share) const {
   constexpr unsigned bits = 21;
   const auto unit = [&](Axis axis) { return static_cast<std::uint64_t>(share[axis]); };
-  const std::uint64_t key = (unit(axis::width) << (2 * bits)) | (unit(axis::heads) << bits) | unit(axis::mlp);
+  const std::uint64_t key =
+      (unit(axis::width) << (2 * bits)) | (unit(axis::heads) << bits) | unit(axis::mlp);
   const auto found = working_.find(key);
   if (found != working_.end()) return found->second;
 
   plan::Plan plan = probe_;
   ModelConfig& block = plan.parts.front().config;
   block.width = value(axis::width, share[axis::width]);
-  block.layers.assign(1, {value(axis::heads, share[axis::heads]), value(axis::mlp, share[axis::mlp])});
+  block.layers.assign(1,
+                      {value(axis::heads, share[axis::heads]), value(axis::mlp, share[axis::mlp])});
   plan::Program program = probe_programs_.front();
   for (const plan::Instruction& instruction : program.instructions)
-    if (instruction.op == plan::Op::sub_model) program.values[at(instruction.result)].dims.back() = block.width;
+    if (instruction.op == plan::Op::sub_model)
+      program.values[at(instruction.result)].dims.back() = block.width;
   return working_[key] = plan::working_bytes(program, plan);
 }
 
 double Space::quality(const Share& share) const {
+  return quality_beside_columns(share) * mlp_factors_[at(share[axis::depth])][at(share[axis::mlp])];
+}
+
+double Space::quality_beside_columns(const Share& share) const {
   const std::size_t num_layers = at(share[axis::depth]);
   return layer_factors_[num_layers] * channel_factors_[at(share[axis::width])] *
-         head_factors_[num_layers][at(share[axis::heads])] * mlp_factors_[num_layers][at(share[axis::mlp])];
+         head_factors_[num_layers][at(share[axis::heads])];
+}
+
+std::int32_t Space::columns_above(const Share& share, double wanted) const {
+  const std::vector<double>& factors = mlp_factors_[at(share[axis::depth])];
+  const auto enough =
+      std::lower_bound(factors.begin(), factors.end(), wanted / quality_beside_columns(share));
+  return std::max(static_cast<std::int32_t>(enough - factors.begin()), smallest_[axis::mlp]);
 }
 
 }  // namespace cleave::optimizer

@@ -1,0 +1,128 @@
+#include "optimizer/pricer.hpp"
+
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "optimizer/predict.hpp"
+#include "optimizer/simulate.hpp"
+#include "tests/optimizer/examples.hpp"
+
+namespace cleave::optimizer {
+namespace {
+
+std::vector<Share> any_shares(const Space& space, std::size_t count, std::mt19937_64& random) {
+  std::vector<Share> shares(count);
+  for (Share& share : shares)
+    for (const Axis axis : all_axes)
+      share[axis] = std::uniform_int_distribution<std::int32_t>(space.smallest()[axis],
+                                                                space.largest()[axis])(random);
+  return shares;
+}
+
+TEST(Pricer, PricesAsTheSimulatorPlays) {
+  const auto fleet = examples::three_devices();
+  PlanOptions options;
+  options.shape.batch = 3;
+  const Space space(examples::fashion_vit(), fleet, options, {});
+  std::mt19937_64 random(11);
+  for (const std::vector<std::size_t>& team : {std::vector<std::size_t>{0, 1, 2}, {1, 2}, {2}}) {
+    Pricer pricer(space, options, team);
+    for (int i = 0; i < 10; ++i) {
+      const auto shares = any_shares(space, team.size(), random);
+      const Price price = pricer.price(shares);
+      const plan::Plan plan = pricer.plan(shares);
+      EXPECT_NEAR(price.latency_s, simulate(plan, plan::compile(plan, plan.shape), fleet).latency_s,
+                  1e-9 * price.latency_s);
+      EXPECT_NEAR(price.latency_s, plan.prediction.latency_s, 1e-9 * price.latency_s);
+      EXPECT_NEAR(price.kept, plan.prediction.kept_importance, 1e-12);
+    }
+  }
+}
+
+TEST(Pricer, SeesTheLimitsThatThePlanBreaks) {
+  // Every process has room for something like half of the teacher, so that random shares fall on
+  // both sides.
+  auto fleet = examples::three_devices(175e6 + 8e6);
+  PlanOptions options;
+  options.limits.latency_s = 8e-3;
+  options.limits.max_part_share = 0.6;
+  options.limits.min_importance = 0.9;
+  const Space space(examples::fashion_vit(), fleet, options, {});
+  Pricer pricer(space, options, {0, 1, 2});
+  std::mt19937_64 random(13);
+  int num_feasible = 0;
+  for (int i = 0; i < 300; ++i) {
+    const auto shares = any_shares(space, 3, random);
+    const Price price = pricer.price(shares);
+    const auto broken = shortfalls(pricer.plan(shares), fleet, options);
+    EXPECT_EQ(price.feasible(), broken.empty())
+        << (broken.empty() ? "nothing broken" : broken.front().text);
+    double sum = 0;
+    for (const Shortfall& shortfall : broken) sum += shortfall.relative;
+    EXPECT_NEAR(price.violation, sum, 1e-6 * (1 + sum));
+    num_feasible += price.feasible() ? 1 : 0;
+  }
+  EXPECT_GT(num_feasible, 0);
+  EXPECT_LT(num_feasible, 300);
+}
+
+TEST(Pricer, CountsTheMemoryOfTheAggregatorToo) {
+  auto fleet = examples::three_devices();
+  // The agent of the hub has little to hold, its aggregator a classifier of 3 MB.
+  fleet.devices[0].memory_bytes = 175e6 + 4e6;
+  const PlanOptions options;
+  const Space space(examples::vit_base(), fleet, options, {});
+  Pricer pricer(space, options, {1, 2});
+  const std::vector<Share> shares(2, space.smallest());
+  const auto broken = shortfalls(pricer.plan(shares), fleet, options);
+  ASSERT_FALSE(broken.empty());
+  EXPECT_EQ(broken.front().text.rfind("memory on 'aggregator@hub': needs ", 0), 0u)
+      << broken.front().text;
+  EXPECT_NEAR(pricer.price(shares).violation, broken.front().relative, 1e-9);
+}
+
+TEST(Pricer, WantsAPartitionToStayWithinTheTeacher) {
+  PlanOptions options;
+  options.partition = true;
+  const Space space(examples::fashion_vit(), examples::three_devices(), options, {});
+  Pricer pricer(space, options, {0, 1});
+  Share half = space.largest();
+  half[axis::width] = space.largest()[axis::width] / 2;
+  half[axis::heads] = space.largest()[axis::heads] / 2;
+  EXPECT_TRUE(pricer.price({half, half}).feasible());
+  Share more = half;
+  ++more[axis::width];
+  EXPECT_FALSE(pricer.price({half, more}).feasible());
+  more = half;
+  ++more[axis::heads];
+  EXPECT_FALSE(pricer.price({more, half}).feasible());
+}
+
+TEST(KeptImportance, GrowsWithEachPartAndIsWholeWithTheTeacher) {
+  EXPECT_EQ(kept_importance({}), 0);
+  EXPECT_NEAR(kept_importance({0.5}), 0.5, 1e-12);
+  EXPECT_NEAR(kept_importance({0.5, 0.4}), 0.7, 1e-12);
+  EXPECT_EQ(kept_importance({0.5, 1.0}), 1);
+}
+
+TEST(Judge, WeighsTimeAgainstImportance) {
+  PlanOptions options;
+  options.accuracy_weight = 2;
+  EXPECT_NEAR(judge(0.3, 0.9, options, 1.5).objective_s, 0.3 + 2 * 1.5 * 0.1, 1e-12);
+  options.objective = "accuracy";
+  EXPECT_LT(judge(3, 0.91, options, 1.5).objective_s, judge(0.3, 0.9, options, 1.5).objective_s);
+  EXPECT_LT(judge(0.3, 0.9, options, 1.5).objective_s, judge(3, 0.9, options, 1.5).objective_s);
+}
+
+TEST(Better, PutsLimitsBeforeTheObjective) {
+  Price within{1, 0.5, 0, 10}, faster{0.5, 0.5, 0, 5}, broken{0.1, 0.9, 0.2, 1},
+      worse{0.1, 0.9, 0.3, 0.5};
+  EXPECT_TRUE(better(faster, within));
+  EXPECT_TRUE(better(within, broken));
+  EXPECT_FALSE(better(broken, within));
+  EXPECT_TRUE(better(broken, worse));
+}
+
+}  // namespace
+}  // namespace cleave::optimizer
