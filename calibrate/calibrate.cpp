@@ -13,6 +13,7 @@
 #include "base/file.hpp"
 #include "calibrate/augment.hpp"
 #include "calibrate/evaluate.hpp"
+#include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/loss.hpp"
@@ -353,7 +354,7 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
     if (seen == layer) relations = {q, k, v};
   };
   const at::Tensor features =
-      model::features(student.fused.parts[part], batch.pixels, layer >= 0 ? &observer : nullptr);
+      summary_features(student.fused.parts[part], batch.pixels, layer >= 0 ? &observer : nullptr);
   const at::Tensor logits = student.classify_alone(part, features);
   const at::Tensor kept = at::tensor(student.fused.fusion.parts[part].channels, at::kLong);
   at::Tensor loss =
@@ -378,7 +379,7 @@ at::Tensor Calibration::fuse_those(const Student& student, const at::Tensor& pix
                                    const Presence& present) const {
   std::vector<at::Tensor> features(present.size());
   for (std::size_t p = 0; p < present.size(); ++p)
-    if (present[p]) features[p] = model::features(student.fused.parts[p], pixels);
+    if (present[p]) features[p] = summary_features(student.fused.parts[p], pixels);
   return model::fuse(student.fused.fusion, features);
 }
 
@@ -390,7 +391,7 @@ at::Tensor Calibration::boost_loss(std::size_t part, const Stage::Position& at,
   const model::FusionHead& fusion = student.fused.fusion;
   std::vector<at::Tensor> features(plan_.parts.size());
   for (std::size_t p = 0; p <= part; ++p)
-    features[p] = model::features(student.fused.parts[p], batch.pixels);
+    features[p] = summary_features(student.fused.parts[p], batch.pixels);
   std::vector<at::Tensor> before = features;
   before[part] = at::Tensor();
   const at::Tensor missed = attention_to_errors(
@@ -439,7 +440,7 @@ double Calibration::alone_accuracy(std::size_t part) {
   for_pieces(validation_.size(), 64, lanes_, [&](std::int64_t begin, std::int64_t end) {
     const at::Tensor pixels =
         model::normalise_pixels(plan_.teacher, validation_.images.narrow(0, begin, end - begin));
-    const at::Tensor features = model::features(student_.fused.parts[part], pixels);
+    const at::Tensor features = summary_features(student_.fused.parts[part], pixels);
     logits.narrow(0, begin, end - begin).copy_(student_.classify_alone(part, features));
   });
   return share_right(logits, validation_.labels);

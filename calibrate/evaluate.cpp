@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 #include <nlohmann/json.hpp>
 
+#include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
 #include "calibrate/lanes.hpp"
 #include "model/checkpoint.hpp"
@@ -24,7 +25,7 @@ std::int64_t count_right(const model::Transformer& model, const model::Dataset& 
     const std::int64_t size = std::min(batch, slice.end - begin);
     const at::Tensor pixels =
         model::normalise_pixels(model.config, data.images.narrow(0, begin, size));
-    const at::Tensor answers = model::forward(model, pixels).argmax(-1);
+    const at::Tensor answers = model::classify(model, summary_features(model, pixels)).argmax(-1);
     right += answers.eq(data.labels.narrow(0, begin, size)).sum().item<std::int64_t>();
   }
   return right;

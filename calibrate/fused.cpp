@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "calibrate/forward.hpp"
 #include "model/checkpoint.hpp"
 
 namespace cleave::calibrate {
@@ -70,7 +71,7 @@ std::vector<at::Tensor> features_of(const FusedModel& model, const at::Tensor& i
       const auto& part = model.parts[p];
       features[p]
           .narrow(0, begin, end - begin)
-          .copy_(model::features(part, model::normalise_pixels(part.config, batch)));
+          .copy_(summary_features(part, model::normalise_pixels(part.config, batch)));
     }
   };
   if (!for_pieces(images.size(0), images_a_piece, lanes, work, report)) return {};

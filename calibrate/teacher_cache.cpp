@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "base/digest.hpp"
+#include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
 #include "model/config/safetensors.hpp"
 
@@ -54,7 +55,7 @@ std::optional<TeacherView> TeacherCache::view(
     const at::Tensor batch =
         take_view(images, indices, how, seed, static_cast<std::uint64_t>(view));
     const at::Tensor features =
-        model::features(teacher, model::normalise_pixels(teacher.config, batch));
+        summary_features(teacher, model::normalise_pixels(teacher.config, batch));
     outputs.features.narrow(0, begin, end - begin).copy_(features);
     outputs.logits.narrow(0, begin, end - begin).copy_(model::classify(teacher, features));
   };

@@ -11,6 +11,7 @@
 #include "base/digest.hpp"
 #include "calibrate/augment.hpp"
 #include "calibrate/evaluate.hpp"
+#include "calibrate/forward.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/run.hpp"
 #include "calibrate/weights.hpp"
@@ -160,12 +161,13 @@ class Trainer {
         training_.images, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed, view);
     at::Tensor pixels = model::normalise_pixels(model.config, images);
     const at::Tensor labels = training_.labels.index_select(0, indices);
-    if (recipe_.mixup <= 0) return cross_entropy(model::forward(model, pixels), labels);
+    if (recipe_.mixup <= 0)
+      return cross_entropy(model::classify(model, summary_features(model, pixels)), labels);
     const Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
                                    {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
                                     static_cast<std::uint64_t>(at.piece)});
     pixels = pixels * mixup.share + pixels.index_select(0, mixup.partner) * (1 - mixup.share);
-    const at::Tensor logits = model::forward(model, pixels);
+    const at::Tensor logits = model::classify(model, summary_features(model, pixels));
     return cross_entropy(logits, labels) * mixup.share +
            cross_entropy(logits, labels.index_select(0, mixup.partner)) * (1 - mixup.share);
   }

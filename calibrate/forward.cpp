@@ -1,0 +1,48 @@
+#include "calibrate/forward.hpp"
+
+#include <string>
+
+#include <ATen/ATen.h>
+
+namespace cleave::calibrate {
+namespace {
+
+using model::Projection;
+using model::Range;
+
+/// The last block of rows 0 … rows − 1; all rows are looked at. [B, N, D] -> [B, rows, D].
+at::Tensor last_block(const model::Transformer& model, int layer, const at::Tensor& x,
+                      std::int64_t rows) {
+  const model::LayerShape& shape = model.config.layers[static_cast<std::size_t>(layer)];
+  const std::string prefix = "blocks." + std::to_string(layer) + ".";
+  const Range heads{0, shape.heads}, columns{0, shape.mlp_width};
+  at::Tensor y = x.narrow(1, 0, rows);
+  if (shape.heads > 0) {
+    const at::Tensor normed = model::norm(model, prefix + "norm_attention", x);
+    const at::Tensor context = model::attend(
+        model::project(model, layer, Projection::query, heads, normed.narrow(1, 0, rows)),
+        model::project(model, layer, Projection::key, heads, normed),
+        model::project(model, layer, Projection::value, heads, normed));
+    y = y + model::project_out(model, layer, heads, context) +
+        model[prefix + "attention.output.bias"];
+  }
+  if (shape.mlp_width > 0) {
+    const at::Tensor normed = model::norm(model, prefix + "norm_mlp", y);
+    y = y + model::mlp(model, layer, columns, normed) + model[prefix + "mlp.down.bias"];
+  }
+  return y;
+}
+
+}  // namespace
+
+at::Tensor summary_features(const model::Transformer& model, const at::Tensor& pixels,
+                            const model::Observer* observer) {
+  const int last = static_cast<int>(model.config.num_layers()) - 1;
+  // What an observer wants to see of the last block is all of it.
+  if (observer != nullptr || last < 0) return model::features(model, pixels, observer);
+  at::Tensor x = model::embed(model, pixels);
+  for (int layer = 0; layer < last; ++layer) x = model::block(model, layer, x);
+  return model::norm(model, "norm", last_block(model, last, x, model.config.summary_tokens));
+}
+
+}  // namespace cleave::calibrate

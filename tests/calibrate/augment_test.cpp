@@ -1,0 +1,98 @@
+#include "calibrate/augment.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+namespace cleave::calibrate {
+namespace {
+
+/// n images of 1 x 3 x 4, pixels 1, 2, 3 …
+at::Tensor numbered(std::int64_t count) {
+  return at::arange(1, 12 * count + 1, at::kByte).view({count, 1, 3, 4});
+}
+
+at::Tensor all(std::int64_t count) { return at::arange(count, at::kLong); }
+
+/// `image` [1, h, w] mirrored or not, moved, and 0 where nothing came from.
+at::Tensor moved(const at::Tensor& image, bool mirror, std::int64_t down, std::int64_t right) {
+  const at::Tensor from = mirror ? image.flip({2}) : image;
+  at::Tensor to = at::zeros_like(image);
+  for (std::int64_t y = 0; y < image.size(1); ++y)
+    for (std::int64_t x = 0; x < image.size(2); ++x)
+      if (y - down >= 0 && y - down < image.size(1) && x - right >= 0 && x - right < image.size(2))
+        to[0][y][x] = from[0][y - down][x - right];
+  return to;
+}
+
+TEST(Draw, IsAFunctionOfItsKey) {
+  Draw one({1, 2}), same({1, 2}), swapped({2, 1});
+  const auto first = one.next();
+  EXPECT_EQ(first, same.next());
+  EXPECT_NE(first, swapped.next());
+  EXPECT_NE(first, one.next());
+}
+
+TEST(Draw, IsUniform) {
+  Draw draw({7});
+  double sum = 0;
+  std::vector<int> seen(5, 0);
+  for (int i = 0; i < 5000; ++i) {
+    sum += draw.uniform();
+    ++seen[static_cast<std::size_t>(draw.below(5))];
+  }
+  EXPECT_NEAR(sum / 5000, 0.5, 0.02);
+  EXPECT_GT(*std::min_element(seen.begin(), seen.end()), 850);
+}
+
+TEST(Shuffled, IsAPermutationThatDependsOnTheKey) {
+  const auto order = shuffled(100, {1, 2});
+  EXPECT_EQ(std::set<std::int64_t>(order.begin(), order.end()).size(), 100U);
+  EXPECT_EQ(order, shuffled(100, {1, 2}));
+  EXPECT_NE(order, shuffled(100, {1, 3}));
+}
+
+TEST(TakeView, ViewZeroIsTheImageAsItIs) {
+  const auto images = numbered(3);
+  EXPECT_TRUE(take_view(images, all(3), {true, 2}, 1, 0).equal(images));
+}
+
+TEST(TakeView, MirrorsAndShiftsEachImageInSomeWay) {
+  const auto images = numbered(20);
+  const auto view = take_view(images, all(20), {true, 2}, 1, 1);
+  std::set<std::string> ways;
+  for (std::int64_t i = 0; i < 20; ++i) {
+    int explanations = 0;
+    for (int mirror = 0; mirror < 2; ++mirror)
+      for (int down = -2; down <= 2; ++down)
+        for (int right = -2; right <= 2; ++right)
+          if (view[i].equal(moved(images[i], mirror == 1, down, right))) {
+            ++explanations;
+            ways.insert(std::to_string(mirror) + " " + std::to_string(down) + " " +
+                        std::to_string(right));
+          }
+    EXPECT_GE(explanations, 1) << "image " << i;
+  }
+  EXPECT_GT(ways.size(), 8U);
+}
+
+TEST(TakeView, IsAFunctionOfSeedViewAndIndex) {
+  const auto images = numbered(20);
+  const Augmentation how{true, 1};
+  const auto view = take_view(images, all(20), how, 1, 1);
+  EXPECT_TRUE(take_view(images, all(20), how, 1, 1).equal(view));
+  EXPECT_FALSE(take_view(images, all(20), how, 1, 2).equal(view));
+  EXPECT_FALSE(take_view(images, all(20), how, 2, 1).equal(view));
+  const auto some = at::tensor({17, 4}, at::kLong);
+  EXPECT_TRUE(take_view(images, some, how, 1, 1).equal(view.index_select(0, some)));
+}
+
+TEST(TakeView, SurvivesAShiftWiderThanTheImage) {
+  const auto view = take_view(numbered(20), all(20), {false, 9}, 1, 1);
+  EXPECT_TRUE(view.flatten(1).amax(1).eq(0).any().item<bool>());
+}
+
+}  // namespace
+}  // namespace cleave::calibrate

@@ -1,0 +1,226 @@
+#include "calibrate/calibrate.hpp"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "calibrate/evaluate.hpp"
+#include "optimizer/plan/bundle.hpp"
+#include "tests/calibrate/killed.hpp"
+#include "tests/calibrate/task.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using namespace testing;
+namespace fs = std::filesystem;
+
+/// A teacher and what it is cut into; the bundle is copied for each run.
+struct Cut {
+  explicit Cut(bool classifiers = true)
+      : teacher(bars_teacher(scratch)),
+        bundle(bars_bundle(scratch, teacher, classifiers)),
+        data(scratch / "bars") {}
+
+  fs::path copy(const std::string& name) const {
+    fs::copy(bundle, scratch / name, fs::copy_options::recursive);
+    return scratch / name;
+  }
+
+  Scratch scratch;
+  fs::path teacher, bundle, data;
+};
+
+base::ProgressCallback stop_at(int n) {
+  return [n, count = 0](const base::Progress&) mutable { return ++count != n; };
+}
+
+double fused_accuracy(const fs::path& bundle, const fs::path& data) {
+  const auto summary = evaluate(bundle, {}, {"idx", data, "test", 0}, false);
+  for (const auto& row : summary.rows)
+    if (row.what == "fused") return row.accuracy;
+  return -1;
+}
+
+TEST(Calibrate, RestoresWhatCuttingLost) {
+  const Cut cut;
+  const double before = fused_accuracy(cut.bundle, cut.data);
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  ASSERT_TRUE(summary.finished);
+  EXPECT_LT(before, 0.8);
+  EXPECT_GT(fused_accuracy(cut.bundle, cut.data), 0.9);
+  EXPECT_GT(summary.fused_accuracy, 0.9);
+  EXPECT_GT(summary.teacher_accuracy, 0.9);
+}
+
+TEST(Calibrate, SaysWhatEachStageBrought) {
+  const Cut cut;
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  ASSERT_EQ(summary.stages.size(), 4U);
+  const std::vector<std::string> names = {"alone", "boost", "joint", "head"};
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    EXPECT_EQ(summary.stages[i].name, names[i]);
+    EXPECT_GT(summary.stages[i].seconds, 0);
+    if (i > 0) {
+      EXPECT_EQ(summary.stages[i].before, summary.stages[i - 1].after);
+    }
+  }
+  // Three parts alone, two boosted, three joint epochs, one of the head.
+  EXPECT_EQ(summary.epochs.size(), 9U);
+  EXPECT_EQ(summary.epochs[3].stage, "boost desk");
+}
+
+TEST(Calibrate, WritesABundleThatVerifies) {
+  const Cut cut;
+  const std::string identity = plan::Bundle(cut.bundle).identity();
+  calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  const plan::Bundle bundle(cut.bundle);
+  EXPECT_NO_THROW(bundle.verify(""));
+  EXPECT_NE(bundle.identity(), identity);
+  EXPECT_EQ(bundle.manifest().teacher_digest, plan::digest_model(cut.teacher));
+  EXPECT_TRUE(fs::exists(cut.bundle / "parts/default/hub/keep.json"));
+  EXPECT_TRUE(fs::exists(cut.bundle / "calibration.jsonl"));
+  EXPECT_FALSE(fs::exists(cut.bundle / ".work/checkpoint.safetensors"));
+}
+
+TEST(Calibrate, TeachesPartsWithoutAClassifier) {
+  const Cut cut(false);
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  EXPECT_GT(summary.fused_accuracy, 0.9);
+  EXPECT_EQ(model::load(cut.bundle / "parts/default/cam").config.classes, 0);
+}
+
+TEST(Calibrate, StageWithoutEpochsIsLeftOut) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.joint.schedule.epochs = 0;
+  const std::string part = bytes_of(cut.bundle / "parts/default/hub/model.safetensors");
+  const std::string fusion = bytes_of(cut.bundle / "fusion/default/model.safetensors");
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, recipe);
+  ASSERT_EQ(summary.stages.size(), 1U);
+  // Only the head moved.
+  EXPECT_EQ(bytes_of(cut.bundle / "parts/default/hub/model.safetensors"), part);
+  EXPECT_NE(bytes_of(cut.bundle / "fusion/default/model.safetensors"), fusion);
+}
+
+TEST(Calibrate, AloneMovesPartsAndNotTheFusionHead) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.boost.schedule.epochs = recipe.joint.schedule.epochs = recipe.head.schedule.epochs = 0;
+  const std::string part = bytes_of(cut.bundle / "parts/default/cam/model.safetensors");
+  const std::string fusion = bytes_of(cut.bundle / "fusion/default/model.safetensors");
+  calibrate(cut.bundle, cut.teacher, recipe);
+  EXPECT_NE(bytes_of(cut.bundle / "parts/default/cam/model.safetensors"), part);
+  EXPECT_EQ(bytes_of(cut.bundle / "fusion/default/model.safetensors"), fusion);
+}
+
+TEST(Calibrate, BoostLeavesTheFirstPartAsItIs) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.joint.schedule.epochs = recipe.head.schedule.epochs = 0;
+  const std::string first = bytes_of(cut.bundle / "parts/default/hub/model.safetensors");
+  const std::string second = bytes_of(cut.bundle / "parts/default/desk/model.safetensors");
+  calibrate(cut.bundle, cut.teacher, recipe);
+  EXPECT_EQ(bytes_of(cut.bundle / "parts/default/hub/model.safetensors"), first);
+  EXPECT_NE(bytes_of(cut.bundle / "parts/default/desk/model.safetensors"), second);
+}
+
+TEST(Calibrate, DeviceDropoutHelpsTheAnswerWithoutADevice) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.head.schedule.epochs = 0;
+  recipe.joint.schedule.epochs = 4;
+  const auto worst = [&](const std::string& name, double dropout) {
+    recipe.joint.device_dropout = dropout;
+    const fs::path bundle = cut.copy(name);
+    calibrate(bundle, cut.teacher, recipe);
+    double lowest = 1;
+    for (const auto& row : evaluate(bundle, {}, {"idx", cut.data, "test", 0}, false).rows)
+      lowest = std::min(lowest, row.accuracy);
+    return lowest;
+  };
+  EXPECT_GT(worst("with", 0.6), worst("without", 0));
+}
+
+TEST(Calibrate, StoppedAndResumedGivesTheSameBundle) {
+  const Cut cut;
+  const CalibrateRecipe recipe = bars_calibration(cut.data);
+  const fs::path whole = cut.copy("whole"), resumed = cut.copy("resumed");
+  const CalibrateSummary once = calibrate(whole, cut.teacher, recipe);
+  CalibrateSummary summary;
+  int stops = 0;
+  for (summary = calibrate(resumed, cut.teacher, recipe, stop_at(2));
+       !summary.finished && stops < 100; ++stops)
+    summary = calibrate(resumed, cut.teacher, recipe, stop_at(2 + stops % 3));
+  EXPECT_GT(stops, 2);
+  EXPECT_EQ(contents(resumed), contents(whole));
+  EXPECT_EQ(summary.fused_accuracy, once.fused_accuracy);
+  ASSERT_EQ(summary.stages.size(), once.stages.size());
+  for (std::size_t i = 0; i < once.stages.size(); ++i)
+    EXPECT_EQ(summary.stages[i].before, once.stages[i].before);
+}
+
+TEST(Calibrate, KilledAnywhereItResumesToTheSameBundle) {
+  const Cut cut;
+  const fs::path whole = cut.copy("whole"), killed = cut.copy("killed");
+  calibrate(whole, cut.teacher, bars_calibration(cut.data));
+  const Deaths deaths = run_until_it_survives({"calibrate", cut.data, killed, cut.teacher}, 15, 31);
+  EXPECT_EQ(deaths.exit_code, 0);
+  EXPECT_GT(deaths.killed, 0);
+  EXPECT_EQ(contents(killed), contents(whole));
+}
+
+TEST(Calibrate, MakesABrokenTeacherCacheAnew) {
+  const Cut cut;
+  const CalibrateRecipe recipe = bars_calibration(cut.data);
+  const fs::path whole = cut.copy("whole"), broken = cut.copy("broken");
+  calibrate(whole, cut.teacher, recipe);
+  fs::create_directories(broken / ".work");
+  write_bytes(broken / ".work/teacher-view-0.safetensors", "rubbish");
+  fs::copy(whole / ".work/teacher-view-0.safetensors", broken / ".work/teacher-view-1.safetensors");
+  fs::resize_file(broken / ".work/teacher-view-1.safetensors", 900);
+  calibrate(broken, cut.teacher, recipe);
+  EXPECT_EQ(contents(broken), contents(whole));
+}
+
+TEST(Calibrate, RefusesAnotherTeacher) {
+  const Cut cut;
+  train(bars_recipe(cut.data, 1), cut.scratch / "other");
+  const std::string message =
+      message_of([&] { calibrate(cut.bundle, cut.scratch / "other", bars_calibration(cut.data)); });
+  EXPECT_NE(message.find("teacher: saw digest"), std::string::npos) << message;
+}
+
+TEST(Calibrate, RefusesAPartWhoseDigestIsWrong) {
+  const Cut cut;
+  const fs::path weights = cut.bundle / "parts/default/desk/model.safetensors";
+  std::string bytes = bytes_of(weights);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_bytes(weights, bytes);
+  const std::string message =
+      message_of([&] { calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data)); });
+  EXPECT_NE(message.find("parts/default/desk/model.safetensors] digest: saw"), std::string::npos)
+      << message;
+}
+
+TEST(Calibrate, RefusesARecipeThatDoesNothing) {
+  const Cut cut;
+  CalibrateRecipe recipe;
+  recipe.data.path = cut.data;
+  EXPECT_EQ(message_of([&] { calibrate(cut.bundle, cut.teacher, recipe); }),
+            "[recipe] epochs: every stage has 0, needs one with more");
+}
+
+TEST(Calibrate, SaysWhenTheTargetIsMissed) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.joint.schedule.epochs = 0;
+  recipe.head.schedule.learning_rate = 0;
+  recipe.target_loss_points = 0.1;
+  EXPECT_TRUE(calibrate(cut.copy("missed"), cut.teacher, recipe).below_target);
+  recipe.target_loss_points = 100;
+  EXPECT_FALSE(calibrate(cut.copy("met"), cut.teacher, recipe).below_target);
+}
+
+}  // namespace
+}  // namespace cleave::calibrate

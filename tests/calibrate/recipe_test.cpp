@@ -1,0 +1,135 @@
+#include "calibrate/recipe.hpp"
+
+#include <gtest/gtest.h>
+
+#include "base/reader.hpp"
+#include "tests/calibrate/task.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using namespace testing;
+namespace fs = std::filesystem;
+
+const std::string data_and_model = R"(
+format = 1
+[data]
+path = "images"
+[model]
+width = 32
+layers = 2
+heads = 4
+patch = 4
+image = 8
+channels = 1
+classes = 4
+)";
+
+fs::path written(const Scratch& scratch, const std::string& text) {
+  write_bytes(scratch / "recipe.toml", text);
+  return scratch / "recipe.toml";
+}
+
+std::string train_refusal(const std::string& text) {
+  const Scratch scratch;
+  return message_of([&] { read_train_recipe(written(scratch, text)); });
+}
+std::string calibrate_refusal(const std::string& text) {
+  const Scratch scratch;
+  return message_of([&] {
+    read_calibrate_recipe(written(scratch, "format = 1\n[data]\npath = \"x\"\n" + text));
+  });
+}
+void expect_contains(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos)
+      << "'" << text << "' does not contain '" << part << "'";
+}
+
+TEST(TrainRecipe, ReadsModelAndSchedule) {
+  const Scratch scratch;
+  const TrainRecipe recipe = read_train_recipe(written(
+      scratch, data_and_model + "[schedule]\nepochs = 7\nbatch = 16\nlearning_rate = 2e-3\n"));
+  EXPECT_EQ(recipe.data.path, scratch / "images");
+  EXPECT_EQ(recipe.model.head_width, 8);
+  EXPECT_EQ(recipe.model.layers, (std::vector<model::LayerShape>{{4, 128}, {4, 128}}));
+  EXPECT_EQ(recipe.model.processing.mean.size(), 1U);
+  EXPECT_EQ(recipe.schedule.epochs, 7);
+  EXPECT_EQ(recipe.schedule.learning_rate, 2e-3);
+  EXPECT_EQ(recipe.schedule.weight_decay, 0.05);
+}
+
+TEST(TrainRecipe, NamesTheNearestKey) {
+  expect_contains(train_refusal(data_and_model + "[schedule]\nepochs = 7\nlearning_rat = 2e-3\n"),
+                  "learning_rate");
+  expect_contains(train_refusal(data_and_model + "[schedule]\nepochs = 7\nlearning_rat = 2e-3\n"),
+                  "recipe.toml] schedule");
+  expect_contains(train_refusal(data_and_model + "[schedul]\nepochs = 7\n"), "schedule");
+}
+
+TEST(TrainRecipe, RefusesWhatIsMissingOrOutOfRange) {
+  expect_contains(train_refusal(data_and_model), "schedule");
+  expect_contains(train_refusal(data_and_model + "[schedule]\nbatch = 3\n"), "epochs");
+  expect_contains(train_refusal(data_and_model + "[schedule]\nepochs = -1\n"),
+                  "schedule.epochs: saw -1");
+  expect_contains(train_refusal("format = 2\n"), "format");
+  expect_contains(train_refusal("format = \n"), "recipe.toml");
+}
+
+TEST(TrainRecipe, RefusesAModelThatDoesNotFitTogether) {
+  std::string text = data_and_model + "[schedule]\nepochs = 7\n";
+  text.replace(text.find("patch = 4"), 9, "patch = 3");
+  expect_contains(train_refusal(text), "patch");
+}
+
+TEST(CalibrateRecipe, LeavesOutStagesThatItDoesNotName) {
+  const Scratch scratch;
+  const CalibrateRecipe recipe =
+      read_calibrate_recipe(written(scratch,
+                                    "format = 1\nviews = 3\n[data]\npath = "
+                                    "\"/data\"\n[joint]\nepochs = 4\ndevice_dropout = 0.25\n"));
+  EXPECT_EQ(recipe.data.path, "/data");
+  EXPECT_EQ(recipe.views, 3);
+  EXPECT_EQ(recipe.alone.schedule.epochs, 0);
+  EXPECT_EQ(recipe.boost.schedule.epochs, 0);
+  EXPECT_EQ(recipe.joint.schedule.epochs, 4);
+  EXPECT_EQ(recipe.joint.device_dropout, 0.25);
+  EXPECT_EQ(recipe.head.schedule.epochs, 0);
+  EXPECT_EQ(recipe.head.device_dropout, 0.5);
+}
+
+TEST(CalibrateRecipe, NamesTheNearestKeyInEachSection) {
+  expect_contains(calibrate_refusal("[alone]\nepochs = 1\nrelation = 1\n"), "relations");
+  expect_contains(calibrate_refusal("[boost]\nepochs = 1\nfocsu = 1\n"), "focus");
+  expect_contains(calibrate_refusal("[joint]\nepochs = 1\ndevice_droput = 1\n"), "device_dropout");
+  expect_contains(calibrate_refusal("[head]\nepoch = 1\n"), "epochs");
+  expect_contains(calibrate_refusal("[jiont]\nepochs = 1\n"), "joint");
+}
+
+TEST(CalibrateRecipe, RefusesValuesOutOfRange) {
+  expect_contains(calibrate_refusal("[joint]\nepochs = 1\ndevice_dropout = 1.5\n"),
+                  "joint.device_dropout: saw 1.5");
+  expect_contains(calibrate_refusal("[alone]\nepochs = 1\ntemperature = 0\n"),
+                  "alone.temperature: saw 0");
+}
+
+TEST(Recipes, EveryOneInTheRepositoryReads) {
+  int train = 0, calibrate = 0;
+  for (const auto& entry :
+       fs::recursive_directory_iterator(fs::path(CLEAVE_SOURCE_DIR) / "recipes")) {
+    if (entry.path().extension() != ".toml") continue;
+    const auto file = base::Reader::toml_file(entry.path());
+    if (!file.has("data")) continue;  // a fleet
+    if (file.has("model")) {
+      EXPECT_GT(read_train_recipe(entry.path()).schedule.epochs, 0) << entry.path();
+      ++train;
+    } else {
+      EXPECT_GT(read_calibrate_recipe(entry.path()).joint.schedule.epochs, 0) << entry.path();
+      ++calibrate;
+    }
+  }
+  EXPECT_GE(train, 1);
+  EXPECT_GE(calibrate, 2);
+}
+
+}  // namespace
+}  // namespace cleave::calibrate

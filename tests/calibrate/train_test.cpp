@@ -1,0 +1,145 @@
+#include "calibrate/train.hpp"
+
+#include <fstream>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include "base/reader.hpp"
+#include "model/dataset.hpp"
+#include "tests/calibrate/killed.hpp"
+#include "tests/calibrate/task.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using namespace testing;
+
+/// Stops the n-th time it is asked.
+base::ProgressCallback stop_at(int n) {
+  return [n, count = 0](const base::Progress&) mutable { return ++count != n; };
+}
+
+TEST(Train, LearnsAndWritesAModelThatLoads) {
+  const Scratch scratch;
+  const TrainSummary summary = train(bars_recipe(bars(scratch), 6), scratch / "out");
+  ASSERT_TRUE(summary.finished);
+  ASSERT_EQ(summary.epochs.size(), 6U);
+  EXPECT_LT(summary.epochs.back().loss, 0.5 * summary.epochs.front().loss);
+  EXPECT_GT(summary.epochs.back().validation_accuracy, 0.9);
+  EXPECT_GT(summary.test_accuracy, 0.9);
+  EXPECT_EQ(model::load(scratch / "out").config.width, 16);
+}
+
+TEST(Train, WritesALineAnEpoch) {
+  const Scratch scratch;
+  train(bars_recipe(bars(scratch), 2), scratch / "out");
+  std::ifstream log(scratch / "out/training.jsonl");
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(log, line);) lines.push_back(line);
+  ASSERT_EQ(lines.size(), 2U);
+  const auto last = base::Reader::json_text(lines[1], "log");
+  EXPECT_EQ(last.at("epoch").integer(1, 9), 2);
+  EXPECT_EQ(last.at("stage").text(), "train");
+  EXPECT_TRUE(last.has("loss") && last.has("validation_accuracy") && last.has("seconds"));
+}
+
+TEST(Train, IsTheSameOnAnyNumberOfThreads) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch), 1);
+  recipe.threads = 1;
+  train(recipe, scratch / "one");
+  recipe.threads = 3;
+  train(recipe, scratch / "three");
+  EXPECT_EQ(bytes_of(scratch / "one/model.safetensors"),
+            bytes_of(scratch / "three/model.safetensors"));
+}
+
+TEST(Train, DependsOnTheSeed) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch), 1);
+  train(recipe, scratch / "one");
+  recipe.seed = 2;
+  train(recipe, scratch / "two");
+  EXPECT_NE(bytes_of(scratch / "one/model.safetensors"),
+            bytes_of(scratch / "two/model.safetensors"));
+}
+
+TEST(Train, StoppedAndResumedGivesTheSameWeights) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch));
+  recipe.mixup = 0.4;
+  recipe.ema = 0.9;
+  recipe.data.shift = 1;
+  train(recipe, scratch / "whole");
+  // The first report comes within the first epoch, the second at some epoch's end or within it.
+  const TrainSummary within = train(recipe, scratch / "resumed", stop_at(1));
+  EXPECT_FALSE(within.finished);
+  EXPECT_NE(within.message.find("goes on from"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(scratch / "resumed/model.safetensors"));
+  EXPECT_FALSE(train(recipe, scratch / "resumed", stop_at(2)).finished);
+  const TrainSummary resumed = train(recipe, scratch / "resumed");
+  EXPECT_TRUE(resumed.finished);
+  EXPECT_EQ(resumed.epochs.size(), 3U);
+  EXPECT_EQ(bytes_of(scratch / "resumed/model.safetensors"),
+            bytes_of(scratch / "whole/model.safetensors"));
+}
+
+TEST(Train, KilledAnywhereItResumesToTheSameWeights) {
+  const Scratch scratch;
+  const auto data = bars(scratch);
+  train(bars_recipe(data), scratch / "whole");
+  const Deaths deaths = run_until_it_survives({"train", data, scratch / "killed"}, 20, 23);
+  EXPECT_EQ(deaths.exit_code, 0);
+  EXPECT_GT(deaths.killed, 0);
+  EXPECT_EQ(contents(scratch / "killed"), contents(scratch / "whole"));
+}
+
+TEST(Train, RefusesTheCheckpointOfAnotherRecipe) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch));
+  train(recipe, scratch / "out", stop_at(1));
+  recipe.schedule.learning_rate = 1e-4;
+  const std::string message = message_of([&] { train(recipe, scratch / "out"); });
+  EXPECT_NE(message.find("checkpoint: belongs to a run with another recipe"), std::string::npos)
+      << message;
+}
+
+TEST(Train, RefusesABrokenCheckpoint) {
+  const Scratch scratch;
+  const TrainRecipe recipe = bars_recipe(bars(scratch));
+  train(recipe, scratch / "out", stop_at(1));
+  write_bytes(scratch / "out/.work/checkpoint.safetensors", "not a checkpoint");
+  const std::string message = message_of([&] { train(recipe, scratch / "out"); });
+  EXPECT_NE(message.find("checkpoint.safetensors"), std::string::npos) << message;
+}
+
+TEST(Train, RefusesAValidationSplitOfEverything) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch));
+  recipe.data.validation = 448;
+  const std::string message = message_of([&] { train(recipe, scratch / "out"); });
+  EXPECT_EQ(message,
+            "[recipe] data.validation: saw 448, needs fewer than the 448 images there are");
+  EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
+}
+
+TEST(Train, SaysWhenTheLossIsNoNumber) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch));
+  recipe.schedule.learning_rate = 1e30;
+  recipe.schedule.clip_norm = 0;
+  const std::string message = message_of([&] { train(recipe, scratch / "out"); });
+  EXPECT_NE(message.find("loss: is no longer a number"), std::string::npos) << message;
+}
+
+TEST(Train, LeavesTheNumberOfThreadsAsItWas) {
+  const Scratch scratch;
+  at::set_num_threads(3);
+  train(bars_recipe(bars(scratch), 1), scratch / "out");
+  EXPECT_EQ(at::get_num_threads(), 3);
+}
+
+}  // namespace
+}  // namespace cleave::calibrate
