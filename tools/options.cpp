@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 #include <sstream>
+#include <thread>
 
 #include <cxxopts.hpp>
 
@@ -307,6 +308,13 @@ std::int64_t Args::integer(std::string_view name) const {
 }
 double Args::seconds(std::string_view name) const { return number(name); }
 double Args::bytes(std::string_view name) const { return number(name); }
+
+int threads_of(const Args& args, int fallback) {
+  const auto wanted = static_cast<int>(args.integer("threads"));
+  return wanted > 0 ? wanted : fallback;
+}
+
+int all_threads() { return static_cast<int>(std::max(1U, std::thread::hardware_concurrency())); }
 
 std::string help_page(std::string_view program, const Command& command) {
   std::ostringstream out;

@@ -81,6 +81,11 @@ class Args {
   bool help_ = false;
 };
 
+/// --threads, or `fallback` where it is 0.
+int threads_of(const Args& args, int fallback);
+/// One for each core.
+int all_threads();
+
 /// The page that `cleave COMMAND --help` prints.
 std::string help_page(std::string_view program, const Command& command);
 

@@ -11,7 +11,7 @@ namespace cleave::tools {
 namespace {
 
 int agent(const Args& args) {
-  const int threads = args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 1;
+  const int threads = threads_of(args, 1);
   infer::set_threads(threads);
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");

@@ -24,8 +24,7 @@ int calibrate(const Args& args) {
   auto recipe = calibrate::read_calibrate_recipe(args.text("recipe"));
   if (args.has("data")) recipe.data.path = args.text("data");
   if (args.has("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
-  if (args.has("threads") && args.integer("threads") > 0)
-    recipe.threads = static_cast<int>(args.integer("threads"));
+  recipe.threads = threads_of(args, recipe.threads);
   if (args.flag("dry-run")) {
     std::printf("would calibrate %s: %d + %d + %d + %d epochs (alone, boosting, joint, head)\n",
                 args.at(0).c_str(), recipe.alone.schedule.epochs, recipe.boost.schedule.epochs,

@@ -41,7 +41,7 @@ int decompose(const Args& args) {
     std::printf("would write %s:\n\n%s", out.c_str(), describe(plan).c_str());
     return exit_done;
   }
-  infer::set_threads(args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 0);
+  infer::set_threads(threads_of(args, all_threads()));
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;

@@ -21,7 +21,7 @@ const calibrate::AccuracyRow* find_row(const calibrate::EvaluateSummary& summary
 }
 
 int evaluate(const Args& args) {
-  infer::set_threads(args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 0);
+  infer::set_threads(threads_of(args, all_threads()));
   model::DatasetSource source;
   source.path = args.text("data");
   source.format = args.text("data-format");

@@ -17,7 +17,7 @@ namespace {
 
 int profile(const Args& args) {
   infer::MeasureOptions options;
-  options.threads = args.integer("threads") > 0 ? static_cast<int>(args.integer("threads")) : 1;
+  options.threads = threads_of(args, 1);
   options.max_time_s = args.seconds("max-time");
   if (args.has("like")) {
     const std::string like = args.text("like");

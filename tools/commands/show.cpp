@@ -71,11 +71,10 @@ std::string overlap_line(const plan::Plan& plan) {
   std::int64_t width = 0;
   for (const auto& part : plan.parts) width += part.config.width;
   if (plan.parts.size() < 2) return {};
-  const double ratio = static_cast<double>(width) / static_cast<double>(plan.teacher.width);
   return format(
-      "widths sum to %lld of %lld%s\n", static_cast<long long>(width),
-      static_cast<long long>(plan.teacher.width),
-      ratio > 1 ? format(": %.0f %% of the channels are shared", 100 * (ratio - 1)).c_str() : "");
+      "widths sum to %lld, %.2f times the teacher's: %s\n", static_cast<long long>(width),
+      static_cast<double>(width) / static_cast<double>(plan.teacher.width),
+      width > plan.teacher.width ? "parts share channels" : "parts need not share channels");
 }
 
 }  // namespace

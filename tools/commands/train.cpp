@@ -15,8 +15,7 @@ int train(const Args& args) {
   auto recipe = calibrate::read_train_recipe(args.at(0));
   if (args.has("data")) recipe.data.path = args.text("data");
   if (args.has("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
-  if (args.has("threads") && args.integer("threads") > 0)
-    recipe.threads = static_cast<int>(args.integer("threads"));
+  recipe.threads = threads_of(args, recipe.threads);
   const std::string out = args.text("out");
   if (args.flag("dry-run")) {
     std::printf("would train %d epochs and write %s\n", recipe.schedule.epochs, out.c_str());

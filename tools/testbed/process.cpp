@@ -13,6 +13,7 @@
 #include <system_error>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 
 #include "base/file.hpp"
 
@@ -113,6 +114,16 @@ std::string Process::read_line(std::chrono::milliseconds timeout) {
     if (size <= 0)
       throw std::runtime_error("[" + options_.words[0] + "] ended with status " +
                                std::to_string(wait()) + tail_of_log());
+    buffered_.append(piece, static_cast<std::size_t>(size));
+  }
+}
+
+std::string Process::read_all() {
+  char piece[4096];
+  for (;;) {
+    const auto size = read(output_, piece, sizeof piece);
+    if (size < 0 && errno == EINTR) continue;
+    if (size <= 0) return std::exchange(buffered_, {});
     buffered_.append(piece, static_cast<std::size_t>(size));
   }
 }

@@ -28,6 +28,8 @@ class Process {
   /// The next line of its standard output; throws std::runtime_error (with the log's last lines)
   /// when it ended or `timeout` passed.
   std::string read_line(std::chrono::milliseconds timeout);
+  /// All of its standard output until it closes it.
+  std::string read_all();
   /// VmHWM, bytes; 0 when it is gone.
   double peak_memory_bytes() const;
   bool is_running();

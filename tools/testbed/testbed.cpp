@@ -167,7 +167,7 @@ fs::path make_original_bundle(const Ground& ground, const fs::path& model, const
     whole.layers.push_back(layer);
   whole.parameter_share = whole.compute_share = 1;
   plan.parts = {whole};
-  decompose::decompose(model, plan, {}, out);
+  decompose::decompose(model, plan, decompose::weight_importance(model), out);
   return out;
 }
 

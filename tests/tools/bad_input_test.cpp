@@ -1,0 +1,213 @@
+// What a person can get wrong, at the door where they get it wrong: one clear line, the right exit
+// code, nothing written.
+
+#include <algorithm>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/tools/command_line.hpp"
+
+namespace cleave::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A tiny model, a fleet, and (made once for all tests) a plan and a bundle.
+class BadInput : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new Scratch;
+    make_tiny_model(*shared_, *shared_ / "model");
+    write_text(*shared_ / "fleet.toml", tiny_fleet());
+    ASSERT_EQ(run_cleave(*shared_, {"plan", *shared_ / "model", "--fleet", *shared_ / "fleet.toml",
+                                    "--strategy", "decomposed", "--max-part-share", "0", "--out",
+                                    *shared_ / "plan.json"})
+                  .code,
+              0);
+    const auto ran =
+        run_cleave(*shared_, {"decompose", *shared_ / "model", "--plan", *shared_ / "plan.json",
+                              "--fleet", *shared_ / "fleet.toml", "--out", *shared_ / "bundle"});
+    ASSERT_EQ(ran.code, 0) << ran.error;
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  /// A copy that this test may spoil.
+  std::string copy(const std::string& name) {
+    fs::copy(*shared_ / name, own_ / name, fs::copy_options::recursive);
+    return own_ / name;
+  }
+
+  /// Fails unless the command ends with `code` and says one line that holds each of `words`.
+  void expect_refusal(const std::vector<std::string>& command, int code,
+                      const std::vector<std::string>& words) {
+    const auto ran = run_cleave(own_, command);
+    EXPECT_EQ(ran.code, code) << ran.error << ran.out;
+    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1) << ran.error;
+    for (const auto& word : words)
+      EXPECT_NE(ran.error.find(word), std::string::npos)
+          << "'" << word << "' is not in: " << ran.error;
+  }
+
+  static Scratch* shared_;
+  Scratch own_;
+};
+Scratch* BadInput::shared_ = nullptr;
+
+TEST_F(BadInput, AnUnknownCommandNamesTheNearest) {
+  expect_refusal({"evalute"}, 2, {"evalute", "did you mean 'evaluate'"});
+}
+
+TEST_F(BadInput, AMissingModelIsNamed) {
+  expect_refusal({"inspect", own_ / "nowhere"}, 1, {"nowhere"});
+}
+
+TEST_F(BadInput, ATruncatedCheckpointIsRefused) {
+  const std::string model = copy("model");
+  fs::resize_file(model + "/model.safetensors", fs::file_size(model + "/model.safetensors") - 100);
+  expect_refusal({"inspect", model}, 1, {"model.safetensors"});
+}
+
+TEST_F(BadInput, AHostileHeaderIsRefused) {
+  const std::string model = copy("model");
+  std::string bytes(8, '\xff');  // a header of 2^64 − 1 bytes
+  write_text(model + "/model.safetensors", bytes + "{}");
+  expect_refusal({"inspect", model}, 1, {"model.safetensors"});
+}
+
+TEST_F(BadInput, AConfigThatContradictsTheTensorsIsRefused) {
+  const std::string model = copy("model");
+  std::string config = base::read_text(model + "/config.json");
+  const auto at = config.find("\"intermediate_size\": 64");
+  ASSERT_NE(at, std::string::npos) << config;
+  config.replace(at, 23, "\"intermediate_size\": 96");
+  write_text(model + "/config.json", config);
+  expect_refusal({"inspect", model}, 1, {"saw", "needs", "96"});
+}
+
+TEST_F(BadInput, AnUnknownModelTypeListsTheKnown) {
+  const std::string model = copy("model");
+  write_text(model + "/config.json", R"({"model_type": "resnet"})");
+  expect_refusal({"inspect", model}, 1, {"resnet", "vit", "deit"});
+}
+
+TEST_F(BadInput, AFleetWithoutLinksIsRefused) {
+  write_text(
+      own_ / "fleet.toml",
+      "format = 1\n[[device]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nmemory = \"1 GB\"\npreset "
+      "= \"pi5\"\n"
+      "[[device]]\nname = \"b\"\naddress = \"127.0.0.1:2\"\nmemory = \"1 GB\"\npreset = \"pi5\"\n");
+  expect_refusal(
+      {"plan", *shared_ / "model", "--fleet", own_ / "fleet.toml", "--out", own_ / "plan.json"}, 1,
+      {"fleet.toml", "link"});
+  EXPECT_FALSE(fs::exists(own_ / "plan.json"));
+}
+
+TEST_F(BadInput, ADeviceWithoutMemoryIsRefused) {
+  write_text(own_ / "fleet.toml", tiny_fleet("0"));
+  expect_refusal({"plan", *shared_ / "model", "--fleet", own_ / "fleet.toml"}, 1,
+                 {"fleet.toml", "memory"});
+}
+
+TEST_F(BadInput, ALinkToAnUnknownDeviceIsRefused) {
+  write_text(own_ / "fleet.toml",
+             tiny_fleet() + "[[link]]\nfrom = \"hub\"\nto = \"attic\"\nbandwidth = \"1 Mbit/s\"\n");
+  expect_refusal({"plan", *shared_ / "model", "--fleet", own_ / "fleet.toml"}, 1,
+                 {"fleet.toml", "attic"});
+}
+
+TEST_F(BadInput, AMisspeltRecipeKeyNamesTheNearest) {
+  write_text(own_ / "recipe.toml", "format = 1\n[data]\npath = \".\"\n[join]\nepochs = 1\n");
+  expect_refusal({"calibrate", *shared_ / "bundle", "--teacher", *shared_ / "model", "--recipe",
+                  own_ / "recipe.toml"},
+                 1, {"recipe.toml", "join", "joint"});
+}
+
+TEST_F(BadInput, BrokenTomlSaysTheLine) {
+  write_text(own_ / "fleet.toml", "format = 1\n[links\n");
+  expect_refusal({"plan", *shared_ / "model", "--fleet", own_ / "fleet.toml"}, 1,
+                 {"fleet.toml", "line 2"});
+}
+
+TEST_F(BadInput, AWrongDigestIsRefused) {
+  const std::string bundle = copy("bundle");
+  const std::string weights = bundle + "/parts/default/hub/model.safetensors";
+  std::string bytes = base::read_text(weights);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_text(weights, bytes);
+  expect_refusal({"agent", bundle, "--device", "hub"}, 1,
+                 {"parts/default/hub/model.safetensors", "saw", "needs"});
+}
+
+TEST_F(BadInput, AnAgentWithoutItsPartSaysWhatToCopy) {
+  const std::string bundle = copy("bundle");
+  fs::remove_all(bundle + "/parts/default/hub");
+  expect_refusal({"agent", bundle, "--device", "hub"}, 1, {"parts/default/hub"});
+}
+
+TEST_F(BadInput, AnUnknownDeviceListsTheKnown) {
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "attic"}, 1, {"attic", "hub"});
+}
+
+TEST_F(BadInput, ListeningBeyondLoopbackNeedsInsecure) {
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "0.0.0.0:0"}, 1,
+                 {"0.0.0.0", "--insecure"});
+}
+
+TEST_F(BadInput, APortInUseIsNamed) {
+  const int taken = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(taken, 1), 0);
+  ASSERT_EQ(getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "127.0.0.1:" + port},
+                 1, {"127.0.0.1:" + port});
+  close(taken);
+}
+
+TEST_F(BadInput, NoAgentAtAllIsAFailureThatNamesThem) {
+  write_text(own_ / "a.png", "");
+  expect_refusal({"infer", *shared_ / "bundle", own_ / "a.png", "--join-timeout", "100 ms"}, 1,
+                 {"hub", "127.0.0.1:7101"});
+}
+
+TEST_F(BadInput, ABrokenImageIsNamed) {
+  write_text(own_ / "a.png", "not a picture");
+  expect_refusal({"infer", *shared_ / "bundle", own_ / "a.png", "--local"}, 1, {"a.png"});
+}
+
+TEST_F(BadInput, ABundleIsNotWrittenOverSomethingElse) {
+  write_text(own_ / "precious/diary.txt", "dear diary");
+  expect_refusal({"decompose", *shared_ / "model", "--plan", *shared_ / "plan.json", "--out",
+                  own_ / "precious"},
+                 1, {"precious"});
+  EXPECT_EQ(base::read_text(own_ / "precious/diary.txt"), "dear diary");
+  EXPECT_EQ(std::distance(fs::directory_iterator(own_ / "precious"), fs::directory_iterator()), 1);
+}
+
+TEST_F(BadInput, AFullDiskIsSaidOnceAndLeavesAnOutputThatFailed) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
+  Process::Options options;
+  options.words = {"/bin/sh", "-c", std::string(CLEAVE_PROGRAM) + " --help > /dev/full"};
+  EXPECT_NE(Process(options).wait(), 0);
+}
+
+TEST_F(BadInput, AnInfeasiblePlanIsANegativeOutcome) {
+  write_text(own_ / "fleet.toml", tiny_fleet("1 MB"));
+  const auto ran = run_cleave(own_, {"plan", *shared_ / "model", "--fleet", own_ / "fleet.toml",
+                                     "--out", own_ / "plan.json"});
+  EXPECT_EQ(ran.code, 3) << ran.error << ran.out;
+  EXPECT_NE(ran.out.find("memory"), std::string::npos) << ran.out;
+  EXPECT_FALSE(fs::exists(own_ / "plan.json"));
+}
+
+}  // namespace
+}  // namespace cleave::tools

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/file.hpp"
+#include "tools/testbed/process.hpp"
+
+namespace cleave::tools {
+
+/// What a program said and how it ended.
+struct Ran {
+  int code = -1;
+  std::string out, error;
+};
+
+/// A folder of one test, removed at its end.
+class Scratch {
+ public:
+  Scratch() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "cleave-test-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot make " + pattern);
+    path_ = pattern;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline void write_text(const std::string& path, const std::string& text) {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// Runs `cleave WORDS…` to its end.
+inline Ran run_cleave(const Scratch& scratch, std::vector<std::string> words) {
+  words.insert(words.begin(), CLEAVE_PROGRAM);
+  Process::Options options;
+  options.words = words;
+  options.log = scratch / "stderr.txt";
+  std::filesystem::remove(options.log);
+  Ran ran;
+  Process process(options);
+  ran.out = process.read_all();
+  ran.code = process.wait();
+  if (std::filesystem::exists(options.log)) ran.error = base::read_text(options.log);
+  return ran;
+}
+
+/// A ViT so small that every step takes a moment: 8x8 grey images, 5 tokens, D 32, 2 layers, 2
+/// heads, 3 classes.
+inline std::string tiny_config() {
+  return R"({"model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 64, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 8, "patch_size": 4,
+    "num_channels": 1, "qkv_bias": true, "id2label": {"0": "low", "1": "middle", "2": "high"}})";
+}
+
+/// Writes a tiny model with random weights to `folder`.
+inline void make_tiny_model(const Scratch& scratch, const std::string& folder, int seed = 1) {
+  write_text(scratch / "tiny/config.json", tiny_config());
+  const auto ran = run_cleave(scratch, {"init", "--config", scratch / "tiny", "--out", folder,
+                                        "--seed", std::to_string(seed)});
+  ASSERT_EQ(ran.code, 0) << ran.error;
+}
+
+/// Three devices on loopback with hand-written figures.
+inline std::string tiny_fleet(const std::string& memory = "400 MB") {
+  std::string text = "format = 1\n[links]\nbandwidth = \"100 Mbit/s\"\nlatency = \"0.2 ms\"\n";
+  const char* names[] = {"hub", "cam", "door"};
+  const char* speeds[] = {"1.0", "0.6", "0.35"};
+  for (int i = 0; i < 3; ++i)
+    text += std::string("[[device]]\nname = \"") + names[i] +
+            "\"\naddress = \"127.0.0.1:" + std::to_string(7101 + i) + "\"\nmemory = \"" + memory +
+            "\"\nspeed = " + speeds[i] + "\npreset = \"pi5\"\n";
+  return text;
+}
+
+}  // namespace cleave::tools

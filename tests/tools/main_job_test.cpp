@@ -1,0 +1,217 @@
+// The main job on a model so small that it takes seconds: every step as a person runs it, agents as
+// processes of their own.
+
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <random>
+#include <signal.h>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+
+#include "model/image.hpp"
+#include "optimizer/plan/bundle.hpp"
+#include "tests/tools/command_line.hpp"
+
+namespace cleave::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Grey images whose brightness is their class: one directory a class.
+void make_images(const std::string& folder, int count, unsigned seed) {
+  std::mt19937 random(seed);
+  const char* names[] = {"low", "middle", "high"};
+  for (int i = 0; i < count; ++i) {
+    model::Image image;
+    image.height = image.width = 8;
+    image.channels = 1;
+    const int level = 40 + 85 * (i % 3);
+    for (int p = 0; p < 64; ++p)
+      image.pixels.push_back(
+          static_cast<std::uint8_t>(level + static_cast<int>(random() % 60) - 30));
+    const fs::path path = fs::path(folder) / names[i % 3] / (std::to_string(i) + ".png");
+    fs::create_directories(path.parent_path());
+    model::write_png(image, path);
+  }
+}
+
+class MainJob : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new Scratch;
+    const Scratch& s = *shared_;
+    make_tiny_model(s, s / "model");
+    write_text(s / "fleet.toml", tiny_fleet());
+    make_images(s / "data/train", 240, 1);
+    make_images(s / "data/test", 60, 2);
+    write_text(s / "recipe.toml",
+               "format = 1\n[data]\nvalidation = 60\nflip = false\nshift = 0\n[joint]\nepochs = "
+               "2\nbatch = 16\nlearning_rate = 0.003\n");
+    run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "decomposed",
+         "--max-part-share", "0.8", "--accuracy-weight", "1000", "--out", s / "plan.json"});
+    run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--data",
+         s / "data", "--images", "60", "--out", s / "bundle"});
+    run({"calibrate", s / "bundle", "--teacher", s / "model", "--data", s / "data", "--recipe",
+         s / "recipe.toml", "--threads", "1"});
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+  static Ran run(const std::vector<std::string>& words, int code = 0) {
+    auto ran = run_cleave(*shared_, words);
+    EXPECT_EQ(ran.code, code) << words[0] << ": " << ran.error << ran.out;
+    return ran;
+  }
+
+  /// Agents of the bundle, each on a port of its own; their addresses in hosts.toml.
+  std::map<std::string, std::unique_ptr<Process>> start_agents(
+      const std::vector<std::string>& devices) {
+    std::map<std::string, std::unique_ptr<Process>> agents;
+    std::map<std::string, std::string> hosts{
+        {"hub", "127.0.0.1:1"}, {"cam", "127.0.0.1:1"}, {"door", "127.0.0.1:1"}};
+    for (const auto& device : devices) {
+      Process::Options options;
+      options.words = {CLEAVE_PROGRAM, "agent", *shared_ / "bundle", "--device", device};
+      options.log = own_ / (device + ".log");
+      agents[device] = std::make_unique<Process>(options);
+    }
+    for (auto& [device, agent] : agents) {
+      const std::string line = agent->read_line(std::chrono::seconds(30));
+      hosts[device] = line.substr(line.rfind(' ') + 1);
+    }
+    plan::write_hosts(hosts, own_ / "hosts.toml");
+    return agents;
+  }
+
+  /// Logits by image, from `infer --logits --format json`.
+  static std::map<std::string, std::vector<double>> logits_of(const std::string& lines) {
+    std::map<std::string, std::vector<double>> logits;
+    std::istringstream in(lines);
+    for (std::string line; std::getline(in, line);) {
+      const auto json = nlohmann::json::parse(line);
+      logits[json.at("image").get<std::string>()] = json.at("logits").get<std::vector<double>>();
+    }
+    return logits;
+  }
+
+  static Scratch* shared_;
+  Scratch own_;
+};
+Scratch* MainJob::shared_ = nullptr;
+
+TEST_F(MainJob, AgentsGiveTheLocalAnswer) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents({"hub", "cam", "door"});
+  const auto local = logits_of(
+      run({"infer", s / "bundle", s / "data/test", "--local", "--logits", "--format", "json"}).out);
+  const auto fleet =
+      logits_of(run({"infer", s / "bundle", s / "data/test", "--hosts", own_ / "hosts.toml",
+                     "--logits", "--format", "json", "--require-all", "--concurrency", "4"})
+                    .out);
+  ASSERT_EQ(local.size(), 60U);
+  ASSERT_EQ(fleet.size(), 60U);
+  for (const auto& [image, expected] : local) {
+    double largest = 0;
+    for (double logit : expected) largest = std::max(largest, std::abs(logit));
+    for (std::size_t c = 0; c < expected.size(); ++c)
+      EXPECT_NEAR(fleet.at(image)[c], expected[c], 1e-5 * largest) << image;
+  }
+}
+
+TEST_F(MainJob, AMissingDeviceIsMarkedAndEqualsTheLocalRunWithoutIt) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents({"hub", "door"});
+  const std::vector<std::string> ask{"infer",    s / "bundle", s / "data/test/low",
+                                     "--logits", "--format",   "json"};
+  auto with = [&](std::vector<std::string> more) {
+    auto words = ask;
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const auto fleet = run(with({"--hosts", own_ / "hosts.toml", "--join-timeout", "500 ms"}));
+  EXPECT_NE(fleet.out.find("\"missing\":[\"cam\"]"), std::string::npos) << fleet.out;
+  const auto expected = logits_of(run(with({"--local", "--without", "cam"})).out);
+  for (const auto& [image, logits] : logits_of(fleet.out))
+    for (std::size_t c = 0; c < logits.size(); ++c)
+      EXPECT_NEAR(logits[c], expected.at(image)[c], 1e-4) << image;
+  run(with({"--hosts", own_ / "hosts.toml", "--join-timeout", "500 ms", "--require-all"}), 3);
+}
+
+TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents({"hub", "cam", "door"});
+  Process::Options options;
+  options.words = {CLEAVE_PROGRAM, "serve", s / "bundle", "--hosts", own_ / "hosts.toml"};
+  options.log = own_ / "serve.log";
+  Process server(options);
+  const std::string line = server.read_line(std::chrono::seconds(30));
+  const std::string address = line.substr(line.rfind(' ') + 1);
+  for (int i = 0; i < 100 && run_cleave(own_, {"status", address}).code != 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto status = nlohmann::json::parse(run({"status", address, "--format", "json"}).out);
+  ASSERT_EQ(status.size(), 3U);
+  for (const auto& agent : status) EXPECT_TRUE(agent.at("connected").get<bool>()) << agent;
+  const auto via =
+      run({"infer", "--via", address, s / "data/test", "--concurrency", "8", "--format", "json"});
+  EXPECT_EQ(std::count(via.out.begin(), via.out.end(), '\n'), 60);
+  run({"bench", "--via", address, "--requests", "50", "--warmup", "5", "--concurrency", "8",
+       "--format", "json"});
+
+  // SIGTERM drains: both end by themselves, with 0.
+  kill(server.id(), SIGTERM);
+  EXPECT_EQ(server.wait(), 0);
+  kill(agents.at("hub")->id(), SIGTERM);
+  EXPECT_EQ(agents.at("hub")->wait(), 0);
+}
+
+TEST_F(MainJob, EvaluateListsEverySubsetAndKeepsIt) {
+  const Scratch& s = *shared_;
+  const auto json = nlohmann::json::parse(run({"evaluate", s / "bundle", "--teacher", s / "model",
+                                               "--data", s / "data", "--format", "json"})
+                                              .out);
+  EXPECT_EQ(json.at("images").get<int>(), 60);
+  EXPECT_GE(json.at("rows").size(),
+            1U + 3U + 7U - 3U);  // teacher, each part alone, every subset of two or three
+  EXPECT_TRUE(plan::read_measured(s / "bundle").contains("accuracy"));
+  run({"evaluate", s / "bundle", "--data", s / "data", "--target", "1"}, 3);
+}
+
+TEST_F(MainJob, EveryPrintingCommandSpeaksJson) {
+  const Scratch& s = *shared_;
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"inspect", s / "bundle"},
+        {"inspect", s / "model"},
+        {"simulate", s / "plan.json", "--fleet", s / "fleet.toml"},
+        {"plan", s / "model", "--fleet", s / "fleet.toml", "--max-part-share", "0.8"},
+        {"bench", s / "model", "--requests", "5", "--warmup", "1"}}) {
+    auto with_format = words;
+    with_format.insert(with_format.end(), {"--format", "json"});
+    const auto ran = run(with_format);
+    EXPECT_TRUE(nlohmann::json::accept(ran.out)) << words[0] << ": " << ran.out;
+  }
+}
+
+TEST_F(MainJob, DryRunsWriteNothing) {
+  const Scratch& s = *shared_;
+  run({"plan", s / "model", "--fleet", s / "fleet.toml", "--max-part-share", "0.8", "--out",
+       own_ / "plan.json", "--dry-run"});
+  run({"decompose", s / "model", "--plan", s / "plan.json", "--out", own_ / "bundle", "--dry-run"});
+  run({"init", "--config", "vit-base", "--out", own_ / "vit", "--dry-run"});
+  EXPECT_FALSE(fs::exists(own_ / "plan.json"));
+  EXPECT_FALSE(fs::exists(own_ / "bundle"));
+  EXPECT_FALSE(fs::exists(own_ / "vit"));
+}
+
+TEST_F(MainJob, DecomposingTwiceReplacesTheBundle) {
+  const Scratch& s = *shared_;
+  for (int i = 0; i < 2; ++i)
+    run({"decompose", s / "model", "--plan", s / "plan.json", "--out", own_ / "bundle"});
+  EXPECT_NO_THROW(plan::Bundle(own_ / "bundle").verify(""));
+}
+
+}  // namespace
+}  // namespace cleave::tools

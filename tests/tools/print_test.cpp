@@ -1,0 +1,53 @@
+#include "tools/print.hpp"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+namespace cleave::tools {
+namespace {
+
+TEST(Table, AlignsNumbersToTheRightAndTextToTheLeft) {
+  Table table({"device", "latency"});
+  table.row({"hub", "12 ms"}).row({"cam", "7 ms"});
+  EXPECT_EQ(table.text(),
+            "device  latency\n"
+            "------  -------\n"
+            "hub       12 ms\n"
+            "cam        7 ms\n");
+}
+
+TEST(Table, CountsLettersNotBytes) {
+  Table table({"a", "b"});
+  table.row({"größe", "x"}).row({"klein", "y"});
+  EXPECT_EQ(table.text(), "a      b\n-----  -\ngröße  x\nklein  y\n");
+}
+
+TEST(Table, QuotesCsvCellsThatNeedIt) {
+  Table table({"what", "why"});
+  table.row({"a,b", "says \"no\""});
+  EXPECT_EQ(table.csv(), "what,why\n\"a,b\",\"says \"\"no\"\"\"\n");
+}
+
+TEST(Table, FillsShortRows) {
+  Table table({"a", "b"});
+  table.row({"x"});
+  EXPECT_EQ(table.csv(), "a,b\nx,\n");
+}
+
+TEST(ProgressBar, IsSilentWhenNotOnATerminal) {
+  testing::internal::CaptureStderr();
+  {
+    ProgressBar bar;
+    EXPECT_TRUE(bar.callback()({"work", 1, 2, ""}));
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(Percent, ShowsWhatIsNotKnownAsADash) {
+  EXPECT_EQ(percent(0.91234), "91.23 %");
+  EXPECT_EQ(percent(std::nan("")), "–");
+}
+
+}  // namespace
+}  // namespace cleave::tools
