@@ -15,8 +15,8 @@ namespace cleave::infer {
 
 using Clock = std::chrono::steady_clock;
 
-/// Runs compute instructions. Called on the compute thread only; a handful of methods, so that tests and testbed can wrap it
-/// (paced, delayed, plain C++).
+/// Runs compute instructions. Called on the compute thread only; a handful of methods, so that
+/// tests and testbed can wrap it (paced, delayed, plain C++).
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -27,32 +27,37 @@ class Engine {
   virtual void prepare() {}
 };
 
-/// Ends each compute instruction at start + thread CPU time · factor, so that a fast core is honest about being slow. The
-/// inner engine computes on the calling thread alone. Throws std::invalid_argument where `factor` is below 1.
+/// Ends each compute instruction at start + thread CPU time · factor, so that a fast core is honest
+/// about being slow. The inner engine computes on the calling thread alone. Throws
+/// std::invalid_argument where `factor` is below 1.
 std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor);
 /// Adds a fixed delay to each run: a slow phone, in a test or in `cleave bench`.
 std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine, std::chrono::microseconds delay);
 
-/// Where the time of one request on one device went, from its admission to now: ready but behind others, computing, and the
-/// rest, which is waiting for peers.
+/// Where the time of one request on one device went, from its admission to now: ready but behind
+/// others, computing, and the rest, which is waiting for peers.
 struct RunTimes {
   double queued_s = 0, compute_s = 0, wait_s = 0;
 };
 
-/// The device's side of running programs: keeps each request's values, runs instructions when their operands are there,
-/// interleaves requests oldest first, never blocks on a receive. All calls on the compute thread; no sockets, no libtorch; it
-/// decides by the time that the caller passes, and looks at a clock only to fill RunTimes. Hooks are called from step() alone
-/// and may call back; a value is freed after its last use.
+/// The device's side of running programs: keeps each request's values, runs instructions when their
+/// operands are there, interleaves requests oldest first, never blocks on a receive. All calls on
+/// the compute thread; no sockets, no libtorch; it decides by the time that the caller passes, and
+/// looks at a clock only to fill RunTimes. Hooks are called from step() alone and may call back; a
+/// value is freed after its last use.
 class Executor {
  public:
   using RequestId = std::uint64_t;
   /// Any of them may be empty.
   struct Hooks {
     /// A value to hand to a peer. The buffer is not written again.
-    std::function<void(RequestId, std::int32_t peer, std::uint32_t tag, const net::Value&, const RunTimes&)> send;
+    std::function<void(RequestId, std::int32_t peer, std::uint32_t tag, const net::Value&,
+                       const RunTimes&)>
+        send;
     /// The program's output.
     std::function<void(RequestId, const net::Value&, const RunTimes&)> output;
-    /// The request ended: the engine threw, an input or a value that must come has the wrong shape, its sender was lost.
+    /// The request ended: the engine threw, an input or a value that must come has the wrong shape,
+    /// its sender was lost.
     std::function<void(RequestId, const std::string& error)> failed;
     /// All instructions have run.
     std::function<void(RequestId)> finished;
@@ -62,21 +67,26 @@ class Executor {
   Executor(Engine& engine, Hooks hooks);
   ~Executor();
 
-  /// `inputs` feed `input` instructions in order. Receives marked may_be_absent become absent at `absent_at`; at `deadline` the
-  /// request is dropped. False: the id is in flight, nothing changed.
-  bool admit(RequestId id, std::shared_ptr<const plan::Program> program, std::vector<net::Value> inputs, Clock::time_point absent_at,
+  /// `inputs` feed `input` instructions in order. Receives marked may_be_absent become absent at
+  /// `absent_at`; at `deadline` the request is dropped. False: the id is in flight, nothing
+  /// changed.
+  bool admit(RequestId id, std::shared_ptr<const plan::Program> program,
+             std::vector<net::Value> inputs, Clock::time_point absent_at,
              Clock::time_point deadline);
-  /// A value that a peer sent. Unknown requests, a value that came twice and one that came after its receive was given up are
-  /// ignored. Returns what is wrong with the value ("value f_1 from rank 1: saw f32 [1, 1, 5], needs f32 [1, 1, 96]"), else
-  /// empty; a wrong one that may be absent counts as absent, any other fails its request.
+  /// A value that a peer sent. Unknown requests, a value that came twice and one that came after
+  /// its receive was given up are ignored. Returns what is wrong with the value ("value f_1 from
+  /// rank 1: saw f32 [1, 1, 5], needs f32 [1, 1, 96]"), else empty; a wrong one that may be absent
+  /// counts as absent, any other fails its request.
   std::string deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
-  /// The peer will not deliver any more: its outstanding receives become absent now; where one must come, the request fails.
-  /// Concerns the requests in flight; call it again after admitting one while the peer is away.
+  /// The peer will not deliver any more: its outstanding receives become absent now; where one must
+  /// come, the request fails. Concerns the requests in flight; call it again after admitting one
+  /// while the peer is away.
   void peer_lost(std::int32_t peer);
   /// Forgets the request; no hook is called for it any more.
   void cancel(RequestId id);
 
-  /// Runs one instruction that is ready, oldest request first, sends before computing. False: nothing is ready.
+  /// Runs one instruction that is ready, oldest request first, sends before computing. False:
+  /// nothing is ready.
   bool step(Clock::time_point now);
   /// When step() must be called again though nothing was delivered.
   std::optional<Clock::time_point> next_timer() const;

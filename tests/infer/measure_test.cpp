@@ -1,0 +1,187 @@
+#include "infer/measure.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <ctime>
+#include <stdexcept>
+#include <thread>
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include "infer/engine.hpp"
+#include "infer/exchange.hpp"
+#include "model/checkpoint.hpp"
+#include "optimizer/predict.hpp"
+
+namespace cleave::infer {
+namespace {
+
+using plan::KernelKind;
+
+/// D 192, 6 layers, 50 tokens: the shape of a small teacher.
+model::ModelConfig small_model() {
+  model::ModelConfig config;
+  config.width = 192;
+  config.head_width = 64;
+  config.layers.assign(6, model::LayerShape{3, 768});
+  config.image_height = config.image_width = 28;
+  config.patch = 4;
+  config.channels = 1;
+  config.classes = 10;
+  config.processing.height = config.processing.width = 28;
+  config.processing.mean = config.processing.std = {0.5};
+  return config;
+}
+
+MeasureOptions quick() {
+  MeasureOptions options;
+  options.like = small_model();
+  options.repetitions = 5;
+  return options;
+}
+
+template <typename Action>
+std::string error_of(const Action& action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+/// Median thread CPU time of forward passes that begin as a request finds them: after a pause.
+double measured_seconds(const model::ModelConfig& config) {
+  const c10::InferenceMode no_gradients;
+  const auto model = model::random_model(config, 1);
+  const auto pixels =
+      at::zeros({1, config.channels, config.image_height, config.image_width}, at::kByte);
+  std::vector<double> seconds;
+  for (int i = 0; i < 15; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const double start = thread_seconds();
+    model::features(model, model::normalise_pixels(config, pixels));
+    seconds.push_back(thread_seconds() - start);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + 7, seconds.end());
+  return seconds[7];
+}
+
+TEST(Measure, GivesEnoughSamplesOfEachKindToFit) {
+  const plan::Profile profile = measure(quick());
+  std::array<int, plan::num_kernel_kinds> fitted{};
+  int held_out = 0;
+  for (const auto& sample : profile.samples) {
+    ASSERT_GT(sample.seconds, 0);
+    if (sample.held_out) ++held_out;
+    if (!sample.held_out) ++fitted[static_cast<std::size_t>(sample.kernel.kind)];
+  }
+  for (std::size_t kind = 0; kind < fitted.size(); ++kind)
+    EXPECT_GE(fitted[kind], 3) << plan::name_of(static_cast<KernelKind>(kind));
+  EXPECT_GE(held_out, 10);
+}
+
+TEST(Measure, HasEveryKernelOfItsModel) {
+  const plan::Profile profile = measure(quick());
+  for (const auto& kernel : plan::kernels_of_model(small_model(), 1, true))
+    EXPECT_TRUE(std::any_of(profile.samples.begin(), profile.samples.end(),
+                            [&](const auto& s) {
+                              return !s.held_out && s.kernel.kind == kernel.kind &&
+                                     s.kernel.rows == kernel.rows &&
+                                     s.kernel.inner == kernel.inner &&
+                                     s.kernel.columns == kernel.columns;
+                            }))
+        << plan::name_of(kernel.kind) << " " << kernel.rows << " x " << kernel.columns;
+}
+
+TEST(Measure, KnowsMachineMemoryAndMessages) {
+  const plan::Profile profile = measure(quick());
+  EXPECT_NE(profile.machine.find(", 1 thread"), std::string::npos) << profile.machine;
+  EXPECT_GT(profile.runtime_bytes, 50e6);
+  EXPECT_LE(profile.runtime_bytes, peak_memory_bytes());
+  EXPECT_GT(profile.cost.instruction_s, 0);
+  EXPECT_LT(profile.cost.instruction_s, 0.02);
+  EXPECT_GT(profile.cost.message_s, 0);
+  EXPECT_LT(profile.cost.message_s, 0.02);
+}
+
+// Wide enough for a machine that others use too; a profile that forgot a kind or measured warm
+// weights is further off.
+TEST(Measure, PredictsForwardPassesThatItHasNotSeen) {
+  MeasureOptions options = quick();
+  options.repetitions = 15;
+  const plan::Profile profile = measure(options);
+  const auto fitted = optimizer::fit(profile.samples);
+  EXPECT_LT(fitted.median_error, 0.25);
+  for (const double share : {1.0, 0.66, 0.5}) {
+    model::ModelConfig config = small_model();
+    config.width = static_cast<std::int64_t>(share * 192);
+    for (auto& layer : config.layers)
+      layer = {std::max<std::int64_t>(1, static_cast<std::int64_t>(share * 3)),
+               static_cast<std::int64_t>(share * 700)};
+    const double predicted_s =
+        profile.cost.instruction_s + fitted.cost.seconds(plan::kernels_of_model(config, 1, false));
+    const double measured_s = measured_seconds(config);
+    EXPECT_GT(predicted_s, 0.6 * measured_s) << share;
+    EXPECT_LT(predicted_s, 1.7 * measured_s) << share;
+  }
+}
+
+TEST(Measure, StopsWhenAsked) {
+  int calls = 0;
+  const auto stop_after = [&calls](int rounds) {
+    calls = 0;
+    return [&calls, rounds](const base::Progress& progress) {
+      EXPECT_EQ(progress.total, 6);
+      return ++calls <= rounds;
+    };
+  };
+  EXPECT_EQ(error_of([&] { measure(quick(), stop_after(1)); }),
+            "[profile] stopped before anything was measured");
+  EXPECT_GT(measure(quick(), stop_after(2)).samples.front().seconds, 0);
+  EXPECT_EQ(calls, 3);
+}
+
+TEST(Measure, BeginsNoRoundAfterItsTime) {
+  MeasureOptions options = quick();
+  options.max_time_s = 1e-3;
+  int rounds = 0;
+  measure(options, [&rounds](const base::Progress&) { return ++rounds > 0; });
+  EXPECT_EQ(rounds, 2) << "one to warm up, one that counts";
+}
+
+TEST(Measure, RefusesOptionsOutOfRange) {
+  MeasureOptions options = quick();
+  options.repetitions = 0;
+  EXPECT_EQ(error_of([&] { measure(options); }), "[measure] repetitions: saw 0, needs 1 or more");
+  options = quick();
+  options.threads = 0;
+  EXPECT_EQ(error_of([&] { measure(options); }), "[measure] threads: saw 0, needs 1 or more");
+  options = quick();
+  options.max_time_s = 0;
+  EXPECT_EQ(error_of([&] { measure(options); }),
+            "[measure] max_time_s: saw 0.000000, needs a number above 0");
+}
+
+TEST(Exchange, TakesMicroseconds) {
+  const double hand_over_s = hand_over_seconds();
+  EXPECT_GT(hand_over_s, 1e-7);
+  EXPECT_LT(hand_over_s, 1e-2);
+  const MessageCost message = message_cost();
+  EXPECT_GT(message.seconds, 1e-7);
+  EXPECT_LT(message.seconds, 1e-2);
+  EXPECT_GE(message.seconds_per_byte, 0);
+  EXPECT_LT(message.seconds_per_byte, 1e-6);
+}
+
+}  // namespace
+}  // namespace cleave::infer
