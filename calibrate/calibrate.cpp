@@ -155,10 +155,13 @@ class Calibration {
     for (std::int64_t piece = 0; piece < num_pieces; ++piece)
       weights_.bind(piece, copy(piece).handles());
     data_digest_ = digest_of(training_.images, training_.labels);
-    const std::string fingerprint =
-        base::sha256(describe(recipe).dump() + bundle.identity() + data_digest_);
+    // Not of the parts' own weights: after a kill in the middle of replacing them they are some of
+    // each.
+    json start = {describe(recipe), plan::to_json(plan_), plan_.teacher_digest, data_digest_};
+    for (const auto& part : student_.fused.fusion.parts) start.push_back(part.channels);
     run_.emplace(Run::Options{bundle.work_path() / "checkpoint.safetensors",
-                              bundle.folder() / "calibration.jsonl", fingerprint, recipe.seed},
+                              bundle.folder() / "calibration.jsonl", base::sha256(start.dump()),
+                              recipe.seed},
                  weights_, lanes_, progress);
   }
 
@@ -170,7 +173,8 @@ class Calibration {
            run_group("head", fused_stages("head", recipe_.head, "fusion."));
   }
 
-  void write() const;
+  bool resumed() const { return run_->resumed(); }
+  void write();
   CalibrateSummary summary(bool finished) const;
 
  private:
@@ -451,7 +455,7 @@ double Calibration::alone_accuracy(std::size_t part) {
 
 /// Parts, fusion and manifest anew; what else the bundle holds (plans, other plans' parts) as it
 /// is.
-void Calibration::write() const {
+void Calibration::write() {
   const fs::path& bundle = bundle_.folder();
   base::StagedFolder staged(bundle);
   for (std::size_t p = 0; p < plan_.parts.size(); ++p)
@@ -466,7 +470,7 @@ void Calibration::write() const {
   plan::write_manifest(staged.path(), bundle_.manifest().default_plan,
                        bundle_.manifest().teacher_digest);
   staged.commit();
-  run_->discard();
+  run_->close();
 }
 
 CalibrateSummary Calibration::summary(bool finished) const {
@@ -518,10 +522,9 @@ CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
                            const CalibrateRecipe& recipe, const base::ProgressCallback& progress) {
   const plan::Bundle bundle(folder);
   check(bundle, bundle.plan(), teacher, recipe);
-  // With a checkpoint a run was killed, perhaps while it replaced the parts: the checkpoint has the
-  // weights.
-  if (!fs::exists(bundle.work_path() / "checkpoint.safetensors")) bundle.verify("");
   Calibration calibration(bundle, teacher, recipe, progress);
+  // A run that was killed while it replaced the parts has their weights in its checkpoint.
+  if (!calibration.resumed()) bundle.verify("");
   const bool finished = calibration.run();
   if (finished) calibration.write();
   return calibration.summary(finished);

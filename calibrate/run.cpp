@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -109,10 +110,13 @@ Run::Run(Options options, Weights& weights, Lanes& lanes, base::ProgressCallback
   const base::Reader state =
       base::Reader::json_text(read_checkpoint_state(path).dump(), path.string());
   state.expect_format(1);
-  if (state.at("fingerprint").text() != options_.fingerprint)
+  closed_ = state.at("closed").boolean();
+  if (state.at("fingerprint").text() != options_.fingerprint) {
+    if (std::exchange(closed_, false)) return;
     throw std::runtime_error("[" + path.string() +
                              "] checkpoint: belongs to a run with another recipe, data or start; "
                              "remove it to start anew");
+  }
   stage_ = static_cast<int>(state.at("stage").integer(0, 1 << 20));
   epoch_ = static_cast<int>(state.at("epoch").integer(0, 1 << 30));
   step_ = state.at("step").integer(0, std::int64_t{1} << 50);
@@ -231,7 +235,8 @@ void Run::save() const {
                       {"stage", stage_},       {"epoch", epoch_},
                       {"step", step_},         {"steps", weights_.steps()},
                       {"loss_sum", loss_sum_}, {"seconds", seconds_},
-                      {"records", records},    {"notes", notes_}};
+                      {"records", records},    {"closed", closed_},
+                      {"notes", notes_}};
   write_checkpoint(options_.checkpoint, weights_.state(), state);
 }
 
@@ -249,6 +254,9 @@ bool Run::report(const base::Progress& progress) {
   return progress_(progress);
 }
 
-void Run::discard() const { std::filesystem::remove(options_.checkpoint); }
+void Run::close() {
+  if (std::exchange(closed_, true)) return;
+  save();
+}
 
 }  // namespace cleave::calibrate

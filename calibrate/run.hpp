@@ -74,8 +74,9 @@ class Run {
   const nlohmann::json& notes() const { return notes_; }
   /// Reports outside of stages too, at most ten times a second; false: asked to stop.
   bool report(const base::Progress& progress);
-  /// The run is over and its result written: the checkpoint goes.
-  void discard() const;
+  /// The run is over and its result written. The checkpoint stays, so that the same call does
+  /// nothing but write the same result again; another recipe starts anew.
+  void close();
 
  private:
   bool run_epoch(const Stage& stage);
@@ -88,7 +89,7 @@ class Run {
   Weights& weights_;
   Lanes& lanes_;
   base::ProgressCallback progress_;
-  bool resumed_ = false, mid_stage_ = false;
+  bool resumed_ = false, mid_stage_ = false, closed_ = false;
   int stage_ = 0, epoch_ = 0;
   std::int64_t step_ = 0;
   double loss_sum_ = 0, seconds_ = 0;

@@ -210,6 +210,7 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
     return summary;
   }
   model::save(trainer.model(), out);
+  run.close();
   summary.test_accuracy = test_accuracy(recipe, trainer.model(), lanes);
   summary.message = "trained";
   return summary;

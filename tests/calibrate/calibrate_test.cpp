@@ -80,7 +80,19 @@ TEST(Calibrate, WritesABundleThatVerifies) {
   EXPECT_EQ(bundle.manifest().teacher_digest, plan::digest_model(cut.teacher));
   EXPECT_TRUE(fs::exists(cut.bundle / "parts/default/hub/keep.json"));
   EXPECT_TRUE(fs::exists(cut.bundle / "calibration.jsonl"));
-  EXPECT_FALSE(fs::exists(cut.bundle / ".work/checkpoint.safetensors"));
+}
+
+TEST(Calibrate, DoneAgainChangesNothingAndAnotherRecipeGoesOnFromThere) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  calibrate(cut.bundle, cut.teacher, recipe);
+  const auto once = contents(cut.bundle);
+  EXPECT_EQ(calibrate(cut.bundle, cut.teacher, recipe).stages.size(), 4U);
+  EXPECT_EQ(contents(cut.bundle), once);
+  recipe.seed = 2;
+  const CalibrateSummary more = calibrate(cut.bundle, cut.teacher, recipe);
+  EXPECT_NE(contents(cut.bundle), once);
+  EXPECT_GT(more.stages.front().before, 0.8);
 }
 
 TEST(Calibrate, TeachesPartsWithoutAClassifier) {
@@ -129,17 +141,17 @@ TEST(Calibrate, DeviceDropoutHelpsTheAnswerWithoutADevice) {
   const Cut cut;
   CalibrateRecipe recipe = bars_calibration(cut.data);
   recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.head.schedule.epochs = 0;
-  recipe.joint.schedule.epochs = 4;
-  const auto worst = [&](const std::string& name, double dropout) {
+  recipe.joint.schedule.epochs = 8;
+  const auto mean_of_subsets = [&](const std::string& name, double dropout) {
     recipe.joint.device_dropout = dropout;
     const fs::path bundle = cut.copy(name);
     calibrate(bundle, cut.teacher, recipe);
-    double lowest = 1;
+    double sum = 0;
     for (const auto& row : evaluate(bundle, {}, {"idx", cut.data, "test", 0}, false).rows)
-      lowest = std::min(lowest, row.accuracy);
-    return lowest;
+      if (row.what != "fused") sum += row.accuracy;
+    return sum / 6;
   };
-  EXPECT_GT(worst("with", 0.6), worst("without", 0));
+  EXPECT_GT(mean_of_subsets("with", 0.7), mean_of_subsets("without", 0) + 0.05);
 }
 
 TEST(Calibrate, StoppedAndResumedGivesTheSameBundle) {

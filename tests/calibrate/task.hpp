@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "base/digest.hpp"
 #include "calibrate/recipe.hpp"
 #include "calibrate/train.hpp"
 #include "decompose/decompose.hpp"
@@ -40,7 +42,7 @@ inline void write_split(const std::filesystem::path& folder, const std::string& 
     for (std::uint32_t pixel = 0; pixel < 64; ++pixel) {
       noise = noise * 1664525 + 1013904223;
       const std::uint32_t base = pixel / 16 == label ? 120 : 60;
-      images += static_cast<char>(base + (noise >> 24) % 100);
+      images += static_cast<char>(base + (noise >> 24) % 80);
     }
   }
   write_bytes(folder / (lead + "-images-idx3-ubyte"), images);
@@ -134,13 +136,13 @@ inline calibrate::CalibrateRecipe bars_calibration(const std::filesystem::path& 
 
 inline std::string bytes_of(const std::filesystem::path& path) { return base::read_text(path); }
 
-/// Every file below `folder` outside .work/ and logs, with its bytes.
+/// Every file below `folder` outside .work/ and logs, with its digest.
 inline std::map<std::string, std::string> contents(const std::filesystem::path& folder) {
   std::map<std::string, std::string> found;
   for (const std::string& name : names_below(folder))
     if (std::filesystem::is_regular_file(folder / name) && name.rfind(".work", 0) != 0 &&
         std::filesystem::path(name).extension() != ".jsonl")
-      found[name] = bytes_of(folder / name);
+      found[name] = base::sha256_file(folder / name);
   return found;
 }
 
