@@ -39,13 +39,13 @@ int version() {
   std::printf("cleave %s\nBLAS: %s\n", CLEAVE_VERSION, blas.name.c_str());
   if (!blas.warning.empty()) std::printf("warning: %s\n", blas.warning.c_str());
   std::printf("%s\n", at::show_config().c_str());
-  return exit_done;
+  return flush_output("cleave", exit_done);
 }
 
 int main(const std::vector<std::string>& words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
     std::fputs(overview().c_str(), words.empty() ? stderr : stdout);
-    return words.empty() ? exit_usage : exit_done;
+    return words.empty() ? exit_usage : flush_output("cleave", exit_done);
   }
   if (words[0] == "--version") return version();
   std::vector<std::string> names;

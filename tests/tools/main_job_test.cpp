@@ -48,7 +48,8 @@ class MainJob : public testing::Test {
     make_images(s / "data/train", 240, 1);
     make_images(s / "data/test", 60, 2);
     write_text(s / "recipe.toml",
-               "format = 1\n[data]\nvalidation = 60\nflip = false\nshift = 0\n[joint]\nepochs = "
+               "format = 1\n[data]\npath = \"data\"\nvalidation = 60\nflip = false\nshift = "
+               "0\n[joint]\nepochs = "
                "2\nbatch = 16\nlearning_rate = 0.003\n");
     run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "decomposed",
          "--max-part-share", "0.8", "--accuracy-weight", "1000", "--out", s / "plan.json"});

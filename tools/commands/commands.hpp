@@ -25,6 +25,10 @@ Command simulate_command();
 Command status_command();
 Command train_command();
 
+/// `code`, or exit_failed where standard output could not take what was printed (a full disk, a
+/// closed pipe).
+int flush_output(const std::string& program, int code);
+
 /// Runs one command: help, errors in one line, exit code. `program` is what the help calls itself.
 int run_command(const std::string& program, const Command& command,
                 const std::vector<std::string>& words);

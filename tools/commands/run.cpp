@@ -21,6 +21,11 @@ int complain(const std::string& program, const std::string& message, int code) {
 
 }  // namespace
 
+int flush_output(const std::string& program, int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  return complain(program, "[standard output] cannot write", exit_failed);
+}
+
 int run_command(const std::string& program, const Command& command,
                 const std::vector<std::string>& words) {
   catch_signals();
@@ -28,13 +33,9 @@ int run_command(const std::string& program, const Command& command,
     const Args args = Args::parse(command, words);
     if (args.help_wanted()) {
       std::fputs(help_page(program, command).c_str(), stdout);
-      return exit_done;
+      return flush_output(program, exit_done);
     }
-    const int code = command.run(args);
-    // A full disk or a closed pipe behind standard output is a failure too.
-    if (std::fflush(stdout) != 0)
-      return complain(program, "[standard output] cannot write", exit_failed);
-    return code;
+    return flush_output(program, command.run(args));
   } catch (const UsageError& error) {
     return complain(program, error.what(), exit_usage);
   } catch (const c10::Error& error) {
