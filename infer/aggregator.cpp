@@ -493,16 +493,16 @@ void Aggregator::State::launch(Job& job) {
       share.tags.push_back(instruction.tag);
       share.must_come = share.must_come || !instruction.may_be_absent;
     }
-    if (!peers[rank]->joined()) continue;
     peers[rank]->waiting.push_back(id);
-    offer(*peers[rank]);
   }
   std::vector<net::Value> inputs;
   if (input_of(*own)) inputs.push_back(job.request.input);
   compute.admit(id, own, std::move(inputs), job.deadline);
   set_timer(job, late_at(job));
+  // Those away first: where one of them is needed, nobody else is asked.
   for (std::size_t rank = 0; rank < peers.size(); ++rank)
     if (job.shares[rank].open() && !peers[rank]->joined() && !lose(id, rank, "not joined")) return;
+  for (auto& peer : peers) offer(*peer);
 }
 
 /// When those who have not answered are given up. Requests that a device has before this one count
@@ -575,6 +575,7 @@ void Aggregator::State::give_up_late(Job& job, Clock::time_point now) {
 bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   auto& job = *jobs.at(id);
   auto& share = job.shares[rank];
+  std::erase(peers[rank]->waiting, id);
   share.stage = Share::Stage::lost;
   share.decided_at = Clock::now();
   share.why = why;

@@ -2,49 +2,19 @@
 
 #include <cstring>
 #include <numeric>
-#include <set>
 #include <string>
 #include <vector>
 
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
 
+#include "tests/net/recording_stream.hpp"
 #include "tests/net/run_io.hpp"
 
 namespace cleave::net {
 namespace {
 
 using namespace std::chrono_literals;
-
-/// Where the kernel was told to read to and to write from.
-struct Record {
-  std::set<const void*> read_into, written_from;
-};
-
-class RecordingStream : public Stream {
- public:
-  RecordingStream(std::unique_ptr<Stream> inner, Record* record, std::size_t longest_write)
-      : inner_(std::move(inner)), record_(record), longest_write_(longest_write) {}
-  asio::awaitable<Moved> read(std::span<const asio::mutable_buffer> into) override {
-    for (const auto& buffer : into) record_->read_into.insert(buffer.data());
-    return inner_->read(into);
-  }
-  asio::awaitable<Moved> write(std::span<const asio::const_buffer> from) override {
-    for (const auto& buffer : from) record_->written_from.insert(buffer.data());
-    if (longest_write_ == 0) return inner_->write(from);
-    // A short write: only a few bytes of the first buffer.
-    short_ = asio::buffer(from.front(), longest_write_);
-    return inner_->write(std::span(&short_, 1));
-  }
-  void shutdown() override { inner_->shutdown(); }
-  void close() override { inner_->close(); }
-
- private:
-  std::unique_ptr<Stream> inner_;
-  Record* record_;
-  std::size_t longest_write_;
-  asio::const_buffer short_;
-};
 
 Value tensor(std::int64_t count) {
   Value value;
@@ -58,17 +28,18 @@ Value tensor(std::int64_t count) {
 struct Pair {
   explicit Pair(ConnectionOptions options = {}, std::size_t longest_write = 0) {
     auto [near_socket, far_socket] = socket_pair(io);
-    near = make(std::move(near_socket), options, &near_record, longest_write);
-    far = make(std::move(far_socket), options, &far_record, longest_write);
+    near = make(std::move(near_socket), options, near_record, longest_write);
+    far = make(std::move(far_socket), options, far_record, longest_write);
   }
   std::shared_ptr<Connection> make(asio::ip::tcp::socket socket, ConnectionOptions options,
-                                   Record* record, std::size_t longest_write) {
+                                   std::shared_ptr<Record> record, std::size_t longest_write) {
     auto stream =
         std::make_unique<RecordingStream>(tcp_stream(std::move(socket)), record, longest_write);
     return std::make_shared<Connection>(io, std::move(stream), std::move(options));
   }
   asio::io_context io;
-  Record near_record, far_record;
+  std::shared_ptr<Record> near_record = std::make_shared<Record>(),
+                          far_record = std::make_shared<Record>();
   std::shared_ptr<Connection> near, far;
 };
 
@@ -98,8 +69,8 @@ asio::awaitable<void> exchange(Pair& pair, std::int64_t count) {
   const auto* bytes = value.tensor.data.data();
   EXPECT_EQ(std::memcmp(bytes, memory, sent.tensor.data.size()), 0);
   // Nothing was copied in user space: the kernel read from the tensor and wrote into the tensor.
-  EXPECT_TRUE(pair.near_record.written_from.count(memory));
-  EXPECT_TRUE(pair.far_record.read_into.count(bytes));
+  EXPECT_TRUE(pair.near_record->was_written_from(memory));
+  EXPECT_TRUE(pair.far_record->was_read_into(bytes));
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(bytes) % 64, 0u);
 }
 

@@ -1,0 +1,776 @@
+#include "infer/aggregator.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <iostream>
+#include <signal.h>
+#include <spawn.h>
+#include <string>
+#include <sys/wait.h>
+#include <vector>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <gtest/gtest.h>
+
+#include "net/mesh.hpp"
+#include "optimizer/plan/program.hpp"
+#include "tests/infer/fake_parts.hpp"
+#include "tests/net/recording_stream.hpp"
+
+extern char** environ;
+
+namespace cleave::infer {
+namespace {
+
+using namespace std::chrono_literals;
+
+template <class Action>
+std::string text_of_error(Action action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+/// A port of loopback that nobody listens on.
+std::string free_address() {
+  boost::asio::io_context io;
+  return net::Listener(io, "127.0.0.1:0", false).address();
+}
+
+class AggregatorTest : public ::testing::Test {
+ protected:
+  /// Agents of the given devices, with their addresses in `hosts`.
+  void start_agents(const std::vector<std::string>& devices, std::chrono::microseconds time = {}) {
+    for (const auto& device : devices) start_agent(device, std::make_unique<FakeEngine>(time));
+  }
+  void start_agent(const std::string& device, std::unique_ptr<Engine> engine) {
+    agents[device] = std::make_unique<RunningAgent>(bundle, plan, RunningAgent::options_for(device),
+                                                    std::move(engine));
+    hosts[device] = agents[device]->address();
+  }
+  /// Every device has an address; those without an agent get one where nobody listens.
+  AggregatorOptions options() {
+    for (const auto& part : plan.parts)
+      if (!hosts.count(part.device)) hosts[part.device] = free_address();
+    AggregatorOptions wanted;
+    wanted.hosts = hosts;
+    // Machines that test are slow at times; the tests of lateness set their own.
+    wanted.min_wait = 3s;
+    return wanted;
+  }
+  std::unique_ptr<Aggregator> aggregator(AggregatorOptions wanted, int wait_for) {
+    auto made = std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(),
+                                             std::move(wanted));
+    if (wait_for > 0) {
+      EXPECT_EQ(made->wait_for_agents(wait_for, 10s), wait_for);
+    }
+    return made;
+  }
+
+  ScratchFolder folder{"aggregator"};
+  plan::Plan plan = fake_plan();
+  plan::Bundle bundle = write_bundle(folder.path(), plan);
+  std::map<std::string, std::unique_ptr<RunningAgent>> agents;
+  std::map<std::string, std::string> hosts;
+  std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+};
+
+const std::vector<std::string> all = {"hub", "desk", "cam"};
+
+TEST_F(AggregatorTest, AnswersFromEveryDevice) {
+  start_agents(all, 2ms);
+  const auto service = aggregator(options(), 3);
+  for (std::uint8_t seed = 1; seed < 20; ++seed) {
+    const auto response = ask(*service, request_of(seed));
+    ASSERT_EQ(response.status, Status::answered) << response.message;
+    EXPECT_EQ(response.output.dims, (std::vector<std::int64_t>{1, 5}));
+    EXPECT_EQ(first_number(response.output), expected_answer(pixels(seed), {0, 1, 2}));
+    EXPECT_EQ(present_devices(response), all);
+    for (const auto& report : response.devices) {
+      EXPECT_GE(report.compute_s, 0.002);
+      EXPECT_GE(report.round_trip_s, report.compute_s);
+      EXPECT_EQ(report.predicted_s, 0.01);
+      EXPECT_GT(report.sent_bytes, 64u + 48u);
+      EXPECT_GT(report.received_bytes, 8u * 4u + 48u);
+      EXPECT_GE(response.total_s, report.round_trip_s);
+    }
+    EXPECT_GT(response.overhead_s, 0);
+  }
+}
+
+TEST_F(AggregatorTest, AnswersABatch) {
+  start_agents(all);
+  const auto service = aggregator(options(), 3);
+  Request request;
+  request.input = pixels(1, 4);
+  const auto response = ask(*service, std::move(request));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(response.output.dims, (std::vector<std::int64_t>{4, 5}));
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(1, 4), {0, 1, 2}));
+  EXPECT_DOUBLE_EQ(response.devices[0].predicted_s, 0.04);
+}
+
+TEST_F(AggregatorTest, RunsTheWholeModelOnOneDevice) {
+  plan = fake_local_plan();
+  bundle = write_bundle(folder.path() / "local", plan);
+  start_agents({"hub"});
+  const auto service = aggregator(options(), 1);
+  const auto response = ask(*service, request_of(5));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), feature_of(pixels(5), 0));
+  EXPECT_EQ(response.output.dims, (std::vector<std::int64_t>{1, 5}));
+  agents.clear();
+  ASSERT_TRUE(eventually([&] { return !service->status()[0].connected; }));
+  EXPECT_EQ(ask(*service, request_of(5)).status, Status::no_device);
+}
+
+TEST_F(AggregatorTest, AnswersWithoutTheDeviceThatIsNotThere) {
+  start_agents({"hub", "cam"});
+  const auto service = aggregator(options(), 2);
+  const auto response = ask(*service, request_of(1));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(1), {0, 2}));
+  EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub", "cam"}));
+  ASSERT_EQ(response.devices.size(), 3u);
+  EXPECT_EQ(response.devices[1].device, "desk");
+  EXPECT_EQ(response.devices[1].sent_bytes, 0u);
+}
+
+TEST_F(AggregatorTest, JoinsTheDeviceThatStartsLate) {
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 2);
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))).size(), 2u);
+  const RunningAgent late(bundle, plan, RunningAgent::options_for("cam", hosts["cam"]));
+  EXPECT_EQ(service->wait_for_agents(0, 10s), 3);
+  EXPECT_EQ(first_number(ask(*service, request_of(2)).output),
+            expected_answer(pixels(2), {0, 1, 2}));
+}
+
+TEST_F(AggregatorTest, AnswersWithoutTheDeviceThatIsLate) {
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = 60ms;
+  const auto service = aggregator(std::move(wanted), 3);
+  const auto response = ask(*service, request_of(1));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(1), {0, 1}));
+  EXPECT_FALSE(response.devices[2].present);
+  // It waited for max(min_wait, 3 · prediction), and counts that as the device's time, not its own.
+  EXPECT_GE(response.total_s, 0.06);
+  EXPECT_LT(response.total_s, 2);
+  EXPECT_LT(response.overhead_s, 0.05);
+  // What comes afterwards belongs to nobody.
+  gate->open();
+  ASSERT_TRUE(eventually([&] { return service->status()[2].queued == 0; }));
+  const auto next = ask(*service, request_of(2));
+  EXPECT_EQ(first_number(next.output), expected_answer(pixels(2), {0, 1, 2}));
+}
+
+TEST_F(AggregatorTest, WaitsForTheFirstWhenEverybodyIsLate) {
+  start_agents({"hub"}, 120ms);
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = 20ms;
+  const auto service = aggregator(std::move(wanted), 2);
+  const auto response = ask(*service, request_of(1));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub"}));
+  EXPECT_GE(response.total_s, 0.12);
+  gate->open();
+}
+
+TEST_F(AggregatorTest, WithoutAPredictionTheDeadlineDecides) {
+  plan = fake_plan(0);
+  bundle = write_bundle(folder.path() / "unpredicted", plan);
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = 1ms;
+  const auto service = aggregator(std::move(wanted), 3);
+  const auto response = ask(*service, request_of(1, 300ms));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(present_devices(response).size(), 2u);
+  EXPECT_GE(response.total_s, 0.25);
+  EXPECT_LT(response.total_s, 0.3);
+  gate->open();
+}
+
+TEST_F(AggregatorTest, RequireAllNeedsEveryDevice) {
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 2);
+  auto request = request_of(1);
+  request.require_all = true;
+  const auto response = ask(*service, std::move(request));
+  EXPECT_EQ(response.status, Status::no_device);
+  EXPECT_EQ(response.message, "[infer] device 'cam' at " + hosts["cam"] +
+                                  " is needed: not joined (Connection refused)");
+  EXPECT_EQ(service->status()[0].queued, 0);
+}
+
+TEST_F(AggregatorTest, SaysWhomItCannotReach) {
+  const auto service = aggregator(options(), 0);
+  ASSERT_TRUE(eventually([&] {
+    const auto list = service->status();
+    return std::all_of(list.begin(), list.end(),
+                       [](const auto& agent) { return !agent.last_error.empty(); });
+  }));
+  const auto response = ask(*service, request_of(1));
+  EXPECT_EQ(response.status, Status::no_device);
+  EXPECT_EQ(response.message, "[infer] no device answers: not joined: 'hub' at " + hosts["hub"] +
+                                  " (Connection refused), 'desk' at " + hosts["desk"] +
+                                  " (Connection refused), 'cam' at " + hosts["cam"] +
+                                  " (Connection refused)");
+}
+
+TEST_F(AggregatorTest, ShowsWhyAnAgentRefused) {
+  auto other = fake_plan();
+  other.name = "other";
+  const auto other_bundle = write_bundle(folder.path() / "other", other);
+  const RunningAgent agent(other_bundle, other, "hub");
+  hosts["hub"] = agent.address();
+  const auto service = aggregator(options(), 0);
+  ASSERT_TRUE(eventually([&] { return !service->status()[0].last_error.empty(); }));
+  EXPECT_EQ(service->status()[0].last_error, "refused: agent 'hub': bundle: saw '" +
+                                                 bundle.identity() + "', needs '" +
+                                                 other_bundle.identity() + "'");
+}
+
+/// Asks again and again from one thread until told to stop; counts.
+class Load {
+ public:
+  Load(Service& service, std::chrono::milliseconds deadline, int num_threads) {
+    for (int i = 0; i < num_threads; ++i)
+      threads_.emplace_back([this, &service, deadline, i] { run(service, deadline, i); });
+  }
+  void finish() {
+    stopping_ = true;
+    for (auto& thread : threads_) thread.join();
+    threads_.clear();
+  }
+  ~Load() { finish(); }
+  std::atomic<int> answered{0}, wrong{0}, unanswered{0}, late{0};
+
+ private:
+  void run(Service& service, std::chrono::milliseconds deadline, int which) {
+    for (int i = 0; !stopping_; ++i) {
+      const auto seed = static_cast<std::uint8_t>(which * 31 + i);
+      const auto start = Clock::now();
+      const auto response = ask(service, request_of(seed, deadline));
+      if (Clock::now() - start > deadline + 500ms) ++late;
+      if (response.status != Status::answered) {
+        ++unanswered;
+        continue;
+      }
+      ++answered;
+      std::vector<std::int32_t> present;
+      for (std::size_t p = 0; p < response.devices.size(); ++p)
+        if (response.devices[p].present) present.push_back(static_cast<std::int32_t>(p));
+      if (first_number(response.output) != expected_answer(pixels(seed), present)) ++wrong;
+    }
+  }
+  std::atomic<bool> stopping_{false};
+  std::vector<std::thread> threads_;
+};
+
+TEST_F(AggregatorTest, ADeviceThatDiesUnderLoadLosesNoRequest) {
+  start_agents(all, 1ms);
+  const auto service = aggregator(options(), 3);
+  Load load(*service, 5s, 3);
+  ASSERT_TRUE(eventually([&] { return load.answered > 20; }));
+  agents["cam"]->stop();
+  const int before = load.answered;
+  ASSERT_TRUE(eventually([&] { return load.answered > before + 30; }));
+  load.finish();
+  EXPECT_EQ(load.unanswered, 0);
+  EXPECT_EQ(load.wrong, 0);
+  EXPECT_EQ(load.late, 0);
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))),
+            (std::vector<std::string>{"hub", "desk"}));
+  EXPECT_FALSE(service->status()[2].connected);
+}
+
+/// This test program again, as an agent: see main.
+pid_t spawn_agent(const std::filesystem::path& bundle, const std::string& device,
+                  const std::string& listen) {
+  const std::string program = "/proc/self/exe", folder = bundle.string();
+  std::array<char*, 5> arguments = {
+      const_cast<char*>("--as-agent"), const_cast<char*>(folder.c_str()),
+      const_cast<char*>(device.c_str()), const_cast<char*>(listen.c_str()), nullptr};
+  pid_t child = 0;
+  EXPECT_EQ(posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
+  return child;
+}
+
+TEST_F(AggregatorTest, AProcessThatIsKilledUnderLoadLosesNoRequest) {
+  start_agents({"hub", "desk"}, 1ms);
+  hosts["cam"] = free_address();
+  const auto child = spawn_agent(folder.path(), "cam", hosts["cam"]);
+  ASSERT_GT(child, 0);
+  const auto service = aggregator(options(), 3);
+  Load load(*service, 5s, 3);
+  ASSERT_TRUE(eventually([&] { return load.answered > 20; }));
+  kill(child, SIGKILL);
+  const int before = load.answered;
+  ASSERT_TRUE(eventually([&] { return load.answered > before + 30; }));
+  load.finish();
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(load.unanswered, 0);
+  EXPECT_EQ(load.wrong, 0);
+  EXPECT_EQ(load.late, 0);
+  // The next one on that port is joined.
+  const auto next = spawn_agent(folder.path(), "cam", hosts["cam"]);
+  EXPECT_EQ(service->wait_for_agents(0, 10s), 3);
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))), all);
+  kill(next, SIGKILL);
+  waitpid(next, &status, 0);
+}
+
+TEST_F(AggregatorTest, AgentsAcceptTheNextAggregator) {
+  start_agents(all, 1ms);
+  for (int i = 0; i < 3; ++i) {
+    const auto service = aggregator(options(), 3);
+    for (int k = 0; k < 5; ++k) service->submit(request_of(1), [](Response) {});
+    EXPECT_EQ(first_number(ask(*service, request_of(7)).output),
+              expected_answer(pixels(7), {0, 1, 2}));
+    for (int k = 0; k < 5; ++k) service->submit(request_of(1), [](Response) {});
+    // It goes with requests in flight.
+  }
+}
+
+TEST_F(AggregatorTest, EverySubmittedRequestIsAnsweredAtTheEnd) {
+  start_agent("hub", std::make_unique<GatedEngine>(gate));
+  std::atomic<int> canceled{0};
+  {
+    const auto service = aggregator(options(), 1);
+    for (int i = 0; i < 10; ++i)
+      service->submit(request_of(1),
+                      [&](Response response) { canceled += response.status == Status::canceled; });
+  }
+  EXPECT_EQ(canceled, 10);
+  gate->open();
+}
+
+TEST_F(AggregatorTest, IsOverloadedBeyondItsQueue) {
+  start_agent("hub", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.max_in_flight = 2;
+  wanted.max_queue = 3;
+  const auto service = aggregator(std::move(wanted), 1);
+  std::atomic<int> answered{0}, overloaded{0}, other{0};
+  std::mutex mutex;
+  std::string text;
+  for (int i = 0; i < 9; ++i)
+    service->submit(request_of(1), [&](Response response) {
+      answered += response.status == Status::answered;
+      overloaded += response.status == Status::overloaded;
+      other += response.status != Status::answered && response.status != Status::overloaded;
+      const std::lock_guard lock(mutex);
+      if (response.status == Status::overloaded) text = response.message;
+    });
+  ASSERT_TRUE(eventually([&] { return overloaded == 4; }));
+  {
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(text, "[submit] queue: saw 3 requests waiting, takes at most 3");
+  }
+  gate->open();
+  ASSERT_TRUE(eventually([&] { return answered == 5; }));
+  EXPECT_EQ(overloaded, 4);
+  EXPECT_EQ(other, 0);
+}
+
+TEST_F(AggregatorTest, NoRequestOutlivesItsDeadline) {
+  start_agent("hub", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.max_in_flight = 1;
+  const auto service = aggregator(std::move(wanted), 1);
+  const auto start = Clock::now();
+  std::atomic<int> expired{0}, other{0};
+  std::mutex mutex;
+  std::set<std::string> texts;
+  for (int i = 0; i < 4; ++i)
+    service->submit(request_of(1, 150ms), [&](Response response) {
+      (response.status == Status::deadline ? expired : other)++;
+      const std::lock_guard lock(mutex);
+      texts.insert(response.message);
+    });
+  ASSERT_TRUE(eventually([&] { return expired + other == 4; }));
+  EXPECT_EQ(expired, 4);
+  EXPECT_GE(Clock::now() - start, 140ms);
+  EXPECT_LT(Clock::now() - start, 2s);
+  {
+    const std::lock_guard lock(mutex);
+    EXPECT_TRUE(texts.count("[deadline] 150 ms passed without 'hub'"));
+    EXPECT_TRUE(texts.count("[queue] the deadline passed before its turn"));
+  }
+  EXPECT_EQ(ask(*service, request_of(1, 0ms)).message, "[submit] deadline: has passed");
+  gate->open();
+  // Only the first was ever computed; the device is free again.
+  EXPECT_EQ(ask(*service, request_of(3)).status, Status::answered);
+}
+
+TEST_F(AggregatorTest, CancelAnswersAndFreesTheDevice) {
+  start_agent("hub", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.max_in_flight = 1;
+  const auto service = aggregator(std::move(wanted), 1);
+  std::atomic<int> canceled{0};
+  const auto count = [&](Response response) { canceled += response.status == Status::canceled; };
+  const auto running = service->submit(request_of(1), count);
+  const auto queued = service->submit(request_of(2), count);
+  gate->wait_for_entry();
+  service->cancel(queued);
+  service->cancel(running);
+  service->cancel(running);
+  service->cancel(99999);
+  ASSERT_TRUE(eventually([&] { return canceled == 2; }));
+  gate->open();
+  ASSERT_TRUE(eventually([&] { return service->status()[0].queued == 0; }));
+  EXPECT_EQ(ask(*service, request_of(3)).status, Status::answered);
+  EXPECT_EQ(canceled, 2);
+}
+
+TEST_F(AggregatorTest, DrainAnswersWhatIsInFlight) {
+  start_agents(all, 5ms);
+  const auto service = aggregator(options(), 3);
+  std::atomic<int> answered{0};
+  for (int i = 0; i < 10; ++i)
+    service->submit(request_of(1),
+                    [&](Response response) { answered += response.status == Status::answered; });
+  service->drain();
+  EXPECT_EQ(answered, 10);
+  const auto refused = ask(*service, request_of(1));
+  EXPECT_EQ(refused.status, Status::overloaded);
+  EXPECT_EQ(refused.message, "[submit] draining, no new requests");
+}
+
+TEST_F(AggregatorTest, GoesOnWithoutAnAgentThatDrains) {
+  start_agents(all, 5ms);
+  const auto service = aggregator(options(), 3);
+  Load load(*service, 5s, 2);
+  ASSERT_TRUE(eventually([&] { return load.answered > 5; }));
+  agents["cam"]->drain();
+  ASSERT_TRUE(eventually([&] { return agents["cam"]->ended(); }));
+  const int before = load.answered;
+  ASSERT_TRUE(eventually([&] { return load.answered > before + 10; }));
+  load.finish();
+  EXPECT_EQ(load.unanswered, 0);
+  EXPECT_EQ(load.wrong, 0);
+}
+
+TEST_F(AggregatorTest, RefusesAnInputThatDoesNotFit) {
+  start_agents(all);
+  const auto service = aggregator(options(), 3);
+  auto request = request_of(1);
+  request.input.dims = {1, 1, 16, 4};
+  EXPECT_EQ(ask(*service, request).message,
+            "[submit] input: saw u8 [1, 1, 16, 4], needs u8 [1, 1, 8, 8]");
+  request.input.dims = {};
+  EXPECT_EQ(ask(*service, request).status, Status::failed);
+  request.input.dims = {-1, 1, 8, 8};
+  EXPECT_EQ(ask(*service, request).status, Status::failed);
+  request = request_of(1);
+  request.input.element = base::Element::i8;
+  EXPECT_EQ(ask(*service, request).message,
+            "[submit] input: saw i8 [1, 1, 8, 8], needs u8 [1, 1, 8, 8]");
+  EXPECT_EQ(ask(*service, request_of(1)).status, Status::answered);
+}
+
+/// Fuses nothing.
+class BrokenFusion : public FakeEngine {
+ public:
+  net::Value run(const plan::Instruction&, const plan::Program&,
+                 const std::vector<const net::Value*>&) override {
+    throw std::runtime_error("[fuse] broken");
+  }
+};
+
+TEST_F(AggregatorTest, AFusionThatThrowsIsAnOutcome) {
+  start_agents(all);
+  Aggregator service(bundle, plan, std::make_unique<BrokenFusion>(), options());
+  EXPECT_EQ(service.wait_for_agents(0, 10s), 3);
+  for (int i = 0; i < 3; ++i) {
+    const auto response = ask(service, request_of(1));
+    EXPECT_EQ(response.status, Status::failed);
+    EXPECT_EQ(response.message, "[fuse] broken");
+  }
+}
+
+TEST_F(AggregatorTest, ADeviceThatFailsIsMissing) {
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<BrokenFusion>());
+  const auto service = aggregator(options(), 3);
+  const auto response = ask(*service, request_of(1));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub", "desk"}));
+}
+
+TEST_F(AggregatorTest, MoreInFlightThanAnAgentAdmitsStillGetsAllAnswers) {
+  for (const auto& device : all) {
+    auto wanted = RunningAgent::options_for(device);
+    wanted.max_requests = device == "cam" ? 1 : 4;
+    agents[device] = std::make_unique<RunningAgent>(bundle, plan, std::move(wanted),
+                                                    std::make_unique<FakeEngine>(1ms));
+    hosts[device] = agents[device]->address();
+  }
+  const auto service = aggregator(options(), 3);
+  std::atomic<int> whole{0}, done{0};
+  for (int i = 0; i < 40; ++i)
+    service->submit(request_of(1), [&](Response response) {
+      whole += present_devices(response).size() == 3;
+      ++done;
+    });
+  ASSERT_TRUE(eventually([&] { return done == 40; }));
+  EXPECT_EQ(whole, 40);
+}
+
+TEST_F(AggregatorTest, TwoAggregatorsShareAnAgent) {
+  for (const auto& device : all) {
+    auto wanted = RunningAgent::options_for(device);
+    wanted.max_requests = 1;  // the other's request makes it busy
+    agents[device] = std::make_unique<RunningAgent>(bundle, plan, std::move(wanted),
+                                                    std::make_unique<FakeEngine>(1ms));
+    hosts[device] = agents[device]->address();
+  }
+  const auto first = aggregator(options(), 3);
+  const auto second = aggregator(options(), 3);
+  std::atomic<int> whole{0}, done{0};
+  for (int i = 0; i < 20; ++i)
+    for (auto* service : {first.get(), second.get()})
+      service->submit(request_of(1), [&](Response response) {
+        whole += present_devices(response).size() == 3;
+        ++done;
+      });
+  ASSERT_TRUE(eventually([&] { return done == 40; }));
+  EXPECT_EQ(whole, 40);
+}
+
+/// An agent that says what the test tells it to, in answer to each admission.
+class ScriptedAgent {
+ public:
+  using Script = std::function<std::vector<net::Message>(const net::Admit&)>;
+  explicit ScriptedAgent(Script script) : script_(std::move(script)) {
+    net::spawn(io_, listener_.run([this](boost::asio::ip::tcp::socket socket) {
+      net::spawn(io_,
+                 serve(std::make_shared<net::Connection>(io_, net::tcp_stream(std::move(socket)),
+                                                         net::ConnectionOptions{})),
+                 {});
+    }),
+               {});
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~ScriptedAgent() {
+    io_.stop();
+    thread_.join();
+  }
+  std::string address() const { return listener_.address(); }
+
+ private:
+  boost::asio::awaitable<void> serve(std::shared_ptr<net::Connection> connection) {
+    while (true) {
+      auto receiving = connection->receive();
+      auto received = co_await std::move(receiving);
+      if (!received) co_return;
+      if (const auto* hello = std::get_if<net::Hello>(&received->message)) {
+        net::Welcome welcome;
+        welcome.bundle = hello->bundle;
+        welcome.plan = hello->plan;
+        welcome.device = hello->device;
+        welcome.max_requests = 4;
+        connection->send(welcome);
+      } else if (const auto* admit = std::get_if<net::Admit>(&received->message)) {
+        for (const auto& message : script_(*admit)) connection->send(message);
+      }
+    }
+  }
+  Script script_;
+  boost::asio::io_context io_;
+  net::Listener listener_{io_, "127.0.0.1:0", false};
+  std::thread thread_;
+};
+
+net::ValueMessage value_for(const net::Admit& admit, float number, std::int64_t width = 8) {
+  net::ValueMessage value;
+  value.request = admit.request;
+  value.epoch = admit.epoch;
+  value.tag = 2;
+  value.last = true;
+  value.tensor.dims = {1, 1, width};
+  const std::vector<float> numbers(static_cast<std::size_t>(width), number);
+  value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+  return value;
+}
+
+TEST_F(AggregatorTest, DropsFeaturesThatAreNotOfThisRequest) {
+  const ScriptedAgent cam([](const net::Admit& admit) {
+    auto stale = value_for(admit, 1e6f);
+    stale.epoch = admit.epoch + 1;
+    auto unknown = value_for(admit, 1e6f);
+    unknown.request = admit.request + 1000;
+    auto odd_tag = value_for(admit, 1e6f);
+    odd_tag.tag = 1;
+    for (auto* value : {&stale, &unknown, &odd_tag}) value->last = false;
+    return std::vector<net::Message>{stale, unknown, odd_tag, value_for(admit, 5.0f),
+                                     value_for(admit, 1e6f)};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  for (int i = 0; i < 5; ++i) {
+    const auto response = ask(*service, request_of(1));
+    ASSERT_EQ(response.status, Status::answered) << response.message;
+    EXPECT_EQ(first_number(response.output), expected_answer(pixels(1), {0, 1}) + 5.0f);
+  }
+}
+
+TEST_F(AggregatorTest, AFeatureOfTheWrongShapeIsMissing) {
+  const ScriptedAgent cam(
+      [](const net::Admit& admit) { return std::vector<net::Message>{value_for(admit, 5.0f, 9)}; });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  auto request = request_of(1);
+  const auto response = ask(*service, request);
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub", "desk"}));
+  request.require_all = true;
+  const auto strict = ask(*service, request);
+  EXPECT_EQ(strict.status, Status::no_device);
+  EXPECT_NE(strict.message.find("saw f32 [1, 1, 9], needs f32 [1, 1, 8]"), std::string::npos)
+      << strict.message;
+}
+
+TEST_F(AggregatorTest, AMessageThatDoesNotBelongEndsThatConnection) {
+  const ScriptedAgent cam(
+      [](const net::Admit&) { return std::vector<net::Message>{net::StatusRequest{}}; });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  const auto response = ask(*service, request_of(1));
+  EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub", "desk"}));
+}
+
+TEST_F(AggregatorTest, DoneWithoutAValueIsMissing) {
+  const ScriptedAgent cam([](const net::Admit& admit) {
+    net::Done done;
+    done.request = admit.request;
+    return std::vector<net::Message>{done};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))),
+            (std::vector<std::string>{"hub", "desk"}));
+}
+
+// From the input handed in to the operand of the fusion nothing is copied in user space.
+TEST_F(AggregatorTest, TensorsTravelInTheirOwnMemory) {
+  const auto agent_record = std::make_shared<net::Record>(),
+             own_record = std::make_shared<net::Record>();
+  Seen part_seen, fusion_seen;
+  auto agent_options = RunningAgent::options_for("hub");
+  agent_options.wrap_stream = [agent_record](std::unique_ptr<net::Stream> inner) {
+    return std::make_unique<net::RecordingStream>(std::move(inner), agent_record);
+  };
+  const RunningAgent agent(bundle, plan, std::move(agent_options),
+                           std::make_unique<FakeEngine>(0us, &part_seen));
+  hosts["hub"] = agent.address();
+  auto wanted = options();
+  wanted.wrap_stream = [own_record](std::unique_ptr<net::Stream> inner) {
+    return std::make_unique<net::RecordingStream>(std::move(inner), own_record);
+  };
+  Aggregator service(bundle, plan, std::make_unique<FakeEngine>(0us, &fusion_seen),
+                     std::move(wanted));
+  ASSERT_EQ(service.wait_for_agents(1, 10s), 1);
+  const auto request = request_of(1);
+  ASSERT_EQ(ask(service, request).status, Status::answered);
+
+  EXPECT_TRUE(own_record->was_written_from(request.input.data.data()));
+  ASSERT_EQ(part_seen.operands.size(), 1u);
+  EXPECT_TRUE(agent_record->was_read_into(*part_seen.operands.begin()));
+  ASSERT_EQ(part_seen.results.size(), 1u);
+  EXPECT_TRUE(agent_record->was_written_from(*part_seen.results.begin()));
+  int from_the_wire = 0;
+  for (const auto* operand : fusion_seen.operands)
+    from_the_wire += own_record->was_read_into(operand);
+  EXPECT_EQ(from_the_wire, 1);  // the other two are absent
+}
+
+TEST_F(AggregatorTest, StatusShowsTheAgents) {
+  start_agents({"hub", "cam"});
+  const auto service = aggregator(options(), 2);
+  ASSERT_EQ(ask(*service, request_of(1)).status, Status::answered);
+  ASSERT_TRUE(eventually([&] { return service->status()[0].round_trip_s > 0; }));
+  const auto list = service->status();
+  ASSERT_EQ(list.size(), 3u);
+  EXPECT_EQ(list[0].device, "hub");
+  EXPECT_EQ(list[0].address, hosts["hub"]);
+  EXPECT_TRUE(list[0].connected);
+  EXPECT_GT(list[0].memory_bytes, 1e6);
+  EXPECT_LT(list[0].round_trip_s, 1);
+  EXPECT_EQ(list[0].answered, 1);
+  EXPECT_FALSE(list[1].connected);
+  EXPECT_EQ(list[1].last_error, "Connection refused");
+}
+
+TEST_F(AggregatorTest, CallbacksThatThrowHurtNobody) {
+  start_agents(all);
+  const auto service = aggregator(options(), 3);
+  service->submit(request_of(1), [](Response) { throw std::runtime_error("mine"); });
+  EXPECT_EQ(ask(*service, request_of(2)).status, Status::answered);
+}
+
+TEST_F(AggregatorTest, SaysWhyItCannotStart) {
+  const auto start = [this](AggregatorOptions wanted) {
+    return text_of_error(
+        [&] { Aggregator(bundle, plan, std::make_unique<FakeEngine>(), std::move(wanted)); });
+  };
+  EXPECT_EQ(start({}), "[aggregator] hosts: saw no address of 'hub', needs one for each device");
+  auto wanted = options();
+  wanted.hosts["desk"] = "nowhere";
+  EXPECT_EQ(start(wanted), "[address] saw 'nowhere', needs host:port");
+  wanted = options();
+  wanted.max_in_flight = 0;
+  EXPECT_EQ(start(wanted), "[aggregator] max_in_flight: saw 0, needs 1 or more");
+}
+
+// The bound itself is for an idle machine and the bench; this catches a sleep, a poll or Nagle's
+// delay.
+TEST_F(AggregatorTest, AddsLittle) {
+  start_agents(all, 2ms);
+  const auto service = aggregator(options(), 3);
+  std::vector<double> overheads;
+  for (int i = 0; i < 100; ++i) overheads.push_back(ask(*service, request_of(1)).overhead_s);
+  std::sort(overheads.begin(), overheads.end());
+  RecordProperty("median_overhead_us", static_cast<int>(overheads[50] * 1e6));
+  EXPECT_LT(overheads[50], 0.005);
+}
+
+}  // namespace
+
+/// `--as-agent BUNDLE DEVICE ADDRESS`: an agent to be killed.
+int run_as_agent(char** arguments) {
+  const plan::Bundle bundle(arguments[1]);
+  Agent agent(bundle, bundle.plan(), std::make_unique<FakeEngine>(std::chrono::milliseconds(1)),
+              RunningAgent::options_for(arguments[2], arguments[3]));
+  agent.run();
+  return 0;
+}
+
+}  // namespace cleave::infer
+
+int main(int count, char** arguments) {
+  if (count == 4 && std::string(arguments[0]) == "--as-agent")
+    return cleave::infer::run_as_agent(arguments);
+  ::testing::InitGoogleTest(&count, arguments);
+  return RUN_ALL_TESTS();
+}

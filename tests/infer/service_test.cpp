@@ -1,0 +1,294 @@
+#include "infer/service.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "infer/aggregator.hpp"
+#include "model/config/hugging_face.hpp"
+#include "net/mesh.hpp"
+#include "tests/infer/fake_parts.hpp"
+
+namespace cleave::infer {
+namespace {
+
+using namespace std::chrono_literals;
+
+template <class Action>
+std::string text_of_error(Action action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+/// A server with its thread.
+class RunningServer {
+ public:
+  RunningServer(Aggregator& aggregator, const plan::Bundle& bundle) {
+    ServerOptions options;
+    auto listening = std::make_shared<std::promise<std::string>>();
+    auto bound = listening->get_future();
+    options.on_listening = [listening](const std::string& text) { listening->set_value(text); };
+    server_ = std::make_unique<Server>(aggregator, bundle, std::move(options));
+    thread_ = std::thread([this] { server_->run(); });
+    address_ = bound.get();
+  }
+  ~RunningServer() {
+    server_->stop();
+    join();
+  }
+  void drain() { server_->drain(); }
+  void join() {
+    if (thread_.joinable()) thread_.join();
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  std::unique_ptr<Server> server_;
+  std::thread thread_;
+  std::string address_;
+};
+
+class ServiceTest : public ::testing::Test {
+ protected:
+  /// Three agents, an aggregator and a server.
+  void start(std::unique_ptr<Engine> cam = std::make_unique<FakeEngine>(),
+             AggregatorOptions wanted = {}) {
+    for (const auto* device : {"hub", "desk"})
+      agents.push_back(std::make_unique<RunningAgent>(bundle, plan, device));
+    agents.push_back(std::make_unique<RunningAgent>(bundle, plan, RunningAgent::options_for("cam"),
+                                                    std::move(cam)));
+    for (std::size_t p = 0; p < agents.size(); ++p)
+      wanted.hosts[plan.parts[p].device] = agents[p]->address();
+    wanted.min_wait = 5s;
+    aggregator = std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(),
+                                              std::move(wanted));
+    EXPECT_EQ(aggregator->wait_for_agents(0, 10s), 3);
+    server = std::make_unique<RunningServer>(*aggregator, bundle);
+  }
+
+  ScratchFolder folder{"service"};
+  plan::Plan plan = fake_plan();
+  plan::Bundle bundle = write_bundle(folder.path(), plan);
+  std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+  std::vector<std::unique_ptr<RunningAgent>> agents;
+  std::unique_ptr<Aggregator> aggregator;
+  std::unique_ptr<RunningServer> server;
+};
+
+TEST_F(ServiceTest, AnswersAClientAsTheAggregatorWould) {
+  start();
+  Client client(server->address());
+  const auto response = ask(client, request_of(9));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(response.output.dims, (std::vector<std::int64_t>{1, 5}));
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(9), {0, 1, 2}));
+  EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub", "desk", "cam"}));
+  EXPECT_GT(response.total_s, 0);
+  EXPECT_GT(response.devices[2].received_bytes, 0u);
+  EXPECT_GT(response.devices[2].round_trip_s, 0);
+}
+
+TEST_F(ServiceTest, TellsTheClientWhatTheModelIs) {
+  start();
+  const Client client(server->address());
+  const auto json = nlohmann::json::parse(client.model_json());
+  EXPECT_EQ(json, [this] {
+    auto config = model::config_to_json(plan.teacher);
+    config["processing"] = model::processing_to_json(plan.teacher.processing);
+    return config;
+  }());
+}
+
+TEST_F(ServiceTest, EightClientsLoseNoRequest) {
+  start();
+  constexpr int num_clients = 8, num_requests = 50;
+  std::atomic<int> answered{0}, wrong{0};
+  std::vector<std::thread> threads;
+  for (int c = 0; c < num_clients; ++c)
+    threads.emplace_back([&, c] {
+      Client client(server->address());
+      std::atomic<int> open{num_requests};
+      for (int i = 0; i < num_requests; ++i) {
+        // Many in flight over one connection, but no more than the queue takes from eight.
+        const auto seed = static_cast<std::uint8_t>(c * 31 + i);
+        const auto expected = expected_answer(pixels(seed), {0, 1, 2});
+        client.submit(request_of(seed, 20s), [&, expected](Response response) {
+          answered += response.status == Status::answered;
+          wrong += response.status != Status::answered || first_number(response.output) != expected;
+          --open;
+        });
+        EXPECT_TRUE(eventually([&] { return open - (num_requests - i - 1) < 6; }));
+      }
+      EXPECT_TRUE(eventually([&] { return open == 0; }, 30s));
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(answered, num_clients * num_requests);
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST_F(ServiceTest, PassesOnRefusalsAndErrors) {
+  start();
+  Client client(server->address());
+  auto request = request_of(1);
+  request.input.dims = {1, 1, 4, 16};
+  auto response = ask(client, request);
+  EXPECT_EQ(response.status, Status::failed);
+  EXPECT_EQ(response.message, "[submit] input: saw u8 [1, 1, 4, 16], needs u8 [1, 1, 8, 8]");
+  request.input.dims = {1, 1, 8, 9};  // more than its bytes
+  response = ask(client, request);
+  EXPECT_EQ(response.status, Status::failed);
+  EXPECT_NE(response.message.find("[encode] tensor: saw 64 bytes"), std::string::npos)
+      << response.message;
+  EXPECT_EQ(ask(client, request_of(1)).status, Status::answered);
+}
+
+TEST_F(ServiceTest, RequireAllTravels) {
+  start();
+  agents[2]->stop();
+  ASSERT_TRUE(eventually([&] { return !aggregator->status()[2].connected; }));
+  Client client(server->address());
+  auto request = request_of(1);
+  EXPECT_EQ(present_devices(ask(client, request)), (std::vector<std::string>{"hub", "desk"}));
+  request.require_all = true;
+  EXPECT_EQ(ask(client, request).status, Status::no_device);
+}
+
+TEST_F(ServiceTest, CancelTravels) {
+  start(std::make_unique<GatedEngine>(gate));
+  Client client(server->address());
+  std::promise<Status> status;
+  const auto id =
+      client.submit(request_of(1), [&](Response response) { status.set_value(response.status); });
+  gate->wait_for_entry();
+  client.cancel(id);
+  EXPECT_EQ(status.get_future().get(), Status::canceled);
+  gate->open();
+  EXPECT_EQ(ask(client, request_of(2)).status, Status::answered);
+}
+
+TEST_F(ServiceTest, AClientThatGoesTakesItsRequestsAlong) {
+  AggregatorOptions wanted;
+  wanted.max_in_flight = 1;
+  start(std::make_unique<GatedEngine>(gate), std::move(wanted));
+  std::atomic<int> failed{0};
+  {
+    Client client(server->address());
+    for (int i = 0; i < 5; ++i)
+      client.submit(request_of(1),
+                    [&](Response response) { failed += response.status == Status::failed; });
+    gate->wait_for_entry();
+  }
+  EXPECT_EQ(failed, 5);
+  Client next(server->address());
+  auto answer = std::async(std::launch::async, [&] { return ask(next, request_of(2)); });
+  // The first request still sits in the engine; the four behind it are gone.
+  gate->open();
+  EXPECT_EQ(answer.get().status, Status::answered);
+  ASSERT_TRUE(eventually([&] { return aggregator->status()[2].queued == 0; }));
+  EXPECT_LE(aggregator->status()[2].answered, 1);
+}
+
+TEST_F(ServiceTest, StatusTravels) {
+  start();
+  agents[1]->stop();
+  ASSERT_TRUE(eventually([&] { return !aggregator->status()[1].connected; }));
+  Client client(server->address());
+  EXPECT_EQ(ask(client, request_of(1)).status, Status::answered);
+  const auto list = client.status();
+  ASSERT_EQ(list.size(), 3u);
+  EXPECT_EQ(list[0].device, "hub");
+  EXPECT_EQ(list[0].address, agents[0]->address());
+  EXPECT_TRUE(list[0].connected);
+  EXPECT_EQ(list[0].answered, 1);
+  EXPECT_FALSE(list[1].connected);
+  EXPECT_FALSE(list[1].last_error.empty());
+}
+
+TEST_F(ServiceTest, DrainAnswersWhatIsOpenAndRefusesTheRest) {
+  start(std::make_unique<GatedEngine>(gate));
+  Client client(server->address());
+  std::promise<Status> status;
+  client.submit(request_of(1), [&](Response response) { status.set_value(response.status); });
+  gate->wait_for_entry();
+  server->drain();
+  ASSERT_TRUE(eventually([&] {
+    return text_of_error([&] { Client(server->address()); }).find("cannot connect") !=
+           std::string::npos;
+  }));
+  const auto refused = ask(client, request_of(2));
+  EXPECT_EQ(refused.status, Status::overloaded);
+  EXPECT_EQ(refused.message, "[serve] draining, no new requests");
+  gate->open();
+  EXPECT_EQ(status.get_future().get(), Status::answered);
+  server->join();
+}
+
+TEST_F(ServiceTest, ALostServerIsAnOutcome) {
+  start(std::make_unique<GatedEngine>(gate));
+  Client client(server->address());
+  std::promise<Response> answer;
+  client.submit(request_of(1), [&](Response response) { answer.set_value(std::move(response)); });
+  gate->wait_for_entry();
+  const auto address = server->address();
+  server.reset();
+  const auto response = answer.get_future().get();
+  EXPECT_EQ(response.status, Status::failed);
+  EXPECT_EQ(response.message, "[" + address + "] connection lost: the peer closed the connection");
+  EXPECT_EQ(ask(client, request_of(2)).status, Status::failed);
+  EXPECT_EQ(text_of_error([&] { client.status(); }),
+            "[" + address + "] connection lost: the peer closed the connection");
+  EXPECT_EQ(text_of_error([&] { Client again(address); }),
+            "[" + address + "] cannot connect: Connection refused");
+  gate->open();
+}
+
+TEST_F(ServiceTest, AClientAtAnAgentsPortIsTold) {
+  start();
+  EXPECT_EQ(text_of_error([&] { Client client(agents[2]->address()); }),
+            "[" + agents[2]->address() +
+                "] cannot connect: refused: agent 'cam': role: saw 'client', needs 'aggregator'");
+  EXPECT_EQ(text_of_error([] { Client client("nowhere"); }),
+            "[address] saw 'nowhere', needs host:port");
+}
+
+TEST_F(ServiceTest, GarbageEndsAConnectionAndNothingElse) {
+  start();
+  Client client(server->address());
+  const auto address = net::Address::parse(server->address());
+  for (const std::string& text :
+       {std::string("GET / HTTP/1.1\r\nHost: server\r\nAccept: everything at all\r\n\r\n"),
+        std::string(5000, '\0'), std::string(5000, '\xff')}) {
+    boost::asio::io_context io;
+    boost::asio::ip::tcp::socket socket(io);
+    socket.connect({boost::asio::ip::make_address(address.host),
+                    static_cast<std::uint16_t>(std::stoi(address.port))});
+    boost::system::error_code ended;
+    socket.write_some(boost::asio::buffer(text), ended);
+    char byte = 0;
+    while (!ended) socket.read_some(boost::asio::buffer(&byte, 1), ended);
+  }
+  EXPECT_EQ(ask(client, request_of(1)).status, Status::answered);
+}
+
+TEST_F(ServiceTest, TheServerSaysWhyItCannotStart) {
+  start();
+  ServerOptions options;
+  options.listen = server->address();
+  EXPECT_EQ(text_of_error([&] { Server(*aggregator, bundle, options); }),
+            "[listen] " + server->address() + ": Address already in use");
+  options.listen = "0.0.0.0:0";
+  EXPECT_EQ(text_of_error([&] { Server(*aggregator, bundle, options); }),
+            "[listen] 0.0.0.0:0: saw an address beyond loopback, needs --insecure, because nothing "
+            "protects it yet");
+}
+
+}  // namespace
+}  // namespace cleave::infer
