@@ -162,7 +162,7 @@ const std::vector<Option>& options() {
        "no part has more of the teacher's parameters; 0: no limit", 0, 1},
       {"min-importance", Kind::number, "SHARE", "0",
        "refuse plans that keep less importance (an estimate)", 0, 1},
-      {"accuracy-weight", Kind::number, "WEIGHT", "0.5",
+      {"accuracy-weight", Kind::number, "WEIGHT", "1",
        "price of lost importance, in teacher latencies", 0, 1000},
       {"width-step", Kind::integer, "N", "8", "widths are multiples of this", 1, 4096},
       {"partition", Kind::flag, "", "", "parts may not share channels or heads"},
