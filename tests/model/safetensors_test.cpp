@@ -271,6 +271,10 @@ TEST(TensorFiles, RefuseAnIndexThatLeavesTheFolderOrLies) {
   expect_contains(with_index(R"({"b": "shard.safetensors"})"),
                   "weight_map.b: saw no such tensor in shard.safetensors");
   expect_contains(with_index(R"({"a": "other.safetensors"})"), "other.safetensors");
+  SafetensorsWriter second(scratch / "second.safetensors", {{"b", Element::u8, {0}, 0, 0}});
+  second.commit();
+  expect_contains(with_index(R"({"a": "second.safetensors", "b": "shard.safetensors"})"),
+                  "weight_map.a: saw no such tensor in second.safetensors");
 }
 
 TEST(SafetensorsWriter, RefusesNamesGivenTwiceAndMissingBytes) {
