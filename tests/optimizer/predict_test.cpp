@@ -70,14 +70,20 @@ TEST(Fit, IsWithinFivePercentUnderNoise) {
   EXPECT_LT(summary.p90_error, 0.15);
 }
 
-TEST(Fit, IsNotPulledByAWildSample) {
+TEST(Fit, IsNotPulledByWildSamples) {
   const plan::KernelCost truth{4e-6, 55e9, 8e9};
-  std::vector<Sample> samples = measure(KernelKind::matmul, truth, 0, 1);
-  samples[8].seconds *= 50;
-  ASSERT_FALSE(samples[8].held_out);
-  const FitSummary summary = fit(samples);
-  EXPECT_NEAR(summary.cost.kernels[0].flops_per_s, truth.flops_per_s, 0.1 * truth.flops_per_s);
-  EXPECT_LT(summary.p90_error, 0.1);
+  for (const double factor : {50.0, 0.4}) {
+    std::vector<Sample> samples = measure(KernelKind::matmul, truth, 0, 1);
+    for (const std::size_t wild : {8u, 17u, 26u}) {
+      ASSERT_FALSE(samples[wild].held_out);
+      samples[wild].seconds *= factor;
+    }
+    const FitSummary summary = fit(samples);
+    EXPECT_LT(summary.p90_error, 0.15) << factor;
+    FitOptions trusting;
+    trusting.huber = 1e6;  // least squares
+    EXPECT_GT(fit(samples, trusting).p90_error, 2 * summary.p90_error) << factor;
+  }
 }
 
 TEST(Fit, LeavesOutATermThatIsNotThere) {
@@ -97,9 +103,11 @@ TEST(Fit, NeverGivesANegativeCost) {
     samples.push_back(sample);
   }
   const plan::KernelCost cost = fit(samples).cost.kernels[0];
-  EXPECT_GT(cost.overhead_s, 0);
-  EXPECT_GE(cost.flops_per_s, 0);
-  EXPECT_GE(cost.bytes_per_s, 0);
+  // The best constant; by least squares it would be 1e-3 · Σ i / Σ i², and the robust loss moves it
+  // little.
+  EXPECT_NEAR(cost.overhead_s, 0.23e-3, 0.06e-3);
+  EXPECT_EQ(cost.flops_per_s, 0);
+  EXPECT_EQ(cost.bytes_per_s, 0);
 }
 
 TEST(Fit, FitsEachKindAlone) {

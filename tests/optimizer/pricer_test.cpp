@@ -74,12 +74,14 @@ TEST(Pricer, CountsTheMemoryOfTheAggregatorToo) {
   const PlanOptions options;
   const Space space(examples::vit_base(), fleet, options, {});
   Pricer pricer(space, options, {1, 2});
-  const std::vector<Share> shares(2, space.smallest());
-  const auto broken = shortfalls(pricer.plan(shares), fleet, options);
-  ASSERT_FALSE(broken.empty());
-  EXPECT_EQ(broken.front().text.rfind("memory on 'aggregator@hub': needs ", 0), 0u)
-      << broken.front().text;
-  EXPECT_NEAR(pricer.price(shares).violation, broken.front().relative, 1e-9);
+  for (const Share& share : {space.smallest(), space.largest()}) {
+    const std::vector<Share> shares(2, share);
+    const auto broken = shortfalls(pricer.plan(shares), fleet, options);
+    ASSERT_EQ(broken.size(), 1u);
+    EXPECT_EQ(broken.front().text.rfind("memory on 'aggregator@hub': needs ", 0), 0u)
+        << broken.front().text;
+    EXPECT_NEAR(pricer.price(shares).violation, broken.front().relative, 1e-9);
+  }
 }
 
 TEST(Pricer, WantsAPartitionToStayWithinTheTeacher) {
