@@ -500,16 +500,11 @@ CalibrateSummary Calibration::summary(bool finished) const {
   return summary;
 }
 
-void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& teacher,
-           const CalibrateRecipe& recipe) {
+void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& teacher) {
   if (!fs::exists(bundle.fusion_path(plan)))
     throw std::invalid_argument("[" + bundle.folder().string() + "] plan '" + plan.name +
                                 "': strategy " + plan.strategy +
                                 " has no fusion head, there is nothing to calibrate");
-  const int epochs = recipe.alone.schedule.epochs + recipe.boost.schedule.epochs +
-                     recipe.joint.schedule.epochs + recipe.head.schedule.epochs;
-  if (epochs == 0)
-    throw std::invalid_argument("[recipe] epochs: every stage has 0, needs one with more");
   const std::string digest = plan::digest_model(teacher);
   if (digest != bundle.manifest().teacher_digest)
     throw std::invalid_argument("[" + teacher.string() + "] teacher: saw digest " + digest +
@@ -520,8 +515,9 @@ void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& t
 
 CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
                            const CalibrateRecipe& recipe, const base::ProgressCallback& progress) {
+  recipe.check();
   const plan::Bundle bundle(folder);
-  check(bundle, bundle.plan(), teacher, recipe);
+  check(bundle, bundle.plan(), teacher);
   Calibration calibration(bundle, teacher, recipe, progress);
   // A run that was killed while it replaced the parts has their weights in its checkpoint.
   if (!calibration.resumed()) bundle.verify("");

@@ -1,6 +1,7 @@
 #include "calibrate/recipe.hpp"
 
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 
 #include "base/reader.hpp"
@@ -134,7 +135,42 @@ CalibrateRecipe::Joint read_joint(const Reader& table, CalibrateRecipe::Joint jo
   return joint;
 }
 
+void expect(bool holds, const std::string& field, double saw, const std::string& needs) {
+  if (holds) return;
+  std::ostringstream text;
+  text << "[recipe] " << field << ": saw " << saw << ", needs " << needs;
+  throw std::invalid_argument(text.str());
+}
+
 }  // namespace
+
+void Schedule::check(const std::string& section) const {
+  expect(epochs >= 0, section + ".epochs", epochs, "at least 0");
+  expect(batch >= 1, section + ".batch", static_cast<double>(batch), "at least 1");
+  expect(learning_rate >= 0, section + ".learning_rate", learning_rate, "at least 0");
+  expect(label_smoothing >= 0 && label_smoothing < 1, section + ".label_smoothing", label_smoothing,
+         "0 or more and less than 1");
+}
+
+void TrainRecipe::check() const {
+  model.check();
+  schedule.check("schedule");
+  expect(schedule.epochs >= 1, "schedule.epochs", schedule.epochs, "at least 1");
+  expect(ema >= 0 && ema < 1, "ema", ema, "0 or more and less than 1");
+  expect(mixup >= 0, "mixup", mixup, "at least 0");
+}
+
+void CalibrateRecipe::check() const {
+  alone.schedule.check("alone");
+  boost.schedule.check("boost");
+  joint.schedule.check("joint");
+  head.schedule.check("head");
+  expect(views >= 1, "views", views, "at least 1");
+  const int epochs =
+      alone.schedule.epochs + boost.schedule.epochs + joint.schedule.epochs + head.schedule.epochs;
+  if (epochs == 0)
+    throw std::invalid_argument("[recipe] epochs: every stage has 0, needs one with more");
+}
 
 TrainRecipe read_train_recipe(const std::filesystem::path& path) {
   const Reader file = Reader::toml_file(path);

@@ -31,6 +31,8 @@ struct Schedule {
   double label_smoothing = 0;
   /// Largest norm of the gradient over all weights that move; 0: no clipping.
   double clip_norm = 1;
+  /// Throws std::invalid_argument "[recipe] joint.batch: saw 0, needs at least 1".
+  void check(const std::string& section) const;
 };
 
 /// `cleave train`: a plain training run.
@@ -44,6 +46,8 @@ struct TrainRecipe {
   double ema = 0;
   int threads = 0;  // 0: as many as the machine has
   std::uint64_t seed = 1;
+  /// Throws std::invalid_argument; a recipe that was read from a file has been checked.
+  void check() const;
 };
 
 /// `cleave calibrate`: design.md section 9. A stage with 0 epochs is left out. Every loss is a
@@ -92,6 +96,8 @@ struct CalibrateRecipe {
   /// Fused validation accuracy (points below the teacher) above which the run counts as below
   /// target; 0: none.
   double target_loss_points = 0;
+  /// As above.
+  void check() const;
 };
 
 /// Reads a recipe (format 1). A misspelt key names the nearest one. Throws std::runtime_error with

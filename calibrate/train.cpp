@@ -52,10 +52,7 @@ std::string fingerprint(const TrainRecipe& recipe) {
   return base::sha256(all.dump());
 }
 
-void check(const TrainRecipe& recipe, const model::Dataset& data) {
-  recipe.model.check();
-  if (recipe.schedule.epochs < 1)
-    throw std::invalid_argument("[recipe] schedule.epochs: saw 0, needs at least 1");
+void check_split(const TrainRecipe& recipe, const model::Dataset& data) {
   if (recipe.data.validation >= data.size())
     throw std::invalid_argument("[recipe] data.validation: saw " +
                                 std::to_string(recipe.data.validation) + ", needs fewer than the " +
@@ -194,9 +191,10 @@ double test_accuracy(const TrainRecipe& recipe, const model::Transformer& model,
 
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress) {
+  recipe.check();
   const model::Dataset data = model::read_dataset(
       {recipe.data.format, recipe.data.path, "train", recipe.data.train_limit}, recipe.model);
-  check(recipe, data);
+  check_split(recipe, data);
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, data);
   Run run({out / ".work" / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe),

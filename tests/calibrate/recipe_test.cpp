@@ -112,6 +112,28 @@ TEST(CalibrateRecipe, RefusesValuesOutOfRange) {
                   "alone.temperature: saw 0");
 }
 
+TEST(CalibrateRecipe, ChecksWhatACallerFilledIn) {
+  CalibrateRecipe recipe;
+  recipe.joint.schedule.epochs = 1;
+  EXPECT_NO_THROW(recipe.check());
+  recipe.views = 0;
+  EXPECT_EQ(message_of([&] { recipe.check(); }), "[recipe] views: saw 0, needs at least 1");
+  recipe.views = 1;
+  recipe.head.schedule.batch = 0;
+  EXPECT_EQ(message_of([&] { recipe.check(); }), "[recipe] head.batch: saw 0, needs at least 1");
+}
+
+TEST(TrainRecipe, ChecksWhatACallerFilledIn) {
+  TrainRecipe recipe = bars_recipe("anywhere", 0);
+  EXPECT_EQ(message_of([&] { recipe.check(); }),
+            "[recipe] schedule.epochs: saw 0, needs at least 1");
+  recipe.schedule.epochs = 1;
+  EXPECT_NO_THROW(recipe.check());
+  recipe.ema = 1;
+  EXPECT_EQ(message_of([&] { recipe.check(); }),
+            "[recipe] ema: saw 1, needs 0 or more and less than 1");
+}
+
 TEST(Recipes, EveryOneInTheRepositoryReads) {
   int train = 0, calibrate = 0;
   for (const auto& entry :

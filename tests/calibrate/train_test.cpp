@@ -72,7 +72,7 @@ TEST(Train, StoppedAndResumedGivesTheSameWeights) {
   recipe.mixup = 0.4;
   recipe.ema = 0.9;
   recipe.data.shift = 1;
-  train(recipe, scratch / "whole");
+  const TrainSummary whole = train(recipe, scratch / "whole");
   // The first report comes within the first epoch, the second at some epoch's end or within it.
   const TrainSummary within = train(recipe, scratch / "resumed", stop_at(1));
   EXPECT_FALSE(within.finished);
@@ -81,7 +81,8 @@ TEST(Train, StoppedAndResumedGivesTheSameWeights) {
   EXPECT_FALSE(train(recipe, scratch / "resumed", stop_at(2)).finished);
   const TrainSummary resumed = train(recipe, scratch / "resumed");
   EXPECT_TRUE(resumed.finished);
-  EXPECT_EQ(resumed.epochs.size(), 3U);
+  ASSERT_EQ(resumed.epochs.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(resumed.epochs[i].loss, whole.epochs[i].loss);
   EXPECT_EQ(bytes_of(scratch / "resumed/model.safetensors"),
             bytes_of(scratch / "whole/model.safetensors"));
 }
