@@ -27,12 +27,12 @@ std::string percent(double share) {
 
 Shortfall memory_shortfall(const std::string& what, const std::string& where, double needs,
                            double gives) {
-  return {excess(needs, gives), what + " on '" + where + "': needs " + base::format_bytes(needs) +
-                                    ", gives " + base::format_bytes(gives) + " (" +
-                                    base::format_bytes(needs - gives) + " short)"};
+  return {excess(needs, gives), where,
+          what + " on '" + where + "': needs " + base::format_bytes(needs) + ", gives " +
+              base::format_bytes(gives) + " (" + base::format_bytes(needs - gives) + " short)"};
 }
 
-/// Watts, memory and disk of one rank's device are its own; a part may be no larger than the limit.
+/// Disk, and the largest share that a part may have.
 void add_part_shortfalls(std::vector<Shortfall>& found, const plan::PlanPart& part,
                          const plan::Fleet& fleet, const PlanOptions& options) {
   const plan::Device& device = fleet.devices[fleet.find(part.device).value()];
@@ -41,7 +41,7 @@ void add_part_shortfalls(std::vector<Shortfall>& found, const plan::PlanPart& pa
     found.push_back(memory_shortfall("disk", part.device, weights, device.disk_bytes));
   const double most = options.limits.max_part_share;
   if (most > 0 && part.parameter_share > most)
-    found.push_back({excess(part.parameter_share, most),
+    found.push_back({excess(part.parameter_share, most), part.device,
                      "part on '" + part.device + "': has " + percent(part.parameter_share) +
                          " of the teacher's parameters, the limit is " + percent(most)});
 }
@@ -230,18 +230,18 @@ std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fle
   for (const plan::PlanPart& part : plan.parts) add_part_shortfalls(found, part, fleet, of_parts);
   const double most_s = options.limits.latency_s;
   if (most_s > 0 && prediction.latency_s > most_s)
-    found.push_back({excess(prediction.latency_s, most_s),
+    found.push_back({excess(prediction.latency_s, most_s), "",
                      "latency: needs " + base::format_seconds(prediction.latency_s) +
                          ", the limit is " + base::format_seconds(most_s) + " (" +
                          base::format_seconds(prediction.latency_s - most_s) + " over)"});
   const double least = options.limits.min_importance;
   if (prediction.kept_importance < least)
-    found.push_back({excess(least, prediction.kept_importance),
+    found.push_back({excess(least, prediction.kept_importance), "",
                      "kept importance: reaches " + percent(prediction.kept_importance) +
                          ", needs " + percent(least)});
   if (options.partition && !plan.partition && plan.strategy != "local")
     found.push_back(
-        {1, "partition: the smallest parts need more channels or heads than the teacher has"});
+        {1, "", "partition: the smallest parts need more channels or heads than the teacher has"});
   std::stable_sort(found.begin(), found.end(),
                    [](const Shortfall& a, const Shortfall& b) { return a.relative > b.relative; });
   return found;

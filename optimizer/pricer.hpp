@@ -78,7 +78,8 @@ class Pricer {
 /// One limit that a plan breaks.
 struct Shortfall {
   double relative = 0;
-  std::string text;  // "memory on 'cam': needs 212 MB, gives 180 MB (32 MB short)"
+  std::string process;  // "cam", "aggregator@hub"; empty where the whole plan is meant
+  std::string text;     // "memory on 'cam': needs 212 MB, gives 180 MB (32 MB short)"
 };
 
 /// Every limit that a plan with its prediction breaks, the worst first.

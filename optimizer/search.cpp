@@ -111,8 +111,7 @@ class Planner {
       alone.plan = pricer.plan({space_.smallest()});
       finish(alone);
       const auto own = [&](const Shortfall& shortfall) {
-        return shortfall.text.find(" on '" + fleet().devices[device].name + "'") !=
-               std::string::npos;
+        return shortfall.process == fleet().devices[device].name;
       };
       const auto reason = std::find_if(alone.shortfalls.begin(), alone.shortfalls.end(), own);
       if (reason == alone.shortfalls.end())
