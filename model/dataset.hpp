@@ -1,11 +1,11 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "model/config/config.hpp"
 
@@ -21,8 +21,8 @@ struct Dataset {
 
 /// Where a data set lies and which part of it is meant.
 struct DatasetSource {
-  /// "idx" (MNIST's layout, .gz or plain, train-… and t10k-… pairs), "cifar10", "cifar100" (binary layout), "folder" (one
-  /// directory a class), or "auto" (by what lies in the folder).
+  /// "idx" (MNIST's layout, .gz or plain, train-… and t10k-… pairs), "cifar10", "cifar100" (binary
+  /// layout), "folder" (one directory a class), or "auto" (by what lies in the folder).
   std::string format = "auto";
   std::filesystem::path path;
   /// "train" or "test"; for `folder` a sub-directory of that name where there is one.
@@ -31,8 +31,8 @@ struct DatasetSource {
   std::int64_t limit = 0;
 };
 
-/// Reads and checks (magic, counts, sizes, labels in range). Throws std::runtime_error with file, seen and needed. Images
-/// are resized to the config's input and converted to its channels.
+/// Reads and checks (magic, counts, sizes, labels in range). Throws std::runtime_error with file,
+/// seen and needed. Images are resized to the config's input and converted to its channels.
 Dataset read_dataset(const DatasetSource& source, const ModelConfig& config);
 
 /// Every image file below `folder` (or `folder` itself, when it is one), sorted.
