@@ -14,6 +14,7 @@
 #include "calibrate/forward.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/run.hpp"
+#include "calibrate/start.hpp"
 #include "calibrate/weights.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
@@ -76,41 +77,6 @@ Mixup draw_mixup(double alpha, std::int64_t size, std::initializer_list<std::uin
   Mixup mixup{at::empty({size}, at::kLong), bent};
   std::copy(order.begin(), order.end(), mixup.partner.data_ptr<std::int64_t>());
   return mixup;
-}
-
-/// Fixed waves over rows and columns of the patches (as in "Attention Is All You Need", in two
-/// dimensions): neighbours start alike. [1, N, D], in place.
-void fill_positions(const model::ModelConfig& config, at::Tensor& positions) {
-  const std::int64_t columns = config.image_width / config.patch, waves = config.width / 4;
-  auto values = positions.accessor<float, 3>();
-  for (std::int64_t patch = 0; patch < config.num_patches(); ++patch) {
-    const auto row = static_cast<double>(patch / columns);
-    const auto column = static_cast<double>(patch % columns);
-    for (std::int64_t wave = 0; wave < waves; ++wave) {
-      const double turn = std::pow(100.0, -static_cast<double>(wave) / static_cast<double>(waves));
-      const double at[] = {std::sin(column * turn), std::cos(column * turn), std::sin(row * turn),
-                           std::cos(row * turn)};
-      for (std::int64_t k = 0; k < 4; ++k)
-        values[0][config.num_tokens() - config.num_patches() + patch][k * waves + wave] =
-            static_cast<float>(0.3 * at[k]);
-    }
-  }
-}
-
-/// Where training starts. Hugging Face's deviation of 0.02 is made for wide models and long runs; a
-/// narrow one learns in fewer epochs from Glorot's √(2 / (inputs + outputs)) and from positions
-/// that know their neighbours.
-model::Transformer starting_point(const model::ModelConfig& config, std::uint64_t seed) {
-  model::Transformer model = model::random_model(config, seed);
-  for (auto& [name, tensor] : model.tensors) {
-    const bool classifier = name.rfind("head", 0) == 0;
-    if ((tensor.dim() != 2 && tensor.dim() != 4) || classifier) continue;
-    const auto outputs = static_cast<double>(tensor.size(0));
-    const auto inputs = static_cast<double>(tensor.numel()) / outputs;
-    tensor.mul_(std::sqrt(2 / (inputs + outputs)) / 0.02);
-  }
-  fill_positions(config, model.tensors.at("embedding.position"));
-  return model;
 }
 
 /// One training run: the data, a model for each piece of a batch and what a batch costs.
