@@ -163,6 +163,11 @@ std::uint64_t Connection::send(const Message& message) {
   if (why_) return 0;
   auto frame = encode(message);
   const auto size = frame.size();
+  if (!queue_.empty() && queued_bytes_ + size > options_.max_queued) {
+    close(Errc::not_reading);
+    return 0;
+  }
+  queued_bytes_ += size;
   queue_.push_back(std::move(frame));
   if (!writing_) {
     writing_ = true;
@@ -195,6 +200,7 @@ void Connection::consume(std::size_t count) {
   written_ += count;
   while (!queue_.empty() && written_ >= queue_.front().size()) {
     written_ -= queue_.front().size();
+    queued_bytes_ -= queue_.front().size();
     queue_.pop_front();
   }
 }

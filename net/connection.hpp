@@ -56,6 +56,8 @@ struct ConnectionOptions {
   /// While large frames make progress nobody is silent.
   std::chrono::milliseconds ping_interval{1000};
   std::chrono::milliseconds dead_after{5000};
+  /// More than this waiting to be written (one frame aside) means that the peer does not read.
+  std::uint64_t max_queued = std::uint64_t{1} << 28;
   /// Fills memory and queue into the answer to a ping.
   std::function<void(Pong&)> describe;
 };
@@ -113,6 +115,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::vector<std::byte> body_;
   std::deque<Frame> queue_;
   std::size_t written_ = 0;  // of the frame in front
+  std::uint64_t queued_bytes_ = 0;
   std::vector<asio::const_buffer> gathered_;
   bool writing_ = false;
   bool blocked_ = false;  // the last write was cut short: the next one's progress is the peer's

@@ -53,6 +53,8 @@ const char* text_of(Errc code) {
       return "message: field out of range";
     case Errc::unexpected_message:
       return "message: of a kind that does not belong here";
+    case Errc::not_reading:
+      return "the peer does not read what it is sent";
     case Errc::refused:
       return "the peer refused the handshake";
   }

@@ -60,6 +60,7 @@ enum class Errc {
   unexpected_tensor,
   bad_field,
   unexpected_message,
+  not_reading,
   refused,
 };
 const boost::system::error_category& net_category();
