@@ -20,28 +20,37 @@ struct Request {
   bool require_all = false;
 };
 
-enum class Status : std::uint8_t { answered = 0, overloaded = 1, deadline = 2, no_device = 3, failed = 4, canceled = 5 };
+enum class Status : std::uint8_t {
+  answered = 0,
+  overloaded = 1,
+  deadline = 2,
+  no_device = 3,
+  failed = 4,
+  canceled = 5
+};
 
 struct DeviceReport {
   std::string device;
   bool present = false;
-  double queued_s = 0, compute_s = 0;   // on the device
-  double round_trip_s = 0;              // admit sent -> feature received, at the aggregator
+  double queued_s = 0, compute_s = 0;  // on the device
+  double round_trip_s = 0;             // admit sent -> feature received, at the aggregator
   double predicted_s = 0;
-  std::uint64_t sent_bytes = 0, received_bytes = 0;  // of this request, headers included, seen from the aggregator
+  std::uint64_t sent_bytes = 0,
+                received_bytes = 0;  // of this request, headers included, seen from the aggregator
 };
 
 struct Response {
   Status status = Status::answered;
   std::string message;
-  net::Value output;                    // logits [B, C]
+  net::Value output;  // logits [B, C]
   std::vector<DeviceReport> devices;
   double queue_s = 0, fuse_s = 0, total_s = 0;
   /// total − slowest device's round trip: what the aggregator adds.
   double overhead_s = 0;
 };
 
-/// An aggregator or a connection to one: free of transport. submit() returns at once; `on_done` comes on the I/O thread.
+/// An aggregator or a connection to one: free of transport. submit() returns at once; `on_done`
+/// comes on the I/O thread.
 class Service {
  public:
   virtual ~Service() = default;
