@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -18,6 +19,7 @@
 #include "calibrate/lanes.hpp"
 #include "calibrate/loss.hpp"
 #include "calibrate/run.hpp"
+#include "calibrate/split.hpp"
 #include "calibrate/teacher_cache.hpp"
 #include "calibrate/weights.hpp"
 #include "model/checkpoint.hpp"
@@ -150,7 +152,9 @@ class Calibration {
         student_(make_student(load_fused(bundle, plan_, recipe.compute))),
         weights_(student_.tensors()) {
     teacher_.compute = recipe.compute;
-    split_data();
+    Split data = read_split(recipe.data, plan_.teacher);
+    training_ = std::move(data.training);
+    validation_ = std::move(data.validation);
     copies_.assign(static_cast<std::size_t>(num_pieces), student_);
     for (std::int64_t piece = 0; piece < num_pieces; ++piece)
       weights_.bind(piece, copy(piece).handles());
@@ -183,7 +187,6 @@ class Calibration {
   };
 
   Student& copy(std::int64_t piece) { return copies_[static_cast<std::size_t>(piece)]; }
-  void split_data();
   bool ask_teacher();
   Batch batch(const Stage::Position& at, const at::Tensor& indices) const;
   bool run_group(const std::string& name, std::vector<Stage> stages);
@@ -218,21 +221,6 @@ class Calibration {
   std::optional<Run> run_;
   int next_stage_ = 0;
 };
-
-void Calibration::split_data() {
-  const DataRecipe& recipe = recipe_.data;
-  const model::Dataset data =
-      model::read_dataset({recipe.format, recipe.path, "train", recipe.train_limit}, plan_.teacher);
-  if (recipe.validation >= data.size())
-    throw std::invalid_argument("[recipe] data.validation: saw " +
-                                std::to_string(recipe.validation) + ", needs fewer than the " +
-                                std::to_string(data.size()) + " images there are");
-  const std::int64_t split = data.size() - recipe.validation;
-  training_ = {data.images.narrow(0, 0, split), data.labels.narrow(0, 0, split), {}};
-  validation_ = {data.images.narrow(0, split, recipe.validation),
-                 data.labels.narrow(0, split, recipe.validation),
-                 {}};
-}
 
 bool Calibration::ask_teacher() {
   const Augmentation how{recipe_.data.flip, recipe_.data.shift};

@@ -14,10 +14,12 @@ namespace cleave::calibrate {
 struct DataRecipe {
   std::string format = "auto";
   std::filesystem::path path;
-  std::int64_t train_limit = 0;  // 0: all
-  std::int64_t validation = 0;  // images of the training data, its last, kept for choosing; 0: none
-  bool flip = true;             // mirror left-right at random
-  std::int64_t shift = 2;       // pixels, at random, both directions
+  /// Images learned from, the first; 0: all but those kept for validation.
+  std::int64_t train_limit = 0;
+  /// Images of the training data, its last, kept for choosing; 0: none.
+  std::int64_t validation = 0;
+  bool flip = true;        // mirror left-right at random
+  std::int64_t shift = 2;  // pixels, at random, both directions
 };
 
 /// Learning rate: linear warm-up over `warmup_epochs`, then cosine to 0.

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -14,6 +15,7 @@
 #include "calibrate/forward.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/run.hpp"
+#include "calibrate/split.hpp"
 #include "calibrate/start.hpp"
 #include "calibrate/weights.hpp"
 #include "model/checkpoint.hpp"
@@ -53,13 +55,6 @@ std::string fingerprint(const TrainRecipe& recipe) {
   return base::sha256(all.dump());
 }
 
-void check_split(const TrainRecipe& recipe, const model::Dataset& data) {
-  if (recipe.data.validation >= data.size())
-    throw std::invalid_argument("[recipe] data.validation: saw " +
-                                std::to_string(recipe.data.validation) + ", needs fewer than the " +
-                                std::to_string(data.size()) + " images there are");
-}
-
 /// Soft labels [b, C] of two shuffles of the batch, and how they mix.
 struct Mixup {
   at::Tensor partner;
@@ -82,15 +77,12 @@ Mixup draw_mixup(double alpha, std::int64_t size, std::initializer_list<std::uin
 /// One training run: the data, a model for each piece of a batch and what a batch costs.
 class Trainer {
  public:
-  Trainer(const TrainRecipe& recipe, const model::Dataset& data)
+  Trainer(const TrainRecipe& recipe, Split data)
       : recipe_(recipe),
         model_(starting_point(recipe.model, recipe.seed)),
         weights_(named_tensors(model_)) {
-    const std::int64_t split = data.size() - recipe.data.validation;
-    training_ = {data.images.narrow(0, 0, split), data.labels.narrow(0, 0, split), {}};
-    validation_ = {data.images.narrow(0, split, recipe.data.validation),
-                   data.labels.narrow(0, split, recipe.data.validation),
-                   {}};
+    training_ = std::move(data.training);
+    validation_ = std::move(data.validation);
     model_.compute = recipe.compute;
     copies_.assign(static_cast<std::size_t>(num_pieces), model_);
     for (std::int64_t piece = 0; piece < num_pieces; ++piece)
@@ -158,11 +150,9 @@ double test_accuracy(const TrainRecipe& recipe, const model::Transformer& model,
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress) {
   recipe.check();
-  const model::Dataset data = model::read_dataset(
-      {recipe.data.format, recipe.data.path, "train", recipe.data.train_limit}, recipe.model);
-  check_split(recipe, data);
+  Split data = read_split(recipe.data, recipe.model);
   Lanes lanes(recipe.threads);
-  Trainer trainer(recipe, data);
+  Trainer trainer(recipe, std::move(data));
   Run run({out / ".work" / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe),
            recipe.seed},
           trainer.weights(), lanes, progress);

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/reader.hpp"
+#include "calibrate/split.hpp"
 #include "model/dataset.hpp"
 #include "tests/calibrate/killed.hpp"
 #include "tests/calibrate/task.hpp"
@@ -114,6 +115,20 @@ TEST(Train, RefusesABrokenCheckpoint) {
   write_bytes(scratch / "out/.work/checkpoint.safetensors", "not a checkpoint");
   const std::string message = message_of([&] { train(recipe, scratch / "out"); });
   EXPECT_NE(message.find("checkpoint.safetensors"), std::string::npos) << message;
+}
+
+TEST(Split, KeepsTheSameImagesApartWhateverTheLimit) {
+  const Scratch scratch;
+  DataRecipe recipe = bars_recipe(bars(scratch)).data;
+  const Split whole = read_split(recipe, bars_config());
+  EXPECT_EQ(whole.training.size(), 384);
+  EXPECT_EQ(whole.validation.size(), 64);
+  recipe.train_limit = 100;
+  const Split limited = read_split(recipe, bars_config());
+  EXPECT_TRUE(limited.training.images.equal(whole.training.images.narrow(0, 0, 100)));
+  EXPECT_TRUE(limited.validation.images.equal(whole.validation.images));
+  recipe.train_limit = 1000;
+  EXPECT_EQ(read_split(recipe, bars_config()).training.size(), 384);
 }
 
 TEST(Train, RefusesAValidationSplitOfEverything) {
