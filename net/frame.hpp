@@ -5,8 +5,10 @@
 // Goals: a reader knows how much to read, and whether it wants to, before it allocates anything; a
 // tensor's bytes travel from and to the tensor's own memory; a later version can lengthen the
 // header and add kinds, encodings and flags; the same bytes on every machine (integers are
-// little-endian). Non-goals: compression, encryption and integrity (a stream below brings them),
-// streams larger than one frame, text protocols.
+// little-endian).
+//
+// Non-goals: compression, encryption and integrity (a stream below brings them), streams larger
+// than one frame, text protocols.
 //
 // A frame is header | tensor descriptor, where the flag says so | fields of the message | payload.
 //
@@ -15,9 +17,13 @@
 //   4       2     version, 1
 //   6       2     header length, 48; a longer header is read and its tail ignored
 //   8       2     kind (net/message.hpp)
-//   10      2     flags: 1 a tensor descriptor follows the header, 2 the last frame of this request
-//   from this sender 12      4     plan epoch 16      8     request id 24      8     sequence id 32
-//   4     tag 36      4     body length: descriptor and fields 40      8     payload length
+//   10      2     flags: 1 a tensor descriptor follows, 2 the sender's last frame of the request
+//   12      4     plan epoch
+//   16      8     request id
+//   24      8     sequence id
+//   32      4     tag
+//   36      4     body length: descriptor and fields
+//   40      8     payload length
 //
 //   offset  size  tensor descriptor
 //   0       1     encoding: 1 raw; reserved: 2 fp16, 3 bf16, 4 int8 with a scale for each row

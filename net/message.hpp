@@ -4,8 +4,9 @@
 //
 // Goals: each message is a plain struct whose `fields` are its wire format, written once for both
 // directions; decoding is pure and refuses every byte that does not belong; a tensor is passed on
-// as the memory it was received into. Non-goals: optional fields (a new kind or a longer header is
-// how the protocol grows).
+// as the memory it was received into.
+//
+// Non-goals: optional fields (a new kind or a longer header is how the protocol grows).
 //
 //   kind  name            from → to               answer
 //   1     hello           who dialled → listener  welcome or refused
