@@ -55,6 +55,13 @@ std::span<asio::mutable_buffer> without_front(std::span<asio::mutable_buffer> bu
   return buffers;
 }
 
+/// A peer that is gone is one thing, however the system says it: which word comes first is a race.
+error_code as_closed(error_code error) {
+  const bool gone = error == asio::error::eof || error == asio::error::connection_reset ||
+                    error == asio::error::broken_pipe;
+  return gone ? error_code(Errc::closed) : error;
+}
+
 }  // namespace
 
 void spawn(asio::io_context& io, asio::awaitable<void> work,
@@ -90,8 +97,7 @@ asio::awaitable<error_code> Connection::read_all(std::span<asio::mutable_buffer>
     auto pending = stream_->read(into);
     const auto [error, count] = co_await std::move(pending);
     if (why_) co_return why_;
-    if (error == asio::error::eof) co_return Errc::closed;
-    if (error) co_return error;
+    if (error) co_return as_closed(error);
     alive_ = Clock::now();
     into = without_front(into, count);
   }
@@ -239,7 +245,7 @@ asio::awaitable<void> Connection::finish(std::chrono::milliseconds timeout) {
 
 void Connection::close(error_code why) {
   if (why_) return;
-  why_ = why ? why : error_code(Errc::closed);
+  why_ = why ? as_closed(why) : error_code(Errc::closed);
   stream_->close();
   deadline_.cancel();
   heartbeat_.cancel();
