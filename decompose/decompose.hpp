@@ -17,7 +17,9 @@ struct SelectOptions {
   /// A unit's score is its importance times this for each part that already holds it. 1: every part
   /// takes the most important units; 0: a unit is taken again only when none is left that nobody
   /// holds (so it is for plans that partition).
-  double overlap_discount = 0.5;
+  /// On a Fashion-MNIST teacher cut to 28, 18 and 10 %, 0.3 was best or as good as the best, 1 the
+  /// worst, before calibration.
+  double overlap_discount = 0.3;
   /// Throws std::invalid_argument.
   void check() const;
 };

@@ -29,7 +29,7 @@ struct ImportanceOptions {
   std::int64_t batch = 64;
   /// score = taylor · first-order loss change + (1 − taylor) · activation energy, each normalised
   /// to sum 1 in its group.
-  double taylor = 0.7;
+  double taylor = 0.5;
   /// Throws std::invalid_argument.
   void check() const;
 };

@@ -195,10 +195,10 @@ TEST(Decompose, GivesAPartWithoutClassesNoClassifier) {
 TEST(Decompose, TellsWhatIsCoveredAndShared) {
   const Cut cut;
   const auto summary = cut(tiny_plan());
-  // Of 12 channels and 8 heads: channels 0-8, five of them twice; heads 2 + 1 + 2, then head 0 of
-  // the first layer again and heads 0 and 2 of the last.
-  EXPECT_DOUBLE_EQ(summary.covered, (9 + 6) / 20.0);
-  EXPECT_DOUBLE_EQ(summary.shared, (5 + 2) / 20.0);
+  // Of 12 channels and 8 heads: hub holds channels 0-7 and 5 heads, cam channels 0-3, 8 and 9, head
+  // 2 of the first layer, heads 0 and 2 of the last.
+  EXPECT_DOUBLE_EQ(summary.covered, (10 + 7) / 20.0);
+  EXPECT_DOUBLE_EQ(summary.shared, (4 + 1) / 20.0);
 }
 
 TEST(Decompose, IsTheSameTwice) {
