@@ -141,9 +141,6 @@ struct Agent::State {
   Compute compute;  // last: its thread ends first
 };
 
-// --- connections
-// -------------------------------------------------------------------------------------------------------------
-
 void Agent::State::accept(asio::ip::tcp::socket socket) {
   boost::system::error_code ignored;
   const auto peer = net::to_text(socket.remote_endpoint(ignored));
@@ -274,9 +271,6 @@ bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message 
   return std::holds_alternative<net::Bye>(message) || std::holds_alternative<net::Drain>(message);
 }
 
-// --- requests
-// ----------------------------------------------------------------------------------------------------------------
-
 void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit admit) {
   const auto received_at = Clock::now();
   const net::Envelope& envelope = admit;
@@ -405,9 +399,6 @@ void Agent::State::fail(const std::shared_ptr<Session>& session, const net::Enve
   session->connection->send(failed);
   log("[" + session->name + "] request " + std::to_string(envelope.request) + ": " + text);
 }
-
-// --- the end
-// -----------------------------------------------------------------------------------------------------------------
 
 void Agent::State::drain() {
   if (draining) return;

@@ -133,7 +133,7 @@ struct Aggregator::State {
     Id id = 0;
     Request request;
     std::function<void(Response)> on_done;
-    Clock::time_point submitted, launched, deadline;
+    Clock::time_point submitted, arrived, launched, deadline;  // arrived: on the I/O thread
     std::shared_ptr<const Programs::Ranks> programs;
     std::vector<Share> shares;
     bool running = false;
@@ -214,9 +214,6 @@ struct Aggregator::State {
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
   std::thread thread;
 };
-
-// --- agents
-// ------------------------------------------------------------------------------------------------------------------
 
 void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) {
   auto owned = std::make_unique<Peer>(io);
@@ -420,11 +417,9 @@ std::string Aggregator::State::who_is_missing() const {
   return join(missing, ", ");
 }
 
-// --- requests
-// ----------------------------------------------------------------------------------------------------------------
-
 void Aggregator::State::start(std::shared_ptr<Job> job) {
   const auto id = job->id;
+  job->arrived = Clock::now();
   jobs[id] = job;
   if (draining || stopped)
     return finish(id, Status::overloaded, "[submit] draining, no new requests");
@@ -664,7 +659,7 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
 Response Aggregator::State::response_of(const Job& job, Clock::time_point now) const {
   Response response;
   response.total_s = Seconds(now - job.submitted).count();
-  response.queue_s = Seconds((job.running ? job.launched : now) - job.submitted).count();
+  response.queue_s = Seconds((job.running ? job.launched : now) - job.arrived).count();
   double slowest_s = 0;
   for (const auto& share : job.shares) {
     if (share.stage == Share::Stage::none) continue;
@@ -727,9 +722,6 @@ std::vector<AgentStatus> Aggregator::State::status() const {
   }
   return list;
 }
-
-// --- the public face
-// ---------------------------------------------------------------------------------------------------------
 
 Aggregator::Aggregator(const plan::Bundle& bundle, const plan::Plan& plan,
                        std::unique_ptr<Engine> fusion, AggregatorOptions options) {
