@@ -15,6 +15,7 @@
 
 #include "model/checkpoint.hpp"
 #include "model/fusion.hpp"
+#include "model/memory.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::infer {
@@ -203,7 +204,9 @@ std::optional<model::FusionHead> load_head(const plan::Bundle& bundle, const pla
   return head;
 }
 
+/// Nothing loaded yet; called before anything is.
 Held held_for(const plan::Plan& plan) {
+  model::keep_memory_compact();
   Held held;
   held.parts.resize(plan.parts.size());
   held.batch = plan.shape.batch;
@@ -244,6 +247,7 @@ std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Pla
 
 std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
                                      const EngineOptions& options) {
+  model::keep_memory_compact();
   Held held;
   held.parts.push_back(model::load(model));
   return std::make_unique<TorchEngine>(std::move(held), options);

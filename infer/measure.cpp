@@ -23,6 +23,7 @@
 #include "infer/engine.hpp"
 #include "infer/exchange.hpp"
 #include "infer/machine.hpp"
+#include "model/memory.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::infer {
@@ -385,6 +386,7 @@ void MeasureOptions::check() const {
 plan::Profile measure(const MeasureOptions& options, const base::ProgressCallback& progress) {
   options.check();
   const c10::InferenceMode no_gradients;
+  model::keep_memory_compact();
   set_threads(options.threads);
   plan::Profile profile;
   profile.machine = machine_name() + ", " + std::to_string(options.threads) +
