@@ -293,7 +293,7 @@ double Space::total(const PartCost& cost, const Share& share) const {
 }
 
 double Space::seconds(std::size_t device, const Share& share) const {
-  return fleet_.devices[device].profile.cost.instruction_s + total(seconds_[device], share);
+  return fleet_.devices[device].instruction_seconds() + total(seconds_[device], share);
 }
 
 double Space::model_bytes(const Share& share) const {

@@ -278,7 +278,7 @@ std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& f
 }
 
 double compute_seconds(const plan::Device& device, const std::vector<plan::Kernel>& kernels) {
-  return kernels.empty() ? 0 : device.profile.cost.instruction_s + device.seconds(kernels);
+  return kernels.empty() ? 0 : device.instruction_seconds() + device.seconds(kernels);
 }
 
 double message_seconds(const plan::Device& device, double bytes) {

@@ -23,6 +23,8 @@ struct Device {
   /// Share of the profile's speed: 0.2 is a device five times slower. The testbed paces its agent
   /// to it.
   double speed = 1;
+  /// What an instruction costs beside its kernels: computing too, so a slow device is slow in it.
+  double instruction_seconds() const { return profile.cost.instruction_s / speed; }
   /// Seconds of `cost` on this device: profile.cost / speed.
   double seconds(const std::vector<Kernel>& kernels) const;
 };

@@ -24,7 +24,8 @@ struct KernelCost {
 /// What a device's computing costs, fitted from samples (optimizer/predict.hpp) or written by hand.
 struct CostModel {
   std::array<KernelCost, num_kernel_kinds> kernels;
-  /// Fixed cost of one instruction (dispatch, wake-up).
+  /// Fixed cost of one computing instruction beside its kernels: dispatch, wake-up, and the first
+  /// touch of code and data that others drove out of the caches since the last request.
   double instruction_s = 0;
   /// Fixed cost of a message on this device (system calls, wake-ups), at each end.
   double message_s = 0;
