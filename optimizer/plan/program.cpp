@@ -51,7 +51,7 @@ double fusion_scratch_bytes(const Plan& plan, std::int64_t batch) {
 /// Beside the values: what one instruction allocates while it runs.
 double scratch_bytes(const Instruction& instruction, const Program& program, const Plan& plan) {
   if (instruction.op == Op::sub_model)
-    return activation_bytes(part_of(instruction, plan).config, batch_of(instruction, program));
+    return forward_bytes(part_of(instruction, plan).config, batch_of(instruction, program));
   if (instruction.op == Op::fuse) return fusion_scratch_bytes(plan, batch_of(instruction, program));
   return 0;
 }

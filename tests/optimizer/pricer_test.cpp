@@ -43,7 +43,7 @@ TEST(Pricer, PricesAsTheSimulatorPlays) {
 TEST(Pricer, SeesTheLimitsThatThePlanBreaks) {
   // Every process has room for something like half of the teacher, so that random shares fall on
   // both sides.
-  auto fleet = examples::three_devices(175e6 + 8e6);
+  auto fleet = examples::three_devices(175e6 + 14e6);
   PlanOptions options;
   options.limits.latency_s = 8e-3;
   options.limits.max_part_share = 0.6;

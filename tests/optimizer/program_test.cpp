@@ -229,12 +229,12 @@ TEST(Price, CountsValuesAndActivationsOrLoading) {
   Plan plan = three_parts();
   const std::vector<Program> eight = compile(plan, {8});
   EXPECT_EQ(working_bytes(eight[0], plan),
-            activation_bytes(plan.parts[0].config, 8) + 8 * 28 * 28 + 4 * 8 * 128);
+            forward_bytes(plan.parts[0].config, 8) + 8 * 28 * 28 + 4 * 8 * 128);
   // Few tokens through a wide model: its largest matrix outweighs them while it is loaded.
-  plan.teacher = examples::vit(2, 512, 8, 28, 14, 1, 10);
-  plan.parts = {examples::part(plan.teacher, "hub", 2, 512, 8, 2048)};
+  plan.teacher = examples::vit(2, 1024, 8, 28, 14, 1, 10);
+  plan.parts = {examples::part(plan.teacher, "hub", 2, 1024, 8, 4096)};
   const std::vector<Program> wide = compile(plan, {1});
-  EXPECT_EQ(working_bytes(wide[0], plan), 4.0 * 512 * 2048);
+  EXPECT_EQ(working_bytes(wide[0], plan), 4.0 * 1024 * 4096);
 }
 
 TEST(Price, CountsBytesOfAValue) {
