@@ -49,7 +49,8 @@ double weight_bytes(const model::ModelConfig& config);
 /// pixels, then the largest moment of embedding, attention or MLP), fp32.
 double activation_bytes(const model::ModelConfig& config, std::int64_t batch);
 /// What a forward pass adds to the process at its peak: its activations, the holes that the heap
-/// keeps between them, and libtorch's code that a first pass brings into memory.
+/// keeps between them, what BLAS packs, and libtorch's code that a first pass brings into memory.
+/// Holds where the process keeps its memory compact, as every engine does.
 double forward_bytes(const model::ModelConfig& config, std::int64_t batch);
 /// Bytes that loading the weights takes beside them: the largest tensor, still mapped while it is
 /// copied.
