@@ -5,7 +5,8 @@ add_library(cleave_flags INTERFACE)
 target_compile_options(cleave_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor)
 if(CLEAVE_SANITIZE)
   # g++ sees uninitialised values in libtorch's headers once a sanitizer has rewritten them; there are none.
-  target_compile_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE} -fno-omit-frame-pointer -Wno-maybe-uninitialized)
+  target_compile_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE} -fno-omit-frame-pointer
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(cleave_flags INTERFACE -fsanitize=${CLEAVE_SANITIZE})
 endif()
 if(CLEAVE_BUILD_FUZZERS)
