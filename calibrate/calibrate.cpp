@@ -91,9 +91,10 @@ Student make_student(FusedModel fused) {
 }
 
 json describe(const Schedule& schedule) {
-  return {schedule.epochs,       schedule.batch,         schedule.learning_rate,
-          schedule.weight_decay, schedule.warmup_epochs, schedule.label_smoothing,
-          schedule.clip_norm};
+  return {schedule.epochs,          static_cast<int>(schedule.optimizer),
+          schedule.batch,           schedule.learning_rate,
+          schedule.weight_decay,    schedule.warmup_epochs,
+          schedule.label_smoothing, schedule.clip_norm};
 }
 
 json describe(const CalibrateRecipe::Joint& joint) {
@@ -264,6 +265,7 @@ Stage Calibration::stage(const std::string& name, const Schedule& schedule,
   Stage stage;
   stage.name = name;
   stage.schedule = schedule;
+  stage.compute = recipe_.compute;
   stage.images = training_.size();
   stage.moves = [moves](const std::string& tensor) { return starts_with(tensor, moves); };
   return stage;

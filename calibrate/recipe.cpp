@@ -32,6 +32,8 @@ DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
 Schedule read_schedule(const Reader& table) {
   Schedule schedule;
   schedule.epochs = static_cast<int>(table.at("epochs").integer(0, 100000));
+  if (const auto optimizer = table.find("optimizer"))
+    if (optimizer->one_of({"adamw", "muon"}) == "muon") schedule.optimizer = Optimizer::muon;
   schedule.batch = table.integer("batch", 1, 1 << 20, schedule.batch);
   schedule.learning_rate = table.number("learning_rate", 0, 100, schedule.learning_rate);
   schedule.weight_decay = table.number("weight_decay", 0, 100, schedule.weight_decay);
@@ -94,7 +96,7 @@ model::ModelConfig read_model(const Reader& table) {
 }
 
 CalibrateRecipe::Alone read_alone(const Reader& table) {
-  table.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+  table.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                "label_smoothing", "clip_norm", "labels", "soft_targets", "relations", "features",
                "temperature"});
   CalibrateRecipe::Alone alone;
@@ -108,7 +110,7 @@ CalibrateRecipe::Alone read_alone(const Reader& table) {
 }
 
 CalibrateRecipe::Boost read_boost(const Reader& table) {
-  table.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+  table.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                "label_smoothing", "clip_norm", "labels", "soft_targets", "features", "temperature",
                "focus"});
   CalibrateRecipe::Boost boost;
@@ -123,7 +125,7 @@ CalibrateRecipe::Boost read_boost(const Reader& table) {
 
 /// Stages (c) and (d) read the same fields.
 CalibrateRecipe::Joint read_joint(const Reader& table, CalibrateRecipe::Joint joint) {
-  table.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+  table.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                "label_smoothing", "clip_norm", "labels", "soft_targets", "features", "temperature",
                "device_dropout"});
   joint.schedule = read_schedule(table);
@@ -180,7 +182,7 @@ TrainRecipe read_train_recipe(const std::filesystem::path& path) {
   recipe.data = read_data(file.at("data"), path);
   recipe.model = read_model(file.at("model"));
   const Reader schedule = file.at("schedule");
-  schedule.allow({"epochs", "batch", "learning_rate", "weight_decay", "warmup_epochs",
+  schedule.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                   "label_smoothing", "clip_norm"});
   recipe.schedule = read_schedule(schedule);
   recipe.compute = read_compute(file);

@@ -22,10 +22,15 @@ struct DataRecipe {
   std::int64_t shift = 2;  // pixels, at random, both directions
 };
 
+/// What moves the matrices of the blocks; AdamW moves all else. Muon (Jordan and others 2024)
+/// learns in fewer epochs, a step of it costs more.
+enum class Optimizer { adamw, muon };
+
 /// Learning rate: linear warm-up over `warmup_epochs`, then cosine to 0.
 struct Schedule {
   /// 0: a stage that is left out.
   int epochs = 0;
+  Optimizer optimizer = Optimizer::adamw;
   std::int64_t batch = 128;
   double learning_rate = 1e-3;
   double weight_decay = 0.05;

@@ -132,7 +132,9 @@ Run::Run(Options options, Weights& weights, Lanes& lanes, base::ProgressCallback
 }
 
 bool Run::finish(const Stage& stage) {
-  AdamOptions options;
+  StepOptions options;
+  options.optimizer = stage.schedule.optimizer;
+  options.compute = stage.compute;
   options.weight_decay = stage.schedule.weight_decay;
   options.clip_norm = stage.schedule.clip_norm;
   options.ema = stage.ema;

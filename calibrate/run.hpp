@@ -31,6 +31,7 @@ struct Stage {
   std::string name;
   Schedule schedule;
   double ema = 0;
+  model::Compute compute = model::Compute::f32;
   /// Which weights move, by name.
   std::function<bool(const std::string&)> moves;
   /// Images to go through in an epoch.

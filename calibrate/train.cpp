@@ -49,8 +49,9 @@ std::string fingerprint(const TrainRecipe& recipe) {
       {"model", model::config_to_json(recipe.model)},
       {"processing", model::processing_to_json(recipe.model.processing)},
       {"schedule",
-       {schedule.epochs, schedule.batch, schedule.learning_rate, schedule.weight_decay,
-        schedule.warmup_epochs, schedule.label_smoothing, schedule.clip_norm}},
+       {schedule.epochs, static_cast<int>(schedule.optimizer), schedule.batch,
+        schedule.learning_rate, schedule.weight_decay, schedule.warmup_epochs,
+        schedule.label_smoothing, schedule.clip_norm}},
       {"rest", {static_cast<int>(recipe.compute), recipe.mixup, recipe.ema, recipe.seed}}};
   return base::sha256(all.dump());
 }
@@ -94,6 +95,7 @@ class Trainer {
     stage.name = "train";
     stage.schedule = recipe_.schedule;
     stage.ema = recipe_.ema;
+    stage.compute = recipe_.compute;
     stage.moves = [](const std::string&) { return true; };
     stage.images = training_.size();
     stage.loss = [this](const Stage::Position& at, const at::Tensor& indices) {

@@ -14,6 +14,11 @@ namespace {
 /// Linear weights and patch kernels; class token and positions have three axes.
 bool is_matrix(const at::Tensor& x) { return x.dim() == 2 || x.dim() == 4; }
 
+/// Muon is for what lies between embedding and head.
+bool is_muons(const std::string& name, const at::Tensor& x) {
+  return x.dim() == 2 && name.find("blocks.") != std::string::npos;
+}
+
 }  // namespace
 
 Weights::Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors) {
@@ -37,14 +42,15 @@ void Weights::bind(std::int64_t piece, const std::vector<at::Tensor*>& tensors) 
   }
 }
 
-void Weights::start(const AdamOptions& options,
+void Weights::start(const StepOptions& options,
                     const std::function<bool(const std::string&)>& moves) {
   options_ = options;
   steps_ = 0;
   for (Entry& entry : entries_) {
     entry.moves = moves(entry.name);
     entry.first = entry.moves ? at::zeros_like(entry.value) : at::Tensor();
-    entry.second = entry.moves ? at::zeros_like(entry.value) : at::Tensor();
+    entry.by_muon = options.optimizer == Optimizer::muon && is_muons(entry.name, entry.value);
+    entry.second = entry.moves && !entry.by_muon ? at::zeros_like(entry.value) : at::Tensor();
     entry.average = entry.moves && options.ema > 0 ? entry.value.clone() : at::Tensor();
     for (at::Tensor& leaf : entry.leaves) {
       if (!leaf.defined()) continue;
@@ -77,19 +83,36 @@ double Weights::sum_gradients(Lanes& lanes) {
 void Weights::update(Entry& entry, double learning_rate, double scale) const {
   const at::Tensor gradient =
       scale == 1 ? entry.leaves[0].grad() : entry.leaves[0].grad().mul_(scale);
-  const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
-  const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
   if (is_matrix(entry.value)) entry.value.mul_(1 - learning_rate * options_.weight_decay);
-  entry.first.lerp_(gradient, 1 - options_.beta1);
-  entry.second.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
-  const at::Tensor denominator =
-      entry.second.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
-  entry.value.addcdiv_(entry.first, denominator, -learning_rate / correction1);
+  if (entry.by_muon)
+    muon_step(entry, gradient, learning_rate);
+  else
+    adamw_step(entry, gradient, learning_rate);
   if (entry.average.defined()) {
     // Early on the average follows faster, so that it forgets the random start.
     const double steps = static_cast<double>(steps_);
     entry.average.lerp_(entry.value, 1 - std::min(options_.ema, (1 + steps) / (10 + steps)));
   }
+}
+
+void Weights::adamw_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const {
+  const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
+  const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
+  entry.first.lerp_(gradient, 1 - options_.beta1);
+  entry.second.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
+  const at::Tensor denominator =
+      entry.second.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
+  entry.value.addcdiv_(entry.first, denominator, -learning_rate / correction1);
+}
+
+void Weights::muon_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const {
+  entry.first.lerp_(gradient, 1 - options_.momentum);
+  const at::Tensor ahead = at::lerp(gradient, entry.first, options_.momentum);  // Nesterov's
+  // As large as AdamW's steps usually are, so that one learning rate serves both (Liu and others
+  // 2025, section 2.2).
+  const auto longer = static_cast<double>(std::max(ahead.size(0), ahead.size(1)));
+  entry.value.add_(orthogonalised(ahead, options_.compute),
+                   -learning_rate * 0.2 * std::sqrt(longer));
 }
 
 double Weights::step(Lanes& lanes, double learning_rate) {
@@ -112,7 +135,7 @@ std::map<std::string, at::Tensor> Weights::state() const {
     tensors["weight." + entry.name] = entry.value;
     if (!entry.moves) continue;
     tensors["first." + entry.name] = entry.first;
-    tensors["second." + entry.name] = entry.second;
+    if (entry.second.defined()) tensors["second." + entry.name] = entry.second;
     if (entry.average.defined()) tensors["average." + entry.name] = entry.average;
   }
   return tensors;
@@ -125,6 +148,21 @@ void Weights::swap_average() {
     entry.value.copy_(entry.average);
     entry.average.copy_(value);
   }
+}
+
+at::Tensor orthogonalised(const at::Tensor& x, model::Compute compute) {
+  const bool tall = x.size(0) > x.size(1);
+  at::Tensor y = tall ? x.t() : x;
+  y = y / (y.norm() + 1e-12);
+  if (compute == model::Compute::bf16) y = y.to(at::kBFloat16);
+  y = y.contiguous();
+  for (int step = 0; step < 5; ++step) {
+    const at::Tensor a = at::matmul(y, y.t());
+    const at::Tensor b = a * -4.7750 + at::matmul(a, a) * 2.0315;
+    y = y * 3.4445 + at::matmul(b, y);
+  }
+  y = y.to(at::kFloat);
+  return tall ? y.t() : y;
 }
 
 double learning_rate_at(double progress, double peak, double warmup_epochs, double epochs) {

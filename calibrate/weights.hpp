@@ -9,21 +9,26 @@
 #include <ATen/core/Tensor.h>
 
 #include "calibrate/lanes.hpp"
+#include "calibrate/recipe.hpp"
 
 namespace cleave::calibrate {
 
-struct AdamOptions {
+struct StepOptions {
+  Optimizer optimizer = Optimizer::adamw;
   double weight_decay = 0.05;  // decoupled; of matrices, not of biases, norms, tokens and positions
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
-  double clip_norm = 1;  // 0: none
-  double ema = 0;        // 0: none
+  double momentum = 0.95;                        // Muon's
+  model::Compute compute = model::Compute::f32;  // of Muon's products
+  double clip_norm = 1;                          // 0: none
+  double ema = 0;                                // 0: none
 };
 
 /// A batch is differentiated in this many pieces whatever the number of threads, so that results do
 /// not depend on it.
 constexpr std::int64_t num_pieces = 4;
 
-/// Tensors that training moves, and AdamW (Loshchilov and Hutter 2019) over them.
+/// Tensors that training moves, with AdamW (Loshchilov and Hutter 2019), or the matrices of blocks
+/// with Muon (Jordan and others 2024) and only the rest with AdamW.
 ///
 /// Each piece of a batch has its own leaf tensors over the same weights, so that pieces are
 /// differentiated independently; step() sums their gradients in order. A step is the same to the
@@ -38,13 +43,14 @@ class Weights {
   void bind(std::int64_t piece, const std::vector<at::Tensor*>& tensors);
   /// Only tensors whose name `moves` accepts move from here on; moments, average and step count
   /// start anew.
-  void start(const AdamOptions& options, const std::function<bool(const std::string&)>& moves);
+  void start(const StepOptions& options, const std::function<bool(const std::string&)>& moves);
   /// One step along the gradients that the pieces have gathered since the last one, which are then
   /// dropped. Returns the norm of the gradient before clipping.
   double step(Lanes& lanes, double learning_rate);
 
   /// Everything that a checkpoint must hold, by name: "weight.<name>" of all, "first.", "second.",
-  /// "average." of those that move. The tensors share memory with this: copy into them to restore.
+  /// "average." of those that move, where they have one. The tensors share memory with this: copy
+  /// into them to restore.
   std::map<std::string, at::Tensor> state() const;
   std::int64_t steps() const { return steps_; }
   void set_steps(std::int64_t steps) { steps_ = steps; }
@@ -57,16 +63,23 @@ class Weights {
   struct Entry {
     std::string name;
     at::Tensor value, first, second, average;
-    bool moves = false;
+    bool moves = false, by_muon = false;
     std::vector<at::Tensor> leaves;  // by piece
   };
   double sum_gradients(Lanes& lanes);
   void update(Entry& entry, double learning_rate, double scale) const;
+  void adamw_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const;
+  void muon_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const;
 
   std::vector<Entry> entries_;
-  AdamOptions options_;
+  StepOptions options_;
   std::int64_t steps_ = 0;
 };
+
+/// Roughly the orthogonal matrix nearest to `x`: five Newton-Schulz steps with Jordan's
+/// coefficients bring singular values near 1 (0.7 … 1.2; those below a hundredth of the norm not
+/// all the way). [rows, columns] -> the same.
+at::Tensor orthogonalised(const at::Tensor& x, model::Compute compute);
 
 /// Learning rate at `progress` epochs: linear warm-up from 0, then half a cosine down to 0.
 double learning_rate_at(double progress, double peak, double warmup_epochs, double epochs);

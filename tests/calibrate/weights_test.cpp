@@ -35,7 +35,7 @@ struct Small {
 
 TEST(Weights, StepIsAdamWs) {
   Small small;
-  AdamOptions options;
+  StepOptions options;
   options.weight_decay = 0.1;
   options.clip_norm = 0;
   small.weights.start(options, all_move);
@@ -58,7 +58,7 @@ TEST(Weights, StepIsAdamWs) {
 
 TEST(Weights, StepTellsTheNormAndClipsIt) {
   Small clipped, free;
-  AdamOptions options;
+  StepOptions options;
   options.weight_decay = 0;
   options.epsilon = 10;  // so large that Adam does not undo the scale
   options.clip_norm = 1;
@@ -91,7 +91,7 @@ TEST(Weights, CopiesSeeEveryStep) {
 
 TEST(Weights, AverageTrailsBehind) {
   Small small;
-  AdamOptions options;
+  StepOptions options;
   options.ema = 0.9;
   small.weights.start(options, all_move);
   for (int i = 0; i < 20; ++i) small.step(0.05);
@@ -108,6 +108,62 @@ TEST(Weights, RefusesToBindOtherTensors) {
   Small small;
   at::Tensor one;
   EXPECT_THROW(small.weights.bind(0, {&one}), std::logic_error);
+}
+
+/// What a matrix's singular values become; its singular vectors stay.
+void expect_orthogonalised(const at::Tensor& x, model::Compute compute, double tolerance) {
+  const auto [u, s, v] = at::linalg_svd(x, /*full_matrices=*/false);
+  const at::Tensor y = orthogonalised(x, compute);
+  ASSERT_EQ(y.sizes(), x.sizes());
+  const at::Tensor core = u.t().matmul(y).matmul(v.t());
+  const at::Tensor values = core.diagonal();
+  EXPECT_GT(values.min().item<double>(), 0.5);
+  EXPECT_LT(values.max().item<double>(), 1.3);
+  EXPECT_LT((core - values.diag()).abs().max().item<double>(), tolerance);
+}
+
+TEST(Orthogonalised, KeepsDirectionsAndEvensTheirLengths) {
+  at::manual_seed(1);
+  for (const std::vector<std::int64_t>& dims :
+       std::vector<std::vector<std::int64_t>>{{24, 24}, {8, 40}, {40, 8}}) {
+    const at::Tensor x = at::randn(dims) + 0.5;
+    expect_orthogonalised(x, model::Compute::f32, 1e-3);
+    expect_orthogonalised(x * 1e-5, model::Compute::f32, 1e-3);
+    expect_orthogonalised(x, model::Compute::bf16, 0.1);
+  }
+  EXPECT_TRUE(orthogonalised(at::zeros({3, 4}), model::Compute::f32).equal(at::zeros({3, 4})));
+}
+
+TEST(Weights, MuonMovesMatricesOfBlocksAndAdamWTheRest) {
+  at::Tensor hidden = at::ones({4, 2}), head = at::ones({4, 2});
+  Weights weights{{{"blocks.0.mlp.up.weight", &hidden}, {"head.weight", &head}}};
+  std::vector<at::Tensor> copies(2), others(2);
+  for (std::int64_t piece = 1; piece < num_pieces; ++piece)
+    weights.bind(piece, {&others[0], &others[1]});
+  weights.bind(0, {&copies[0], &copies[1]});
+  StepOptions options;
+  options.optimizer = Optimizer::muon;
+  options.weight_decay = 0.1;
+  options.clip_norm = 0;
+  weights.start(options, all_move);
+  at::manual_seed(2);
+  const at::Tensor gradient = at::randn({4, 2});
+  at::Tensor momentum = at::zeros({4, 2}), expected = at::ones({4, 2});
+  Lanes lanes(2);
+  for (int step = 0; step < 3; ++step) {
+    ((copies[0] + copies[1]) * gradient).sum().backward();
+    weights.step(lanes, 0.01);
+    momentum = 0.95 * momentum + 0.05 * gradient;
+    const at::Tensor ahead = 0.05 * gradient + 0.95 * momentum;
+    expected = expected * (1 - 0.01 * 0.1) -
+               0.01 * 0.2 * std::sqrt(4.0) * orthogonalised(ahead, model::Compute::f32);
+  }
+  EXPECT_LT((hidden - expected).abs().max().item<double>(), 1e-5);
+  // A constant gradient moves everything by the learning rate in AdamW.
+  const at::Tensor moved = (std::pow(1 - 0.01 * 0.1, 3) - head).abs();
+  EXPECT_LT((moved - 0.03).abs().max().item<double>(), 1e-3);
+  EXPECT_EQ(weights.state().count("second.blocks.0.mlp.up.weight"), 0U);
+  EXPECT_EQ(weights.state().count("second.head.weight"), 1U);
 }
 
 TEST(LearningRate, WarmsUpAndFallsToZero) {
