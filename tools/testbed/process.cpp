@@ -58,6 +58,10 @@ Process::Process(const Options& options) : options_(options) {
     const int log = open(options_.log.empty() ? "/dev/null" : options_.log.c_str(),
                          O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (log >= 0) dup2(log, STDERR_FILENO);
+    if (!options_.cgroup.empty()) {
+      const int members = open(options_.cgroup.c_str(), O_WRONLY | O_CLOEXEC);
+      if (members < 0 || write(members, "0", 1) != 1) child_fails(options_.cgroup.c_str());
+    }
     if (!space.empty()) {
       const int fd = open(space.c_str(), O_RDONLY | O_CLOEXEC);
       if (fd < 0 || setns(fd, CLONE_NEWNET) != 0) child_fails(space.c_str());

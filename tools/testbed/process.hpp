@@ -15,6 +15,7 @@ class Process {
   struct Options {
     std::vector<std::string> words;      // program and arguments
     std::string network_namespace = {};  // empty: this one
+    std::filesystem::path cgroup = {};   // its cgroup.procs; empty: this one
     std::filesystem::path log =
         {};  // standard error goes here; standard output is read by read_line
   };

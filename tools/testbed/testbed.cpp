@@ -27,6 +27,7 @@
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
 #include "tools/print.hpp"
+#include "tools/testbed/memory_cgroup.hpp"
 #include "tools/testbed/network.hpp"
 #include "tools/testbed/process.hpp"
 
@@ -83,7 +84,9 @@ struct Ground {
 /// One bundle that runs: its agents, its aggregator, and a connection to it.
 struct System {
   std::string what;
+  bool limited = true;  // to what its devices give; the original is not
   plan::Plan plan;
+  std::vector<std::unique_ptr<MemoryCgroup>> cgroups;  // outlive the processes in them
   std::map<std::string, Process> agents;
   std::unique_ptr<Process> server;
   std::unique_ptr<infer::Client> client;
@@ -93,8 +96,8 @@ struct System {
   std::size_t partial = 0, failed = 0;
 };
 
-Process start_agent(const Ground& ground, const fs::path& bundle, const std::string& device,
-                    const std::string& label) {
+Process start_agent(System& system, const Ground& ground, const fs::path& bundle,
+                    const std::string& device) {
   const auto index = ground.index_of(device);
   Process::Options options;
   options.words = {(ground.programs / "cleave-agent").string(),
@@ -106,8 +109,14 @@ Process start_agent(const Ground& ground, const fs::path& bundle, const std::str
                    "--pace",
                    format("%.9g", ground.share_of(index))};
   if (ground.network) options.words.emplace_back("--insecure");
+  if (system.limited) {
+    const double memory = ground.fleet.devices[index].memory_bytes;
+    options.words.insert(options.words.end(), {"--memory", format("%.0f B", memory)});
+    system.cgroups.push_back(MemoryCgroup::make(device, memory));
+    if (system.cgroups.back()) options.cgroup = system.cgroups.back()->members();
+  }
   options.network_namespace = ground.namespace_of(index);
-  options.log = ground.logs / (label + "-" + device + ".log");
+  options.log = ground.logs / (system.what + "-" + device + ".log");
   return Process(options);
 }
 
@@ -120,7 +129,7 @@ std::string announced_address(Process& process) {
 void start(System& system, const Ground& ground, const fs::path& bundle) {
   system.plan = plan::Bundle(bundle).plan();
   for (const auto& part : system.plan.parts)
-    system.agents.emplace(part.device, start_agent(ground, bundle, part.device, system.what));
+    system.agents.emplace(part.device, start_agent(system, ground, bundle, part.device));
   std::map<std::string, std::string> hosts;
   for (auto& [device, process] : system.agents) hosts[device] = announced_address(process);
   const fs::path hosts_file = ground.logs / (system.what + "-hosts.toml");
@@ -304,11 +313,14 @@ std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
       if (row.device == name) return row.runtime_bytes + row.model_bytes;
     return 0.0;
   };
+  const auto limit_of = [&](const std::string& device) {
+    return system.limited ? ground.fleet.devices[ground.index_of(device)].memory_bytes : 0;
+  };
   for (const auto& [device, process] : system.agents)
-    rows.push_back({device, process.peak_memory_bytes(), predicted(device),
-                    ground.fleet.devices[ground.index_of(device)].memory_bytes});
+    rows.push_back({device, process.peak_memory_bytes(), predicted(device), limit_of(device)});
   const std::string name = "aggregator@" + system.plan.aggregator;
-  rows.push_back({name, system.server->peak_memory_bytes(), predicted(name), 0});
+  rows.push_back({name, system.server->peak_memory_bytes(), predicted(name),
+                  limit_of(system.plan.aggregator)});
   return rows;
 }
 
@@ -358,11 +370,14 @@ void print(const System& system, const Ground& ground) {
                  : "–",
              "–"});
   std::printf("%s\n", times.text().c_str());
-  Table memory({"process", "peak memory", "predicted", "limit"});
+  Table memory({"process", "peak memory", "predicted", "limit", "holds"});
   for (const auto& row : memory_of(system, ground))
     memory.row({row.process, base::format_bytes(row.peak),
                 row.predicted > 0 ? base::format_bytes(row.predicted) : "–",
-                row.limit > 0 ? base::format_bytes(row.limit) : "–"});
+                row.limit > 0 ? base::format_bytes(row.limit) : "–",
+                row.limit <= 0          ? "–"
+                : row.peak <= row.limit ? "yes"
+                                        : "NO"});
   std::printf("%s%s on the wire a request\n", memory.text().c_str(),
               base::format_bytes(system.bytes_on_wire).c_str());
   if (system.partial > 0) std::printf("%zu answers are without some device\n", system.partial);
@@ -395,6 +410,7 @@ int testbed(const Args& args) {
   start(systems[0], ground, bundle);
   if (systems.size() > 1) {
     systems[1].what = "original";
+    systems[1].limited = false;
     start(systems[1], ground,
           make_original_bundle(ground, args.text("original"), scratch.path() / "original"));
   }

@@ -1,0 +1,178 @@
+// The testbed itself: what it measures is real, and nothing of it stays behind, however it ends.
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <set>
+#include <signal.h>
+#include <thread>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/tools/command_line.hpp"
+
+namespace cleave::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::set<std::string> names_in(const fs::path& folder, const std::string& start) {
+  std::set<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(start, 0) == 0) names.insert(name);
+  }
+  return names;
+}
+
+/// Ids of processes whose command line has `word`, but not this one.
+std::set<int> processes_with(const std::string& word) {
+  std::set<int> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
+    const int id = std::atoi(entry.path().filename().c_str());
+    if (id <= 0 || id == getpid()) continue;
+    std::ifstream file(entry.path() / "cmdline");
+    const std::string line((std::istreambuf_iterator<char>(file)), {});
+    if (line.find(word) != std::string::npos) found.insert(id);
+  }
+  return found;
+}
+
+class Testbed : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new Scratch;
+    const Scratch& s = *shared_;
+    make_tiny_model(s, s / "model");
+    write_text(s / "fleet.toml", tiny_fleet());
+    EXPECT_EQ(run_cleave(s, {"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                             "decomposed", "--max-part-share", "0.8", "--accuracy-weight", "1000",
+                             "--out", s / "plan.json"})
+                  .code,
+              0);
+    EXPECT_EQ(
+        run_cleave(s, {"decompose", s / "model", "--plan", s / "plan.json", "--out", s / "bundle"})
+            .code,
+        0);
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  /// `cleave-testbed BUNDLE …` with all of its temporary files in the test's own folder.
+  Process start(std::vector<std::string> more, const std::string& bundle = *shared_ / "bundle") {
+    fs::create_directories(own_ / "tmp");
+    Process::Options options;
+    options.words = {"/usr/bin/env", "TMPDIR=" + (own_ / "tmp"), CLEAVE_TESTBED, bundle,
+                     "--fleet",      *shared_ / "fleet.toml",    "--format",     "json"};
+    options.words.insert(options.words.end(), more.begin(), more.end());
+    options.log = own_ / "testbed.log";
+    return Process(options);
+  }
+
+  /// Waits until both sides run: the agents of the system and the original's one.
+  void wait_for_agents() const {
+    for (int i = 0; i < 600 && agents().size() < 4; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    ASSERT_GE(agents().size(), 4U);
+  }
+  std::set<int> agents() const {
+    auto all = processes_with("cleave-agent");
+    const auto mine = processes_with(shared_->path().string());
+    const auto original = processes_with(own_.path().string());
+    for (auto id = all.begin(); id != all.end();)
+      id = mine.count(*id) + original.count(*id) > 0 ? std::next(id) : all.erase(id);
+    return all;
+  }
+
+  void expect_nothing_left(int id) const {
+    for (int i = 0; i < 100 && !agents().empty(); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_TRUE(agents().empty());
+    const std::string start = "cleave-" + std::to_string(id) + "-";
+    EXPECT_TRUE(names_in("/var/run/netns", start).empty());
+    EXPECT_TRUE(names_in("/sys/fs/cgroup/memory", start).empty());
+    EXPECT_TRUE(names_in("/sys/fs/cgroup", start).empty());
+    EXPECT_TRUE(fs::is_empty(own_ / "tmp"));
+  }
+
+  void expect_measured(Process& testbed, std::size_t requests) {
+    const int id = testbed.id();
+    const std::string text = testbed.read_all();
+    ASSERT_EQ(testbed.wait(), 0) << base::read_text(own_ / "testbed.log");
+    const auto json = nlohmann::json::parse(text);
+    ASSERT_EQ(json.at("systems").size(), 2U);
+    for (const auto& system : json.at("systems")) {
+      EXPECT_EQ(system.at("latency_s").size(), requests);
+      EXPECT_EQ(system.at("failed"), 0);
+      EXPECT_EQ(system.at("partial"), 0);
+    }
+    EXPECT_EQ(json.at("systems")[0].at("devices").size(), 3U);
+    EXPECT_LE(json.at("against_local").get<double>(), 1e-5);
+    EXPECT_GT(json.at("ratio").get<double>(), 0);
+    expect_nothing_left(id);
+  }
+
+  static Scratch* shared_;
+  Scratch own_;
+};
+Scratch* Testbed::shared_ = nullptr;
+
+TEST_F(Testbed, MeasuresBothSidesOnLoopback) {
+  Process testbed = start({"--loopback", "--original", *shared_ / "model", "--requests", "5"});
+  expect_measured(testbed, 5);
+}
+
+TEST_F(Testbed, MeasuresBothSidesInNamespaces) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  Process testbed = start({"--original", *shared_ / "model", "--requests", "5"});
+  expect_measured(testbed, 5);
+}
+
+TEST_F(Testbed, LeavesNothingAfterCtrlC) {
+  Process testbed =
+      start({"--original", *shared_ / "model", "--requests", "1000000", "--warmup", "0"});
+  const int id = testbed.id();
+  wait_for_agents();
+  kill(id, SIGINT);
+  EXPECT_EQ(testbed.wait(), 1);
+  expect_nothing_left(id);
+}
+
+TEST_F(Testbed, LeavesNothingAfterAFailure) {
+  // The last part is not what the manifest says: agents before it run already.
+  fs::copy(*shared_ / "bundle", own_ / "bundle", fs::copy_options::recursive);
+  for (const auto& entry : fs::recursive_directory_iterator(own_ / "bundle"))
+    if (entry.path().string().find("door") != std::string::npos &&
+        entry.path().extension() == ".safetensors")
+      fs::resize_file(entry.path(), fs::file_size(entry.path()) - 4);
+  Process testbed = start({"--requests", "5"}, own_ / "bundle");
+  const int id = testbed.id();
+  EXPECT_EQ(testbed.read_all(), "");
+  EXPECT_EQ(testbed.wait(), 1);
+  const std::string said = base::read_text(own_ / "testbed.log");
+  EXPECT_NE(said.find("door"), std::string::npos) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+  expect_nothing_left(id);
+}
+
+TEST_F(Testbed, AKilledOneTakesItsProcessesAlongAndIsSweptByTheNext) {
+  Process testbed =
+      start({"--original", *shared_ / "model", "--requests", "1000000", "--warmup", "0"});
+  const int id = testbed.id();
+  wait_for_agents();
+  kill(id, SIGKILL);
+  EXPECT_EQ(testbed.wait(), 128 + SIGKILL);
+  fs::remove_all(own_ / "tmp");
+  Process next = start({"--requests", "2"});
+  next.read_all();
+  EXPECT_EQ(next.wait(), 0) << base::read_text(own_ / "testbed.log");
+  expect_nothing_left(id);
+}
+
+}  // namespace
+}  // namespace cleave::tools
