@@ -74,12 +74,10 @@ const plan::ValueInfo* input_of(const plan::Program& program) {
 }
 
 double predicted_s(const plan::Plan& plan, const std::string& device, std::int64_t batch) {
-  for (const auto& prediction : plan.prediction.devices)
-    if (prediction.device == device)
-      return (prediction.compute_s + prediction.send_s + prediction.receive_s) *
-             static_cast<double>(batch) /
-             static_cast<double>(std::max<std::int64_t>(1, plan.shape.batch));
-  return 0;
+  const auto prediction = plan.prediction.of(device);
+  return (prediction.compute_s + prediction.send_s + prediction.receive_s) *
+         static_cast<double>(batch) /
+         static_cast<double>(std::max<std::int64_t>(1, plan.shape.batch));
 }
 
 }  // namespace

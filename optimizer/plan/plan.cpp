@@ -273,6 +273,12 @@ nlohmann::json programs_to_json(const Plan& plan) {
 
 }  // namespace
 
+DevicePrediction Prediction::of(const std::string& device) const {
+  for (const DevicePrediction& row : devices)
+    if (row.device == device) return row;
+  return {};
+}
+
 void check(const Plan& plan) {
   const Strategy& strategy = find_strategy(plan.strategy);
   check_config(plan.teacher, "teacher");

@@ -48,6 +48,8 @@ struct Prediction {
   double kept_importance = 0;
   /// Parts in order, then the aggregator ("aggregator@<device>").
   std::vector<DevicePrediction> devices;
+  /// All zero for a device of which nothing is predicted.
+  DevicePrediction of(const std::string& device) const;
   /// From the critical path: "compute on cam", "link hub -> cam".
   std::string bottleneck;
 };

@@ -70,13 +70,14 @@ class MainJob : public testing::Test {
 
   /// Agents of the bundle, each on a port of its own; their addresses in hosts.toml.
   std::map<std::string, std::unique_ptr<Process>> start_agents(
-      const std::vector<std::string>& devices) {
+      const std::vector<std::string>& devices, const std::vector<std::string>& more = {}) {
     std::map<std::string, std::unique_ptr<Process>> agents;
     std::map<std::string, std::string> hosts{
         {"hub", "127.0.0.1:1"}, {"cam", "127.0.0.1:1"}, {"door", "127.0.0.1:1"}};
     for (const auto& device : devices) {
       Process::Options options;
       options.words = {CLEAVE_PROGRAM, "agent", *shared_ / "bundle", "--device", device};
+      options.words.insert(options.words.end(), more.begin(), more.end());
       options.log = own_ / (device + ".log");
       agents[device] = std::make_unique<Process>(options);
     }
@@ -86,6 +87,19 @@ class MainJob : public testing::Test {
     }
     plan::write_hosts(hosts, own_ / "hosts.toml");
     return agents;
+  }
+
+  /// An aggregator in front of the agents in hosts.toml, every one of them joined.
+  std::pair<std::unique_ptr<Process>, std::string> start_server() {
+    Process::Options options;
+    options.words = {CLEAVE_PROGRAM, "serve", *shared_ / "bundle", "--hosts", own_ / "hosts.toml"};
+    options.log = own_ / "serve.log";
+    auto server = std::make_unique<Process>(options);
+    const std::string line = server->read_line(std::chrono::seconds(30));
+    const std::string address = line.substr(line.rfind(' ') + 1);
+    for (int i = 0; i < 100 && run_cleave(own_, {"status", address}).code != 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return {std::move(server), address};
   }
 
   /// Logits by image, from `infer --logits --format json`.
@@ -145,14 +159,7 @@ TEST_F(MainJob, AMissingDeviceIsMarkedAndEqualsTheLocalRunWithoutIt) {
 TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
   const Scratch& s = *shared_;
   const auto agents = start_agents({"hub", "cam", "door"});
-  Process::Options options;
-  options.words = {CLEAVE_PROGRAM, "serve", s / "bundle", "--hosts", own_ / "hosts.toml"};
-  options.log = own_ / "serve.log";
-  Process server(options);
-  const std::string line = server.read_line(std::chrono::seconds(30));
-  const std::string address = line.substr(line.rfind(' ') + 1);
-  for (int i = 0; i < 100 && run_cleave(own_, {"status", address}).code != 0; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto [server, address] = start_server();
   const auto status = nlohmann::json::parse(run({"status", address, "--format", "json"}).out);
   ASSERT_EQ(status.size(), 3U);
   for (const auto& agent : status) EXPECT_TRUE(agent.at("connected").get<bool>()) << agent;
@@ -163,10 +170,47 @@ TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
        "--format", "json"});
 
   // SIGTERM drains: both end by themselves, with 0.
-  kill(server.id(), SIGTERM);
-  EXPECT_EQ(server.wait(), 0);
+  kill(server->id(), SIGTERM);
+  EXPECT_EQ(server->wait(), 0);
   kill(agents.at("hub")->id(), SIGTERM);
   EXPECT_EQ(agents.at("hub")->wait(), 0);
+}
+
+TEST_F(MainJob, EveryRequestIsAnsweredWhenAnAgentIsKilledUnderLoad) {
+  const auto agents = start_agents({"hub", "cam", "door"}, {"--pace", "0.05"});
+  const auto [server, address] = start_server();
+  Process::Options options;
+  options.words = {CLEAVE_PROGRAM,  "bench", "--via",      address, "--requests", "600",
+                   "--warmup",      "0",     "--deadline", "5 s",   "--format",   "json",
+                   "--concurrency", "8"};
+  options.log = own_ / "bench.log";
+  Process bench(options);
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  kill(agents.at("cam")->id(), SIGKILL);
+  const auto json = nlohmann::json::parse(bench.read_all());
+  EXPECT_EQ(bench.wait(), 0);
+  EXPECT_EQ(json.at("failed"), 0);
+  EXPECT_EQ(json.at("latency").at("count"), 600);
+  EXPECT_GT(json.at("partial").get<int>(), 0);
+  EXPECT_LT(json.at("partial").get<int>(), 600);
+}
+
+TEST_F(MainJob, AgentsAcceptTheNextAggregatorAfterOneIsKilled) {
+  const auto agents = start_agents({"hub", "cam", "door"}, {"--pace", "0.05"});
+  const Scratch& s = *shared_;
+  for (int i = 0; i < 2; ++i) {
+    const auto [server, address] = start_server();
+    const auto answers = run({"infer", "--via", address, s / "data/test", "--require-all"});
+    EXPECT_EQ(answers.out.find("missing"), std::string::npos) << answers.out;
+    // In the middle of requests.
+    Process::Options options;
+    options.words = {CLEAVE_PROGRAM, "bench", "--via", address, "--requests", "100000"};
+    options.log = own_ / "bench.log";
+    Process bench(options);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    kill(server->id(), SIGKILL);
+    EXPECT_EQ(bench.wait(), 1);
+  }
 }
 
 TEST_F(MainJob, EvaluateListsEverySubsetAndKeepsIt) {

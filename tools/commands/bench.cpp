@@ -75,11 +75,14 @@ Measured measure(infer::Service& service, const infer::Request& request, std::in
   return measured;
 }
 
-void add_row(Table& table, const std::string& what, const std::vector<double>& values) {
-  if (values.empty()) return;
+/// A quantity that this target has not (all zero, as a round trip in one process) gets no row.
+void add_row(Table& table, const std::string& what, const std::vector<double>& values,
+             double predicted_s = 0) {
+  if (std::all_of(values.begin(), values.end(), [](double value) { return value == 0; })) return;
   const Spread spread = spread_of(values);
   table.row({what, base::format_seconds(spread.median), base::format_seconds(spread.mad),
              base::format_seconds(spread.p90), base::format_seconds(spread.p99),
+             predicted_s > 0 ? base::format_seconds(predicted_s) : "–",
              std::to_string(values.size())});
 }
 
@@ -132,15 +135,12 @@ Target find_target(const Args& args) {
   return target;
 }
 
-void print_text(const Measured& measured, const Table& table, const Target& target,
-                std::int64_t batch, std::int64_t concurrency, double images_per_s) {
+void print_text(const Measured& measured, const Table& table, std::int64_t batch,
+                std::int64_t concurrency, double images_per_s) {
   std::printf("%s\nbatch %lld, %lld in flight: %.1f images/s", table.text().c_str(),
               static_cast<long long>(batch), static_cast<long long>(concurrency), images_per_s);
   if (measured.bytes_on_wire > 0)
     std::printf(", %s on the wire a request", base::format_bytes(measured.bytes_on_wire).c_str());
-  if (target.plan.prediction.latency_s > 0)
-    std::printf(", predicted latency %s",
-                base::format_seconds(target.plan.prediction.latency_s).c_str());
   std::printf("\n");
   if (measured.partial > 0) std::printf("%zu answers are without some device\n", measured.partial);
   if (measured.failed > 0)
@@ -163,6 +163,7 @@ void print_json(const Measured& measured, const Target& target, std::int64_t bat
                       {"devices", nlohmann::json::object()}};
   for (const auto& [device, values] : measured.compute_s)
     json["devices"][device] = {{"compute", to_json(values)},
+                               {"predicted_compute_s", target.plan.prediction.of(device).compute_s},
                                {"round_trip", to_json(measured.round_trip_s.at(device))}};
   std::printf("%s\n", json.dump(2).c_str());
 }
@@ -179,10 +180,13 @@ int bench(const Args& args) {
   const Measured measured =
       measure(*target.service, request, args.integer("requests"), concurrency);
 
-  Table table({"what", "median", "MAD", "p90", "p99", "requests"});
-  add_row(table, "latency", measured.latency_s);
+  // The plan's figures are of its fleet; parts that run here are compared with nothing.
+  const plan::Prediction& predicted = target.plan.prediction;
+  const bool on_fleet = !args.flag("local");
+  Table table({"what", "median", "MAD", "p90", "p99", "predicted", "requests"});
+  add_row(table, "latency", measured.latency_s, on_fleet ? predicted.latency_s : 0);
   for (const auto& [device, values] : measured.compute_s) {
-    add_row(table, "compute " + device, values);
+    add_row(table, "compute " + device, values, on_fleet ? predicted.of(device).compute_s : 0);
     add_row(table, "round trip " + device, measured.round_trip_s.at(device));
   }
   add_row(table, "fuse", measured.fuse_s);
@@ -194,7 +198,7 @@ int bench(const Args& args) {
   if (args.json())
     print_json(measured, target, batch, concurrency, images_per_s);
   else
-    print_text(measured, table, target, batch, concurrency, images_per_s);
+    print_text(measured, table, batch, concurrency, images_per_s);
   return measured.failed == 0 ? exit_done : exit_failed;
 }
 

@@ -14,33 +14,68 @@
 namespace cleave::tools {
 namespace {
 
+/// An engine that keeps how long the parts and the fusion of a request took.
+class TimedEngine : public infer::Engine {
+ public:
+  TimedEngine(std::unique_ptr<infer::Engine> engine, std::size_t parts)
+      : compute_s(parts), engine_(std::move(engine)) {}
+
+  void prepare() override { engine_->prepare(); }
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands) override {
+    const auto started = infer::Clock::now();
+    net::Value result = engine_->run(instruction, program, operands);
+    const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
+    if (instruction.op == plan::Op::fuse)
+      fuse_s += spent_s;
+    else
+      compute_s.at(static_cast<std::size_t>(instruction.part)) += spent_s;
+    return result;
+  }
+  void start() {
+    compute_s.assign(compute_s.size(), 0);
+    fuse_s = 0;
+  }
+
+  std::vector<double> compute_s;  // by part
+  double fuse_s = 0;
+
+ private:
+  std::unique_ptr<infer::Engine> engine_;
+};
+
 /// Every part in this process, one request at a time, on the caller's thread.
 class LocalService : public infer::Service {
  public:
   LocalService(std::unique_ptr<infer::Engine> engine, plan::Plan plan, std::vector<bool> absent)
-      : engine_(std::move(engine)), plan_(std::move(plan)), absent_(std::move(absent)) {
-    engine_->prepare();
+      : engine_(std::move(engine), plan.parts.size()),
+        plan_(std::move(plan)),
+        absent_(std::move(absent)) {
+    engine_.prepare();
   }
 
   std::uint64_t submit(infer::Request request,
                        std::function<void(infer::Response)> on_done) override {
     const auto started = infer::Clock::now();
     infer::Response response;
-    response.output = infer::run_locally(*engine_, plan_, request.input, absent_);
+    engine_.start();
+    response.output = infer::run_locally(engine_, plan_, request.input, absent_);
     response.total_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
     for (std::size_t p = 0; p < plan_.parts.size(); ++p) {
       infer::DeviceReport report;
       report.device = plan_.parts[p].device;
       report.present = absent_.empty() || !absent_[p];
+      report.compute_s = engine_.compute_s[p];
       response.devices.push_back(report);
     }
+    response.fuse_s = engine_.fuse_s;
     on_done(std::move(response));
     return ++last_;
   }
   void cancel(std::uint64_t) override {}
 
  private:
-  std::unique_ptr<infer::Engine> engine_;
+  TimedEngine engine_;
   plan::Plan plan_;
   std::vector<bool> absent_;
   std::uint64_t last_ = 0;
@@ -147,11 +182,10 @@ std::string times_table(const infer::Response& response, const plan::Plan& plan)
   Table table(
       {"device", "answered", "queued", "compute", "predicted", "round trip", "sent", "received"});
   for (const auto& device : response.devices) {
-    std::string predicted = "–";
-    for (const auto& row : plan.prediction.devices)
-      if (row.device == device.device) predicted = base::format_seconds(row.compute_s);
+    const double predicted_s = plan.prediction.of(device.device).compute_s;
     table.row({device.device, device.present ? "yes" : "no", base::format_seconds(device.queued_s),
-               base::format_seconds(device.compute_s), predicted,
+               base::format_seconds(device.compute_s),
+               predicted_s > 0 ? base::format_seconds(predicted_s) : "–",
                base::format_seconds(device.round_trip_s),
                base::format_bytes(static_cast<double>(device.sent_bytes)),
                base::format_bytes(static_cast<double>(device.received_bytes))});

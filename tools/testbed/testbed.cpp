@@ -295,12 +295,6 @@ std::string with_spread(const std::vector<double>& values) {
   return base::format_seconds(spread.median) + " (" + base::format_seconds(spread.mad) + ")";
 }
 
-double predicted_compute(const plan::Plan& plan, const std::string& device) {
-  for (const auto& row : plan.prediction.devices)
-    if (row.device == device) return row.compute_s;
-  return 0;
-}
-
 struct MemoryRow {
   std::string process;
   double peak = 0, predicted = 0, limit = 0;
@@ -309,9 +303,8 @@ struct MemoryRow {
 std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
   std::vector<MemoryRow> rows;
   const auto predicted = [&](const std::string& name) {
-    for (const auto& row : system.plan.prediction.devices)
-      if (row.device == name) return row.runtime_bytes + row.model_bytes;
-    return 0.0;
+    const auto row = system.plan.prediction.of(name);
+    return row.runtime_bytes + row.model_bytes;
   };
   const auto limit_of = [&](const std::string& device) {
     return system.limited ? ground.fleet.devices[ground.index_of(device)].memory_bytes : 0;
@@ -344,7 +337,7 @@ nlohmann::json to_json(const System& system, const Ground& ground) {
   }
   for (const auto& [device, values] : system.compute_s)
     json["devices"][device] = {{"compute_median_s", median_of(values)},
-                               {"predicted_compute_s", predicted_compute(system.plan, device)},
+                               {"predicted_compute_s", system.plan.prediction.of(device).compute_s},
                                {"round_trip_median_s", median_of(system.round_trip_s.at(device))}};
   for (const auto& row : memory_of(system, ground))
     json["memory"][row.process] = {
@@ -357,7 +350,7 @@ void print(const System& system, const Ground& ground) {
               system.plan.strategy.c_str(), system.latency_s.size());
   Table times({"where", "median (MAD)", "predicted", "round trip"});
   for (const auto& [device, values] : system.compute_s) {
-    const double predicted = predicted_compute(system.plan, device);
+    const double predicted = system.plan.prediction.of(device).compute_s;
     times.row({"compute " + device, with_spread(values),
                predicted > 0 ? base::format_seconds(predicted) : "–",
                with_spread(system.round_trip_s.at(device))});
