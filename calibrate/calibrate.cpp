@@ -200,8 +200,9 @@ class Calibration {
   at::Tensor boost_loss(std::size_t part, const Stage::Position& at, const at::Tensor& indices);
   at::Tensor fused_loss(const CalibrateRecipe::Joint& joint, const Stage::Position& at,
                         const at::Tensor& indices);
-  at::Tensor fuse_those(const Student& student, const at::Tensor& pixels,
-                        const Presence& present) const;
+  at::Tensor answer_loss(const CalibrateRecipe::Joint& joint, const Student& student,
+                         const Batch& batch, const std::vector<at::Tensor>& features) const;
+  std::vector<at::Tensor> features_of_all(const Student& student, const at::Tensor& pixels) const;
   at::Tensor relation_target_loss(std::size_t part, int layer, const at::Tensor& pixels,
                                   const Relations& seen) const;
   double fused_accuracy();
@@ -369,12 +370,12 @@ at::Tensor Calibration::relation_target_loss(std::size_t part, int layer, const 
                        static_cast<double>(plan_.teacher.head_width));
 }
 
-at::Tensor Calibration::fuse_those(const Student& student, const at::Tensor& pixels,
-                                   const Presence& present) const {
-  std::vector<at::Tensor> features(present.size());
-  for (std::size_t p = 0; p < present.size(); ++p)
-    if (present[p]) features[p] = summary_features(student.fused.parts[p], pixels);
-  return model::fuse(student.fused.fusion, features);
+std::vector<at::Tensor> Calibration::features_of_all(const Student& student,
+                                                     const at::Tensor& pixels) const {
+  std::vector<at::Tensor> features;
+  for (const model::Transformer& part : student.fused.parts)
+    features.push_back(summary_features(part, pixels));
+  return features;
 }
 
 at::Tensor Calibration::boost_loss(std::size_t part, const Stage::Position& at,
@@ -403,13 +404,26 @@ at::Tensor Calibration::fused_loss(const CalibrateRecipe::Joint& joint, const St
                                    const at::Tensor& indices) {
   const Student& student = copy(at.piece);
   const Batch batch = this->batch(at, indices);
-  // The same devices are absent for all pieces of a batch.
+  const auto features = features_of_all(student, batch.pixels);
+  const double dropout = features.size() > 1 ? joint.device_dropout : 0;
+  at::Tensor loss = at::zeros({});
+  if (dropout < 1) loss = (1 - dropout) * answer_loss(joint, student, batch, features);
+  if (dropout == 0) return loss;
   Draw draw({recipe_.seed, static_cast<std::uint64_t>(next_stage_),
-             static_cast<std::uint64_t>(at.epoch), static_cast<std::uint64_t>(at.step)});
-  const bool some_absent = plan_.parts.size() > 1 && draw.uniform() < joint.device_dropout;
-  const Presence present =
-      some_absent ? draw_presence(draw, plan_.parts.size()) : all_present(plan_.parts.size());
-  const at::Tensor fused = fuse_those(student, batch.pixels, present);
+             static_cast<std::uint64_t>(at.epoch), static_cast<std::uint64_t>(at.step),
+             static_cast<std::uint64_t>(at.piece)});
+  const Presence present = draw_presence(draw, features.size());
+  std::vector<at::Tensor> some(features.size());
+  for (std::size_t p = 0; p < features.size(); ++p)
+    if (present[p]) some[p] = features[p];
+  return loss + dropout * answer_loss(joint, student, batch, some);
+}
+
+/// Of the answer from the features that are there.
+at::Tensor Calibration::answer_loss(const CalibrateRecipe::Joint& joint, const Student& student,
+                                    const Batch& batch,
+                                    const std::vector<at::Tensor>& features) const {
+  const at::Tensor fused = model::fuse(student.fused.fusion, features);
   const at::Tensor logits = model::answer(student.fused.fusion, fused);
   return joint.labels * label_loss(logits, batch.labels, joint.schedule.label_smoothing).mean() +
          joint.soft_targets *

@@ -85,8 +85,9 @@ struct CalibrateRecipe {
     /// samples do not get all of it.
     double focus = 1;
   } boost;
-  /// (c) fusion head with all sub-models, with (d) a random non-empty subset of the devices present
-  /// in this share of batches.
+  /// (c) fusion head with all sub-models, with (d) answers of random non-empty subsets of the
+  /// devices as this share of the loss: what all devices computed answers once whole and once with
+  /// some absent.
   struct Joint {
     Schedule schedule;
     double labels = 0.5, soft_targets = 0.5, features = 1;
