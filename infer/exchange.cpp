@@ -30,6 +30,9 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+/// Between requests everybody sleeps: what is measured after a pause has the waking up in it.
+constexpr std::chrono::milliseconds pause_between_requests{10};
+
 /// Whose turn it is, between two threads.
 class Turns {
  public:
@@ -92,7 +95,7 @@ class Socket {
   int fd_;
 };
 
-/// Median seconds one way for messages of this size, measured as half a round trip.
+/// Median seconds one way for messages of this size, measured as half a round trip after a pause.
 double one_way_seconds(const Socket& near, const Socket& far, std::size_t bytes, int round_trips) {
   std::thread echo([&far, bytes, round_trips] {
     std::vector<std::byte> message(bytes);
@@ -101,6 +104,7 @@ double one_way_seconds(const Socket& near, const Socket& far, std::size_t bytes,
   std::vector<double> seconds;
   std::vector<std::byte> message(bytes);
   for (int i = 0; i < round_trips; ++i) {
+    std::this_thread::sleep_for(pause_between_requests);
     const auto start = Clock::now();
     near.send_all(message);
     near.receive_all(message);
@@ -113,7 +117,7 @@ double one_way_seconds(const Socket& near, const Socket& far, std::size_t bytes,
 }  // namespace
 
 double hand_over_seconds() {
-  constexpr int round_trips = 400;
+  constexpr int round_trips = 50;
   Turns turns;
   std::thread other([&turns] {
     for (int i = 0; i < round_trips; ++i) {
@@ -123,6 +127,7 @@ double hand_over_seconds() {
   });
   std::vector<double> seconds;
   for (int i = 0; i < round_trips; ++i) {
+    std::this_thread::sleep_for(pause_between_requests);
     const auto start = Clock::now();
     turns.give(1);
     turns.wait_for(0);
@@ -150,8 +155,8 @@ MessageCost message_cost() {
 
   // A feature and a picture: what travels. Both ends share the one-way time.
   constexpr std::size_t small = 1 << 10, large = 150 << 10;
-  const double small_s = one_way_seconds(near, far, small, 400);
-  const double large_s = one_way_seconds(near, far, large, 100);
+  const double small_s = one_way_seconds(near, far, small, 50);
+  const double large_s = one_way_seconds(near, far, large, 50);
   MessageCost cost;
   cost.seconds_per_byte =
       std::max(0.0, (large_s - small_s) / static_cast<double>(large - small)) / 2;

@@ -180,9 +180,10 @@ class Bench {
 
   /// A whole forward pass as a request finds it: after a pause, with the caches that are near the
   /// core full of other things.
-  double seconds_of_request(const model::Transformer& model, const Tensor& pixels) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  double seconds_of_request(const model::Transformer& model, const Tensor& pixels,
+                            std::chrono::milliseconds pause) {
     disturbance_.add_(1);
+    std::this_thread::sleep_for(pause);
     return timed([&] { model::features(model, model::normalise_pixels(model.config, pixels)); });
   }
 
@@ -333,16 +334,24 @@ class Rounds {
     const auto kernels = plan::kernels_of_model(request_config_, options_.batch, false);
     return std::max(0.0, median(request_s_) - seconds_of(kernels, samples_));
   }
+  /// What it costs more after the longer pause.
+  double wake_seconds() const { return std::max(0.0, median(woken_s_) - median(request_s_)); }
   std::vector<plan::Sample> take_samples() { return std::move(samples_); }
 
  private:
+  static constexpr std::chrono::milliseconds short_pause{2}, long_pause{20};
+
   void run_once(bool counts) {
     const Tensor pixels = at::zeros({options_.batch, request_config_.channels,
                                      request_config_.image_height, request_config_.image_width},
                                     at::kByte);
     const auto model = bench_.pooled_model(request_config_);
-    const double request_s = bench_.seconds_of_request(model, pixels);
-    if (counts) request_s_.push_back(request_s);
+    const double request_s = bench_.seconds_of_request(model, pixels, short_pause),
+                 woken_s = bench_.seconds_of_request(model, pixels, long_pause);
+    if (counts) {
+      request_s_.push_back(request_s);
+      woken_s_.push_back(woken_s);
+    }
     for (std::size_t i = 0; i < samples_.size(); ++i) {
       const double once_s = bench_.seconds(samples_[i].kernel);
       if (counts) seconds_[i].push_back(once_s);
@@ -352,7 +361,7 @@ class Rounds {
   const MeasureOptions& options_;
   std::vector<plan::Sample> samples_;
   std::vector<std::vector<double>> seconds_;
-  std::vector<double> request_s_;
+  std::vector<double> request_s_, woken_s_;
   Bench bench_;
   ModelConfig request_config_;
 };
@@ -398,6 +407,7 @@ plan::Profile measure(const MeasureOptions& options, const base::ProgressCallbac
   Rounds rounds(options, shapes_to_measure(options));
   rounds.run(progress);
   profile.cost.instruction_s = hand_over_seconds() + rounds.start_seconds();
+  profile.cost.wake_s = rounds.wake_seconds();
   profile.samples = rounds.take_samples();
   return profile;
 }

@@ -162,8 +162,9 @@ void add_computing(std::vector<plan::DevicePrediction>& predictions, const plan:
                    const std::vector<std::size_t>& devices) {
   for (std::size_t rank = 0; rank < programs.size(); ++rank)
     for (const plan::Instruction& instruction : programs[rank].instructions)
-      predictions[rank].compute_s += compute_seconds(
-          fleet.devices[devices[rank]], plan::kernels_of(instruction, programs[rank], plan));
+      predictions[rank].compute_s +=
+          compute_seconds(fleet.devices[devices[rank]], instruction.op,
+                          plan::kernels_of(instruction, programs[rank], plan));
 }
 
 void add_messages(std::vector<plan::DevicePrediction>& predictions,

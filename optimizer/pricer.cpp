@@ -144,7 +144,7 @@ void Pricer::set_durations(const std::vector<Share>& shares) {
         for (const Share& share : shares)
           widths.push_back(space_.value(axis::width, share[axis::width]));
         task.seconds = compute_seconds(
-            fleet.devices[aggregator_],
+            fleet.devices[aggregator_], plan::Op::fuse,
             plan::kernels_of_fusion(space_.teacher(), widths, options_.shape.batch));
       }
       continue;

@@ -225,8 +225,8 @@ void Space::set_costs() {
     seconds_.push_back(cost_of(bare_, [&](const ModelConfig& config) {
       return device.seconds(plan::kernels_of_model(config, batch, false));
     }));
-    teacher_s_ =
-        std::min(teacher_s_, compute_seconds(device, plan::kernels_of_model(bare_, batch, true)));
+    teacher_s_ = std::min(teacher_s_, compute_seconds(device, plan::Op::sub_model,
+                                                      plan::kernels_of_model(bare_, batch, true)));
   }
   parameters_ = cost_of(
       bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });
@@ -293,7 +293,8 @@ double Space::total(const PartCost& cost, const Share& share) const {
 }
 
 double Space::seconds(std::size_t device, const Share& share) const {
-  return fleet_.devices[device].instruction_seconds() + total(seconds_[device], share);
+  return fleet_.devices[device].wake_seconds() + fleet_.devices[device].instruction_seconds() +
+         total(seconds_[device], share);
 }
 
 double Space::model_bytes(const Share& share) const {

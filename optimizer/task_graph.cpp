@@ -163,8 +163,8 @@ class Builder {
       Task task;
       task.rank = program.rank;
       task.instruction = count(i);
-      task.seconds =
-          compute_seconds(device(program.rank), plan::kernels_of(instruction, program, plan_));
+      task.seconds = compute_seconds(device(program.rank), instruction.op,
+                                     plan::kernels_of(instruction, program, plan_));
       if (task.seconds > 0) task.holds[0] = computing(program.rank);
       const std::int32_t vertex = add(task);
       if (instruction.result >= 0) made_by_[at(program.rank)].at(at(instruction.result)) = vertex;
@@ -277,8 +277,11 @@ std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& f
   return devices;
 }
 
-double compute_seconds(const plan::Device& device, const std::vector<plan::Kernel>& kernels) {
-  return kernels.empty() ? 0 : device.instruction_seconds() + device.seconds(kernels);
+double compute_seconds(const plan::Device& device, Op op,
+                       const std::vector<plan::Kernel>& kernels) {
+  if (kernels.empty()) return 0;
+  const double wake_s = op == Op::sub_model ? device.wake_seconds() : 0;
+  return wake_s + device.instruction_seconds() + device.seconds(kernels);
 }
 
 double message_seconds(const plan::Device& device, double bytes) {

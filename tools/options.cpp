@@ -164,6 +164,8 @@ const std::vector<Option>& options() {
        "refuse plans that keep less importance (an estimate)", 0, 1},
       {"accuracy-weight", Kind::number, "WEIGHT", "1",
        "price of lost importance, in teacher latencies", 0, 1000},
+      {"shares-of", Kind::text, "PLAN", "",
+       "search nothing: the relative widths, heads and depth of this plan"},
       {"width-step", Kind::integer, "N", "8", "widths are multiples of this", 1, 4096},
       {"partition", Kind::flag, "", "", "parts may not share channels or heads"},
       {"batch", Kind::integer, "N", "1", "images in a request", 1, 65536},

@@ -25,6 +25,7 @@ struct Device {
   double speed = 1;
   /// What an instruction costs beside its kernels: computing too, so a slow device is slow in it.
   double instruction_seconds() const { return profile.cost.instruction_s / speed; }
+  double wake_seconds() const { return profile.cost.wake_s / speed; }
   /// Seconds of `cost` on this device: profile.cost / speed.
   double seconds(const std::vector<Kernel>& kernels) const;
 };

@@ -35,12 +35,13 @@ KernelCost read_kernel_cost(const base::Reader& reader) {
 
 CostModel read_cost(const base::Reader& reader) {
   reader.allow({"matmul", "attention", "norm", "activation", "elementwise", "instruction_s",
-                "message_s", "message_s_per_byte"});
+                "wake_s", "message_s", "message_s_per_byte"});
   CostModel cost;
   for (int i = 0; i < num_kernel_kinds; ++i)
     cost.kernels[static_cast<std::size_t>(i)] =
         read_kernel_cost(reader.at(std::string(name_of(kind_at(i)))));
   cost.instruction_s = reader.at("instruction_s").number(0, any_number);
+  cost.wake_s = reader.number("wake_s", 0, any_number, 0);
   cost.message_s = reader.at("message_s").number(0, any_number);
   cost.message_s_per_byte = reader.at("message_s_per_byte").number(0, any_number);
   return cost;
@@ -83,6 +84,7 @@ nlohmann::json cost_to_json(const CostModel& cost) {
                                               {"bytes_per_s", kernel.bytes_per_s}};
   }
   json["instruction_s"] = cost.instruction_s;
+  json["wake_s"] = cost.wake_s;
   json["message_s"] = cost.message_s;
   json["message_s_per_byte"] = cost.message_s_per_byte;
   return json;

@@ -27,6 +27,9 @@ struct CostModel {
   /// Fixed cost of one computing instruction beside its kernels: dispatch, wake-up, and the first
   /// touch of code and data that others drove out of the caches since the last request.
   double instruction_s = 0;
+  /// More of that where the device had been idle for longer (some 20 ms), so that its core has to
+  /// wake: the first computing of a request on an agent.
+  double wake_s = 0;
   /// Fixed cost of a message on this device (system calls, wake-ups), at each end.
   double message_s = 0;
   /// Seconds a byte to hand it to the network or take it (copy in the kernel).

@@ -110,6 +110,8 @@ TEST(Measure, KnowsMachineMemoryAndMessages) {
   EXPECT_LE(profile.runtime_bytes, peak_memory_bytes());
   EXPECT_GT(profile.cost.instruction_s, 0);
   EXPECT_LT(profile.cost.instruction_s, 0.02);
+  EXPECT_GE(profile.cost.wake_s, 0);
+  EXPECT_LT(profile.cost.wake_s, 0.02);
   EXPECT_GT(profile.cost.message_s, 0);
   EXPECT_LT(profile.cost.message_s, 0.02);
 }

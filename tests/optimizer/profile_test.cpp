@@ -19,6 +19,7 @@ Profile some_profile() {
   double rate = 1e9;
   for (KernelCost& cost : profile.cost.kernels) cost = {1e-6, rate += 1e9, 2 * rate};
   profile.cost.instruction_s = 2e-6;
+  profile.cost.wake_s = 3e-6;
   profile.cost.message_s = 1e-4;
   profile.cost.message_s_per_byte = 1e-10;
   profile.median_error = 0.04;

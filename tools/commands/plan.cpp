@@ -10,6 +10,8 @@
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/fleet.hpp"
+#include "optimizer/plan/transfer.hpp"
+#include "optimizer/pricer.hpp"
 #include "optimizer/search.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/show.hpp"
@@ -33,16 +35,37 @@ optimizer::PlanOptions options_of(const Args& args) {
   return options;
 }
 
-int plan(const Args& args) {
-  const std::string folder = args.at(0);
-  const auto teacher = model::read_config(folder);
-  const auto fleet = plan::read_fleet(args.text("fleet"));
+/// Nothing is searched: the shares of another model's plan, and what they bring here.
+optimizer::PlanSummary take_shares(const Args& args, const model::ModelConfig& teacher,
+                                   const plan::Fleet& fleet) {
+  optimizer::PlanSummary summary;
+  summary.plan = plan::transferred(plan::read_plan(args.text("shares-of")), teacher,
+                                   args.integer("width-step"));
+  optimizer::predict(summary.plan, fleet);
+  const auto short_of = optimizer::shortfalls(summary.plan, fleet, options_of(args));
+  summary.termination =
+      short_of.empty() ? optimizer::Termination::found : optimizer::Termination::infeasible;
+  if (!short_of.empty()) summary.message = short_of.front().text;
+  summary.evaluations = 1;
+  return summary;
+}
+
+optimizer::PlanSummary search(const Args& args, const std::string& folder,
+                              const model::ModelConfig& teacher, const plan::Fleet& fleet) {
   // Random weights say nothing about which unit is worth more.
   optimizer::ImportanceProfile importance;
   if (!teacher.random_weights)
     importance = decompose::summarise(decompose::weight_importance(folder));
 
-  const auto summary = optimizer::search(teacher, fleet, options_of(args), importance);
+  return optimizer::search(teacher, fleet, options_of(args), importance);
+}
+
+int plan(const Args& args) {
+  const std::string folder = args.at(0);
+  const auto teacher = model::read_config(folder);
+  const auto fleet = plan::read_fleet(args.text("fleet"));
+  const auto summary = args.has("shares-of") ? take_shares(args, teacher, fleet)
+                                             : search(args, folder, teacher, fleet);
   const bool feasible = summary.termination == optimizer::Termination::found;
   const bool write = feasible && args.has("out") && !args.flag("dry-run");
   if (write) plan::write_plan(summary.plan, args.text("out"));
@@ -76,8 +99,8 @@ Command plan_command() {
           "choose a strategy and each device's share, and predict what it brings",
           {{"MODEL", "model folder"}},
           {"fleet", "out", "objective", "strategy", "latency-limit", "max-part-share",
-           "min-importance", "accuracy-weight", "width-step", "partition", "batch", "seed",
-           "dry-run", "format", "verbose"},
+           "min-importance", "accuracy-weight", "shares-of", "width-step", "partition", "batch",
+           "seed", "dry-run", "format", "verbose"},
           "cleave plan teacher/ --fleet fleet.toml --out plan.json",
           plan};
 }

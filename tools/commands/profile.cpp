@@ -34,6 +34,7 @@ int profile(const Args& args) {
   const auto measured = profile.cost;  // message and instruction costs are measured, not fitted
   profile.cost = fitted.cost;
   profile.cost.instruction_s = measured.instruction_s;
+  profile.cost.wake_s = measured.wake_s;
   profile.cost.message_s = measured.message_s;
   profile.cost.message_s_per_byte = measured.message_s_per_byte;
   profile.median_error = fitted.median_error;

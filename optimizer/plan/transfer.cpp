@@ -1,0 +1,78 @@
+#include "optimizer/plan/transfer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "optimizer/plan/work.hpp"
+
+namespace cleave::plan {
+namespace {
+
+double real(std::int64_t count) { return static_cast<double>(count); }
+
+/// `part` of `whole`, as a share of `size` in steps; at least one step where there is any.
+std::int64_t same_share(std::int64_t part, std::int64_t whole, std::int64_t size,
+                        std::int64_t step) {
+  if (part == 0 || whole == 0 || size == 0) return 0;
+  const double steps = std::round(real(part) / real(whole) * real(size) / real(step));
+  return std::min(size, std::max<std::int64_t>(1, static_cast<std::int64_t>(steps)) * step);
+}
+
+/// Which layer of a model with `from` layers lies where `layer` lies in one with `to`.
+std::int64_t counterpart(std::int64_t layer, std::int64_t to, std::int64_t from) {
+  return layer * from / to;
+}
+
+double flops(const model::ModelConfig& config, std::int64_t batch) {
+  double sum = 0;
+  for (const Kernel& kernel : kernels_of_model(config, batch, false)) sum += kernel.flops();
+  return sum;
+}
+
+PlanPart transferred(const PlanPart& part, const model::ModelConfig& from,
+                     const model::ModelConfig& teacher, std::int64_t step, std::int64_t batch) {
+  PlanPart result;
+  result.device = part.device;
+  result.config = teacher;
+  result.config.width = same_share(part.config.width, from.width, teacher.width, step);
+  result.config.layers.clear();
+  for (std::int64_t layer = 0; layer < teacher.num_layers(); ++layer) {
+    const std::int64_t old = counterpart(layer, teacher.num_layers(), from.num_layers());
+    const auto kept = std::find(part.layers.begin(), part.layers.end(), old);
+    if (kept == part.layers.end()) continue;
+    const auto& mine = part.config.layers[static_cast<std::size_t>(kept - part.layers.begin())];
+    const auto& whole = from.layers[static_cast<std::size_t>(old)];
+    const auto& now = teacher.layers[static_cast<std::size_t>(layer)];
+    result.layers.push_back(layer);
+    result.config.layers.push_back(
+        {same_share(mine.heads, whole.heads, now.heads, 1),
+         same_share(mine.mlp_width, whole.mlp_width, now.mlp_width, step)});
+  }
+  result.parameter_share =
+      real(model::count_parameters(result.config)) / real(model::count_parameters(teacher));
+  result.compute_share = flops(result.config, batch) / flops(teacher, batch);
+  return result;
+}
+
+}  // namespace
+
+Plan transferred(const Plan& plan, const model::ModelConfig& teacher, std::int64_t width_step) {
+  if (plan.strategy != "decomposed")
+    throw std::invalid_argument("[transfer] plan '" + plan.name + "': saw strategy " +
+                                plan.strategy + ", needs decomposed");
+  Plan result;
+  result.name = plan.name;
+  result.strategy = plan.strategy;
+  result.teacher = teacher;
+  result.shape = plan.shape;
+  result.aggregator = plan.aggregator;
+  result.seed = plan.seed;
+  result.prediction.kept_importance = plan.prediction.kept_importance;
+  for (const PlanPart& part : plan.parts)
+    result.parts.push_back(transferred(part, plan.teacher, teacher, width_step, plan.shape.batch));
+  check(result);
+  return result;
+}
+
+}  // namespace cleave::plan
