@@ -117,13 +117,13 @@ json describe(const CalibrateRecipe& recipe) {
           {"rest", {static_cast<int>(recipe.compute), recipe.views, recipe.seed}}};
 }
 
-/// A random subset of the parts, neither none nor all.
+/// A random subset of the parts, neither none nor all; one missing is likelier than two.
 Presence draw_presence(Draw& draw, std::size_t parts) {
   Presence present(parts, false);
   const auto full = static_cast<std::ptrdiff_t>(parts);
   std::ptrdiff_t count = 0;
   while (count == 0 || count == full) {
-    for (std::size_t p = 0; p < parts; ++p) present[p] = draw.below(2) == 1;
+    for (std::size_t p = 0; p < parts; ++p) present[p] = draw.below(3) != 0;
     count = std::count(present.begin(), present.end(), true);
   }
   return present;

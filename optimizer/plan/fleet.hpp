@@ -14,7 +14,8 @@ struct Device {
   std::string name;
   /// "host:port" where its agent listens.
   std::string address;
-  /// What it gives to the whole process. Bytes.
+  /// What a process on it may take, runtime and model: the agent, and the aggregator where it runs.
+  /// Bytes.
   double memory_bytes = 0;
   double disk_bytes = 0;  // 0: not limited
   double watts_idle = 0, watts_busy = 0;
