@@ -5,12 +5,15 @@
 #include <cerrno>
 #include <ctime>
 #include <exception>
+#include <fcntl.h>
 #include <stdexcept>
+#include <sys/file.h>
+#include <system_error>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 
 #include "base/element.hpp"
-
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
@@ -37,10 +40,48 @@ void pause_until(Clock::time_point end) {
   }
 }
 
+/// A file that one process at a time holds; the kernel takes it back from one that dies.
+class TurnsFile {
+ public:
+  /// Empty: everybody's turn always.
+  explicit TurnsFile(const std::string& path) {
+    if (path.empty()) return;
+    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "[paced] " + path);
+  }
+  ~TurnsFile() {
+    if (fd_ >= 0) close(fd_);
+  }
+  TurnsFile(const TurnsFile&) = delete;
+  TurnsFile& operator=(const TurnsFile&) = delete;
+
+  void take() const {
+    while (fd_ >= 0 && flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+    }
+  }
+  void give() const {
+    if (fd_ >= 0) flock(fd_, LOCK_UN);
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+class Turn {
+ public:
+  explicit Turn(const TurnsFile& file) : file_(file) { file_.take(); }
+  ~Turn() { file_.give(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  const TurnsFile& file_;
+};
+
 class PacedEngine : public Engine {
  public:
-  PacedEngine(std::unique_ptr<Engine> engine, double factor)
-      : engine_(std::move(engine)), factor_(factor) {}
+  PacedEngine(std::unique_ptr<Engine> engine, double factor, const std::string& turns)
+      : engine_(std::move(engine)), factor_(factor), turns_(turns) {}
 
   void prepare() override {
 #ifdef __linux__
@@ -52,9 +93,14 @@ class PacedEngine : public Engine {
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands) override {
     const auto start = Clock::now();
-    const auto cpu_start = thread_cpu_time();
-    net::Value result = engine_->run(instruction, program, operands);
-    const std::chrono::duration<double, std::nano> used = thread_cpu_time() - cpu_start;
+    net::Value result;
+    std::chrono::duration<double, std::nano> used{};
+    {
+      const Turn turn(turns_);
+      const auto cpu_start = thread_cpu_time();
+      result = engine_->run(instruction, program, operands);
+      used = thread_cpu_time() - cpu_start;
+    }
     pause_until(start + std::chrono::duration_cast<Clock::duration>(used * factor_));
     return result;
   }
@@ -62,6 +108,7 @@ class PacedEngine : public Engine {
  private:
   std::unique_ptr<Engine> engine_;
   double factor_;
+  TurnsFile turns_;
 };
 
 class DelayedEngine : public Engine {
@@ -107,11 +154,12 @@ std::string from_rank(std::int32_t peer) { return " from rank " + std::to_string
 
 }  // namespace
 
-std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor) {
+std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,
+                              const std::string& turns) {
   if (!(factor >= 1))
     throw std::invalid_argument("[paced] factor: saw " + std::to_string(factor) +
                                 ", needs at least 1");
-  return std::make_unique<PacedEngine>(std::move(engine), factor);
+  return std::make_unique<PacedEngine>(std::move(engine), factor, turns);
 }
 
 std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine,

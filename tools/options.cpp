@@ -196,6 +196,8 @@ const std::vector<Option>& options() {
       {"measured", Kind::flag, "", "", "only what was measured: accuracy, memory, latency, bytes"},
       {"pace", Kind::number, "SHARE", "1", "be as slow as this share of a core (testbed)", 0.001,
        1},
+      {"pace-turns", Kind::text, "FILE", "",
+       "paced processes with the same file compute one at a time (testbed)"},
       {"via", Kind::text, "HOST:PORT", "", "ask a running `cleave serve`"},
       {"local", Kind::flag, "", "", "run every part in this process"},
       {"require-all", Kind::flag, "", "", "an answer without every device is a failure (exit 3)"},

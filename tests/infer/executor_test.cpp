@@ -2,8 +2,11 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -479,6 +482,43 @@ TEST(Paced, DoesNotCountTimeAsleep) {
   for (int i = 0; i < 5; ++i) best = std::min(best, seconds_of_run(*engine));
   EXPECT_LT(best, 0.1);
   EXPECT_GE(best, 0.005);
+}
+
+TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
+  const auto file =
+      std::filesystem::temp_directory_path() / ("cleave-turns-" + std::to_string(::getpid()));
+  class WatchingEngine : public Engine {
+   public:
+    explicit WatchingEngine(std::atomic<int>& inside, std::atomic<int>& most)
+        : inside_(inside), most_(most) {}
+    net::Value run(const plan::Instruction&, const plan::Program&,
+                   const std::vector<const net::Value*>&) override {
+      const int now = ++inside_;
+      for (int seen = most_; now > seen && !most_.compare_exchange_weak(seen, now);) {
+      }
+      std::this_thread::sleep_for(2ms);
+      --inside_;
+      return {};
+    }
+
+   private:
+    std::atomic<int>&inside_, &most_;
+  };
+  const auto most_at_once = [](const std::string& turns) {
+    std::atomic<int> inside{0}, most{0};
+    std::vector<std::thread> devices;
+    for (int i = 0; i < 4; ++i)
+      devices.emplace_back([&] {
+        const auto engine = paced(std::make_unique<WatchingEngine>(inside, most), 1, turns);
+        for (int k = 0; k < 10; ++k) engine->run({}, {}, {});
+      });
+    for (auto& device : devices) device.join();
+    return most.load();
+  };
+  EXPECT_EQ(most_at_once(file.string()), 1);
+  EXPECT_GT(most_at_once({}), 1);
+  std::filesystem::remove(file);
+  EXPECT_THROW(paced(std::make_unique<AddingEngine>(), 1, "/nowhere/turns"), std::system_error);
 }
 
 TEST(Paced, RefusesToMakeADeviceFaster) {

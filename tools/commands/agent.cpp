@@ -35,7 +35,7 @@ int agent(const Args& args) {
   engine_options.threads = threads;
   auto engine = infer::part_engine(bundle, plan, options.device, engine_options);
   const double share = args.number("pace");
-  if (share < 1) engine = infer::paced(std::move(engine), 1 / share);
+  if (share < 1) engine = infer::paced(std::move(engine), 1 / share, args.text("pace-turns"));
   infer::Agent agent(bundle, plan, std::move(engine), options);
   std::thread watcher([&agent] {
     wait_for_signal();
@@ -53,7 +53,7 @@ Command agent_command() {
           "serve one part of a bundle on this device",
           {{"BUNDLE", "bundle folder (manifest, plans and this device's part)"}},
           {"device", "listen", "plan", "insecure", "memory", "max-requests", "threads", "pace",
-           "verbose"},
+           "pace-turns", "verbose"},
           "cleave-agent bundle/ --device pi4 --listen 127.0.0.1:7101",
           agent};
 }

@@ -41,7 +41,8 @@ Command serve_command() {
   return {"serve",
           "the aggregator as a service",
           {{"BUNDLE", "bundle folder"}},
-          {"listen", "fleet", "hosts", "plan", "insecure", "max-queue", "pace", "verbose"},
+          {"listen", "fleet", "hosts", "plan", "insecure", "max-queue", "pace", "pace-turns",
+           "verbose"},
           "cleave serve bundle/ --listen 127.0.0.1:7100",
           serve};
 }

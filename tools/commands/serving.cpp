@@ -123,7 +123,7 @@ std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan:
     options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   auto engine = infer::fusion_engine(bundle, plan);
   if (args.has("pace") && args.number("pace") < 1)
-    engine = infer::paced(std::move(engine), 1 / args.number("pace"));
+    engine = infer::paced(std::move(engine), 1 / args.number("pace"), args.text("pace-turns"));
   return std::make_unique<infer::Aggregator>(bundle, plan, std::move(engine), std::move(options));
 }
 

@@ -72,6 +72,8 @@ struct Ground {
   std::string host_of(std::size_t device) const {
     return network ? EmulatedNetwork::address_of(device) : "127.0.0.1";
   }
+  /// Devices of their own do not slow each other down: here they compute one at a time.
+  std::string turns() const { return (logs / "turns").string(); }
   double share_of(std::size_t device) const { return fleet.devices[device].speed / dilate; }
   std::size_t index_of(const std::string& name) const {
     const auto found = fleet.find(name);
@@ -107,7 +109,9 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
                    "--listen",
                    ground.host_of(index) + ":0",
                    "--pace",
-                   format("%.9g", ground.share_of(index))};
+                   format("%.9g", ground.share_of(index)),
+                   "--pace-turns",
+                   ground.turns()};
   if (ground.network) options.words.emplace_back("--insecure");
   if (system.limited) {
     const double memory = ground.fleet.devices[index].memory_bytes;
@@ -145,7 +149,9 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
                    "--listen",
                    "127.0.0.1:0",
                    "--pace",
-                   format("%.9g", ground.share_of(aggregator))};
+                   format("%.9g", ground.share_of(aggregator)),
+                   "--pace-turns",
+                   ground.turns()};
   options.network_namespace = ground.namespace_of(aggregator);
   options.log = ground.logs / (system.what + "-aggregator.log");
   system.server = std::make_unique<Process>(options);
@@ -216,7 +222,7 @@ std::vector<SpeedCheck> check_speeds(const Ground& ground) {
   for (std::size_t i = 0; i < ground.fleet.devices.size(); ++i) {
     Process::Options options;
     options.words = {(ground.programs / "cleave-testbed").string(), "--speed-check",
-                     format("%.9g", ground.share_of(i))};
+                     format("%.9g", ground.share_of(i)), ground.turns()};
     options.log = ground.logs / ("speed-" + ground.fleet.devices[i].name + ".log");
     running.emplace_back(options);
   }
@@ -243,10 +249,10 @@ class ProductEngine : public infer::Engine {
 };
 
 /// Child of check_speeds: prints the share of a core that paced products get.
-int speed_check(double share) {
+int speed_check(double share, const std::string& turns) {
   infer::set_threads(1);
   ProductEngine plain;
-  const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share);
+  const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share, turns);
   const auto time_of = [](infer::Engine& which, int count) {
     const auto started = infer::Clock::now();
     for (int i = 0; i < count; ++i) which.run({}, {}, {});
@@ -469,7 +475,7 @@ Command testbed_command() {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
-  if (words.size() == 2 && words[0] == "--speed-check")
-    return cleave::tools::speed_check(std::strtod(words[1].c_str(), nullptr));
+  if (words.size() == 3 && words[0] == "--speed-check")
+    return cleave::tools::speed_check(std::strtod(words[1].c_str(), nullptr), words[2]);
   return cleave::tools::run_command("cleave-testbed", cleave::tools::testbed_command(), words);
 }
