@@ -150,7 +150,16 @@ TEST_F(BadInput, AnAgentWithoutItsPartSaysWhatToCopy) {
 }
 
 TEST_F(BadInput, AnUnknownDeviceListsTheKnown) {
-  expect_refusal({"agent", *shared_ / "bundle", "--device", "attic"}, 1, {"attic", "hub"});
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "attic"}, 2, {"attic", "hub"});
+}
+
+TEST_F(BadInput, AFlagsWrongValueIsWrongUsage) {
+  expect_refusal({"init", "--config", "nope", "--out", own_ / "model"}, 2, {"--config", "nope"});
+  expect_refusal({"profile", "--like", "nope"}, 2, {"--like", "nope"});
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "127.0.0.1:99999"},
+                 2, {"--listen", "99999", "host:port"});
+  expect_refusal({"infer", "--via", "nohost", own_ / "a.png"}, 2, {"--via", "nohost"});
+  expect_refusal({"status", "nohost"}, 2, {"nohost", "host:port"});
 }
 
 TEST_F(BadInput, ListeningBeyondLoopbackNeedsInsecure) {
