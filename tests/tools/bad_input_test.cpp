@@ -162,6 +162,28 @@ TEST_F(BadInput, AFlagsWrongValueIsWrongUsage) {
   expect_refusal({"status", "nohost"}, 2, {"nohost", "host:port"});
 }
 
+TEST_F(BadInput, FlagsThatContradictEachOtherAreWrongUsage) {
+  write_text(own_ / "a.png", "");
+  const std::string bundle = *shared_ / "bundle";
+  expect_refusal({"infer", bundle, own_ / "a.png", "--without", "cam"}, 2,
+                 {"--without", "--local"});
+  expect_refusal({"infer", own_ / "a.png", "--via", "127.0.0.1:1", "--local"}, 2,
+                 {"--via", "--local"});
+  expect_refusal({"infer", own_ / "a.png", "--via", "127.0.0.1:1", "--without", "cam"}, 2,
+                 {"--without"});
+  expect_refusal({"bench", bundle, "--without", "cam"}, 2, {"--without", "--local"});
+}
+
+TEST_F(BadInput, InferNeedsABundleAndAnImage) {
+  fs::create_directory(own_ / "empty");
+  const std::string bundle = *shared_ / "bundle";
+  expect_refusal({"infer"}, 2, {"BUNDLE", "IMAGE", "--via"});
+  expect_refusal({"infer", "--via", "127.0.0.1:1"}, 2, {"IMAGE"});
+  // Nobody is dialled before: that would fail with 1.
+  expect_refusal({"infer", bundle, "--join-timeout", "0"}, 2, {"IMAGE"});
+  expect_refusal({"infer", bundle, own_ / "empty", "--join-timeout", "0"}, 2, {"no image"});
+}
+
 TEST_F(BadInput, ListeningBeyondLoopbackNeedsInsecure) {
   expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "0.0.0.0:0"}, 1,
                  {"0.0.0.0", "--insecure"});

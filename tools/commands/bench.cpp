@@ -171,6 +171,7 @@ void print_json(const Measured& measured, const Target& target, std::int64_t bat
 int bench(const Args& args) {
   infer::set_threads(1);
   const auto batch = args.integer("batch"), concurrency = args.integer("concurrency");
+  check_way(args);
   const Target target = find_target(args);
   infer::Request request;
   request.input =
