@@ -184,6 +184,13 @@ TEST_F(BadInput, InferNeedsABundleAndAnImage) {
   expect_refusal({"infer", bundle, own_ / "empty", "--join-timeout", "0"}, 2, {"no image"});
 }
 
+TEST_F(BadInput, AFleetThatIsNotThereIsSaidBeforeTheCut) {
+  expect_refusal({"decompose", *shared_ / "model", "--plan", *shared_ / "plan.json", "--fleet",
+                  own_ / "nowhere.toml", "--out", own_ / "bundle"},
+                 1, {"nowhere.toml"});
+  EXPECT_FALSE(fs::exists(own_ / "bundle"));
+}
+
 TEST_F(BadInput, ListeningBeyondLoopbackNeedsInsecure) {
   expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "0.0.0.0:0"}, 1,
                  {"0.0.0.0", "--insecure"});
