@@ -4,10 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <ATen/Version.h>
-
 #include "base/reader.hpp"
-#include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
@@ -33,21 +30,12 @@ std::string overview() {
          "\nEvery option is also an environment variable: --max-queue is CLEAVE_MAX_QUEUE.\n";
 }
 
-int version() {
-  infer::set_threads(1);
-  const auto blas = infer::blas_info();
-  std::printf("cleave %s\nBLAS: %s\n", CLEAVE_VERSION, blas.name.c_str());
-  if (!blas.warning.empty()) std::printf("warning: %s\n", blas.warning.c_str());
-  std::printf("%s\n", at::show_config().c_str());
-  return flush_output("cleave", exit_done);
-}
-
 int main(const std::vector<std::string>& words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
     std::fputs(overview().c_str(), words.empty() ? stderr : stdout);
     return words.empty() ? exit_usage : flush_output("cleave", exit_done);
   }
-  if (words[0] == "--version") return version();
+  if (words[0] == "--version") return print_version("cleave");
   std::vector<std::string> names;
   for (const auto& command : commands()) {
     if (command.name == words[0])

@@ -12,6 +12,7 @@
 
 #include "base/reader.hpp"
 #include "base/units.hpp"
+#include "optimizer/plan/names.hpp"
 
 namespace cleave::tools {
 namespace {
@@ -57,6 +58,7 @@ void check_value(const Option& option, const std::string& text, const std::strin
       return;
     throw UsageError("[" + where + "] saw '" + text + "', needs one of " + option.range());
   }
+  if (option.kind == Kind::address) return check_address(text, where, static_cast<int>(option.low));
   double value = 0;
   try {
     value = to_number(option, text);
@@ -102,7 +104,7 @@ std::string Option::range() const {
     for (const auto& choice : choices) result += (result.empty() ? "" : "|") + std::string(choice);
     return result;
   }
-  if (kind == Kind::flag || kind == Kind::text) return {};
+  if (kind == Kind::flag || kind == Kind::text || kind == Kind::address) return {};
   const auto show = [this](double bound) {
     if (kind == Kind::seconds) return bound == 0 ? std::string("0") : base::format_seconds(bound);
     if (kind == Kind::bytes) return bound == 0 ? std::string("0") : base::format_bytes(bound);
@@ -118,7 +120,8 @@ const std::vector<Option>& options() {
       {"format", Kind::choice, "FORMAT", "text", "how to print", 0, 0, {"text", "json"}},
       {"csv", Kind::text, "FILE", "", "also write the table as CSV"},
       {"dry-run", Kind::flag, "", "", "say what would be written, write nothing"},
-      {"seed", Kind::integer, "N", "1", "seed of everything random", 0, 9007199254740991.0},
+      {"seed", Kind::integer, "N", "1", "seed of everything random; a recipe has its own", 0,
+       9007199254740991.0},
       {"verbose", Kind::flag, "", "", "more words, and the full text of errors"},
       {"threads", Kind::integer, "N", "0", "compute threads; 0: this command's default", 0, 1024},
       {"fleet", Kind::text, "FILE", "", "fleet.toml: devices, what they give, links"},
@@ -168,7 +171,7 @@ const std::vector<Option>& options() {
        "search nothing: the relative widths, heads and depth of this plan"},
       {"width-step", Kind::integer, "N", "8", "widths are multiples of this", 1, 4096},
       {"partition", Kind::flag, "", "", "parts may not share channels or heads"},
-      {"batch", Kind::integer, "N", "1", "images in a request", 1, 65536},
+      {"batch", Kind::integer, "N", "1", "images in a request; a plan has its own", 1, 65536},
       {"importance",
        Kind::choice,
        "HOW",
@@ -180,7 +183,8 @@ const std::vector<Option>& options() {
       {"trace", Kind::text, "FILE", "", "write a Perfetto/Chrome trace"},
       {"columns", Kind::integer, "N", "100", "width of drawings", 40, 400},
       {"device", Kind::text, "NAME", "", "which device this is"},
-      {"listen", Kind::text, "HOST:PORT", "127.0.0.1:0", "where to listen; port 0: any free one"},
+      {"listen", Kind::address, "HOST:PORT", "127.0.0.1:0", "where to listen; port 0: any free one",
+       0, 65535},
       {"insecure", Kind::flag, "", "", "allow listening beyond loopback without TLS"},
       {"memory", Kind::bytes, "SIZE", "0", "what this process may take; 0: no limit", 0, no_limit},
       {"max-requests", Kind::integer, "N", "4", "requests admitted at once", 1, 1024},
@@ -198,7 +202,7 @@ const std::vector<Option>& options() {
        1},
       {"pace-turns", Kind::text, "FILE", "",
        "paced processes with the same file compute one at a time (testbed)"},
-      {"via", Kind::text, "HOST:PORT", "", "ask a running `cleave serve`"},
+      {"via", Kind::address, "HOST:PORT", "", "ask a running `cleave serve`", 1, 65535},
       {"local", Kind::flag, "", "", "run every part in this process"},
       {"require-all", Kind::flag, "", "", "an answer without every device is a failure (exit 3)"},
       {"without", Kind::text, "DEVICES", "",
@@ -230,7 +234,7 @@ Args Args::parse(const Command& command, const std::vector<std::string>& words) 
   for (const auto& name : command.options) {
     const std::string text(name);
     if (find_option(name).kind == Option::Kind::flag)
-      add(text, "");
+      add(text, "", cxxopts::value<std::string>()->implicit_value("1"));
     else
       add(text, "", cxxopts::value<std::string>());
   }
@@ -261,10 +265,12 @@ Args Args::parse(const Command& command, const std::vector<std::string>& words) 
     const char* environment = std::getenv(option.variable().c_str());
     std::string value(option.fallback), where = "--" + key;
     if (parsed->count(key) > 0) {
-      value = option.kind == Option::Kind::flag ? "1" : (*parsed)[key].as<std::string>();
+      value = (*parsed)[key].as<std::string>();
+      args.given_.insert(key);
     } else if (environment != nullptr && *environment != '\0') {
       value = environment;
       where = option.variable();
+      args.given_.insert(key);
     } else if (value.empty()) {
       continue;
     }
@@ -292,6 +298,8 @@ Args Args::parse(const Command& command, const std::vector<std::string>& words) 
 
 bool Args::has(std::string_view name) const { return values_.find(name) != values_.end(); }
 
+bool Args::given(std::string_view name) const { return given_.find(name) != given_.end(); }
+
 bool Args::flag(std::string_view name) const {
   const auto found = values_.find(name);
   return found != values_.end() && (found->second == "1" || found->second == "true");
@@ -312,6 +320,13 @@ std::int64_t Args::integer(std::string_view name) const {
 }
 double Args::seconds(std::string_view name) const { return number(name); }
 double Args::bytes(std::string_view name) const { return number(name); }
+
+void check_address(const std::string& text, const std::string& where, int lowest_port) {
+  const bool any_port = lowest_port == 0 && text.size() > 2 && text.substr(text.size() - 2) == ":0";
+  if (plan::is_address(any_port ? text.substr(0, text.size() - 1) + "1" : text)) return;
+  throw UsageError("[" + where + "] saw '" + text + "', needs host:port with a port " +
+                   std::to_string(lowest_port) + "..65535");
+}
 
 int threads_of(const Args& args, int fallback) {
   const auto wanted = static_cast<int>(args.integer("threads"));

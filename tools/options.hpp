@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -18,13 +19,13 @@ class UsageError : public std::runtime_error {
 /// One row of the table of options. An option means the same in every command that takes it, and
 /// can be given as --name or as the environment variable CLEAVE_NAME (the flag wins).
 struct Option {
-  enum class Kind { flag, text, choice, integer, number, seconds, bytes };
+  enum class Kind { flag, text, choice, integer, number, seconds, bytes, address };
   std::string_view name;
   Kind kind = Kind::text;
   std::string_view value;     // what the help calls its value: "FILE"
   std::string_view fallback;  // default, as it would be typed; empty: none
   std::string_view help;
-  double low = 0, high = 0;  // for numbers, both included
+  double low = 0, high = 0;  // for numbers and the port of an address, both included
   std::vector<std::string_view> choices = {};
 
   /// CLEAVE_MAX_PART_SHARE for max-part-share.
@@ -65,7 +66,8 @@ class Args {
 
   const std::string& at(std::size_t positional) const { return positionals_.at(positional); }
   const std::vector<std::string>& positionals() const { return positionals_; }
-  bool has(std::string_view name) const;  // given, or has a default
+  bool has(std::string_view name) const;    // given, or has a default
+  bool given(std::string_view name) const;  // as flag or variable
   bool flag(std::string_view name) const;
   std::string text(std::string_view name) const;
   std::int64_t integer(std::string_view name) const;
@@ -77,9 +79,13 @@ class Args {
 
  private:
   std::map<std::string, std::string, std::less<>> values_;
+  std::set<std::string, std::less<>> given_;
   std::vector<std::string> positionals_;
   bool help_ = false;
 };
+
+/// Throws UsageError where `text` is not "host:port" with a port from `lowest_port` on.
+void check_address(const std::string& text, const std::string& where, int lowest_port = 1);
 
 /// --threads, or `fallback` where it is 0.
 int threads_of(const Args& args, int fallback);

@@ -150,7 +150,45 @@ TEST_F(BadInput, AnAgentWithoutItsPartSaysWhatToCopy) {
 }
 
 TEST_F(BadInput, AnUnknownDeviceListsTheKnown) {
-  expect_refusal({"agent", *shared_ / "bundle", "--device", "attic"}, 1, {"attic", "hub"});
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "attic"}, 2, {"attic", "hub"});
+}
+
+TEST_F(BadInput, AFlagsWrongValueIsWrongUsage) {
+  expect_refusal({"init", "--config", "nope", "--out", own_ / "model"}, 2, {"--config", "nope"});
+  expect_refusal({"profile", "--like", "nope"}, 2, {"--like", "nope"});
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "127.0.0.1:99999"},
+                 2, {"--listen", "99999", "host:port"});
+  expect_refusal({"infer", "--via", "nohost", own_ / "a.png"}, 2, {"--via", "nohost"});
+  expect_refusal({"status", "nohost"}, 2, {"nohost", "host:port"});
+}
+
+TEST_F(BadInput, FlagsThatContradictEachOtherAreWrongUsage) {
+  write_text(own_ / "a.png", "");
+  const std::string bundle = *shared_ / "bundle";
+  expect_refusal({"infer", bundle, own_ / "a.png", "--without", "cam"}, 2,
+                 {"--without", "--local"});
+  expect_refusal({"infer", own_ / "a.png", "--via", "127.0.0.1:1", "--local"}, 2,
+                 {"--via", "--local"});
+  expect_refusal({"infer", own_ / "a.png", "--via", "127.0.0.1:1", "--without", "cam"}, 2,
+                 {"--without"});
+  expect_refusal({"bench", bundle, "--without", "cam"}, 2, {"--without", "--local"});
+}
+
+TEST_F(BadInput, InferNeedsABundleAndAnImage) {
+  fs::create_directory(own_ / "empty");
+  const std::string bundle = *shared_ / "bundle";
+  expect_refusal({"infer"}, 2, {"BUNDLE", "IMAGE", "--via"});
+  expect_refusal({"infer", "--via", "127.0.0.1:1"}, 2, {"IMAGE"});
+  // Nobody is dialled before: that would fail with 1.
+  expect_refusal({"infer", bundle, "--join-timeout", "0"}, 2, {"IMAGE"});
+  expect_refusal({"infer", bundle, own_ / "empty", "--join-timeout", "0"}, 2, {"no image"});
+}
+
+TEST_F(BadInput, AFleetThatIsNotThereIsSaidBeforeTheCut) {
+  expect_refusal({"decompose", *shared_ / "model", "--plan", *shared_ / "plan.json", "--fleet",
+                  own_ / "nowhere.toml", "--out", own_ / "bundle"},
+                 1, {"nowhere.toml"});
+  EXPECT_FALSE(fs::exists(own_ / "bundle"));
 }
 
 TEST_F(BadInput, ListeningBeyondLoopbackNeedsInsecure) {

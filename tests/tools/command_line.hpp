@@ -1,15 +1,21 @@
 #pragma once
 
+#include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
+#include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "base/file.hpp"
+#include "model/image.hpp"
 #include "tools/testbed/process.hpp"
 
 namespace cleave::tools {
@@ -61,6 +67,17 @@ inline Ran run_cleave(const Scratch& scratch, std::vector<std::string> words) {
   return ran;
 }
 
+/// Until the process has a handler of its own for SIGINT: `cleave bench` begins to ask.
+inline void wait_until_it_heeds_signals(const Process& process) {
+  for (int i = 0; i < 600; ++i) {
+    std::istringstream status(base::read_text("/proc/" + std::to_string(process.id()) + "/status"));
+    for (std::string word; status >> word;)
+      if (word == "SigCgt:" && status >> word)
+        if ((std::stoull(word, nullptr, 16) >> (SIGINT - 1) & 1) != 0) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
 /// A ViT so small that every step takes a moment: 8x8 grey images, 5 tokens, D 32, 2 layers, 2
 /// heads, 3 classes.
 inline std::string tiny_config() {
@@ -75,6 +92,25 @@ inline void make_tiny_model(const Scratch& scratch, const std::string& folder, i
   const auto ran = run_cleave(scratch, {"init", "--config", scratch / "tiny", "--out", folder,
                                         "--seed", std::to_string(seed)});
   ASSERT_EQ(ran.code, 0) << ran.error;
+}
+
+/// Grey images whose brightness is their class: one directory a class.
+inline void make_images(const std::string& folder, int count, unsigned seed) {
+  std::mt19937 random(seed);
+  const char* names[] = {"low", "middle", "high"};
+  for (int i = 0; i < count; ++i) {
+    model::Image image;
+    image.height = image.width = 8;
+    image.channels = 1;
+    const int level = 40 + 85 * (i % 3);
+    for (int p = 0; p < 64; ++p)
+      image.pixels.push_back(
+          static_cast<std::uint8_t>(level + static_cast<int>(random() % 60) - 30));
+    const std::filesystem::path path =
+        std::filesystem::path(folder) / names[i % 3] / (std::to_string(i) + ".png");
+    std::filesystem::create_directories(path.parent_path());
+    model::write_png(image, path);
+  }
 }
 
 /// Three devices on loopback with hand-written figures.

@@ -5,38 +5,16 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <random>
 #include <signal.h>
 #include <thread>
 
 #include <nlohmann/json.hpp>
 
-#include "model/image.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tests/tools/command_line.hpp"
 
 namespace cleave::tools {
 namespace {
-
-namespace fs = std::filesystem;
-
-/// Grey images whose brightness is their class: one directory a class.
-void make_images(const std::string& folder, int count, unsigned seed) {
-  std::mt19937 random(seed);
-  const char* names[] = {"low", "middle", "high"};
-  for (int i = 0; i < count; ++i) {
-    model::Image image;
-    image.height = image.width = 8;
-    image.channels = 1;
-    const int level = 40 + 85 * (i % 3);
-    for (int p = 0; p < 64; ++p)
-      image.pixels.push_back(
-          static_cast<std::uint8_t>(level + static_cast<int>(random() % 60) - 30));
-    const fs::path path = fs::path(folder) / names[i % 3] / (std::to_string(i) + ".png");
-    fs::create_directories(path.parent_path());
-    model::write_png(image, path);
-  }
-}
 
 class MainJob : public testing::Test {
  protected:
@@ -185,7 +163,8 @@ TEST_F(MainJob, EveryRequestIsAnsweredWhenAnAgentIsKilledUnderLoad) {
                    "--concurrency", "8"};
   options.log = own_ / "bench.log";
   Process bench(options);
-  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  wait_until_it_heeds_signals(bench);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
   kill(agents.at("cam")->id(), SIGKILL);
   const auto json = nlohmann::json::parse(bench.read_all());
   EXPECT_EQ(bench.wait(), 0);
@@ -238,17 +217,6 @@ TEST_F(MainJob, EveryPrintingCommandSpeaksJson) {
     const auto ran = run(with_format);
     EXPECT_TRUE(nlohmann::json::accept(ran.out)) << words[0] << ": " << ran.out;
   }
-}
-
-TEST_F(MainJob, DryRunsWriteNothing) {
-  const Scratch& s = *shared_;
-  run({"plan", s / "model", "--fleet", s / "fleet.toml", "--max-part-share", "0.8", "--out",
-       own_ / "plan.json", "--dry-run"});
-  run({"decompose", s / "model", "--plan", s / "plan.json", "--out", own_ / "bundle", "--dry-run"});
-  run({"init", "--config", "vit-base", "--out", own_ / "vit", "--dry-run"});
-  EXPECT_FALSE(fs::exists(own_ / "plan.json"));
-  EXPECT_FALSE(fs::exists(own_ / "bundle"));
-  EXPECT_FALSE(fs::exists(own_ / "vit"));
 }
 
 TEST_F(MainJob, DecomposingTwiceReplacesTheBundle) {

@@ -64,6 +64,35 @@ TEST(Options, FlagsComeFromTheEnvironmentToo) {
   EXPECT_TRUE(Args::parse(command, {"model"}).flag("dry-run"));
 }
 
+TEST(Options, AFlagCanBeSwitchedOff) {
+  EXPECT_FALSE(Args::parse(command, {"model", "--dry-run=false"}).flag("dry-run"));
+  EXPECT_TRUE(Args::parse(command, {"model", "--dry-run=true"}).flag("dry-run"));
+  EXPECT_TRUE(Args::parse(command, {"--dry-run", "model"}).flag("dry-run"));
+  EXPECT_EQ(usage_error({"model", "--dry-run=maybe"}), "[--dry-run] saw 'maybe', needs 1 or 0");
+  const Environment dry("CLEAVE_DRY_RUN", "1");
+  EXPECT_FALSE(Args::parse(command, {"model", "--dry-run=0"}).flag("dry-run"));
+}
+
+TEST(Options, ADefaultIsNotGiven) {
+  EXPECT_TRUE(Args::parse(command, {"model"}).has("batch"));
+  EXPECT_FALSE(Args::parse(command, {"model"}).given("batch"));
+  EXPECT_TRUE(Args::parse(command, {"model", "--batch", "1"}).given("batch"));
+  const Environment batch("CLEAVE_BATCH", "1");
+  EXPECT_TRUE(Args::parse(command, {"model"}).given("batch"));
+}
+
+TEST(Options, AddressesAreCheckedWhereTheyAreGiven) {
+  const auto listen = [](const std::string& address) {
+    return usage_error({"bundle", "--listen", address}, serve_command());
+  };
+  EXPECT_EQ(listen("127.0.0.1:0"), "accepted");
+  EXPECT_EQ(listen("[::1]:7100"), "accepted");
+  EXPECT_EQ(listen("127.0.0.1:99999"),
+            "[--listen] saw '127.0.0.1:99999', needs host:port with a port 0..65535");
+  EXPECT_EQ(usage_error({"a.png", "--via", "hub:0"}, infer_command()),
+            "[--via] saw 'hub:0', needs host:port with a port 1..65535");
+}
+
 TEST(Options, TimesTakeUnits) {
   EXPECT_DOUBLE_EQ(Args::parse(command, {"model", "--deadline", "20 ms"}).seconds("deadline"),
                    0.02);

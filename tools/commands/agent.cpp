@@ -10,6 +10,16 @@
 namespace cleave::tools {
 namespace {
 
+/// Throws UsageError where the plan has no part for the device.
+void check_device(const plan::Plan& plan, const std::string& device) {
+  std::string known;
+  for (const auto& part : plan.parts) {
+    if (part.device == device) return;
+    known += (known.empty() ? "" : ", ") + part.device;
+  }
+  throw UsageError("[--device] saw '" + device + "', plan " + plan.name + " needs one of " + known);
+}
+
 int agent(const Args& args) {
   const int threads = threads_of(args, 1);
   infer::set_threads(threads);
@@ -17,6 +27,7 @@ int agent(const Args& args) {
   const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
   infer::AgentOptions options;
   options.device = args.text("device");
+  check_device(plan, options.device);
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
   options.max_requests = static_cast<int>(args.integer("max-requests"));

@@ -171,7 +171,9 @@ void print_json(const Measured& measured, const Target& target, std::int64_t bat
 int bench(const Args& args) {
   infer::set_threads(1);
   const auto batch = args.integer("batch"), concurrency = args.integer("concurrency");
+  check_way(args);
   const Target target = find_target(args);
+  catch_signals();
   infer::Request request;
   request.input =
       noise_images(target.config, batch, static_cast<std::uint64_t>(args.integer("seed")));
@@ -199,7 +201,10 @@ int bench(const Args& args) {
     print_json(measured, target, batch, concurrency, images_per_s);
   else
     print_text(measured, table, batch, concurrency, images_per_s);
-  return measured.failed == 0 ? exit_done : exit_failed;
+  if (stop_wanted())
+    std::fprintf(stderr, "stopped after %zu requests\n",
+                 measured.latency_s.size() + measured.failed);
+  return measured.failed == 0 && !stop_wanted() ? exit_done : exit_failed;
 }
 
 }  // namespace

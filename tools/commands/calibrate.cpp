@@ -20,15 +20,31 @@ std::string ablation(const calibrate::CalibrateSummary& summary) {
   return table.text();
 }
 
+void print_intent(const Args& args, const calibrate::CalibrateRecipe& recipe) {
+  const int alone = recipe.alone.schedule.epochs, boost = recipe.boost.schedule.epochs,
+            joint = recipe.joint.schedule.epochs, head = recipe.head.schedule.epochs;
+  if (args.json())
+    std::printf(
+        "%s\n",
+        nlohmann::json{
+            {"bundle", args.at(0)},
+            {"epochs", {{"alone", alone}, {"boost", boost}, {"joint", joint}, {"head", head}}},
+            {"seed", recipe.seed},
+            {"written", false}}
+            .dump(2)
+            .c_str());
+  else
+    std::printf("would calibrate %s: %d + %d + %d + %d epochs (alone, boosting, joint, head)\n",
+                args.at(0).c_str(), alone, boost, joint, head);
+}
+
 int calibrate(const Args& args) {
   auto recipe = calibrate::read_calibrate_recipe(args.text("recipe"));
   if (args.has("data")) recipe.data.path = args.text("data");
-  if (args.has("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
+  if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
   if (args.flag("dry-run")) {
-    std::printf("would calibrate %s: %d + %d + %d + %d epochs (alone, boosting, joint, head)\n",
-                args.at(0).c_str(), recipe.alone.schedule.epochs, recipe.boost.schedule.epochs,
-                recipe.joint.schedule.epochs, recipe.head.schedule.epochs);
+    print_intent(args, recipe);
     return exit_done;
   }
   calibrate::CalibrateSummary summary;

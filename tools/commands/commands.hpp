@@ -29,6 +29,9 @@ Command train_command();
 /// closed pipe).
 int flush_output(const std::string& program, int code);
 
+/// `--version`: of the program, the BLAS in use and libtorch.
+int print_version(const std::string& program);
+
 /// Runs one command: help, errors in one line, exit code. `program` is what the help calls itself.
 int run_command(const std::string& program, const Command& command,
                 const std::vector<std::string>& words);

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <map>
 
 #include <nlohmann/json.hpp>
 
@@ -34,26 +35,43 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
                                        options);
 }
 
+/// For hosts.toml. An address is optional in a fleet; who has none is left out.
+std::map<std::string, std::string> addresses_of(const std::string& fleet) {
+  std::map<std::string, std::string> hosts;
+  for (const auto& device : plan::read_fleet(fleet).devices)
+    if (!device.address.empty()) hosts[device.name] = device.address;
+  return hosts;
+}
+
+void print_intent(const Args& args, const plan::Plan& plan) {
+  const std::string out = args.text("out");
+  if (args.json())
+    std::printf("%s\n",
+                nlohmann::json{{"bundle", out}, {"plan", plan::to_json(plan)}, {"written", false}}
+                    .dump(2)
+                    .c_str());
+  else
+    std::printf("would write %s:\n\n%s", out.c_str(), describe(plan).c_str());
+}
+
 int decompose(const Args& args) {
   const std::string teacher = args.at(0), out = args.text("out");
   auto plan = plan::read_plan(args.text("plan"));
+  std::map<std::string, std::string> hosts;
+  if (args.has("fleet")) hosts = addresses_of(args.text("fleet"));
   if (args.flag("dry-run")) {
-    std::printf("would write %s:\n\n%s", out.c_str(), describe(plan).c_str());
+    print_intent(args, plan);
     return exit_done;
   }
   infer::set_threads(threads_of(args, all_threads()));
+  const auto importance = importance_of(args, teacher);
+  catch_signals();  // from here on a stop is heard, and leaves nothing behind
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
-    summary =
-        decompose::decompose(teacher, plan, importance_of(args, teacher), out, bar.callback());
+    summary = decompose::decompose(teacher, plan, importance, out, bar.callback());
   }
-  if (args.has("fleet")) {
-    std::map<std::string, std::string> hosts;
-    for (const auto& device : plan::read_fleet(args.text("fleet")).devices)
-      hosts[device.name] = device.address;
-    plan::write_hosts(hosts, std::filesystem::path(out) / "hosts.toml");
-  }
+  if (args.has("fleet")) plan::write_hosts(hosts, std::filesystem::path(out) / "hosts.toml");
   if (args.json()) {
     nlohmann::json files = nlohmann::json::object();
     for (const auto& [path, file] : summary.manifest.files)

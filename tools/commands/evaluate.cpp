@@ -44,7 +44,7 @@ int evaluate(const Args& args) {
     json["rows"].push_back(
         {{"what", row.what}, {"present", row.present}, {"accuracy", row.accuracy}});
   }
-  if (args.has("csv")) base::write_whole(args.text("csv"), table.csv());
+  if (args.has("csv") && !args.flag("dry-run")) base::write_whole(args.text("csv"), table.csv());
   if (args.json())
     std::printf("%s\n", json.dump(2).c_str());
   else

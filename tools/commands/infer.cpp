@@ -64,9 +64,28 @@ struct Counts {
   std::size_t answered = 0, partial = 0, failed = 0;
 };
 
+/// Where the time of an answer went; a prediction that is not known is 0.
+nlohmann::json times_of(const infer::Response& response, const plan::Plan& plan) {
+  nlohmann::json devices = nlohmann::json::array();
+  for (const auto& device : response.devices)
+    devices.push_back({{"device", device.device},
+                       {"present", device.present},
+                       {"queued_s", device.queued_s},
+                       {"compute_s", device.compute_s},
+                       {"predicted_compute_s", plan.prediction.of(device.device).compute_s},
+                       {"round_trip_s", device.round_trip_s},
+                       {"sent_bytes", device.sent_bytes},
+                       {"received_bytes", device.received_bytes}});
+  return {{"queue_s", response.queue_s},
+          {"fuse_s", response.fuse_s},
+          {"overhead_s", response.overhead_s},
+          {"predicted_latency_s", plan.prediction.latency_s},
+          {"devices", devices}};
+}
+
 /// Prints one answer, as a line of text or of JSON.
 void report(const Args& args, const std::string& image, const infer::Response& response,
-            const model::ModelConfig& config, Counts& counts) {
+            const plan::Plan& plan, Counts& counts) {
   const auto missing = missing_of(response);
   if (response.status != infer::Status::answered) {
     ++counts.failed;
@@ -90,7 +109,8 @@ void report(const Args& args, const std::string& image, const infer::Response& r
                    [&](auto a, auto b) { return shares[a] > shares[b]; });
   order.resize(std::min(order.size(), static_cast<std::size_t>(args.integer("top"))));
   const auto label = [&](std::size_t c) {
-    return c < config.labels.size() ? config.labels[c] : "class " + std::to_string(c);
+    const auto& labels = plan.teacher.labels;
+    return c < labels.size() ? labels[c] : "class " + std::to_string(c);
   };
   if (args.json()) {
     nlohmann::json json{{"image", image},
@@ -100,6 +120,7 @@ void report(const Args& args, const std::string& image, const infer::Response& r
     for (auto c : order)
       json["classes"].push_back({{"class", c}, {"label", label(c)}, {"share", shares[c]}});
     if (args.flag("logits")) json["logits"] = logits;
+    if (args.flag("times")) json["times"] = times_of(response, plan);
     std::printf("%s\n", json.dump().c_str());
     return;
   }
@@ -113,14 +134,26 @@ void report(const Args& args, const std::string& image, const infer::Response& r
   }
 }
 
-/// Asks for every image, several in flight, and reports in order.
-int ask_all(const Args& args, infer::Service& service, const model::ModelConfig& config,
-            const plan::Plan* plan) {
-  std::vector<std::filesystem::path> images;
-  for (std::size_t i = args.has("via") ? 0 : 1; i < args.positionals().size(); ++i)
+using Images = std::vector<std::filesystem::path>;
+
+/// What is asked about. Throws UsageError where there is nothing.
+Images images_of(const Args& args) {
+  const bool via = args.has("via");
+  const std::size_t first = via ? 0 : 1;
+  if (args.positionals().size() <= first)
+    throw UsageError(std::string("[infer] needs ") +
+                     (via ? "IMAGE…" : "BUNDLE IMAGE…, or IMAGE… and --via HOST:PORT") +
+                     "; see --help");
+  Images images;
+  for (std::size_t i = first; i < args.positionals().size(); ++i)
     for (auto& path : model::list_images(args.at(i))) images.push_back(std::move(path));
   if (images.empty()) throw UsageError("[infer] no image to look at");
+  return images;
+}
 
+/// Asks for every image, several in flight, and reports in order.
+int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
+            const Images& images) {
   Counts counts;
   struct Pending {
     std::string image;
@@ -130,12 +163,12 @@ int ask_all(const Args& args, infer::Service& service, const model::ModelConfig&
   infer::Response last;
   const auto finish = [&] {
     last = pending.front().answer.get();
-    report(args, pending.front().image, last, config, counts);
+    report(args, pending.front().image, last, plan, counts);
     pending.pop_front();
   };
   for (const auto& path : images) {
     infer::Request request;
-    request.input = to_pixels(path, config);
+    request.input = to_pixels(path, plan.teacher);
     request.deadline = milliseconds_of(args, "deadline");
     request.require_all = args.flag("require-all");
     auto answer = std::make_shared<std::promise<infer::Response>>();
@@ -145,8 +178,7 @@ int ask_all(const Args& args, infer::Service& service, const model::ModelConfig&
     if (pending.size() >= static_cast<std::size_t>(args.integer("concurrency"))) finish();
   }
   while (!pending.empty()) finish();
-  if (args.flag("times") && plan != nullptr && !args.json())
-    std::printf("\n%s", times_table(last, *plan).c_str());
+  if (args.flag("times") && !args.json()) std::printf("\n%s", times_table(last, plan).c_str());
   if (counts.partial > 0 && !args.json())
     std::fprintf(stderr, "%zu of %zu answers are without some device\n", counts.partial,
                  images.size());
@@ -156,20 +188,21 @@ int ask_all(const Args& args, infer::Service& service, const model::ModelConfig&
 
 int infer(const Args& args) {
   infer::set_threads(1);
+  check_way(args);
+  const auto images = images_of(args);
   if (args.has("via")) {
     infer::Client client(args.text("via"));
-    return ask_all(
-        args, client,
-        model::config_from_json(base::Reader::json_text(client.model_json(), args.text("via"))),
-        nullptr);
+    plan::Plan known;  // of a server's plan: what it takes, no prediction
+    known.teacher =
+        model::config_from_json(base::Reader::json_text(client.model_json(), args.text("via")));
+    return ask_all(args, client, known, images);
   }
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
-  if (args.flag("local"))
-    return ask_all(args, *make_local(args, bundle, plan), plan.teacher, &plan);
+  if (args.flag("local")) return ask_all(args, *make_local(args, bundle, plan), plan, images);
   auto aggregator = make_aggregator(args, bundle, plan);
   join_agents(args, *aggregator);
-  return ask_all(args, *aggregator, plan.teacher, &plan);
+  return ask_all(args, *aggregator, plan, images);
 }
 
 }  // namespace

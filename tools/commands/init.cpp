@@ -1,26 +1,18 @@
 #include <cstdio>
-#include <filesystem>
 
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
 #include "decompose/decompose.hpp"
-#include "model/config/hugging_face.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/config.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
 namespace {
 
-/// A preset's name, a model folder or the path of a config.json.
-model::ModelConfig config_of(const std::string& name) {
-  if (std::filesystem::is_directory(name)) return model::read_config(name);
-  if (std::filesystem::exists(name)) return model::config_from_json(base::Reader::json_file(name));
-  return decompose::preset(name);
-}
-
 int init(const Args& args) {
-  const auto config = config_of(args.text("config"));
+  const auto config = config_of(args, "config");
   const std::string out = args.text("out");
   const double parameters = static_cast<double>(model::count_parameters(config));
   if (!args.flag("dry-run")) {

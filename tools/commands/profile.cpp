@@ -1,15 +1,13 @@
 #include <cstdio>
-#include <filesystem>
 
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
-#include "decompose/decompose.hpp"
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
-#include "model/config/hugging_face.hpp"
 #include "optimizer/predict.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/config.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -19,11 +17,7 @@ int profile(const Args& args) {
   infer::MeasureOptions options;
   options.threads = threads_of(args, 1);
   options.max_time_s = args.seconds("max-time");
-  if (args.has("like")) {
-    const std::string like = args.text("like");
-    options.like =
-        std::filesystem::is_directory(like) ? model::read_config(like) : decompose::preset(like);
-  }
+  if (args.has("like")) options.like = config_of(args, "like");
   infer::set_threads(options.threads);
   plan::Profile profile;
   {

@@ -1,17 +1,24 @@
 #include <algorithm>
+#include <array>
+#include <csignal>
 #include <cstdio>
 #include <new>
 
+#include <ATen/Version.h>
 #include <c10/util/Exception.h>
 
+#include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
 namespace {
 
-bool verbose_wanted(const std::vector<std::string>& words) {
-  return std::find(words.begin(), words.end(), "--verbose") != words.end();
+/// Those that drain, checkpoint or tidy up when asked to stop. The others end at once.
+bool heeds_signals(const Command& command) {
+  constexpr std::array<std::string_view, 7> names = {"agent", "calibrate", "init", "profile",
+                                                     "serve", "testbed",   "train"};
+  return std::find(names.begin(), names.end(), command.name) != names.end();
 }
 
 int complain(const std::string& program, const std::string& message, int code) {
@@ -26,11 +33,24 @@ int flush_output(const std::string& program, int code) {
   return complain(program, "[standard output] cannot write", exit_failed);
 }
 
+int print_version(const std::string& program) {
+  infer::set_threads(1);
+  const auto blas = infer::blas_info();
+  std::printf("%s %s\nBLAS: %s\n", program.c_str(), CLEAVE_VERSION, blas.name.c_str());
+  if (!blas.warning.empty()) std::printf("warning: %s\n", blas.warning.c_str());
+  std::printf("%s\n", at::show_config().c_str());
+  return flush_output(program, exit_done);
+}
+
 int run_command(const std::string& program, const Command& command,
                 const std::vector<std::string>& words) {
-  catch_signals();
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error like another
+  if (heeds_signals(command)) catch_signals();
+  bool verbose = false;
   try {
+    if (words.size() == 1 && words[0] == "--version") return print_version(program);
     const Args args = Args::parse(command, words);
+    verbose = args.flag("verbose");
     if (args.help_wanted()) {
       std::fputs(help_page(program, command).c_str(), stdout);
       return flush_output(program, exit_done);
@@ -39,8 +59,7 @@ int run_command(const std::string& program, const Command& command,
   } catch (const UsageError& error) {
     return complain(program, error.what(), exit_usage);
   } catch (const c10::Error& error) {
-    return complain(program, verbose_wanted(words) ? error.what() : error.what_without_backtrace(),
-                    exit_failed);
+    return complain(program, verbose ? error.what() : error.what_without_backtrace(), exit_failed);
   } catch (const std::bad_alloc&) {
     return complain(program, "[memory] the machine has not enough for this", exit_failed);
   } catch (const std::exception& error) {

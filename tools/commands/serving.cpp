@@ -1,5 +1,6 @@
 #include "tools/commands/serving.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <future>
 #include <random>
@@ -57,9 +58,16 @@ class LocalService : public infer::Service {
   std::uint64_t submit(infer::Request request,
                        std::function<void(infer::Response)> on_done) override {
     const auto started = infer::Clock::now();
+    const auto missing = std::find(absent_.begin(), absent_.end(), true);
     infer::Response response;
     engine_.start();
-    response.output = infer::run_locally(engine_, plan_, request.input, absent_);
+    if (request.require_all && missing != absent_.end()) {
+      const auto& part = plan_.parts.at(static_cast<std::size_t>(missing - absent_.begin()));
+      response.status = infer::Status::no_device;
+      response.message = "[infer] device '" + part.device + "' is needed: left out";
+    } else {
+      response.output = infer::run_locally(engine_, plan_, request.input, absent_);
+    }
     response.total_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
     for (std::size_t p = 0; p < plan_.parts.size(); ++p) {
       infer::DeviceReport report;
@@ -91,10 +99,19 @@ std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
       if (plan.parts[p].device == name) absent[p] = found = true;
     if (!found) throw UsageError("[--without] the plan has no device '" + name + "'");
   }
+  if (std::find(absent.begin(), absent.end(), false) == absent.end())
+    throw UsageError("[--without] saw every device of the plan, needs one that answers");
   return absent;
 }
 
 }  // namespace
+
+void check_way(const Args& args) {
+  if (args.has("via") && args.flag("local"))
+    throw UsageError("[--via] saw --local too, needs one of them");
+  if (args.has("without") && !args.flag("local"))
+    throw UsageError("[--without] needs --local: only there devices can be left out");
+}
 
 std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,
                                             const plan::Plan& plan) {
@@ -193,7 +210,9 @@ std::string times_table(const infer::Response& response, const plan::Plan& plan)
   return table.text() +
          format("total %s (predicted %s): queue %s, fuse %s, aggregator's own share %s\n",
                 base::format_seconds(response.total_s).c_str(),
-                base::format_seconds(plan.prediction.latency_s).c_str(),
+                plan.prediction.latency_s > 0
+                    ? base::format_seconds(plan.prediction.latency_s).c_str()
+                    : "–",
                 base::format_seconds(response.queue_s).c_str(),
                 base::format_seconds(response.fuse_s).c_str(),
                 base::format_seconds(response.overhead_s).c_str());

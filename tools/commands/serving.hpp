@@ -11,6 +11,9 @@
 
 namespace cleave::tools {
 
+/// Throws UsageError where --via, --local and --without contradict each other.
+void check_way(const Args& args);
+
 /// Where the agents are: --fleet, or --hosts, or the bundle's hosts.toml. Throws std::runtime_error
 /// where a device of the plan has none.
 std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,

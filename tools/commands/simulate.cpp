@@ -20,7 +20,7 @@ plan::Plan plan_of(const std::string& path) {
 
 int simulate(const Args& args) {
   auto plan = plan_of(args.at(0));
-  if (args.has("batch")) plan.shape.batch = args.integer("batch");
+  if (args.given("batch")) plan.shape.batch = args.integer("batch");
   const auto fleet = plan::read_fleet(args.text("fleet"));
   const auto programs = plan::compile(plan, plan.shape);
   const auto timeline = optimizer::simulate(plan, programs, fleet);
@@ -43,8 +43,7 @@ int simulate(const Args& args) {
               optimizer::to_gantt(timeline, static_cast<int>(args.integer("columns"))).c_str(),
               base::format_seconds(timeline.latency_s).c_str(), timeline.bottleneck.c_str());
   if (args.flag("verbose"))
-    for (const auto& program : programs)
-      std::printf("\nrank %d:\n%s", program.rank, plan::to_text(program).c_str());
+    for (const auto& program : programs) std::printf("\n%s", plan::to_text(program).c_str());
   if (args.has("trace"))
     std::printf("%s %s\n", args.flag("dry-run") ? "would write" : "wrote",
                 args.text("trace").c_str());

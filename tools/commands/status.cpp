@@ -11,6 +11,7 @@ namespace cleave::tools {
 namespace {
 
 int status(const Args& args) {
+  check_address(args.at(0), "HOST:PORT");
   infer::Client client(args.at(0));
   const auto agents = client.status();
   bool all = true;

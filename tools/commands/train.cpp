@@ -14,11 +14,19 @@ namespace {
 int train(const Args& args) {
   auto recipe = calibrate::read_train_recipe(args.at(0));
   if (args.has("data")) recipe.data.path = args.text("data");
-  if (args.has("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
+  if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
   const std::string out = args.text("out");
   if (args.flag("dry-run")) {
-    std::printf("would train %d epochs and write %s\n", recipe.schedule.epochs, out.c_str());
+    if (args.json())
+      std::printf("%s\n", nlohmann::json{{"out", out},
+                                         {"epochs", recipe.schedule.epochs},
+                                         {"seed", recipe.seed},
+                                         {"written", false}}
+                              .dump(2)
+                              .c_str());
+    else
+      std::printf("would train %d epochs and write %s\n", recipe.schedule.epochs, out.c_str());
     return exit_done;
   }
   calibrate::TrainSummary summary;
