@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -249,6 +250,8 @@ void StagedFile::commit() {
 
 namespace {
 
+constexpr const char* stem_inside = ".staging-";
+
 /// Creates the parents of `target` that do not exist yet and notes them in `made`, outermost first.
 void make_parents(const fs::path& target, std::vector<fs::path>& made) {
   std::vector<fs::path> missing;
@@ -310,6 +313,67 @@ void merge(const fs::path& from, const fs::path& to, const std::string& skip) {
   sync_path(to);
 }
 
+std::string stem_beside(const fs::path& target) {
+  return "." + target.filename().string() + ".staging-";
+}
+
+/// Gives what `from` holds and `to` does not a second name in `to`. False where that cannot be;
+/// `to` can be merged all the same.
+bool link_rest(const fs::path& from, const fs::path& to) {
+  for (const auto& entry : fs::directory_iterator(from)) {
+    const fs::path place = to / entry.path().filename();
+    const bool is_folder = entry.is_directory() && !entry.is_symlink();
+    const Kind there = kind_of(place);
+    if (is_folder) {
+      if (there == Kind::missing && ::mkdir(place.c_str(), 0777) != 0) return false;
+      if (there != Kind::missing && there != Kind::folder) return false;
+      if (!link_rest(entry.path(), place)) return false;
+    } else if (there == Kind::missing) {
+      if (::link(entry.path().c_str(), place.c_str()) != 0) return false;
+    } else if (there == Kind::folder) {
+      return false;
+    }
+  }
+  sync_path(to);
+  struct stat status {};
+  if (::stat(from.c_str(), &status) != 0) return false;
+  const bool owned =
+      status.st_uid == ::geteuid() || ::chown(to.c_str(), status.st_uid, status.st_gid) == 0;
+  return owned && ::chmod(to.c_str(), status.st_mode & 07777) == 0;
+}
+
+bool is_below(const fs::path& path, const fs::path& folder) {
+  const fs::path relative = path.lexically_relative(folder);
+  return !relative.empty() && *relative.begin() != "..";
+}
+
+bool holds_a_staging(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().filename().string().rfind(stem_inside, 0) == 0) return true;
+  return false;
+}
+
+/// The staging and the target change places, in one step; what the target alone holds comes along.
+/// False where that cannot be; the staging, wherever it is then, can still be merged.
+bool exchange(fs::path& staging, const fs::path& target) {
+  try {
+    const fs::path place = fs::canonical(target);
+    // Whoever stands in the old folder would stand nowhere.
+    if (is_below(fs::current_path(), place)) return false;
+    const fs::path beside = fresh_name(folder_of(place), stem_beside(place));
+    if (::renameat2(AT_FDCWD, staging.c_str(), AT_FDCWD, beside.c_str(), RENAME_NOREPLACE) != 0)
+      return false;
+    staging = beside;
+    if (holds_a_staging(place) || !link_rest(place, staging)) return false;
+    if (::renameat2(AT_FDCWD, staging.c_str(), AT_FDCWD, place.c_str(), RENAME_EXCHANGE) != 0)
+      return false;
+    sync_path(folder_of(place));
+    return true;
+  } catch (const fs::filesystem_error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 StagedFolder::StagedFolder(const fs::path& target, std::string last)
@@ -320,11 +384,12 @@ StagedFolder::StagedFolder(const fs::path& target, std::string last)
   }
   try {
     if (there == Kind::folder) {
-      lock_ = create_staging(target_, target_, ".staging-", staging_).release();
+      const fs::path place = without_links(target_);
+      sweep(folder_of(place), stem_beside(place));
+      lock_ = create_staging(target_, target_, stem_inside, staging_).release();
     } else {
-      const std::string stem = "." + target_.filename().string() + ".staging-";
       make_parents(target_, made_parents_);
-      lock_ = create_staging(target_, folder_of(target_), stem, staging_).release();
+      lock_ = create_staging(target_, folder_of(target_), stem_beside(target_), staging_).release();
     }
   } catch (...) {
     remove_parents(made_parents_);
@@ -345,7 +410,7 @@ void StagedFolder::commit() {
     if (kind_of(target_) == Kind::missing) {
       move_file(staging_, target_);
       sync_path(folder_of(target_));
-    } else {
+    } else if (!exchange(staging_, target_)) {
       merge(staging_, target_, last_);
       if (kind_of(staging_ / last_) == Kind::regular) move_file(staging_ / last_, target_ / last_);
       sync_path(target_);

@@ -61,10 +61,13 @@ class StagedFile {
 /// A folder filled under `target/.staging-…/` (or beside `target` where it does not exist yet) and
 /// moved into place at commit(), the file named `last` at the very end. Removed otherwise.
 ///
-/// A target that does not exist appears whole, in one rename. In one that exists, folders are
-/// merged and files of the same name replaced, one by one: a reader that checks digests against
-/// `last` sees the old state, the new one, or an error. What a killed process left behind is
-/// removed by the next, as with StagedFile.
+/// A target that does not exist appears whole, in one rename. One that exists is replaced in one
+/// step too: what it alone holds (other files, also in folders that both have) gets a second name
+/// in the staging, then the two change places. Where that cannot be (a mount point, a file system
+/// without hard links or exchange, the working folder of this process, another process that stages
+/// there), folders are merged and files of the same name replaced, one by one: a reader that checks
+/// digests against `last` sees the old state, the new one, or an error. What a killed process left
+/// behind is removed by the next, as with StagedFile.
 class StagedFolder {
  public:
   /// Makes missing parents. Throws std::runtime_error "[target] cannot write: …".

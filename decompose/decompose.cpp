@@ -252,8 +252,8 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   fs::create_directories(staged.path() / "plans");
   plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
   summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest);
-  remove_traces(out);
   staged.commit();
+  remove_traces(out);
   remove_strangers(out, summary.manifest);
   return summary;
 }

@@ -259,6 +259,18 @@ std::vector<Indices> read_lists(const base::Reader& lists) {
   return values;
 }
 
+KeepList keep_from(const base::Reader& reader) {
+  reader.expect_format(1);
+  reader.allow({"format", "layers", "channels", "heads", "mlp", "classifier"});
+  KeepList keep;
+  keep.layers = read_list(reader.at("layers"));
+  keep.channels = read_list(reader.at("channels"));
+  keep.heads = read_lists(reader.at("heads"));
+  keep.mlp = read_lists(reader.at("mlp"));
+  keep.classifier = reader.boolean("classifier", true);
+  return keep;
+}
+
 }  // namespace
 
 bool KeepList::operator==(const KeepList& other) const {
@@ -322,16 +334,11 @@ void write_keep(const KeepList& keep, const std::filesystem::path& path) {
 }
 
 KeepList read_keep(const std::filesystem::path& path) {
-  const auto reader = base::Reader::json_file(path);
-  reader.expect_format(1);
-  reader.allow({"format", "layers", "channels", "heads", "mlp", "classifier"});
-  KeepList keep;
-  keep.layers = read_list(reader.at("layers"));
-  keep.channels = read_list(reader.at("channels"));
-  keep.heads = read_lists(reader.at("heads"));
-  keep.mlp = read_lists(reader.at("mlp"));
-  keep.classifier = reader.boolean("classifier", true);
-  return keep;
+  return keep_from(base::Reader::json_file(path));
+}
+
+KeepList keep_from_json(const std::string& text, const std::string& name) {
+  return keep_from(base::Reader::json_text(text, name));
 }
 
 }  // namespace cleave::decompose

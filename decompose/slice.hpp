@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "base/progress.hpp"
@@ -38,5 +39,6 @@ void slice(const std::filesystem::path& teacher, const KeepList& keep,
 /// file and field.
 void write_keep(const KeepList& keep, const std::filesystem::path& path);
 KeepList read_keep(const std::filesystem::path& path);
+KeepList keep_from_json(const std::string& text, const std::string& name);
 
 }  // namespace cleave::decompose

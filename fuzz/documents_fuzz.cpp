@@ -9,11 +9,13 @@
 #include <nlohmann/json.hpp>
 
 #include "base/reader.hpp"
+#include "decompose/slice.hpp"
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "optimizer/plan/plan.hpp"
 #include "optimizer/plan/profile.hpp"
+#include "tools/commands/measured.hpp"
 
 namespace {
 
@@ -52,6 +54,29 @@ void read_config(const std::string& text) {
   const auto config = cleave::model::config_from_json(Reader::json_text(text, "fuzz"));
   const std::string written = cleave::model::config_to_json(config).dump();
   require(cleave::model::config_from_json(Reader::json_text(written, "again")) == config);
+}
+
+/// What is read either does not fit a model, or gives one.
+void read_keep(const std::string& text) {
+  const auto keep = cleave::decompose::keep_from_json(text, "fuzz");
+  cleave::model::ModelConfig teacher;
+  teacher.width = 64;
+  teacher.layers.assign(4, {4, 256});
+  try {
+    require(kept_config(teacher, keep).layers.size() == keep.layers.size());
+  } catch (const std::invalid_argument&) {
+  }
+}
+
+void read_hosts(const std::string& text) {
+  for (const auto& [device, address] : cleave::plan::hosts_from_toml(text, "fuzz"))
+    require(!device.empty() && address.find(':') != std::string::npos);
+}
+
+void read_measured(const std::string& text) {
+  const auto measured = Reader::json_text(text, "fuzz");
+  require(!cleave::tools::measured_text(measured, std::string(64, '0')).empty());
+  require(cleave::tools::measured_json(measured, "").size() == measured.keys().size());
 }
 
 template <class Get>
@@ -95,6 +120,12 @@ void read_document(char kind, const std::string& text) {
       return read_profile(text);
     case 'c':
       return read_config(text);
+    case 'k':
+      return read_keep(text);
+    case 'h':
+      return read_hosts(text);
+    case 'd':
+      return read_measured(text);
     case 'r':
       return visit(Reader::toml_text(text, "fuzz"));
     case 'j':
@@ -106,8 +137,8 @@ void read_document(char kind, const std::string& text) {
 
 }  // namespace
 
-/// The first letter says what the rest is: fleet, plan, manifest, speed profile, config, recipe,
-/// JSON.
+/// The first letter says what the rest is: fleet, plan, manifest, speed profile, config, keep-list,
+/// hosts, measured data, recipe, JSON.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);

@@ -316,8 +316,10 @@ std::vector<std::string> class_names(const fs::path& folder, const ModelConfig& 
 }
 
 Dataset read_folder(const DatasetSource& source, const ModelConfig& config) {
-  const fs::path folder =
-      fs::is_directory(source.path / source.split) ? source.path / source.split : source.path;
+  const fs::path folder = source.path / source.split;
+  if (!fs::is_directory(folder))
+    fail(source.path, "folder: saw no sub-directory '" + source.split +
+                          "', needs train/ and test/, each with one directory a class");
   Dataset data;
   data.label_names = class_names(folder, config);
   std::vector<std::pair<fs::path, std::int64_t>> files;

@@ -22,10 +22,12 @@ struct Dataset {
 /// Where a data set lies and which part of it is meant.
 struct DatasetSource {
   /// "idx" (MNIST's layout, .gz or plain, train-… and t10k-… pairs), "cifar10", "cifar100" (binary
-  /// layout), "folder" (one directory a class), or "auto" (by what lies in the folder).
+  /// layout), "folder" (train/ and test/, each with one directory a class), or "auto" (by what lies
+  /// in the folder).
   std::string format = "auto";
   std::filesystem::path path;
-  /// "train" or "test"; for `folder` a sub-directory of that name where there is one.
+  /// "train" or "test". A data set that is not split is refused: what learns from it would be
+  /// judged by the same images.
   std::string split = "test";
   /// At most this many, the first; 0: all.
   std::int64_t limit = 0;

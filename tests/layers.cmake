@@ -37,7 +37,7 @@ set(openssl/_may base)
 set(stb/_may model)
 set(zlib_may model)
 set(boost/asio_may net infer_service)
-set(nowhere iostream cxxopts spdlog torch/torch.h) # the command line's business, and a header that takes 11 s
+set(nowhere iostream cxxopts torch/torch.h) # the command line's business, and a header that takes 11 s
 
 # What only the command line may do. A pattern and the words for it.
 set(prints "std::(cout|cerr|clog)|(^|[^A-Za-z_])(printf|puts|putchar|vprintf)\\(|fprintf\\( *std(out|err)")

@@ -179,6 +179,21 @@ std::vector<fs::path> model_files(const fs::path& folder) {
   return files;
 }
 
+std::map<std::string, std::string> hosts_from(const base::Reader& reader) {
+  reader.expect_format(hosts_format);
+  reader.allow({"format", "hosts"});
+  const base::Reader table = reader.at("hosts");
+  std::map<std::string, std::string> hosts;
+  for (const std::string& device : table.keys()) {
+    const base::Reader address = table.at(device);
+    hosts[device] = address.text();
+    if (!is_name(device)) throw address.error("a device needs " + std::string(name_needs));
+    if (!is_address(hosts[device]))
+      throw address.error("saw " + shown(hosts[device]) + ", needs \"host:port\", port 1..65535");
+  }
+  return hosts;
+}
+
 }  // namespace
 
 std::string Manifest::identity() const {
@@ -265,19 +280,12 @@ std::string digest_model(const fs::path& folder) {
 }
 
 std::map<std::string, std::string> read_hosts(const fs::path& path) {
-  const base::Reader reader = base::Reader::toml_file(path);
-  reader.expect_format(hosts_format);
-  reader.allow({"format", "hosts"});
-  const base::Reader table = reader.at("hosts");
-  std::map<std::string, std::string> hosts;
-  for (const std::string& device : table.keys()) {
-    const base::Reader address = table.at(device);
-    hosts[device] = address.text();
-    if (!is_name(device)) throw address.error("a device needs " + std::string(name_needs));
-    if (!is_address(hosts[device]))
-      throw address.error("saw " + shown(hosts[device]) + ", needs \"host:port\", port 1..65535");
-  }
-  return hosts;
+  return hosts_from(base::Reader::toml_file(path));
+}
+
+std::map<std::string, std::string> hosts_from_toml(const std::string& text,
+                                                   const std::string& name) {
+  return hosts_from(base::Reader::toml_text(text, name));
 }
 
 void write_hosts(const std::map<std::string, std::string>& hosts, const fs::path& path) {

@@ -71,11 +71,14 @@ std::string digest_model(const std::filesystem::path& folder);
 
 /// hosts.toml: device -> "host:port".
 std::map<std::string, std::string> read_hosts(const std::filesystem::path& path);
+std::map<std::string, std::string> hosts_from_toml(const std::string& text,
+                                                   const std::string& name);
 void write_hosts(const std::map<std::string, std::string>& hosts,
                  const std::filesystem::path& path);
 
 /// measured.json, format 1: what was measured of this bundle, a section for each command that
-/// measures ("accuracy", "testbed"). An empty object where there is none yet.
+/// measures ("accuracy", "testbed"); in each "bundle", the identity of what was measured, since the
+/// parts may be replaced later. An empty object where there is none yet.
 nlohmann::json read_measured(const std::filesystem::path& bundle);
 /// Replaces one section and keeps the others; whole or not at all.
 void write_measured(const std::filesystem::path& bundle, const std::string& section,

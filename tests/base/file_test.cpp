@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <signal.h>
 #include <string>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -316,6 +317,103 @@ TEST(StagedFolder, MovesTheLastFileAfterAllOthers) {
   }
   EXPECT_EQ(read_text(bundle / "manifest.json"), "old");
   EXPECT_EQ(names_below(bundle), (Names{"manifest.json", "zebra", "zebra/inside"}));
+}
+
+struct stat status_of(const fs::path& path) {
+  struct stat status {};
+  EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
+  return status;
+}
+
+TEST(StagedFolder, ChangesPlacesWithTheOldFolder) {
+  const Scratch scratch;
+  const auto bundle = scratch / "bundle";
+  fs::create_directories(bundle / "parts/b");
+  write_whole(bundle / "parts/b/weights", "kept");
+  write_whole(bundle / "hosts.toml", "mine");
+  write_whole(bundle / "manifest.json", "old");
+  fs::create_symlink("hosts.toml", bundle / "link");
+  fs::permissions(bundle, fs::perms::owner_all);
+  const auto before = status_of(bundle), hosts = status_of(bundle / "hosts.toml");
+  {
+    StagedFolder folder(bundle);
+    fs::create_directories(folder.path() / "parts/a");
+    write_whole(folder.path() / "parts/a/weights", "new");
+    write_whole(folder.path() / "manifest.json", "new");
+    folder.commit();
+    EXPECT_NE(status_of(bundle).st_ino, before.st_ino);
+  }
+  EXPECT_EQ(status_of(bundle).st_mode, before.st_mode);
+  EXPECT_EQ(status_of(bundle / "hosts.toml").st_ino, hosts.st_ino);
+  EXPECT_TRUE(fs::is_symlink(bundle / "link"));
+  EXPECT_EQ(read_text(bundle / "manifest.json"), "new");
+  EXPECT_EQ(read_text(bundle / "parts/b/weights"), "kept");
+  EXPECT_EQ(names_below(scratch.path()),
+            (Names{"bundle", "bundle/hosts.toml", "bundle/manifest.json", "bundle/parts",
+                   "bundle/parts/a", "bundle/parts/a/weights", "bundle/parts/b",
+                   "bundle/parts/b/weights"}));  // the link counts as what it leads to
+}
+
+/// Files "0" to "199" of one text, and the manifest.
+void fill(const fs::path& folder, const std::string& text) {
+  for (int i = 0; i < 200; ++i) std::ofstream(folder / std::to_string(i)) << text;
+  std::ofstream(folder / "manifest.json") << text;
+}
+
+TEST(StagedFolder, AKillAtTheFirstNewFileFindsTheOthersNewToo) {
+  const Scratch scratch;
+  const auto bundle = scratch / "bundle";
+  fs::create_directory(bundle);
+  fill(bundle, "old");
+  const auto first = status_of(bundle / "0").st_ino;
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    StagedFolder folder(bundle);
+    fill(folder.path(), "new");
+    folder.commit();
+    ::pause();
+  }
+  struct stat now {};
+  while (::stat((bundle / "0").c_str(), &now) == 0 && now.st_ino == first) {
+  }
+  ::kill(child, SIGKILL);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  for (const auto& name : names_below(bundle)) EXPECT_EQ(read_text(bundle / name), "new") << name;
+  StagedFolder{bundle};
+  EXPECT_EQ(names_below(scratch.path()).size(), 202u);  // the old folder is swept
+}
+
+TEST(StagedFolder, MergesWhereSomebodyStands) {
+  const Scratch scratch;
+  const auto before = fs::current_path();
+  write_whole(scratch / "manifest.json", "old");
+  const auto folder_before = status_of(scratch.path()).st_ino;
+  fs::current_path(scratch.path());
+  {
+    StagedFolder folder(".");
+    write_whole(folder.path() / "manifest.json", "new");
+    folder.commit();
+  }
+  EXPECT_EQ(read_text("manifest.json"), "new");
+  fs::current_path(before);
+  EXPECT_EQ(status_of(scratch.path()).st_ino, folder_before);
+  EXPECT_EQ(names_below(scratch.path()), Names{"manifest.json"});
+}
+
+TEST(StagedFolder, MergesBesideALivingStaging) {
+  const Scratch scratch;
+  write_whole(scratch / "manifest.json", "old");
+  StagedFolder slow(scratch.path());
+  write_whole(slow.path() / "slow", "1");
+  {
+    StagedFolder fast(scratch.path());
+    write_whole(fast.path() / "manifest.json", "new");
+    fast.commit();
+  }
+  slow.commit();
+  EXPECT_EQ(read_text(scratch / "manifest.json"), "new");
+  EXPECT_EQ(read_text(scratch / "slow"), "1");
 }
 
 TEST(StagedFolder, RefusesAFile) {

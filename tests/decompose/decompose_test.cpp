@@ -226,6 +226,20 @@ TEST(Decompose, ReplacesABundleWholly) {
   EXPECT_NO_THROW(plan::Bundle(cut.out()).verify(""));
 }
 
+TEST(Decompose, KeepsWhatWasMeasuredWhereItCannotReplace) {
+  const Cut cut;
+  cut(tiny_plan());
+  std::filesystem::create_directories(cut.out() / ".work/cache");
+  const std::vector<std::string> traces{".work/cache/teacher", "calibration.jsonl",
+                                        "measured.json"};
+  for (const auto& file : traces) std::ofstream(cut.out() / file) << "x";
+  // A folder that stands where a file must go stops the commit.
+  std::filesystem::remove(cut.out() / "plans/default.json");
+  std::filesystem::create_directories(cut.out() / "plans/default.json/inside");
+  EXPECT_NE(message_of([&] { cut(tiny_plan()); }).find("Is a directory"), std::string::npos);
+  for (const auto& file : traces) EXPECT_TRUE(std::filesystem::exists(cut.out() / file)) << file;
+}
+
 TEST(Decompose, RefusesAFolderThatIsNoBundle) {
   const Cut cut;
   std::filesystem::create_directories(cut.out());

@@ -268,9 +268,24 @@ TEST(ClassFolder, RefusesClassesThatTheModelDoesNotHave) {
 
 TEST(ClassFolder, RefusesAFolderWithoutClassesOrImages) {
   const Scratch scratch;
+  fs::create_directories(scratch / "test");
   expect_contains(refusal(scratch.path(), "folder"), "needs one for each class");
-  for (const char* name : {"cat", "dog", "eel"}) fs::create_directories(scratch / name);
+  for (const char* name : {"cat", "dog", "eel"}) fs::create_directories(scratch / "test" / name);
   expect_contains(refusal(scratch.path(), "folder"), "saw no PNG or JPEG");
+}
+
+TEST(ClassFolder, RefusesToLearnFromWhatItIsJudgedBy) {
+  const Scratch scratch;
+  const auto folder = class_folder(scratch);
+  expect_contains(error_of([&] {
+                    read_dataset({"auto", folder, "train", 0}, input(6, 3, 2));
+                  }),
+                  "folder: saw no sub-directory 'train', needs train/ and test/");
+  for (const char* split : {"train", "test"})
+    expect_contains(error_of([&] {
+                      read_dataset({"folder", folder / "test", split, 0}, input(6, 3, 2));
+                    }),
+                    "saw no sub-directory '" + std::string(split) + "'");
 }
 
 TEST(Dataset, RefusesAnUnknownFormatSplitOrFolder) {

@@ -1,16 +1,19 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <stdexcept>
 
 #include <nlohmann/json.hpp>
 
 #include "base/reader.hpp"
 #include "base/units.hpp"
+#include "decompose/slice.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/config/safetensors.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/work.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/measured.hpp"
 #include "tools/commands/show.hpp"
 #include "tools/print.hpp"
 
@@ -36,10 +39,17 @@ std::string strip(const std::vector<std::int64_t>& kept, std::int64_t total, int
   return text;
 }
 
-std::vector<std::int64_t> integers(const base::Reader& reader) {
-  std::vector<std::int64_t> values;
-  for (const auto& item : reader.items()) values.push_back(item.integer(0, INT64_MAX));
-  return values;
+/// keep.json, none of whose units lies outside the teacher.
+decompose::KeepList keep_of(const plan::Plan& plan, const fs::path& path) {
+  auto keep = decompose::read_keep(path);
+  try {
+    decompose::kept_config(plan.teacher, keep);
+  } catch (const std::invalid_argument& wrong) {
+    // "[keep] channels: …" is of no file yet.
+    const std::string what = wrong.what();
+    throw std::runtime_error("[" + path.string() + "]" + what.substr(what.find(']') + 1));
+  }
+  return keep;
 }
 
 /// Who keeps what: a row a part for channels, then for the heads of each teacher layer.
@@ -47,6 +57,7 @@ std::string drawing(const plan::Bundle& bundle, const plan::Plan& plan, int colu
   std::string text;
   std::size_t name_width = 7;
   for (const auto& part : plan.parts) name_width = std::max(name_width, part.device.size());
+  const int cells = std::max(8, columns - static_cast<int>(name_width) - 14);
   for (const auto& part : plan.parts) {
     const fs::path keep_path = bundle.part_path(plan, part.device) / "keep.json";
     const std::string name = part.device + std::string(name_width - part.device.size(), ' ');
@@ -54,22 +65,15 @@ std::string drawing(const plan::Bundle& bundle, const plan::Plan& plan, int colu
       text += "  " + name + "  (part is not here)\n";
       continue;
     }
-    const auto keep = base::Reader::json_file(keep_path);
-    text += "  " + name + "  channels " +
-            strip(integers(keep.at("channels")), plan.teacher.width,
-                  columns - static_cast<int>(name_width) - 14) +
-            "\n";
-    const auto layers = integers(keep.at("layers"));
-    const auto heads = keep.at("heads").items();
+    const auto keep = keep_of(plan, keep_path);
+    text += "  " + name + "  channels " + strip(keep.channels, plan.teacher.width, cells) + "\n";
     std::string row = "  " + std::string(name_width, ' ') + "  heads    ";
     for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer) {
-      const auto found = std::find(layers.begin(), layers.end(), layer);
-      const auto total = plan.teacher.layers[static_cast<std::size_t>(layer)].heads;
+      const auto found = std::find(keep.layers.begin(), keep.layers.end(), layer);
+      const auto index = static_cast<std::size_t>(found - keep.layers.begin());
       row += (layer == 0 ? "" : " ") +
-             (found == layers.end()
-                  ? strip({}, total, 16)
-                  : strip(integers(heads[static_cast<std::size_t>(found - layers.begin())]), total,
-                          16));
+             strip(found == keep.layers.end() ? std::vector<std::int64_t>{} : keep.heads[index],
+                   plan.teacher.layers[static_cast<std::size_t>(layer)].heads, 16);
     }
     text += row + "\n";
   }
@@ -114,57 +118,24 @@ int inspect_model(const Args& args, const fs::path& folder) {
   return exit_done;
 }
 
-/// What `evaluate` and the testbed stored: gains and costs in one place.
-std::string measured_text(const fs::path& folder) {
-  const auto measured = plan::read_measured(folder);
-  std::string text;
-  if (measured.contains("accuracy")) {
-    const auto& rows = measured["accuracy"]["rows"];
-    const auto of_teacher = std::find_if(rows.begin(), rows.end(),
-                                         [](const auto& row) { return row["what"] == "teacher"; });
-    Table table({"accuracy of", "share right", "against teacher"});
-    for (const auto& row : rows)
-      table.row({row["what"].get<std::string>(), percent(row["accuracy"].get<double>()),
-                 of_teacher == rows.end()
-                     ? "–"
-                     : format("%+.2f points", 100 * (row["accuracy"].get<double>() -
-                                                     (*of_teacher)["accuracy"].get<double>()))});
-    text += table.text() + "\n";
-  }
-  if (!measured.contains("testbed")) return text.empty() ? "nothing is measured yet\n" : text;
-  const auto& testbed = measured["testbed"];
-  Table memory({"process", "peak memory", "predicted", "limit"}),
-      latency({"latency", "median", "MAD", "predicted", "on the wire"});
-  for (const auto& system : testbed["systems"]) {
-    const std::string what = system["what"].get<std::string>();
-    for (const auto& [process, row] : system["memory"].items()) {
-      const double limit = row["limit_bytes"].get<double>(),
-                   predicted = row["predicted_bytes"].get<double>();
-      memory.row({what + ": " + process, base::format_bytes(row["peak_bytes"].get<double>()),
-                  predicted > 0 ? base::format_bytes(predicted) : "–",
-                  limit <= 0           ? "–"
-                  : what == "original" ? base::format_bytes(limit) + " (lifted)"
-                                       : base::format_bytes(limit)});
-    }
-    const double predicted = system["predicted_latency_s"].get<double>();
-    latency.row({what, base::format_seconds(system["median_s"].get<double>()),
-                 base::format_seconds(system["mad_s"].get<double>()),
-                 predicted > 0 ? base::format_seconds(predicted) : "–",
-                 base::format_bytes(system["bytes_on_wire"].get<double>())});
-  }
-  text += memory.text() + "\n" + latency.text();
-  if (testbed["ratio"].get<double>() > 0)
-    text += format("the system is %.2f times as fast as the original on the fastest device (%s)\n",
-                   testbed["ratio"].get<double>(), testbed["network"].get<std::string>().c_str());
-  return text;
+/// measured.json; without a section where there is none yet.
+base::Reader measured_of(const fs::path& folder) {
+  const fs::path path = folder / "measured.json";
+  if (!fs::exists(path)) return base::Reader::json_text(R"({"format": 1})", path.string());
+  const auto measured = base::Reader::json_file(path);
+  measured.expect_format(1);
+  return measured;
 }
 
 int inspect_bundle(const Args& args, const fs::path& folder) {
   const plan::Bundle bundle(folder);
+  bundle.verify("");
   const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  const auto measured = measured_of(folder);
   if (args.flag("measured")) {
-    std::printf("%s", args.json() ? (plan::read_measured(folder).dump(2) + "\n").c_str()
-                                  : measured_text(folder).c_str());
+    const std::string text = args.json() ? measured_json(measured, bundle.identity()).dump(2) + "\n"
+                                         : measured_text(measured, bundle.identity());
+    std::printf("%s", text.c_str());
     return exit_done;
   }
   if (args.json()) {
@@ -173,7 +144,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
     for (const auto& part : plan.parts) json["parts"][part.device] = to_json(part.config);
-    json["measured"] = plan::read_measured(folder);
+    json["measured"] = measured_json(measured, bundle.identity());
     std::printf("%s\n", json.dump(2).c_str());
     return exit_done;
   }
@@ -184,7 +155,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s\n%s",
               drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str(),
               describe(plan).c_str());
-  std::printf("\n%s", measured_text(folder).c_str());
+  std::printf("\n%s", measured_text(measured, bundle.identity()).c_str());
   return exit_done;
 }
 

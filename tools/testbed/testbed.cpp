@@ -96,6 +96,7 @@ struct System {
   std::map<std::string, std::vector<double>> compute_s, round_trip_s;
   double bytes_on_wire = 0;
   std::size_t partial = 0, failed = 0;
+  std::string last_failure;
 };
 
 Process start_agent(System& system, const Ground& ground, const fs::path& bundle,
@@ -191,7 +192,7 @@ void ask_once(System& system, const infer::Request& request, bool count) {
   if (!count) return;
   if (response.status != infer::Status::answered) {
     ++system.failed;
-    std::fprintf(stderr, "%s: no answer: %s\n", system.what.c_str(), response.message.c_str());
+    system.last_failure = response.message;
     return;
   }
   system.latency_s.push_back(response.total_s);
@@ -301,26 +302,46 @@ std::string with_spread(const std::vector<double>& values) {
   return base::format_seconds(spread.median) + " (" + base::format_seconds(spread.mad) + ")";
 }
 
+/// VmHWM of a process; what the plan predicted of it, libraries (runtime) and model apart; what its
+/// device gives.
 struct MemoryRow {
   std::string process;
-  double peak = 0, predicted = 0, limit = 0;
+  double peak = 0, runtime = 0, model = 0, limit = 0;
+  bool limited = true;
+  double predicted() const { return runtime + model; }
+  bool holds() const { return !limited || peak <= limit; }
 };
 
 std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
   std::vector<MemoryRow> rows;
-  const auto predicted = [&](const std::string& name) {
-    const auto row = system.plan.prediction.of(name);
-    return row.runtime_bytes + row.model_bytes;
+  const auto add = [&](const std::string& name, const Process& process, const std::string& device) {
+    const auto predicted = system.plan.prediction.of(name);
+    rows.push_back({name, process.peak_memory_bytes(), predicted.runtime_bytes,
+                    predicted.model_bytes,
+                    ground.fleet.devices[ground.index_of(device)].memory_bytes, system.limited});
   };
-  const auto limit_of = [&](const std::string& device) {
-    return system.limited ? ground.fleet.devices[ground.index_of(device)].memory_bytes : 0;
-  };
-  for (const auto& [device, process] : system.agents)
-    rows.push_back({device, process.peak_memory_bytes(), predicted(device), limit_of(device)});
-  const std::string name = "aggregator@" + system.plan.aggregator;
-  rows.push_back({name, system.server->peak_memory_bytes(), predicted(name),
-                  limit_of(system.plan.aggregator)});
+  for (const auto& [device, process] : system.agents) add(device, process, device);
+  add("aggregator@" + system.plan.aggregator, *system.server, system.plan.aggregator);
   return rows;
+}
+
+/// What did not hold, in words; nothing where all did.
+std::vector<std::string> shortfalls(const std::vector<SpeedCheck>& speeds,
+                                    const std::vector<System>& systems, const Ground& ground) {
+  std::vector<std::string> found;
+  for (const auto& speed : speeds)
+    if (!speed.holds()) found.push_back("the speed of " + speed.device);
+  for (const auto& system : systems) {
+    const auto add = [&](std::size_t count, const std::string& what) {
+      if (count > 0)
+        found.push_back(std::to_string(count) + " requests to the " + system.what + what);
+    };
+    add(system.failed, " failed (" + system.last_failure + ")");
+    add(system.partial, " were answered without some device");
+    for (const auto& row : memory_of(system, ground))
+      if (!row.holds()) found.push_back("the memory limit of " + row.process);
+  }
+  return found;
 }
 
 nlohmann::json to_json(const System& system, const Ground& ground) {
@@ -346,8 +367,13 @@ nlohmann::json to_json(const System& system, const Ground& ground) {
                                {"predicted_compute_s", system.plan.prediction.of(device).compute_s},
                                {"round_trip_median_s", median_of(system.round_trip_s.at(device))}};
   for (const auto& row : memory_of(system, ground))
-    json["memory"][row.process] = {
-        {"peak_bytes", row.peak}, {"predicted_bytes", row.predicted}, {"limit_bytes", row.limit}};
+    json["memory"][row.process] = {{"peak_bytes", row.peak},
+                                   {"predicted_bytes", row.predicted()},
+                                   {"predicted_runtime_bytes", row.runtime},
+                                   {"predicted_model_bytes", row.model},
+                                   {"limit_bytes", row.limit},
+                                   {"limited", row.limited},
+                                   {"holds", row.holds()}};
   return json;
 }
 
@@ -369,17 +395,42 @@ void print(const System& system, const Ground& ground) {
                  : "–",
              "–"});
   std::printf("%s\n", times.text().c_str());
-  Table memory({"process", "peak memory", "predicted", "limit", "holds"});
+  Table memory({"process", "peak memory", "predicted", "runtime of it", "limit", "holds"});
+  const auto size = [](double bytes) { return bytes > 0 ? base::format_bytes(bytes) : "–"; };
   for (const auto& row : memory_of(system, ground))
-    memory.row({row.process, base::format_bytes(row.peak),
-                row.predicted > 0 ? base::format_bytes(row.predicted) : "–",
-                row.limit > 0 ? base::format_bytes(row.limit) : "–",
-                row.limit <= 0          ? "–"
-                : row.peak <= row.limit ? "yes"
-                                        : "NO"});
+    memory.row({row.process, base::format_bytes(row.peak), size(row.predicted()), size(row.runtime),
+                base::format_bytes(row.limit) + (row.limited ? "" : " (lifted)"),
+                !row.limited  ? "–"
+                : row.holds() ? "yes"
+                              : "NO"});
   std::printf("%s%s on the wire a request\n", memory.text().c_str(),
               base::format_bytes(system.bytes_on_wire).c_str());
   if (system.partial > 0) std::printf("%zu answers are without some device\n", system.partial);
+}
+
+/// Why there is none, or nothing. What it needs (veth, bridge, tbf) shows only when it is made.
+std::string make_network(Ground& ground) {
+  if (const auto reason = EmulatedNetwork::unavailable()) return *reason;
+  try {
+    ground.network = std::make_unique<EmulatedNetwork>(ground.fleet, ground.dilate);
+  } catch (const std::runtime_error& error) {
+    const std::string reason = error.what();
+    return reason.substr(0, reason.find('\n'));
+  }
+  return "";
+}
+
+/// The exit code, and its reason on standard error.
+int verdict(const std::vector<std::string>& failures, double difference, bool complete) {
+  const bool differs = !(difference <= 1e-5);  // also where it is no number
+  std::string text;
+  for (const auto& failure : failures) text += (text.empty() ? "" : "; ") + failure;
+  if (differs)
+    text = format("answers differ from the local run by %.1e of the largest logit", difference);
+  if (!text.empty())
+    std::fprintf(stderr, "cleave-testbed: [testbed] did not hold: %s\n", text.c_str());
+  if (!complete || differs) return exit_failed;
+  return text.empty() ? exit_done : exit_negative;
 }
 
 int testbed(const Args& args) {
@@ -393,17 +444,15 @@ int testbed(const Args& args) {
   ground.logs = scratch.path();
 
   std::string network_note = "one network namespace a device, links shaped by tc tbf";
-  const auto reason = args.flag("loopback") ? std::optional<std::string>("--loopback")
-                                            : EmulatedNetwork::unavailable();
-  if (reason) {
-    network_note = "loopback, links not shaped (" + *reason + ")";
-  } else {
-    ground.network = std::make_unique<EmulatedNetwork>(ground.fleet, ground.dilate);
-    if (!ground.network->has_latency())
-      network_note += "; no emulated delay (the kernel has no netem)";
+  const std::string reason = args.flag("loopback") ? "--loopback" : make_network(ground);
+  if (!reason.empty()) {
+    network_note = "loopback, links not shaped (" + reason + ")";
+  } else if (!ground.network->has_latency()) {
+    network_note += "; no emulated delay (the kernel has no netem)";
   }
   const auto speeds = check_speeds(ground);
 
+  const std::string identity = plan::Bundle(bundle).identity();
   std::vector<System> systems(args.has("original") ? 2 : 1);
   systems[0].what = "system";
   start(systems[0], ground, bundle);
@@ -433,14 +482,22 @@ int testbed(const Args& args) {
   const double ratio = systems.size() > 1 && complete
                            ? median_of(systems[1].latency_s) / median_of(systems[0].latency_s)
                            : 0;
-  nlohmann::json json{{"network", network_note},           {"dilate", ground.dilate},
-                      {"against_local", difference},       {"ratio", ratio},
-                      {"speeds", nlohmann::json::array()}, {"systems", nlohmann::json::array()}};
+  const auto failures = shortfalls(speeds, systems, ground);
+  nlohmann::json json{{"bundle", identity},
+                      {"holds", failures.empty()},
+                      {"network", network_note},
+                      {"dilate", ground.dilate},
+                      {"against_local", difference},
+                      {"ratio", ratio},
+                      {"speeds", nlohmann::json::array()},
+                      {"systems", nlohmann::json::array()}};
   for (const auto& speed : speeds)
-    json["speeds"].push_back(
-        {{"device", speed.device}, {"stated", speed.stated}, {"measured", speed.measured}});
+    json["speeds"].push_back({{"device", speed.device},
+                              {"stated", speed.stated},
+                              {"measured", speed.measured},
+                              {"holds", speed.holds()}});
   for (const auto& system : systems) json["systems"].push_back(to_json(system, ground));
-  plan::write_measured(bundle, "testbed", json);
+  if (!args.flag("dry-run")) plan::write_measured(bundle, "testbed", json);
   if (args.json()) {
     std::printf("%s\n", json.dump(2).c_str());
   } else {
@@ -457,7 +514,7 @@ int testbed(const Args& args) {
       std::printf("\nthe system answers %.2f times as fast as the original on the fastest device\n",
                   ratio);
   }
-  return complete && difference <= 1e-5 ? exit_done : exit_failed;
+  return verdict(failures, difference, complete);
 }
 
 Command testbed_command() {
@@ -465,7 +522,7 @@ Command testbed_command() {
           "a fleet on this one machine: paced agents, shaped links, the original in turn",
           {{"BUNDLE", "bundle folder"}},
           {"fleet", "original", "requests", "warmup", "deadline", "dilate", "loopback", "seed",
-           "format", "verbose"},
+           "dry-run", "format", "verbose"},
           "cleave-testbed bundle/ --fleet fleet.toml --original teacher/",
           testbed};
 }
