@@ -45,7 +45,7 @@ double fusion_bytes(const Plan& plan) {
 /// Alive while fusing: the sum, the next term, what covers it and the answers; and libtorch's code
 /// that the first fusion brings into memory (measured as in work.cpp).
 double fusion_scratch_bytes(const Plan& plan, std::int64_t batch) {
-  constexpr double first_fusion_bytes = 3.5e6;
+  constexpr double first_fusion_bytes = 5e6;
   const double tokens = real(batch * plan.teacher.summary_tokens);
   return 4 * tokens * (4 * real(plan.teacher.width) + 2 * real(plan.teacher.classes)) +
          first_fusion_bytes;

@@ -46,7 +46,9 @@ int agent(const Args& args) {
   engine_options.threads = threads;
   auto engine = infer::part_engine(bundle, plan, options.device, engine_options);
   const double share = args.number("pace");
-  if (share < 1) engine = infer::paced(std::move(engine), 1 / share, args.text("pace-turns"));
+  if (share < 1)
+    engine = infer::paced(std::move(engine), 1 / share,
+                          args.has("pace-turns") ? args.text("pace-turns") : std::string());
   infer::Agent agent(bundle, plan, std::move(engine), options);
   std::thread watcher([&agent] {
     wait_for_signal();

@@ -140,7 +140,8 @@ std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan:
     options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   auto engine = infer::fusion_engine(bundle, plan);
   if (args.has("pace") && args.number("pace") < 1)
-    engine = infer::paced(std::move(engine), 1 / args.number("pace"), args.text("pace-turns"));
+    engine = infer::paced(std::move(engine), 1 / args.number("pace"),
+                          args.has("pace-turns") ? args.text("pace-turns") : std::string());
   return std::make_unique<infer::Aggregator>(bundle, plan, std::move(engine), std::move(options));
 }
 
