@@ -83,7 +83,11 @@ Response failure(Status status, const std::string& text) {
 }  // namespace
 
 struct Client::State {
-  using Agents = std::vector<AgentStatus>;
+  /// Agents, or why there is no answer: an exception would be shared by two threads.
+  struct Agents {
+    std::vector<AgentStatus> list;
+    std::string error;
+  };
   struct Waiting {
     explicit Waiting(asio::io_context& io) : timer(io) {}
     std::function<void(Response)> on_done;
@@ -160,7 +164,7 @@ void Client::State::submit(std::uint64_t id, net::InferRequest request,
 
 void Client::State::ask_status(std::shared_ptr<std::promise<Agents>> promise) {
   if (!why_lost.empty()) {
-    promise->set_exception(std::make_exception_ptr(std::runtime_error(said() + why_lost)));
+    promise->set_value({{}, said() + why_lost});
     return;
   }
   net::StatusRequest request;
@@ -176,7 +180,7 @@ void Client::State::take(net::Message message) {
   } else if (auto* reply = std::get_if<net::StatusReply>(&message)) {
     const auto at = asking.find(reply->request);
     if (at == asking.end()) return;
-    at->second->set_value(agents_of(std::move(*reply)));
+    at->second->set_value({agents_of(std::move(*reply)), {}});
     asking.erase(at);
   } else if (!std::holds_alternative<net::Drain>(message) &&
              !std::holds_alternative<net::Bye>(message)) {
@@ -200,8 +204,7 @@ void Client::State::finish(std::uint64_t id, Response response) {
 void Client::State::lost(const std::string& why) {
   why_lost = why;
   while (!waiting.empty()) finish(waiting.begin()->first, failure(Status::failed, said() + why));
-  for (auto& [id, promise] : std::exchange(asking, {}))
-    promise->set_exception(std::make_exception_ptr(std::runtime_error(said() + why)));
+  for (auto& [id, promise] : std::exchange(asking, {})) promise->set_value({{}, said() + why});
 }
 
 void Client::State::stop() {
@@ -264,7 +267,9 @@ std::vector<AgentStatus> Client::status() {
   asio::post(state_->io, [state = state_.get(), promise] { state->ask_status(promise); });
   if (agents.wait_for(status_timeout) != std::future_status::ready)
     throw std::runtime_error(state_->said() + "status: no answer");
-  return agents.get();
+  auto answer = agents.get();
+  if (!answer.error.empty()) throw std::runtime_error(answer.error);
+  return std::move(answer.list);
 }
 
 const std::string& Client::model_json() const { return state_->welcome.model_json; }
