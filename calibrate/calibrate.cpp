@@ -90,13 +90,6 @@ Student make_student(FusedModel fused) {
   return student;
 }
 
-json describe(const Schedule& schedule) {
-  return {schedule.epochs,          static_cast<int>(schedule.optimizer),
-          schedule.batch,           schedule.learning_rate,
-          schedule.weight_decay,    schedule.warmup_epochs,
-          schedule.label_smoothing, schedule.clip_norm};
-}
-
 json describe(const CalibrateRecipe::Joint& joint) {
   return {describe(joint.schedule), joint.labels,      joint.soft_targets,
           joint.features,           joint.temperature, joint.device_dropout};

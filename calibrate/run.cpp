@@ -64,6 +64,13 @@ std::string loss_note(double loss, std::int64_t images, double seconds) {
 
 }  // namespace
 
+json describe(const Schedule& schedule) {
+  return {schedule.epochs,          static_cast<int>(schedule.optimizer),
+          schedule.batch,           schedule.learning_rate,
+          schedule.weight_decay,    schedule.warmup_epochs,
+          schedule.label_smoothing, schedule.clip_norm};
+}
+
 void write_checkpoint(const std::filesystem::path& path,
                       const std::map<std::string, at::Tensor>& tensors, const json& state) {
   std::vector<model::TensorEntry> entries;

@@ -26,6 +26,9 @@ nlohmann::json read_checkpoint_state(const std::filesystem::path& path);
 void restore_tensors(const std::filesystem::path& path,
                      const std::map<std::string, at::Tensor>& tensors);
 
+/// A schedule in a run's fingerprint.
+nlohmann::json describe(const Schedule& schedule);
+
 /// A stage of training: what one pass over the data does.
 struct Stage {
   std::string name;

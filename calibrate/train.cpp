@@ -42,16 +42,12 @@ std::vector<at::Tensor*> handles(model::Transformer& model) {
 
 std::string fingerprint(const TrainRecipe& recipe) {
   const DataRecipe& data = recipe.data;
-  const Schedule& schedule = recipe.schedule;
   const json all = {
       {"data",
        {data.format, data.path.string(), data.train_limit, data.validation, data.flip, data.shift}},
       {"model", model::config_to_json(recipe.model)},
       {"processing", model::processing_to_json(recipe.model.processing)},
-      {"schedule",
-       {schedule.epochs, static_cast<int>(schedule.optimizer), schedule.batch,
-        schedule.learning_rate, schedule.weight_decay, schedule.warmup_epochs,
-        schedule.label_smoothing, schedule.clip_norm}},
+      {"schedule", describe(recipe.schedule)},
       {"rest", {static_cast<int>(recipe.compute), recipe.mixup, recipe.ema, recipe.seed}}};
   return base::sha256(all.dump());
 }

@@ -316,6 +316,10 @@ std::string Args::text(std::string_view name) const {
 double Args::number(std::string_view name) const {
   return to_number(find_option(name), text(name));
 }
+std::string Args::text_or(std::string_view name, const std::string& fallback) const {
+  return has(name) ? text(name) : fallback;
+}
+
 std::int64_t Args::integer(std::string_view name) const {
   return static_cast<std::int64_t>(number(name));
 }

@@ -70,6 +70,8 @@ class Args {
   bool given(std::string_view name) const;  // as flag or variable
   bool flag(std::string_view name) const;
   std::string text(std::string_view name) const;
+  /// `fallback` where it is not given, or not an option of the command.
+  std::string text_or(std::string_view name, const std::string& fallback = {}) const;
   std::int64_t integer(std::string_view name) const;
   double number(std::string_view name) const;
   double seconds(std::string_view name) const;

@@ -125,4 +125,22 @@ inline std::string tiny_fleet(const std::string& memory = "400 MB") {
   return text;
 }
 
+/// model/, fleet.toml and plan.json: a tiny model planned for three devices.
+inline void make_tiny_plan(const Scratch& s) {
+  make_tiny_model(s, s / "model");
+  write_text(s / "fleet.toml", tiny_fleet());
+  const auto ran = run_cleave(
+      s, {"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "decomposed",
+          "--max-part-share", "0.8", "--accuracy-weight", "1000", "--out", s / "plan.json"});
+  ASSERT_EQ(ran.code, 0) << ran.error;
+}
+
+/// The same, cut: bundle/.
+inline void make_tiny_bundle(const Scratch& s) {
+  make_tiny_plan(s);
+  const auto ran =
+      run_cleave(s, {"decompose", s / "model", "--plan", s / "plan.json", "--out", s / "bundle"});
+  ASSERT_EQ(ran.code, 0) << ran.error;
+}
+
 }  // namespace cleave::tools

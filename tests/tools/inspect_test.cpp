@@ -16,17 +16,7 @@ class Inspect : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     shared_ = new Scratch;
-    const Scratch& s = *shared_;
-    make_tiny_model(s, s / "model");
-    write_text(s / "fleet.toml", tiny_fleet());
-    for (const std::vector<std::string>& words :
-         {std::vector<std::string>{"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
-                                   "decomposed", "--max-part-share", "0.8", "--accuracy-weight",
-                                   "1000", "--out", s / "plan.json"},
-          {"decompose", s / "model", "--plan", s / "plan.json", "--out", s / "bundle"}}) {
-      const auto ran = run_cleave(s, words);
-      ASSERT_EQ(ran.code, 0) << ran.error;
-    }
+    make_tiny_bundle(*shared_);
   }
   static void TearDownTestSuite() {
     delete shared_;

@@ -21,16 +21,13 @@ class MainJob : public testing::Test {
   static void SetUpTestSuite() {
     shared_ = new Scratch;
     const Scratch& s = *shared_;
-    make_tiny_model(s, s / "model");
-    write_text(s / "fleet.toml", tiny_fleet());
+    make_tiny_plan(s);
     make_images(s / "data/train", 240, 1);
     make_images(s / "data/test", 60, 2);
     write_text(s / "recipe.toml",
                "format = 1\n[data]\npath = \"data\"\nvalidation = 60\nflip = false\nshift = "
                "0\n[joint]\nepochs = "
                "2\nbatch = 16\nlearning_rate = 0.003\n");
-    run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "decomposed",
-         "--max-part-share", "0.8", "--accuracy-weight", "1000", "--out", s / "plan.json"});
     run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--data",
          s / "data", "--images", "60", "--out", s / "bundle"});
     run({"calibrate", s / "bundle", "--teacher", s / "model", "--data", s / "data", "--recipe",

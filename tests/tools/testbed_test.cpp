@@ -46,18 +46,7 @@ class Testbed : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     shared_ = new Scratch;
-    const Scratch& s = *shared_;
-    make_tiny_model(s, s / "model");
-    write_text(s / "fleet.toml", tiny_fleet());
-    EXPECT_EQ(run_cleave(s, {"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
-                             "decomposed", "--max-part-share", "0.8", "--accuracy-weight", "1000",
-                             "--out", s / "plan.json"})
-                  .code,
-              0);
-    EXPECT_EQ(
-        run_cleave(s, {"decompose", s / "model", "--plan", s / "plan.json", "--out", s / "bundle"})
-            .code,
-        0);
+    make_tiny_bundle(*shared_);
   }
   static void TearDownTestSuite() {
     delete shared_;

@@ -24,7 +24,7 @@ int agent(const Args& args) {
   const int threads = threads_of(args, 1);
   infer::set_threads(threads);
   const plan::Bundle bundle(args.at(0));
-  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  const auto plan = bundle.plan(args.text_or("plan"));
   infer::AgentOptions options;
   options.device = args.text("device");
   check_device(plan, options.device);
@@ -46,9 +46,7 @@ int agent(const Args& args) {
   engine_options.threads = threads;
   auto engine = infer::part_engine(bundle, plan, options.device, engine_options);
   const double share = args.number("pace");
-  if (share < 1)
-    engine = infer::paced(std::move(engine), 1 / share,
-                          args.has("pace-turns") ? args.text("pace-turns") : std::string());
+  if (share < 1) engine = infer::paced(std::move(engine), 1 / share, args.text_or("pace-turns"));
   infer::Agent agent(bundle, plan, std::move(engine), options);
   std::thread watcher([&agent] {
     wait_for_signal();

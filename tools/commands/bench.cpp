@@ -123,7 +123,7 @@ Target find_target(const Args& args) {
     return target;
   }
   const plan::Bundle bundle(target.what);
-  target.plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  target.plan = bundle.plan(args.text_or("plan"));
   target.config = target.plan.teacher;
   if (args.flag("local")) {
     target.service = make_local(args, bundle, target.plan);

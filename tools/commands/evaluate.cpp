@@ -30,8 +30,8 @@ int evaluate(const Args& args) {
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
-    summary = calibrate::evaluate(args.at(0), args.has("teacher") ? args.text("teacher") : "",
-                                  source, !args.flag("dry-run"), bar.callback());
+    summary = calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
+                                  !args.flag("dry-run"), bar.callback());
   }
   const auto* teacher = find_row(summary, "teacher");
   const auto* fused = find_row(summary, "fused");

@@ -198,7 +198,7 @@ int infer(const Args& args) {
     return ask_all(args, client, known, images);
   }
   const plan::Bundle bundle(args.at(0));
-  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  const auto plan = bundle.plan(args.text_or("plan"));
   if (args.flag("local")) return ask_all(args, *make_local(args, bundle, plan), plan, images);
   auto aggregator = make_aggregator(args, bundle, plan);
   join_agents(args, *aggregator);

@@ -130,7 +130,7 @@ base::Reader measured_of(const fs::path& folder) {
 int inspect_bundle(const Args& args, const fs::path& folder) {
   const plan::Bundle bundle(folder);
   bundle.verify("");
-  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  const auto plan = bundle.plan(args.text_or("plan"));
   const auto measured = measured_of(folder);
   if (args.flag("measured")) {
     const std::string text = args.json() ? measured_json(measured, bundle.identity()).dump(2) + "\n"

@@ -12,7 +12,7 @@ namespace {
 int serve(const Args& args) {
   infer::set_threads(1);
   const plan::Bundle bundle(args.at(0));
-  const auto plan = bundle.plan(args.has("plan") ? args.text("plan") : "");
+  const auto plan = bundle.plan(args.text_or("plan"));
   auto aggregator = make_aggregator(args, bundle, plan);
   infer::ServerOptions options;
   options.listen = args.text("listen");

@@ -121,7 +121,7 @@ std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle
     source = args.text("fleet");
     for (const auto& device : plan::read_fleet(source).devices) hosts[device.name] = device.address;
   } else {
-    source = args.has("hosts") ? args.text("hosts") : (bundle.folder() / "hosts.toml").string();
+    source = args.text_or("hosts", (bundle.folder() / "hosts.toml").string());
     hosts = plan::read_hosts(source);
   }
   for (const auto& part : plan.parts)
@@ -140,8 +140,7 @@ std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan:
     options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   auto engine = infer::fusion_engine(bundle, plan);
   if (args.has("pace") && args.number("pace") < 1)
-    engine = infer::paced(std::move(engine), 1 / args.number("pace"),
-                          args.has("pace-turns") ? args.text("pace-turns") : std::string());
+    engine = infer::paced(std::move(engine), 1 / args.number("pace"), args.text_or("pace-turns"));
   return std::make_unique<infer::Aggregator>(bundle, plan, std::move(engine), std::move(options));
 }
 

@@ -9,12 +9,12 @@
 #include <unistd.h>
 #include <utility>
 
+#include "tools/testbed/process.hpp"
+
 namespace cleave::tools {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* name_start = "cleave-";
 
 bool write_number(const fs::path& file, double number) {
   std::ofstream out(file);
@@ -27,10 +27,7 @@ void sweep(const fs::path& root) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(root, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.rfind(name_start, 0) != 0) continue;
-    const auto pid = static_cast<pid_t>(
-        std::strtol(name.c_str() + std::char_traits<char>::length(name_start), nullptr, 10));
-    if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) rmdir(entry.path().c_str());
+    if (is_left_behind(name)) rmdir(entry.path().c_str());
   }
 }
 
@@ -40,7 +37,7 @@ std::unique_ptr<MemoryCgroup> MemoryCgroup::make(const std::string& device, doub
   const std::pair<fs::path, const char*> versions[] = {
       {"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, {"/sys/fs/cgroup", "memory.max"}};
   for (const auto& [root, limit] : versions) {
-    const fs::path path = root / (name_start + std::to_string(getpid()) + "-" + device);
+    const fs::path path = root / own_name(device);
     if (geteuid() != 0 || mkdir(path.c_str(), 0755) != 0) continue;
     std::unique_ptr<MemoryCgroup> group(new MemoryCgroup(path));
     sweep(root);

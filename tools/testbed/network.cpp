@@ -16,8 +16,6 @@
 namespace cleave::tools {
 namespace {
 
-constexpr const char* name_start = "cleave-";
-
 /// Runs `ip` or `tc` inside a namespace.
 void in_namespace(const std::string& space, std::vector<std::string> words) {
   words.insert(words.begin(), {"ip", "netns", "exec", space});
@@ -41,10 +39,7 @@ void sweep() {
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.rfind(name_start, 0) != 0) continue;
-    const auto pid = static_cast<pid_t>(
-        std::strtol(name.c_str() + std::char_traits<char>::length(name_start), nullptr, 10));
-    if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) run_program({"ip", "netns", "del", name});
+    if (is_left_behind(name)) run_program({"ip", "netns", "del", name});
   }
 }
 
@@ -52,7 +47,7 @@ void sweep() {
 
 std::optional<std::string> EmulatedNetwork::unavailable() {
   if (geteuid() != 0) return "network namespaces need root";
-  const std::string probe = name_start + std::to_string(getpid()) + "-probe";
+  const std::string probe = own_name("probe");
   try {
     run_program({"ip", "netns", "add", probe});
     run_program({"ip", "netns", "del", probe});
@@ -62,8 +57,7 @@ std::optional<std::string> EmulatedNetwork::unavailable() {
   return std::nullopt;
 }
 
-EmulatedNetwork::EmulatedNetwork(const plan::Fleet& fleet, double dilate)
-    : prefix_(name_start + std::to_string(getpid()) + "-") {
+EmulatedNetwork::EmulatedNetwork(const plan::Fleet& fleet, double dilate) : prefix_(own_name("")) {
   if (fleet.devices.size() > 200)
     throw std::runtime_error("[testbed] saw " + std::to_string(fleet.devices.size()) +
                              " devices, needs at most 200");

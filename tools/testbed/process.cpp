@@ -20,6 +20,8 @@
 namespace cleave::tools {
 namespace {
 
+constexpr const char* name_start = "cleave-";
+
 std::vector<char*> argv_of(const std::vector<std::string>& words) {
   std::vector<char*> argv;
   for (const auto& word : words) argv.push_back(const_cast<char*>(word.c_str()));
@@ -167,6 +169,17 @@ void Process::stop() {
   if (pid_ < 0) return;
   kill(pid_, SIGKILL);
   wait();
+}
+
+std::string own_name(const std::string& what) {
+  return name_start + std::to_string(getpid()) + "-" + what;
+}
+
+bool is_left_behind(const std::string& name) {
+  const std::string start = name_start;
+  if (name.rfind(start, 0) != 0) return false;
+  const auto pid = static_cast<pid_t>(std::strtol(name.c_str() + start.size(), nullptr, 10));
+  return pid > 0 && kill(pid, 0) != 0 && errno == ESRCH;
 }
 
 void run_program(const std::vector<std::string>& words) {

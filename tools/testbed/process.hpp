@@ -47,6 +47,11 @@ class Process {
   std::string buffered_;
 };
 
+/// "cleave-<this process>-<what>": names what would outlive a killed testbed.
+std::string own_name(const std::string& what);
+/// Whether it is such a name of a process that is gone.
+bool is_left_behind(const std::string& name);
+
 /// Runs a program to its end. Throws std::runtime_error with its standard error when it fails.
 void run_program(const std::vector<std::string>& words);
 
