@@ -366,20 +366,16 @@ class Rounds {
   ModelConfig request_config_;
 };
 
-/// What a process takes before any model: everything that libtorch and BLAS touch, their scratch
-/// memory included.
+}  // namespace
+
 double measure_runtime_bytes() {
   constexpr std::int64_t rows = 64, inner = 512, columns = 2048;  // fills BLAS' own buffers
-  double operands = 0;
-  {
-    const Tensor x = at::ones({1, rows, inner}), weight = at::ones({columns, inner});
-    const Tensor y = model::linear(x, weight, nullptr);
-    operands = static_cast<double>(x.nbytes() + weight.nbytes() + y.nbytes());
-    return resident_memory_bytes() - operands;
-  }
+  const c10::InferenceMode no_gradients;
+  model::keep_memory_compact();
+  model::linear(at::ones({1, rows, inner}), at::ones({columns, inner}), nullptr);
+  model::return_free_memory();
+  return resident_memory_bytes();
 }
-
-}  // namespace
 
 void MeasureOptions::check() const {
   const auto needs = [](const std::string& field, auto saw, const std::string& what) {

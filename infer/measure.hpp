@@ -21,6 +21,11 @@ struct MeasureOptions {
   void check() const;
 };
 
+/// What this process takes before any model, bytes: VmRSS after one warm product, with everything
+/// that libtorch and BLAS touch for it and without its operands. Call it first in main, after
+/// set_threads; it takes a millisecond.
+double measure_runtime_bytes();
+
 /// Measures this machine's kernels (matmul, attention, norm, activation, elementwise at the shapes
 /// that occur; medians of thread CPU time, of wall time with more than one thread), what an
 /// instruction and a message cost, and libtorch's own memory (call it before anything large is in

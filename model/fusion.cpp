@@ -119,7 +119,9 @@ void write_tensors(const FusionHead& head, const std::filesystem::path& path) {
 /// The tensor as fp32 where its shape is the needed one.
 Tensor read_checked(const TensorFiles& files, const std::string& name,
                     const std::vector<std::int64_t>& dims, const std::filesystem::path& folder) {
-  const Tensor tensor = read_tensor(files, files.at(name));
+  const TensorEntry& entry = files.at(name);
+  const Tensor tensor = read_tensor(files, entry);
+  files.release(entry);  // else the file's pages would count beside the copies
   try {
     expect_dims(tensor, dims, (folder / "model.safetensors").string() + ": " + name);
   } catch (const std::invalid_argument& wrong) {

@@ -71,4 +71,10 @@ void keep_memory_compact() {
   });
 }
 
+void return_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace cleave::model

@@ -12,4 +12,7 @@ namespace cleave::model {
 /// answer; call it before weights are loaded. Any thread, once is enough.
 void keep_memory_compact();
 
+/// Gives what is free in this process's heap back to the system.
+void return_free_memory();
+
 }  // namespace cleave::model

@@ -298,7 +298,7 @@ double Space::seconds(std::size_t device, const Share& share) const {
 }
 
 double Space::model_bytes(const Share& share) const {
-  return weight_bytes(share) + working_bytes(share);
+  return plan::serving_bytes + weight_bytes(share) + working_bytes(share);
 }
 
 /// Activations are those of the largest block, whatever the number of blocks: counted by the plan's

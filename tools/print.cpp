@@ -10,6 +10,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/units.hpp"
 
 namespace cleave::tools {
@@ -150,6 +152,20 @@ void ProgressBar::draw(const base::Progress& progress) {
   std::fprintf(stderr, "\r\033[K%s %s %3.0f %%  %s  %s", what_.c_str(), bar.c_str(), 100 * share,
                progress.note.c_str(), left.c_str());
   std::fflush(stderr);
+}
+
+void announce(bool json, const std::string& name, const std::string& address,
+              double runtime_bytes) {
+  if (json)
+    std::printf(
+        "%s\n",
+        nlohmann::json{{"name", name}, {"address", address}, {"runtime_bytes", runtime_bytes}}
+            .dump()
+            .c_str());
+  else
+    std::printf("%s (runtime %s) listens on %s\n", name.c_str(),
+                base::format_bytes(runtime_bytes).c_str(), address.c_str());
+  std::fflush(stdout);
 }
 
 void catch_signals() {

@@ -49,6 +49,9 @@ class ProgressBar {
   std::string what_;
 };
 
+/// Says on standard output, at once, that a program listens, and what its runtime takes.
+void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes);
+
 /// SIGINT and SIGTERM set a flag from now on; a second SIGINT ends the process.
 void catch_signals();
 bool stop_wanted();

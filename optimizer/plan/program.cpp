@@ -45,7 +45,7 @@ double fusion_bytes(const Plan& plan) {
 /// Alive while fusing: the sum, the next term, what covers it and the answers; and libtorch's code
 /// that the first fusion brings into memory (measured as in work.cpp).
 double fusion_scratch_bytes(const Plan& plan, std::int64_t batch) {
-  constexpr double first_fusion_bytes = 5e6;
+  constexpr double first_fusion_bytes = 7e6;
   const double tokens = real(batch * plan.teacher.summary_tokens);
   return 4 * tokens * (4 * real(plan.teacher.width) + 2 * real(plan.teacher.classes)) +
          first_fusion_bytes;
@@ -59,11 +59,13 @@ double scratch_bytes(const Instruction& instruction, const Program& program, con
   return 0;
 }
 
-/// Beside the weights while they are loaded: the largest tensor of a part; the whole file of a
-/// fusion head.
+/// Beside the weights while they are loaded: the largest tensor in its file.
 double loading_bytes_of(const Instruction& instruction, const Plan& plan) {
   if (instruction.op == Op::sub_model) return loading_bytes(part_of(instruction, plan).config);
-  return instruction.op == Op::fuse ? fusion_bytes(plan) : 0;
+  if (instruction.op != Op::fuse) return 0;
+  std::int64_t columns = plan.teacher.classes;
+  for (const PlanPart& part : plan.parts) columns = std::max(columns, part.config.width);
+  return 4 * real(plan.teacher.width) * real(columns);
 }
 
 std::string dims_text(const std::vector<std::int64_t>& dims) {
@@ -267,7 +269,7 @@ double working_bytes(const Program& program, const Plan& plan) {
 }
 
 double resident_bytes(const Program& program, const Plan& plan) {
-  double bytes = 0;
+  double bytes = serving_bytes;
   for (const Instruction& instruction : program.instructions) {
     if (instruction.op == Op::sub_model) bytes += weight_bytes(part_of(instruction, plan).config);
     if (instruction.op == Op::fuse) bytes += fusion_bytes(plan);

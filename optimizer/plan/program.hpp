@@ -70,7 +70,10 @@ std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& pr
 /// Peak bytes on the rank beside its weights: the program's values and activations, or what loading
 /// the weights takes for a moment where that is more.
 double working_bytes(const Program& program, const Plan& plan);
-/// Weights of the rank (the part's, or the fusion head's).
+/// What reading a bundle and serving it takes beside the model (measured).
+constexpr double serving_bytes = 1.5e6;
+/// What the rank holds while it waits: weights (the part's, or the fusion head's) and
+/// serving_bytes.
 double resident_bytes(const Program& program, const Plan& plan);
 
 }  // namespace cleave::plan

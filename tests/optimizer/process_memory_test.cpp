@@ -4,17 +4,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include "infer/engine.hpp"
+#include "infer/machine.hpp"
+#include "infer/measure.hpp"
 #include "model/checkpoint.hpp"
-#include "model/memory.hpp"
 #include "model/transformer.hpp"
 #include "optimizer/plan/work.hpp"
 #include "tests/base/scratch.hpp"
@@ -23,37 +22,22 @@
 namespace cleave::plan {
 namespace {
 
-double status_bytes(const std::string& field) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.rfind(field + ":", 0) == 0) return 1024 * std::stod(line.substr(field.size() + 1));
-  return 0;
-}
-
-/// What this process holds after one warm product, its operands left out: a profile's runtime.
-double runtime_bytes() {
-  const at::Tensor x = at::ones({1, 64, 512}), weight = at::ones({2048, 512});
-  const at::Tensor y = model::linear(x, weight, nullptr);
-  return status_bytes("VmRSS") - static_cast<double>(x.nbytes() + weight.nbytes() + y.nbytes());
-}
-
 constexpr const char* folder_variable = "CLEAVE_TEST_MEMORY_OF";
 
 /// The other process of the next test: loads, answers three times, prints how much it grew.
 TEST(MeasuredMemory, Child) {
   const char* folder = std::getenv(folder_variable);
   if (folder == nullptr) GTEST_SKIP() << "runs in a process of its own, started by the next test";
-  model::keep_memory_compact();
-  at::set_num_threads(1);
+  infer::set_threads(1);
   const c10::InferenceMode no_grad;
-  const double before = runtime_bytes();
+  const double before = infer::measure_runtime_bytes();
   const model::Transformer model = model::load(folder);
   const model::ModelConfig& config = model.config;
   const at::Tensor pixels = at::zeros({1, config.channels, config.image_height, config.image_width},
                                       at::dtype(at::kByte));
   for (int pass = 0; pass < 3; ++pass)
     model::features(model, model::normalise_pixels(config, pixels));
-  std::printf("grew by %.0f\n", status_bytes("VmHWM") - before);
+  std::printf("grew by %.0f\n", infer::peak_memory_bytes() - before);
 }
 
 /// By how much a fresh process grows that loads and runs the model.

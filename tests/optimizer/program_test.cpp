@@ -216,13 +216,14 @@ TEST(Price, CountsTheKernelsOfPartsAndFusion) {
 TEST(Price, KnowsWhatEachRankHolds) {
   const Plan plan = three_parts();
   const std::vector<Program> programs = compile(plan, {1});
-  EXPECT_EQ(resident_bytes(programs[2], plan), weight_bytes(plan.parts[2].config));
+  EXPECT_EQ(resident_bytes(programs[2], plan), serving_bytes + weight_bytes(plan.parts[2].config));
   // A_p [192, D_p], b_p, m_p, c_p [192] of each part; the classifier [10, 192] with its bias.
   EXPECT_EQ(resident_bytes(programs[3], plan),
-            4.0 * (192 * (128 + 96 + 64) + 3 * 3 * 192 + 10 * 192 + 10));
+            serving_bytes + 4.0 * (192 * (128 + 96 + 64) + 3 * 3 * 192 + 10 * 192 + 10));
   const std::vector<Program> local = compile(local_plan(), {1});
-  EXPECT_EQ(resident_bytes(local[0], local_plan()), weight_bytes(examples::fashion_vit()));
-  EXPECT_EQ(resident_bytes(local[1], local_plan()), 0);
+  EXPECT_EQ(resident_bytes(local[0], local_plan()),
+            serving_bytes + weight_bytes(examples::fashion_vit()));
+  EXPECT_EQ(resident_bytes(local[1], local_plan()), serving_bytes);
 }
 
 TEST(Price, CountsValuesAndActivationsOrLoading) {

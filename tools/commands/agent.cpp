@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "infer/engine.hpp"
+#include "infer/measure.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
@@ -23,6 +24,7 @@ void check_device(const plan::Plan& plan, const std::string& device) {
 int agent(const Args& args) {
   const int threads = threads_of(args, 1);
   infer::set_threads(threads);
+  const double runtime_bytes = infer::measure_runtime_bytes();
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
   infer::AgentOptions options;
@@ -33,8 +35,7 @@ int agent(const Args& args) {
   options.max_requests = static_cast<int>(args.integer("max-requests"));
   options.memory_bytes = args.bytes("memory");
   options.on_listening = [&](const std::string& address) {
-    std::printf("%s listens on %s\n", options.device.c_str(), address.c_str());
-    std::fflush(stdout);
+    announce(args.json(), options.device, address, runtime_bytes);
   };
   if (args.flag("verbose"))
     options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
@@ -64,7 +65,7 @@ Command agent_command() {
           "serve one part of a bundle on this device",
           {{"BUNDLE", "bundle folder (manifest, plans and this device's part)"}},
           {"device", "listen", "plan", "insecure", "memory", "max-requests", "threads", "pace",
-           "pace-turns", "verbose"},
+           "pace-turns", "format", "verbose"},
           "cleave-agent bundle/ --device pi4 --listen 127.0.0.1:7101",
           agent};
 }

@@ -50,15 +50,18 @@ void add_memory(const Reader& system, const std::string& what, Table& table) {
   for (const auto& process : processes.keys()) {
     const Reader row = processes.at(process);
     table.row({what + ": " + process, base::format_bytes(row.at("peak_bytes").number(0, any)),
-               size_text(row.at("predicted_bytes").number(0, any)),
-               size_text(row.number("predicted_runtime_bytes", 0, any, 0)),
+               size_text(row.at("runtime_bytes").number(0, any)),
+               size_text(row.at("predicted_runtime_bytes").number(0, any)),
+               size_text(row.at("model_bytes").number(0, any)),
+               size_text(row.at("predicted_model_bytes").number(0, any)),
                size_text(row.at("limit_bytes").number(0, any)) +
                    (row.boolean("limited", true) ? "" : " (lifted)")});
   }
 }
 
 std::string testbed_text(const Reader& section) {
-  Table memory({"process", "peak memory", "predicted", "runtime of it", "limit"}),
+  Table memory(
+      {"process", "peak memory", "runtime", "(predicted)", "model", "(predicted)", "limit"}),
       latency({"latency", "median", "MAD", "predicted", "on the wire"});
   for (const auto& system : section.at("systems").items()) {
     const std::string what = system.at("what").text();

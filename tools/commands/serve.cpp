@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "infer/engine.hpp"
+#include "infer/measure.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/print.hpp"
@@ -11,15 +12,15 @@ namespace {
 
 int serve(const Args& args) {
   infer::set_threads(1);
+  const double runtime_bytes = infer::measure_runtime_bytes();
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
   auto aggregator = make_aggregator(args, bundle, plan);
   infer::ServerOptions options;
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
-  options.on_listening = [](const std::string& address) {
-    std::printf("serving on %s\n", address.c_str());
-    std::fflush(stdout);
+  options.on_listening = [&](const std::string& address) {
+    announce(args.json(), "aggregator", address, runtime_bytes);
   };
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can ask\n",
@@ -42,7 +43,7 @@ Command serve_command() {
           "the aggregator as a service",
           {{"BUNDLE", "bundle folder"}},
           {"listen", "fleet", "hosts", "plan", "insecure", "max-queue", "pace", "pace-turns",
-           "verbose"},
+           "format", "verbose"},
           "cleave serve bundle/ --listen 127.0.0.1:7100",
           serve};
 }

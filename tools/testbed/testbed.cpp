@@ -91,6 +91,7 @@ struct System {
   std::vector<std::unique_ptr<MemoryCgroup>> cgroups;  // outlive the processes in them
   std::map<std::string, Process> agents;
   std::unique_ptr<Process> server;
+  std::map<std::string, double> runtime_bytes;  // of each process, before its model
   std::unique_ptr<infer::Client> client;
   std::vector<double> latency_s, overhead_s, fuse_s;
   std::map<std::string, std::vector<double>> compute_s, round_trip_s;
@@ -112,7 +113,9 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
                    "--pace",
                    format("%.9g", ground.share_of(index)),
                    "--pace-turns",
-                   ground.turns()};
+                   ground.turns(),
+                   "--format",
+                   "json"};
   if (ground.network) options.words.emplace_back("--insecure");
   if (system.limited) {
     const double memory = ground.fleet.devices[index].memory_bytes;
@@ -125,18 +128,23 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
   return Process(options);
 }
 
-/// The address that a program announces as the last word of its first line.
-std::string announced_address(Process& process) {
-  const std::string line = process.read_line(std::chrono::seconds(60));
-  return line.substr(line.find_last_of(' ') + 1);
+/// The address that a program announces once it listens; what its runtime takes is kept.
+std::string announced_address(System& system, const std::string& name, Process& process) {
+  const auto said = nlohmann::json::parse(process.read_line(std::chrono::seconds(60)));
+  system.runtime_bytes[name] = said.at("runtime_bytes");
+  return said.at("address");
 }
+
+/// The aggregator as a process, apart from an agent on the same device.
+std::string aggregator_name(const plan::Plan& plan) { return "aggregator@" + plan.aggregator; }
 
 void start(System& system, const Ground& ground, const fs::path& bundle) {
   system.plan = plan::Bundle(bundle).plan();
   for (const auto& part : system.plan.parts)
     system.agents.emplace(part.device, start_agent(system, ground, bundle, part.device));
   std::map<std::string, std::string> hosts;
-  for (auto& [device, process] : system.agents) hosts[device] = announced_address(process);
+  for (auto& [device, process] : system.agents)
+    hosts[device] = announced_address(system, device, process);
   const fs::path hosts_file = ground.logs / (system.what + "-hosts.toml");
   plan::write_hosts(hosts, hosts_file);
 
@@ -152,11 +160,14 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
                    "--pace",
                    format("%.9g", ground.share_of(aggregator)),
                    "--pace-turns",
-                   ground.turns()};
+                   ground.turns(),
+                   "--format",
+                   "json"};
   options.network_namespace = ground.namespace_of(aggregator);
   options.log = ground.logs / (system.what + "-aggregator.log");
   system.server = std::make_unique<Process>(options);
-  const std::string address = announced_address(*system.server);
+  const std::string address =
+      announced_address(system, aggregator_name(system.plan), *system.server);
   if (ground.network) enter_network_namespace(ground.namespace_of(aggregator));
   system.client = std::make_unique<infer::Client>(address);
   for (int i = 0; i < 200; ++i) {
@@ -302,13 +313,13 @@ std::string with_spread(const std::vector<double>& values) {
   return base::format_seconds(spread.median) + " (" + base::format_seconds(spread.mad) + ")";
 }
 
-/// VmHWM of a process; what the plan predicted of it, libraries (runtime) and model apart; what its
-/// device gives.
+/// VmHWM of a process and what it was after start and one warm product; what the plan predicted;
+/// what its device gives.
 struct MemoryRow {
   std::string process;
-  double peak = 0, runtime = 0, model = 0, limit = 0;
+  double peak = 0, runtime = 0, predicted_runtime = 0, predicted_model = 0, limit = 0;
   bool limited = true;
-  double predicted() const { return runtime + model; }
+  double model() const { return peak - runtime; }
   bool holds() const { return !limited || peak <= limit; }
 };
 
@@ -316,12 +327,12 @@ std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
   std::vector<MemoryRow> rows;
   const auto add = [&](const std::string& name, const Process& process, const std::string& device) {
     const auto predicted = system.plan.prediction.of(name);
-    rows.push_back({name, process.peak_memory_bytes(), predicted.runtime_bytes,
-                    predicted.model_bytes,
+    rows.push_back({name, process.peak_memory_bytes(), system.runtime_bytes.at(name),
+                    predicted.runtime_bytes, predicted.model_bytes,
                     ground.fleet.devices[ground.index_of(device)].memory_bytes, system.limited});
   };
   for (const auto& [device, process] : system.agents) add(device, process, device);
-  add("aggregator@" + system.plan.aggregator, *system.server, system.plan.aggregator);
+  add(aggregator_name(system.plan), *system.server, system.plan.aggregator);
   return rows;
 }
 
@@ -368,9 +379,10 @@ nlohmann::json to_json(const System& system, const Ground& ground) {
                                {"round_trip_median_s", median_of(system.round_trip_s.at(device))}};
   for (const auto& row : memory_of(system, ground))
     json["memory"][row.process] = {{"peak_bytes", row.peak},
-                                   {"predicted_bytes", row.predicted()},
-                                   {"predicted_runtime_bytes", row.runtime},
-                                   {"predicted_model_bytes", row.model},
+                                   {"runtime_bytes", row.runtime},
+                                   {"model_bytes", row.model()},
+                                   {"predicted_runtime_bytes", row.predicted_runtime},
+                                   {"predicted_model_bytes", row.predicted_model},
                                    {"limit_bytes", row.limit},
                                    {"limited", row.limited},
                                    {"holds", row.holds()}};
@@ -395,10 +407,12 @@ void print(const System& system, const Ground& ground) {
                  : "–",
              "–"});
   std::printf("%s\n", times.text().c_str());
-  Table memory({"process", "peak memory", "predicted", "runtime of it", "limit", "holds"});
+  Table memory({"process", "peak memory", "runtime", "(predicted)", "model", "(predicted)", "limit",
+                "holds"});
   const auto size = [](double bytes) { return bytes > 0 ? base::format_bytes(bytes) : "–"; };
   for (const auto& row : memory_of(system, ground))
-    memory.row({row.process, base::format_bytes(row.peak), size(row.predicted()), size(row.runtime),
+    memory.row({row.process, base::format_bytes(row.peak), size(row.runtime),
+                size(row.predicted_runtime), size(row.model()), size(row.predicted_model),
                 base::format_bytes(row.limit) + (row.limited ? "" : " (lifted)"),
                 !row.limited  ? "–"
                 : row.holds() ? "yes"
