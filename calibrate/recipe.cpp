@@ -4,6 +4,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "base/file.hpp"
 #include "base/reader.hpp"
 
 namespace cleave::calibrate {
@@ -175,7 +176,15 @@ void CalibrateRecipe::check() const {
 }
 
 TrainRecipe read_train_recipe(const std::filesystem::path& path) {
-  const Reader file = Reader::toml_file(path);
+  return train_recipe_from_toml(base::read_text(path), path);
+}
+
+CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path) {
+  return calibrate_recipe_from_toml(base::read_text(path), path);
+}
+
+TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path) {
+  const Reader file = Reader::toml_text(text, path.string());
   file.expect_format(1);
   file.allow({"format", "seed", "threads", "compute", "mixup", "ema", "data", "model", "schedule"});
   TrainRecipe recipe;
@@ -193,8 +202,9 @@ TrainRecipe read_train_recipe(const std::filesystem::path& path) {
   return recipe;
 }
 
-CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path) {
-  const Reader file = Reader::toml_file(path);
+CalibrateRecipe calibrate_recipe_from_toml(const std::string& text,
+                                           const std::filesystem::path& path) {
+  const Reader file = Reader::toml_text(text, path.string());
   file.expect_format(1);
   file.allow({"format", "seed", "threads", "compute", "views", "target_loss_points", "data",
               "alone", "boost", "joint", "head"});

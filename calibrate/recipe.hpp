@@ -5,8 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "model/dataset.hpp"
-#include "model/transformer.hpp"
+#include "model/config/config.hpp"
 
 namespace cleave::calibrate {
 
@@ -113,5 +112,9 @@ struct CalibrateRecipe {
 /// expanded.
 TrainRecipe read_train_recipe(const std::filesystem::path& path);
 CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path);
+/// The same from text; `path` is where it stands.
+TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path);
+CalibrateRecipe calibrate_recipe_from_toml(const std::string& text,
+                                           const std::filesystem::path& path);
 
 }  // namespace cleave::calibrate

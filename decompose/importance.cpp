@@ -13,6 +13,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "decompose/coupling.hpp"
+#include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/config/safetensors.hpp"
@@ -289,7 +290,8 @@ void ImportanceOptions::check() const {
 }
 
 Importance measure_importance(const model::Transformer& teacher, const model::Dataset& data,
-                              const ImportanceOptions& options) {
+                              const ImportanceOptions& options,
+                              const base::ProgressCallback& progress) {
   options.check();
   if (data.size() == 0) {
     throw std::invalid_argument("[importance] data: saw no images, needs at least 1");
@@ -300,7 +302,9 @@ Importance measure_importance(const model::Transformer& teacher, const model::Da
   const std::int64_t count = std::min(options.images, data.size());
   const Tensor chosen = spread(data.size(), count);
   Measurement measurement(teacher);
+  Steps steps("importance", (count + options.batch - 1) / options.batch, progress);
   for (std::int64_t begin = 0; begin < count; begin += options.batch) {
+    steps.next();
     const Tensor batch = chosen.narrow(0, begin, std::min(options.batch, count - begin));
     measurement.add(data.images.index_select(0, batch),
                     data.labels.defined() ? data.labels.index_select(0, batch) : Tensor());

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/progress.hpp"
 #include "model/dataset.hpp"
 #include "model/transformer.hpp"
 #include "optimizer/search.hpp"
@@ -39,9 +40,10 @@ struct ImportanceOptions {
 /// 2019), averaged over images; the energy is that of what the unit adds to the residual stream.
 /// Channels sum both over the blocks; a layer's own are of what it adds. Labels are the data's, or
 /// the teacher's answers where the data has none. Throws std::invalid_argument: no images, no
-/// classifier.
+/// classifier. `progress` counts batches; std::runtime_error where it asks to stop.
 Importance measure_importance(const model::Transformer& teacher, const model::Dataset& data,
-                              const ImportanceOptions& options = {});
+                              const ImportanceOptions& options = {},
+                              const base::ProgressCallback& progress = {});
 /// From weight norms alone, tensor by tensor, where the model is too large for gradients.
 Importance weight_importance(const std::filesystem::path& teacher);
 

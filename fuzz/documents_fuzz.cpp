@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/reader.hpp"
+#include "calibrate/recipe.hpp"
 #include "decompose/slice.hpp"
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/bundle.hpp"
@@ -79,6 +80,15 @@ void read_measured(const std::string& text) {
   require(cleave::tools::measured_json(measured, "").size() == measured.keys().size());
 }
 
+/// What is read passes its own check, or is refused there.
+template <class Recipe>
+void check(const Recipe& recipe) {
+  try {
+    recipe.check();
+  } catch (const std::invalid_argument&) {
+  }
+}
+
 template <class Get>
 void attempt(Get get) {
   try {
@@ -128,6 +138,10 @@ void read_document(char kind, const std::string& text) {
       return read_measured(text);
     case 'r':
       return visit(Reader::toml_text(text, "fuzz"));
+    case 't':
+      return check(cleave::calibrate::train_recipe_from_toml(text, "fuzz"));
+    case 'a':
+      return check(cleave::calibrate::calibrate_recipe_from_toml(text, "fuzz"));
     case 'j':
       return visit(Reader::json_text(text, "fuzz"));
     default:
@@ -138,7 +152,7 @@ void read_document(char kind, const std::string& text) {
 }  // namespace
 
 /// The first letter says what the rest is: fleet, plan, manifest, speed profile, config, keep-list,
-/// hosts, measured data, recipe, JSON.
+/// hosts, measured data, TOML as such, training, accuracy (calibration), JSON as such.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);

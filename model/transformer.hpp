@@ -23,11 +23,6 @@ struct Range {
   std::int64_t size() const { return end - begin; }
 };
 
-/// Number format of the products. bf16: operands are rounded, sums are fp32, and what passes from
-/// one product to the next inside one half of a block stays rounded; the residual stream, norms,
-/// features and parameters are fp32 all the same.
-enum class Compute { f32, bf16 };
-
 /// A model is a value: config + named fp32 tensors (canonical names, `model::parameters`). Copies
 /// share the tensors.
 struct Transformer {

@@ -236,7 +236,7 @@ std::vector<plan::DevicePrediction> predict_devices(const plan::Plan& plan,
   for (std::size_t rank = 0; rank < devices.size(); ++rank) {
     const plan::Device& device = fleet.devices[devices[rank]];
     plan::DevicePrediction& prediction = predictions[rank];
-    prediction.device = (rank == aggregator ? "aggregator@" : "") + device.name;
+    prediction.device = rank == aggregator ? plan::aggregator_process(device.name) : device.name;
     prediction.runtime_bytes = device.profile.runtime_bytes;
     prediction.model_bytes =
         plan::resident_bytes(programs[rank], plan) + plan::working_bytes(programs[rank], plan);

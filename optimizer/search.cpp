@@ -35,8 +35,12 @@ void expect_at_least(const std::string& field, double value, double least) {
 }
 
 void check(const PlanOptions& options) {
-  if (options.objective != "latency" && options.objective != "accuracy")
-    refuse("objective", "'" + options.objective + "'", "one of latency, accuracy");
+  if (options.objective != "latency" && options.objective != "accuracy" &&
+      options.objective != "memory")
+    refuse("objective", "'" + options.objective + "'", "one of latency, accuracy, memory");
+  if (options.objective == "memory" && !(options.limits.min_importance > 0))
+    refuse("limits.min_importance", text(options.limits.min_importance),
+           "a number above 0 where memory is the objective");
   if (options.strategy != "auto" && options.strategy != "local" && options.strategy != "decomposed")
     refuse("strategy", "'" + options.strategy + "'", "one of auto, local, decomposed");
   expect_at_least("limits.latency_s", options.limits.latency_s, 0);
@@ -294,10 +298,53 @@ PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& flee
   return summary;
 }
 
+/// The fleet, where each device gives to the model `share` of what it has for it.
+plan::Fleet with_less_memory(plan::Fleet fleet, double share) {
+  for (plan::Device& device : fleet.devices) {
+    const double room = device.memory_bytes - device.profile.runtime_bytes;
+    if (room > 0) device.memory_bytes = device.profile.runtime_bytes + share * room;
+  }
+  return fleet;
+}
+
+using Search = std::function<PlanSummary(const plan::Fleet&, const PlanOptions&)>;
+
+/// Bisects (the logarithm of) the share of its room that every device gives, down to the least with
+/// which some plan still keeps the other limits.
+PlanSummary least_memory(const plan::Fleet& fleet, PlanOptions options, const Search& search) {
+  constexpr int halvings = 10;
+  check(options);
+  options.objective = "accuracy";
+  options.max_time_s /= halvings + 1;
+  PlanSummary best = search(fleet, options);
+  int evaluations = best.evaluations;
+  double seconds = best.seconds, enough = 1, too_little = 1e-3;
+  for (int i = 0; i < halvings && best.termination == Termination::found; ++i) {
+    const double share = std::sqrt(enough * too_little);
+    PlanSummary found = search(with_less_memory(fleet, share), options);
+    evaluations += found.evaluations;
+    seconds += found.seconds;
+    if (found.termination != Termination::found) {
+      too_little = share;
+      continue;
+    }
+    enough = share;
+    best = std::move(found);
+  }
+  predict(best.plan, fleet);  // against what the devices really give
+  best.evaluations = evaluations;
+  best.seconds = seconds;
+  return best;
+}
+
 }  // namespace
 
 PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,
                    const PlanOptions& options, const ImportanceProfile& importance) {
+  if (options.objective == "memory")
+    return least_memory(fleet, options, [&](const plan::Fleet& less, const PlanOptions& wanted) {
+      return search(teacher, less, wanted, importance);
+    });
   const auto until = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                         std::chrono::duration<double>(options.max_time_s));
   return plan_with(teacher, fleet, options, importance,
@@ -312,6 +359,10 @@ PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,
 
 PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet,
                                 const PlanOptions& options, const ImportanceProfile& importance) {
+  if (options.objective == "memory")
+    return least_memory(fleet, options, [&](const plan::Fleet& less, const PlanOptions& wanted) {
+      return search_exhaustively(teacher, less, wanted, importance);
+    });
   return plan_with(teacher, fleet, options, importance,
                    [&](Planner& planner, const Team& able, std::size_t smallest_team) {
                      consider_all_teams(planner, able, smallest_team, [&](Pricer& pricer) {

@@ -17,8 +17,9 @@ struct Limits {
 };
 
 struct PlanOptions {
-  /// What is minimised: "latency", or "accuracy" (kept importance maximised under
-  /// limits.latency_s).
+  /// What is best: least "latency"; most "accuracy" (kept importance, under limits.latency_s);
+  /// least "memory" (the largest share of its room for the model that any device fills, under
+  /// limits.latency_s and at least limits.min_importance).
   std::string objective = "latency";
   Limits limits;
   plan::RequestShape shape;

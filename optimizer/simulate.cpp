@@ -30,7 +30,8 @@ class Namer {
   std::string lane(const Task& task) const {
     if (task.kind == Task::Kind::transfer) return device(task.rank) + " -> " + device(task.peer);
     const bool is_aggregator = at(task.rank) + 1 == devices_.size();
-    const std::string process = (is_aggregator ? "aggregator@" : "") + device(task.rank);
+    const std::string process =
+        is_aggregator ? plan::aggregator_process(device(task.rank)) : device(task.rank);
     return task.kind == Task::Kind::compute ? process : process + " network";
   }
 

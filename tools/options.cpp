@@ -151,7 +151,7 @@ const std::vector<Option>& options() {
        "what the plan makes best",
        0,
        0,
-       {"latency", "accuracy"}},
+       {"latency", "accuracy", "memory"}},
       {"strategy",
        Kind::choice,
        "NAME",

@@ -112,4 +112,9 @@ std::int64_t count_parameters(const ModelConfig& config, bool blocks_only = fals
 /// "vit", "deit": Hugging Face's `model_type`.
 std::string_view name_of(Family family);
 
+/// Number format of the products. bf16: operands are rounded, sums are fp32, and what passes from
+/// one product to the next inside one half of a block stays rounded; the residual stream, norms,
+/// features and parameters are fp32 all the same.
+enum class Compute { f32, bf16 };
+
 }  // namespace cleave::model

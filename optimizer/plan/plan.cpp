@@ -273,6 +273,8 @@ nlohmann::json programs_to_json(const Plan& plan) {
 
 }  // namespace
 
+std::string aggregator_process(const std::string& device) { return "aggregator@" + device; }
+
 DevicePrediction Prediction::of(const std::string& device) const {
   for (const DevicePrediction& row : devices)
     if (row.device == device) return row;

@@ -41,6 +41,9 @@ struct DevicePrediction {
   double energy_j = 0;
 };
 
+/// The aggregator's process, apart from an agent on the same device: "aggregator@hub".
+std::string aggregator_process(const std::string& device);
+
 struct Prediction {
   double latency_s = 0;
   /// Share of the teacher's importance kept, 0..1: a proxy that ranks, always printed as an

@@ -119,9 +119,11 @@ Instance random_instance(std::uint64_t seed) {
   const char* names[] = {"hub", "box", "cam"};
   for (int i = 0; i < num_devices; ++i) {
     devices.push_back(device(names[i], real(0.01, 0.1)));
-    // Some have room for a piece of the teacher only.
+    // Some have room for a piece of the teacher only, beside what any model takes.
+    constexpr double any_model_bytes = 9e6;
     if (pick(0, 2) == 0)
-      devices.back().memory_bytes = devices.back().profile.runtime_bytes + real(0.2e6, 0.6e6);
+      devices.back().memory_bytes =
+          devices.back().profile.runtime_bytes + any_model_bytes + real(0.05e6, 0.4e6);
     devices.back().profile.cost.message_s = real(0, 200e-6);
   }
   made.fleet = fleet(devices, real(0.5e6, 12e6), real(0, 0.5e-3));
@@ -275,6 +277,35 @@ TEST(Search, ForAccuracyUsesTheTimeThatThereIs) {
     EXPECT_GT(summary.plan.prediction.kept_importance, kept);
     kept = summary.plan.prediction.kept_importance;
   }
+}
+
+/// The largest share of its room for the model that any process fills.
+double fullest(const PlanSummary& summary) {
+  double most = 0;
+  for (const plan::DevicePrediction& device : summary.plan.prediction.devices)
+    most = std::max(most, device.model_bytes / (device.limit_bytes - device.runtime_bytes));
+  return most;
+}
+
+TEST(Search, ForMemoryFillsTheDevicesAsLittleAsTheImportanceAllows) {
+  PlanOptions options = usual();
+  options.objective = "memory";
+  double filled = 0;
+  for (const double least : {0.5, 0.8}) {
+    options.limits.min_importance = least;
+    const auto summary = search(examples::vit_base(), examples::three_devices(), options);
+    ASSERT_EQ(summary.termination, Termination::found) << summary.message;
+    EXPECT_GE(summary.plan.prediction.kept_importance, least);
+    EXPECT_LT(summary.plan.prediction.kept_importance, least + 0.05);
+    EXPECT_GT(fullest(summary), filled);
+    EXPECT_EQ(summary.plan.prediction.of("hub").limit_bytes,
+              examples::three_devices().devices[0].memory_bytes);
+    filled = fullest(summary);
+  }
+  options.limits.min_importance = 0.8;
+  options.limits.latency_s = 1e-3;
+  EXPECT_EQ(search(examples::vit_base(), examples::three_devices(), options).termination,
+            Termination::infeasible);
 }
 
 // --- limits and strategies ---
@@ -476,6 +507,9 @@ TEST(Search, DoesNotDependOnTheOrderOfDevices) {
 }
 
 TEST(Search, TakesUnderASecondOfComputingForTwentyFourLayersAndFiveDevices) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer takes time of its own";
+#endif
   const auto five = fleet(
       {device("a", 1), device("b", 0.8), device("c", 0.5), device("d", 0.5), device("e", 0.2)});
   const std::clock_t start = std::clock();
@@ -507,7 +541,8 @@ std::string refusal(const PlanOptions& options, const ImportanceProfile& importa
 TEST(Search, RefusesOptionsOutOfRange) {
   PlanOptions options = usual();
   options.objective = "speed";
-  EXPECT_EQ(refusal(options), "[plan] objective: saw 'speed', needs one of latency, accuracy");
+  EXPECT_EQ(refusal(options),
+            "[plan] objective: saw 'speed', needs one of latency, accuracy, memory");
   options = usual();
   options.strategy = "pipeline";
   EXPECT_EQ(refusal(options),

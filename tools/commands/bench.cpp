@@ -28,9 +28,9 @@ struct Measured {
   std::string first_failure;
 };
 
-/// Keeps `concurrency` requests in flight until `count` are answered.
+/// Keeps `concurrency` requests in flight until `count` are answered, or the callback stops it.
 Measured measure(infer::Service& service, const infer::Request& request, std::int64_t count,
-                 std::int64_t concurrency) {
+                 std::int64_t concurrency, const base::ProgressCallback& progress) {
   Measured measured;
   std::mutex mutex;
   std::condition_variable changed;
@@ -61,7 +61,7 @@ Measured measure(infer::Service& service, const infer::Request& request, std::in
     }
     changed.notify_all();
   };
-  for (std::int64_t i = 0; i < count && !stop_wanted(); ++i) {
+  for (std::int64_t i = 0; i < count && progress({"bench", i, count, ""}); ++i) {
     std::unique_lock lock(mutex);
     changed.wait(lock, [&] { return in_flight < concurrency; });
     ++in_flight;
@@ -118,6 +118,8 @@ Target find_target(const Args& args) {
     throw UsageError("[bench] needs a BUNDLE, a MODEL or --via HOST:PORT");
   target.what = args.at(0);
   if (!std::filesystem::exists(std::filesystem::path(target.what) / "manifest.json")) {
+    if (args.has("without"))
+      throw UsageError("[--without] saw " + target.what + ", a model folder; needs a bundle");
     target.config = model::read_config(target.what);
     target.service = make_original(target.what);
     return target;
@@ -155,6 +157,7 @@ void print_json(const Measured& measured, const Target& target, std::int64_t bat
                       {"latency", to_json(measured.latency_s)},
                       {"aggregator_overhead", to_json(measured.overhead_s)},
                       {"fuse", to_json(measured.fuse_s)},
+                      {"predicted_fuse_s", predicted_fuse_s(target.plan)},
                       {"images_per_s", images_per_s},
                       {"bytes_on_wire", measured.bytes_on_wire},
                       {"predicted_latency_s", target.plan.prediction.latency_s},
@@ -178,9 +181,12 @@ int bench(const Args& args) {
   request.input =
       noise_images(target.config, batch, static_cast<std::uint64_t>(args.integer("seed")));
   request.deadline = milliseconds_of(args, "deadline");
-  measure(*target.service, request, args.integer("warmup"), concurrency);
-  const Measured measured =
-      measure(*target.service, request, args.integer("requests"), concurrency);
+  const Measured measured = [&] {
+    ProgressBar bar;
+    const auto progress = bar.callback();
+    measure(*target.service, request, args.integer("warmup"), concurrency, progress);
+    return measure(*target.service, request, args.integer("requests"), concurrency, progress);
+  }();
 
   // The plan's figures are of its fleet; parts that run here are compared with nothing.
   const plan::Prediction& predicted = target.plan.prediction;
@@ -191,7 +197,7 @@ int bench(const Args& args) {
     add_row(table, "compute " + device, values, on_fleet ? predicted.of(device).compute_s : 0);
     add_row(table, "round trip " + device, measured.round_trip_s.at(device));
   }
-  add_row(table, "fuse", measured.fuse_s);
+  add_row(table, "fuse", measured.fuse_s, on_fleet ? predicted_fuse_s(target.plan) : 0);
   add_row(table, "aggregator overhead", measured.overhead_s);
   if (args.has("csv") && !args.flag("dry-run")) base::write_whole(args.text("csv"), table.csv());
 

@@ -31,8 +31,9 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   source.limit = args.integer("images");
   decompose::ImportanceOptions options;
   options.images = args.integer("images");
-  return decompose::measure_importance(teacher, model::read_dataset(source, teacher.config),
-                                       options);
+  const auto data = model::read_dataset(source, teacher.config);
+  ProgressBar bar;
+  return decompose::measure_importance(teacher, data, options, bar.callback());
 }
 
 /// For hosts.toml. An address is optional in a fleet; who has none is left out.
@@ -64,8 +65,8 @@ int decompose(const Args& args) {
     return exit_done;
   }
   infer::set_threads(threads_of(args, all_threads()));
-  const auto importance = importance_of(args, teacher);
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
+  const auto importance = importance_of(args, teacher);
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;

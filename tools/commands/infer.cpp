@@ -5,7 +5,9 @@
 #include <deque>
 #include <filesystem>
 #include <future>
+#include <memory>
 #include <numeric>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -78,6 +80,7 @@ nlohmann::json times_of(const infer::Response& response, const plan::Plan& plan)
                        {"received_bytes", device.received_bytes}});
   return {{"queue_s", response.queue_s},
           {"fuse_s", response.fuse_s},
+          {"predicted_fuse_s", predicted_fuse_s(plan)},
           {"overhead_s", response.overhead_s},
           {"predicted_latency_s", plan.prediction.latency_s},
           {"devices", devices}};
@@ -161,10 +164,16 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
   };
   std::deque<Pending> pending;
   infer::Response last;
+  // Lines that scroll by are progress enough.
+  std::unique_ptr<ProgressBar> bar;
+  if (isatty(STDOUT_FILENO) == 0) bar = std::make_unique<ProgressBar>();
+  const auto progress = bar ? bar->callback() : [](const base::Progress&) { return true; };
+  std::int64_t done = 0;
   const auto finish = [&] {
     last = pending.front().answer.get();
     report(args, pending.front().image, last, plan, counts);
     pending.pop_front();
+    progress({"infer", ++done, static_cast<std::int64_t>(images.size()), ""});
   };
   for (const auto& path : images) {
     infer::Request request;
@@ -178,6 +187,7 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
     if (pending.size() >= static_cast<std::size_t>(args.integer("concurrency"))) finish();
   }
   while (!pending.empty()) finish();
+  bar.reset();
   if (args.flag("times") && !args.json()) std::printf("\n%s", times_table(last, plan).c_str());
   if (counts.partial > 0 && !args.json())
     std::fprintf(stderr, "%zu of %zu answers are without some device\n", counts.partial,

@@ -195,6 +195,10 @@ infer::Response ask(infer::Service& service, infer::Request request) {
   return result.get();
 }
 
+double predicted_fuse_s(const plan::Plan& plan) {
+  return plan.prediction.of(plan::aggregator_process(plan.aggregator)).compute_s;
+}
+
 std::string times_table(const infer::Response& response, const plan::Plan& plan) {
   Table table(
       {"device", "answered", "queued", "compute", "predicted", "round trip", "sent", "received"});
@@ -208,14 +212,17 @@ std::string times_table(const infer::Response& response, const plan::Plan& plan)
                base::format_bytes(static_cast<double>(device.received_bytes))});
   }
   return table.text() +
-         format("total %s (predicted %s): queue %s, fuse %s, aggregator's own share %s\n",
-                base::format_seconds(response.total_s).c_str(),
-                plan.prediction.latency_s > 0
-                    ? base::format_seconds(plan.prediction.latency_s).c_str()
-                    : "–",
-                base::format_seconds(response.queue_s).c_str(),
-                base::format_seconds(response.fuse_s).c_str(),
-                base::format_seconds(response.overhead_s).c_str());
+         format(
+             "total %s (predicted %s): queue %s, fuse %s (predicted %s), aggregator's own share "
+             "%s\n",
+             base::format_seconds(response.total_s).c_str(),
+             plan.prediction.latency_s > 0 ? base::format_seconds(plan.prediction.latency_s).c_str()
+                                           : "–",
+             base::format_seconds(response.queue_s).c_str(),
+             base::format_seconds(response.fuse_s).c_str(),
+             predicted_fuse_s(plan) > 0 ? base::format_seconds(predicted_fuse_s(plan)).c_str()
+                                        : "–",
+             base::format_seconds(response.overhead_s).c_str());
 }
 
 }  // namespace cleave::tools

@@ -43,6 +43,9 @@ net::Value noise_images(const model::ModelConfig& config, std::int64_t batch, st
 /// Waits for one answer.
 infer::Response ask(infer::Service& service, infer::Request request);
 
+/// What the plan says of fusing, 0 where nothing is predicted.
+double predicted_fuse_s(const plan::Plan& plan);
+
 /// Where the time of a response went, a line for each device, predicted beside measured.
 std::string times_table(const infer::Response& response, const plan::Plan& plan);
 

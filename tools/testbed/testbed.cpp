@@ -135,9 +135,6 @@ std::string announced_address(System& system, const std::string& name, Process& 
   return said.at("address");
 }
 
-/// The aggregator as a process, apart from an agent on the same device.
-std::string aggregator_name(const plan::Plan& plan) { return "aggregator@" + plan.aggregator; }
-
 void start(System& system, const Ground& ground, const fs::path& bundle) {
   system.plan = plan::Bundle(bundle).plan();
   for (const auto& part : system.plan.parts)
@@ -167,7 +164,7 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
   options.log = ground.logs / (system.what + "-aggregator.log");
   system.server = std::make_unique<Process>(options);
   const std::string address =
-      announced_address(system, aggregator_name(system.plan), *system.server);
+      announced_address(system, plan::aggregator_process(system.plan.aggregator), *system.server);
   if (ground.network) enter_network_namespace(ground.namespace_of(aggregator));
   system.client = std::make_unique<infer::Client>(address);
   for (int i = 0; i < 200; ++i) {
@@ -219,6 +216,18 @@ void ask_once(System& system, const infer::Request& request, bool count) {
     system.round_trip_s[device.device].push_back(device.round_trip_s);
   }
   system.partial += partial ? 1 : 0;
+}
+
+/// Asks each system once in every round; the first `warmup` rounds do not count.
+void ask_in_turn(std::vector<System>& systems, const infer::Request& request, std::int64_t warmup,
+                 std::int64_t requests) {
+  ProgressBar bar;
+  const auto progress = bar.callback();
+  base::Progress now{"testbed", 0, warmup + requests, ""};
+  for (; now.done < now.total && !stop_wanted(); ++now.done) {
+    for (auto& system : systems) ask_once(system, request, now.done >= warmup);
+    progress(now);
+  }
 }
 
 /// Every device multiplies matrices at once, each in its own process; measured share of a core
@@ -332,7 +341,7 @@ std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
                     ground.fleet.devices[ground.index_of(device)].memory_bytes, system.limited});
   };
   for (const auto& [device, process] : system.agents) add(device, process, device);
-  add(aggregator_name(system.plan), *system.server, system.plan.aggregator);
+  add(plan::aggregator_process(system.plan.aggregator), *system.server, system.plan.aggregator);
   return rows;
 }
 
@@ -372,6 +381,7 @@ nlohmann::json to_json(const System& system, const Ground& ground) {
     json["p99_s"] = spread.p99;
     json["overhead_median_s"] = median_of(system.overhead_s);
     json["fuse_median_s"] = median_of(system.fuse_s);
+    json["predicted_fuse_s"] = predicted_fuse_s(system.plan);
   }
   for (const auto& [device, values] : system.compute_s)
     json["devices"][device] = {{"compute_median_s", median_of(values)},
@@ -399,7 +409,9 @@ void print(const System& system, const Ground& ground) {
                predicted > 0 ? base::format_seconds(predicted) : "–",
                with_spread(system.round_trip_s.at(device))});
   }
-  times.row({"fuse", with_spread(system.fuse_s), "–", "–"});
+  const double fuse_s = predicted_fuse_s(system.plan);
+  times.row(
+      {"fuse", with_spread(system.fuse_s), fuse_s > 0 ? base::format_seconds(fuse_s) : "–", "–"});
   times.row({"aggregator's own share", with_spread(system.overhead_s), "–", "–"});
   times.row({"latency", with_spread(system.latency_s),
              system.plan.prediction.latency_s > 0
@@ -482,10 +494,7 @@ int testbed(const Args& args) {
       noise_images(systems[0].plan.teacher, 1, static_cast<std::uint64_t>(args.integer("seed")));
   request.deadline = milliseconds_of(args, "deadline");
   const double difference = largest_difference(systems[0], bundle, request.input);
-  for (std::int64_t i = 0; i < args.integer("warmup") && !stop_wanted(); ++i)
-    for (auto& system : systems) ask_once(system, request, false);
-  for (std::int64_t i = 0; i < args.integer("requests") && !stop_wanted(); ++i)
-    for (auto& system : systems) ask_once(system, request, true);
+  ask_in_turn(systems, request, args.integer("warmup"), args.integer("requests"));
   if (stop_wanted()) {
     std::fprintf(stderr, "cleave-testbed: stopped\n");
     return exit_failed;
