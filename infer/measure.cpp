@@ -5,6 +5,7 @@
 #include <cmath>
 #include <ctime>
 #include <functional>
+#include <map>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -44,6 +45,7 @@ struct Cut {
 // The fit sees the first; the error is reported on the second.
 constexpr Cut fitted_cuts[] = {{1, 1},   {0.75, 0.75}, {0.5, 0.5},   {0.375, 0.375}, {0.25, 0.25},
                                {1, 0.5}, {0.5, 1},     {0.75, 0.25}, {0.25, 0.5}};
+constexpr std::int64_t fewest_shapes = 3;  // of a kind of kernel, for a fit
 constexpr std::size_t narrowest_cut = 4;
 constexpr Cut held_out_cuts[] = {{0.625, 0.625}, {0.33, 0.33}, {0.66, 0.4}};
 
@@ -92,6 +94,14 @@ class Shapes {
     for (const Cut keep : fitted_cuts) add(model, cut(model, keep), false);
     for (const Cut keep : held_out_cuts) add(model, cut(model, keep), true);
   }
+  /// Whether some kind of kernel occurs, but in fewer shapes than a fit needs (a model of two heads
+  /// has only two shapes of attention).
+  bool too_few() const {
+    std::map<KernelKind, std::int64_t> fitted;
+    for (const auto& sample : samples_) fitted[sample.kernel.kind] += sample.held_out ? 0 : 1;
+    return std::any_of(fitted.begin(), fitted.end(),
+                       [](const auto& kind) { return kind.second < fewest_shapes; });
+  }
   std::vector<plan::Sample> take() { return std::move(samples_); }
 
  private:
@@ -125,6 +135,7 @@ std::vector<plan::Sample> shapes_to_measure(const MeasureOptions& options) {
   Shapes shapes(options.batch);
   if (options.like.width > 0) {
     shapes.add_cuts(options.like);
+    if (shapes.too_few()) shapes.add_cuts(published(192, 28, 4, 1));
   } else {
     shapes.add_cuts(published(192, 28, 4, 1));
     shapes.add_cuts(published(384, 224, 16, 3));

@@ -90,6 +90,12 @@ TEST(Measure, GivesEnoughSamplesOfEachKindToFit) {
   EXPECT_GE(held_out, 10);
 }
 
+TEST(Measure, FitsAModelOfOneHead) {
+  MeasureOptions options = quick();
+  for (auto& layer : options.like.layers) layer.heads = 1;
+  EXPECT_NO_THROW(optimizer::fit(measure(options).samples));
+}
+
 TEST(Measure, HasEveryKernelOfItsModel) {
   const plan::Profile profile = measure(quick());
   for (const auto& kernel : plan::kernels_of_model(small_model(), 1, true))
