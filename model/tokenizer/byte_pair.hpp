@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/tokenizer/tokenizer.hpp"
+
+namespace cleave::model {
+
+struct BytePairOptions {
+  /// A blank before the first word, where the text has none.
+  bool prefix_space = false;
+  /// Text is composed (NFC) first.
+  bool compose = false;
+};
+
+/// Two tokens that are joined, in the order of their rank.
+using Merges = std::vector<std::pair<std::string, std::string>>;
+
+/// Byte-level BPE (Sennrich and others 2016; Radford and others 2019): words as GPT-2 cuts them,
+/// each byte one of 256 letters, neighbours joined by rank. Bytes whose letter is not in the
+/// vocabulary are left out, as the reference does. Throws std::invalid_argument "merge 7: 'th e'
+/// makes 'the', which is not in the vocabulary".
+std::unique_ptr<TokenScheme> byte_pair(Vocabulary vocabulary, const Merges& merges,
+                                       const BytePairOptions& options);
+
+}  // namespace cleave::model

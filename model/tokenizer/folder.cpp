@@ -1,0 +1,123 @@
+// Which files a model folder's tokenizer lies in.
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+#include "base/file.hpp"
+#include "base/reader.hpp"
+#include "model/tokenizer/byte_pair.hpp"
+#include "model/tokenizer/sentence_piece.hpp"
+#include "model/tokenizer/tokenizer.hpp"
+#include "model/tokenizer/tokenizer_json.hpp"
+#include "model/tokenizer/wordpiece.hpp"
+
+namespace cleave::model {
+namespace {
+
+namespace fs = std::filesystem;
+using base::Reader;
+
+constexpr std::uint64_t largest_file = 128u << 20;
+
+/// Each line without its end ("\n" or "\r\n").
+template <class OnLine>
+void for_lines(const fs::path& file, const OnLine& on_line) {
+  std::istringstream lines(base::read_text(file, largest_file));
+  std::int64_t number = 0;
+  for (std::string line; std::getline(lines, line); ++number) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    on_line(line, number);
+  }
+}
+
+std::runtime_error at_line(const fs::path& file, std::int64_t number, const std::string& what) {
+  return std::runtime_error("[" + file.string() + "] line " + std::to_string(number + 1) + ": " +
+                            what);
+}
+
+/// tokenizer_config.json, or an empty table.
+Reader config_of(const fs::path& folder) {
+  const fs::path file = folder / "tokenizer_config.json";
+  return fs::exists(file) ? Reader::json_file(file) : Reader::json_text("{}", file.string());
+}
+
+Tokenizer from_vocab_txt(const fs::path& folder) {
+  const fs::path file = folder / "vocab.txt";
+  Vocabulary vocabulary;
+  for_lines(file, [&](const std::string& line, std::int64_t number) {
+    try {
+      vocabulary.add(line, static_cast<TokenId>(number));
+    } catch (const std::invalid_argument& wrong) {
+      throw at_line(file, number, wrong.what());
+    }
+  });
+  const Reader config = config_of(folder);
+  WordPieceOptions options;
+  options.lower_case = config.boolean("do_lower_case", true);
+  options.strip_accents = config.boolean("strip_accents", options.lower_case);
+  options.split_chinese = config.boolean("tokenize_chinese_chars", true);
+  std::vector<AddedToken> added;
+  for (const char* name : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
+    if (const auto id = vocabulary.find(name)) added.push_back({name, *id});
+  const auto needed = [&](const std::string& name) {
+    if (const auto id = vocabulary.find(name)) return *id;
+    throw std::runtime_error("[" + file.string() + "] has no '" + name + "', which BERT needs");
+  };
+  const TokenId begin = needed("[CLS]"), end = needed("[SEP]");
+  needed("[UNK]");
+  return {wordpiece(std::move(vocabulary), options), std::move(added), {begin}, {end}};
+}
+
+Tokenizer from_vocab_and_merges(const fs::path& folder) {
+  const fs::path vocab_file = folder / "vocab.json", merges_file = folder / "merges.txt";
+  Merges merges;
+  for_lines(merges_file, [&](const std::string& line, std::int64_t number) {
+    if (line.empty() || line.rfind("#version", 0) == 0) return;
+    const auto space = line.find(' ');
+    if (space == std::string::npos || space == 0 || space + 1 == line.size())
+      throw at_line(merges_file, number, "saw '" + line + "', needs two tokens");
+    merges.emplace_back(line.substr(0, space), line.substr(space + 1));
+  });
+  Vocabulary vocabulary = vocabulary_from_json(Reader::json_file(vocab_file));
+  std::vector<AddedToken> added;
+  if (const auto id = vocabulary.find("<|endoftext|>")) added.push_back({"<|endoftext|>", *id});
+  BytePairOptions options;
+  options.prefix_space = config_of(folder).boolean("add_prefix_space", false);
+  try {
+    return {byte_pair(std::move(vocabulary), merges, options), std::move(added), {}, {}};
+  } catch (const std::invalid_argument& wrong) {
+    throw std::runtime_error("[" + merges_file.string() + "] " + wrong.what());
+  }
+}
+
+Tokenizer from_sentence_piece(const fs::path& folder) {
+  auto scheme = sentence_piece(folder / "tokenizer.model");
+  const Reader config = config_of(folder);
+  std::vector<TokenId> begin, end;
+  const auto surround = [&](const char* key, bool fallback, const char* token,
+                            std::vector<TokenId>& ids) {
+    const auto id = scheme->vocabulary().find(token);
+    if (id && config.boolean(key, fallback)) ids.push_back(*id);
+  };
+  surround("add_bos_token", true, "<s>", begin);
+  surround("add_eos_token", false, "</s>", end);
+  // "<s>" in a text is text to this library: nothing is looked for before it.
+  return {std::move(scheme), {}, std::move(begin), std::move(end)};
+}
+
+}  // namespace
+
+Tokenizer read_tokenizer(const fs::path& folder) {
+  const auto has = [&](const char* name) { return fs::exists(folder / name); };
+  // A SentencePiece model has a tokenizer.json too, of a kind that its own library reads better.
+  if (has("tokenizer.model")) return from_sentence_piece(folder);
+  if (has("tokenizer.json"))
+    return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
+  if (has("vocab.txt")) return from_vocab_txt(folder);
+  if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
+  throw std::runtime_error("[" + folder.string() +
+                           "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
+                           "merges.txt, or tokenizer.model");
+}
+
+}  // namespace cleave::model

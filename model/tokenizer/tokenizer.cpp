@@ -1,0 +1,122 @@
+#include "model/tokenizer/tokenizer.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "model/tokenizer/unicode.hpp"
+
+namespace cleave::model {
+namespace {
+
+std::size_t byte_at(std::string_view text, std::size_t position) {
+  return static_cast<unsigned char>(text[position]);
+}
+
+/// Where the white space that ends at `end` begins.
+std::size_t without_space_before(std::string_view text, std::size_t begin, std::size_t end) {
+  while (end > begin) {
+    std::size_t start = end - 1;
+    while (start > begin && (byte_at(text, start) & 0xC0) == 0x80) --start;
+    std::size_t next = start;
+    if (!is_white_space(next_code_point(text, next))) break;
+    end = start;
+  }
+  return end;
+}
+
+/// Where the white space that begins at `begin` ends.
+std::size_t behind_space(std::string_view text, std::size_t begin) {
+  while (begin < text.size()) {
+    std::size_t next = begin;
+    if (!is_white_space(next_code_point(text, next))) break;
+    begin = next;
+  }
+  return begin;
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken> added,
+                     std::vector<TokenId> begin, std::vector<TokenId> end)
+    : scheme_(std::move(scheme)),
+      added_(std::move(added)),
+      first_bytes_(256),
+      begin_(std::move(begin)),
+      end_(std::move(end)) {
+  std::stable_sort(added_.begin(), added_.end(), [](const AddedToken& a, const AddedToken& b) {
+    return a.content.size() > b.content.size();
+  });
+  for (const AddedToken& token : added_)
+    if (!token.content.empty()) first_bytes_[byte_at(token.content, 0)] = true;
+}
+
+const AddedToken* Tokenizer::added_at(std::string_view text, std::size_t position) const {
+  if (!first_bytes_[byte_at(text, position)]) return nullptr;
+  const std::string_view rest = text.substr(position);
+  for (const AddedToken& token : added_)
+    if (!token.content.empty() && rest.substr(0, token.content.size()) == token.content)
+      return &token;
+  return nullptr;
+}
+
+void Tokenizer::encode_plain(std::string_view text, std::vector<TokenId>& ids) const {
+  if (!text.empty()) scheme_->encode(text, ids);
+}
+
+std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special) const {
+  std::string repaired;
+  std::string_view text = bytes;
+  if (first_invalid_utf8(bytes)) text = repaired = repaired_utf8(bytes);
+
+  std::vector<TokenId> ids;
+  if (with_special) ids = begin_;
+  std::size_t plain = 0;  // where the text begins that is not encoded yet
+  for (std::size_t i = 0; i < text.size();) {
+    const AddedToken* token = added_at(text, i);
+    if (token == nullptr) {
+      ++i;
+      continue;
+    }
+    const std::size_t end = token->strip_left ? without_space_before(text, plain, i) : i;
+    encode_plain(text.substr(plain, end - plain), ids);
+    ids.push_back(token->id);
+    i += token->content.size();
+    if (token->strip_right) i = behind_space(text, i);
+    plain = i;
+  }
+  encode_plain(text.substr(plain), ids);
+  if (with_special) ids.insert(ids.end(), end_.begin(), end_.end());
+  return ids;
+}
+
+std::string Tokenizer::decode(const std::vector<TokenId>& ids, bool without_special) const {
+  std::vector<TokenId> kept;
+  std::string text;
+  for (const TokenId id : ids) {
+    const auto added = std::find_if(added_.begin(), added_.end(),
+                                    [id](const AddedToken& token) { return token.id == id; });
+    if (added != added_.end()) {
+      if (added->special && without_special) continue;
+    } else if (!scheme_->vocabulary().has(id)) {
+      throw std::invalid_argument("[tokenizer] id: saw " + std::to_string(id) + ", needs 0.." +
+                                  std::to_string(vocabulary_size() - 1));
+    }
+    kept.push_back(id);
+  }
+  return scheme_->decode(kept);
+}
+
+std::optional<TokenId> Tokenizer::find(std::string_view token) const {
+  for (const AddedToken& added : added_)
+    if (added.content == token) return added.id;
+  return scheme_->vocabulary().find(token);
+}
+
+TokenId Tokenizer::vocabulary_size() const {
+  TokenId size = scheme_->vocabulary().size();
+  for (const AddedToken& token : added_) size = std::max(size, token.id + 1);
+  return size;
+}
+
+}  // namespace cleave::model

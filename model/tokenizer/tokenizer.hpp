@@ -1,0 +1,68 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/tokenizer/vocabulary.hpp"
+
+namespace cleave::model {
+
+/// A way of cutting ordinary text into tokens: WordPiece, byte-level BPE, SentencePiece.
+class TokenScheme {
+ public:
+  virtual ~TokenScheme() = default;
+  /// Appends the tokens of valid UTF-8.
+  virtual void encode(std::string_view text, std::vector<TokenId>& ids) const = 0;
+  /// The text of tokens, none of them added ones. What is no valid UTF-8 becomes U+FFFD.
+  virtual std::string decode(const std::vector<TokenId>& ids) const = 0;
+  virtual const Vocabulary& vocabulary() const = 0;
+};
+
+/// A token that is found in the text as it stands, before anything else.
+struct AddedToken {
+  std::string content;
+  TokenId id = 0;
+  /// Left out when decoding without special tokens.
+  bool special = true;
+  /// Takes the white space on its left (right) with it.
+  bool strip_left = false, strip_right = false;
+};
+
+/// Text to token numbers and back, the same numbers as Hugging Face's.
+class Tokenizer {
+ public:
+  /// `begin` and `end` surround every text: [CLS] and [SEP], or nothing.
+  Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken> added,
+            std::vector<TokenId> begin, std::vector<TokenId> end);
+
+  /// Any bytes: each maximal invalid UTF-8 sequence counts as U+FFFD. Not cut to any length.
+  std::vector<TokenId> encode(std::string_view text, bool with_special = true) const;
+  /// Throws std::invalid_argument "[tokenizer] id: saw 70000, needs 0..50256".
+  std::string decode(const std::vector<TokenId>& ids, bool without_special = true) const;
+
+  std::optional<TokenId> find(std::string_view token) const;
+  /// Largest number + 1, added tokens included: the rows that a model's embedding needs at least.
+  TokenId vocabulary_size() const;
+
+ private:
+  /// The added token that begins at `position`, the longest; null where none does.
+  const AddedToken* added_at(std::string_view text, std::size_t position) const;
+  void encode_plain(std::string_view text, std::vector<TokenId>& ids) const;
+
+  std::unique_ptr<TokenScheme> scheme_;
+  std::vector<AddedToken> added_;  // the longest first
+  std::vector<bool> first_bytes_;  // of added tokens
+  std::vector<TokenId> begin_, end_;
+};
+
+/// Of a model folder: tokenizer.json, or vocab.txt (WordPiece; tokenizer_config.json says whether
+/// it is lower case), or vocab.json and merges.txt (byte-level BPE), or tokenizer.model
+/// (SentencePiece). Throws std::runtime_error with the file, the place in it, what was seen and
+/// what is needed.
+Tokenizer read_tokenizer(const std::filesystem::path& folder);
+
+}  // namespace cleave::model

@@ -1,0 +1,180 @@
+#include "model/tokenizer/tokenizer_json.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "model/tokenizer/byte_pair.hpp"
+#include "model/tokenizer/wordpiece.hpp"
+
+namespace cleave::model {
+namespace {
+
+using base::Reader;
+
+/// A field that must be as the reference's default, since only that is known here.
+template <class Value>
+void expect(const Reader& table, const std::string& key, const Value& needed,
+            const std::string& needs) {
+  const auto field = table.find(key);
+  if (field && field->json() != needed)
+    throw field->error("saw " + field->json().dump() + ", needs " + needs);
+}
+
+/// ["a b", …] or [["a", "b"], …].
+Merges read_merges(const Reader& list) {
+  Merges merges;
+  if (!list.json().is_array()) throw list.error("saw no list, needs merges");
+  for (const auto& item : list.json()) {
+    const auto wrong = [&] {
+      return list.error("merge " + std::to_string(merges.size()) + ": saw " + item.dump() +
+                        ", needs two tokens");
+    };
+    if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
+      merges.emplace_back(item[0].get<std::string>(), item[1].get<std::string>());
+      continue;
+    }
+    if (!item.is_string()) throw wrong();
+    const auto text = item.get<std::string>();
+    const auto space = text.find(' ');
+    if (space == std::string::npos || space == 0 || space + 1 == text.size()) throw wrong();
+    merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+  }
+  return merges;
+}
+
+std::vector<AddedToken> read_added(const Reader& list, bool has_normalizer) {
+  std::vector<AddedToken> added;
+  for (const Reader& item : list.items()) {
+    AddedToken token;
+    token.content = item.at("content").text();
+    if (token.content.empty()) throw item.at("content").error("saw nothing, needs a token");
+    token.id = static_cast<TokenId>(item.at("id").integer(0, Vocabulary::most - 1));
+    token.special = item.boolean("special", false);
+    token.strip_left = item.boolean("lstrip", false);
+    token.strip_right = item.boolean("rstrip", false);
+    expect(item, "single_word", false, "false");
+    if (has_normalizer) expect(item, "normalized", false, "false beside a normalizer");
+    added.push_back(std::move(token));
+  }
+  return added;
+}
+
+/// What surrounds every text.
+struct Frame {
+  std::vector<TokenId> begin, end;
+};
+
+TokenId read_pair(const Reader& pair) {
+  const auto items = pair.items();
+  if (items.size() != 2) throw pair.error("needs a token and its id");
+  return static_cast<TokenId>(items[1].integer(0, Vocabulary::most - 1));
+}
+
+Frame read_template(const Reader& processor) {
+  Frame frame;
+  bool behind = false;
+  for (const Reader& piece : processor.at("single").items()) {
+    if (piece.has("Sequence")) {
+      if (behind) throw piece.error("saw a second text, needs one");
+      behind = true;
+      continue;
+    }
+    const Reader name = piece.at("SpecialToken").at("id");
+    const Reader token = processor.at("special_tokens").at(name.text());
+    for (const Reader& id : token.at("ids").items())
+      (behind ? frame.end : frame.begin)
+          .push_back(static_cast<TokenId>(id.integer(0, Vocabulary::most - 1)));
+  }
+  if (!behind) throw processor.at("single").error("saw no text, needs one");
+  return frame;
+}
+
+Frame read_frame(const Reader& file) {
+  const auto processor = file.find("post_processor");
+  if (!processor) return {};
+  const std::string type = processor->at("type").one_of(
+      {"TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel"});
+  if (type == "ByteLevel") return {};  // only offsets
+  if (type == "TemplateProcessing") return read_template(*processor);
+  return {{read_pair(processor->at("cls"))}, {read_pair(processor->at("sep"))}};
+}
+
+std::unique_ptr<TokenScheme> read_wordpiece(const Reader& file, const Reader& model) {
+  WordPieceOptions options;
+  options.unknown = model.text("unk_token", options.unknown);
+  options.continuation = model.text("continuing_subword_prefix", options.continuation);
+  options.longest_word =
+      static_cast<std::size_t>(model.integer("max_input_chars_per_word", 1, 1 << 20, 100));
+  file.at("pre_tokenizer").at("type").one_of({"BertPreTokenizer"});
+  const Reader normalizer = file.at("normalizer");
+  normalizer.at("type").one_of({"BertNormalizer"});
+  options.clean_text = normalizer.boolean("clean_text", true);
+  options.split_chinese = normalizer.boolean("handle_chinese_chars", true);
+  options.lower_case = normalizer.boolean("lowercase", true);
+  options.strip_accents = normalizer.boolean("strip_accents", options.lower_case);
+  try {
+    return wordpiece(vocabulary_from_json(model.at("vocab")), options);
+  } catch (const std::invalid_argument& wrong) {
+    throw model.at("vocab").error(wrong.what());
+  }
+}
+
+std::unique_ptr<TokenScheme> read_byte_pair(const Reader& file, const Reader& model) {
+  expect(model, "dropout", nullptr, "none");
+  for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
+    expect(model, affix, "", "none: byte-level BPE has it not");
+  expect(model, "byte_fallback", false,
+         "false: this is a SentencePiece model, put its tokenizer.model beside");
+  expect(model, "ignore_merges", false, "false");
+  BytePairOptions options;
+  if (const auto normalizer = file.find("normalizer"))
+    options.compose = normalizer->at("type").one_of({"NFC"}) == "NFC";
+  const Reader words = file.at("pre_tokenizer");
+  words.at("type").one_of({"ByteLevel"});
+  expect(words, "use_regex", true, "true");
+  options.prefix_space = words.boolean("add_prefix_space", true);
+  try {
+    return byte_pair(vocabulary_from_json(model.at("vocab")), read_merges(model.at("merges")),
+                     options);
+  } catch (const std::invalid_argument& wrong) {
+    throw model.error(wrong.what());
+  }
+}
+
+}  // namespace
+
+Vocabulary vocabulary_from_json(const Reader& table) {
+  Vocabulary vocabulary;
+  if (!table.json().is_object()) throw table.error("saw no table, needs tokens with their ids");
+  // Straight from the document: a vocabulary has too many fields for a Reader each.
+  for (const auto& [token, id] : table.json().items()) {
+    if (!id.is_number_integer())
+      throw table.error("token '" + token + "': saw " + id.dump() + ", needs an id");
+    try {
+      vocabulary.add(token, id.is_number_unsigned() && id.get<std::uint64_t>() >= Vocabulary::most
+                                ? Vocabulary::most
+                                : static_cast<TokenId>(id.get<std::int64_t>()));
+    } catch (const std::invalid_argument& wrong) {
+      throw table.error(wrong.what());
+    }
+  }
+  return vocabulary;
+}
+
+Tokenizer tokenizer_from_json(const Reader& file) {
+  const Reader model = file.at("model");
+  const std::string type =
+      model.has("type") ? model.at("type").one_of({"WordPiece", "BPE"}) : "BPE";
+  auto scheme = type == "WordPiece" ? read_wordpiece(file, model) : read_byte_pair(file, model);
+  std::vector<AddedToken> added;
+  if (const auto list = file.find("added_tokens"))
+    added = read_added(*list, file.has("normalizer"));
+  Frame frame = read_frame(file);
+  Tokenizer tokenizer(std::move(scheme), std::move(added), std::move(frame.begin),
+                      std::move(frame.end));
+  return tokenizer;
+}
+
+}  // namespace cleave::model

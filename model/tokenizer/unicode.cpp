@@ -1,0 +1,120 @@
+#include "model/tokenizer/unicode.hpp"
+
+#include <stdexcept>
+#include <unicode/bytestream.h>
+#include <unicode/normalizer2.h>
+#include <unicode/uchar.h>
+#include <unicode/ustring.h>
+#include <unicode/utf8.h>
+
+namespace cleave::model {
+namespace {
+
+constexpr char32_t last_ascii = 0x7F;
+
+std::uint32_t category(char32_t point) { return U_GET_GC_MASK(static_cast<UChar32>(point)); }
+
+const icu::Normalizer2& normalizer(const icu::Normalizer2* (*instance)(UErrorCode&)) {
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::Normalizer2* found = instance(status);
+  if (U_FAILURE(status) != 0)
+    throw std::runtime_error(std::string("[unicode] ICU: ") + u_errorName(status));
+  return *found;
+}
+
+std::string normalized(const icu::Normalizer2& form, std::string_view text) {
+  std::string result;
+  icu::StringByteSink<std::string> sink(&result, static_cast<std::int32_t>(text.size()));
+  UErrorCode status = U_ZERO_ERROR;
+  form.normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())), sink,
+                     nullptr, status);
+  if (U_FAILURE(status) != 0)
+    throw std::runtime_error(std::string("[unicode] ICU: ") + u_errorName(status));
+  return result;
+}
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"  // within ICU's macro
+/// The code point at `position`, below 0 where there is none; moves behind it, or behind the
+/// maximal invalid sequence.
+UChar32 next_or_invalid(std::string_view text, std::size_t& position) {
+  UChar32 point = 0;
+  U8_NEXT(text.data(), position, text.size(), point);
+  return point;
+}
+#pragma GCC diagnostic pop
+
+}  // namespace
+
+std::optional<std::size_t> first_invalid_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t begin = i;
+    if (next_or_invalid(text, i) < 0) return begin;
+  }
+  return std::nullopt;
+}
+
+std::string repaired_utf8(std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t begin = i;
+    if (next_or_invalid(text, i) < 0)
+      append_utf8(0xFFFD, result);
+    else
+      result.append(text, begin, i - begin);
+  }
+  return result;
+}
+
+char32_t next_code_point(std::string_view text, std::size_t& position) {
+  const auto first = static_cast<unsigned char>(text[position]);
+  if (first <= last_ascii) {
+    ++position;
+    return first;
+  }
+  UChar32 point = 0;
+  U8_NEXT_UNSAFE(text.data(), position, point);
+  return static_cast<char32_t>(point);
+}
+
+void append_utf8(char32_t point, std::string& text) {
+  char bytes[U8_MAX_LENGTH];
+  std::size_t size = 0;
+  U8_APPEND_UNSAFE(bytes, size, point);
+  text.append(bytes, size);
+}
+
+bool is_white_space(char32_t point) { return u_isUWhiteSpace(static_cast<UChar32>(point)) != 0; }
+bool is_control(char32_t point) { return (category(point) & U_GC_C_MASK) != 0; }
+bool is_letter(char32_t point) { return (category(point) & U_GC_L_MASK) != 0; }
+bool is_number(char32_t point) { return (category(point) & U_GC_N_MASK) != 0; }
+bool is_nonspacing_mark(char32_t point) { return (category(point) & U_GC_MN_MASK) != 0; }
+
+bool is_punctuation(char32_t point) {
+  const bool ascii_symbol = point <= last_ascii && (category(point) & U_GC_S_MASK) != 0;
+  return ascii_symbol || (category(point) & U_GC_P_MASK) != 0;
+}
+
+std::string to_nfd(std::string_view text) {
+  static const icu::Normalizer2& form = normalizer(&icu::Normalizer2::getNFDInstance);
+  return normalized(form, text);
+}
+
+std::string to_nfc(std::string_view text) {
+  static const icu::Normalizer2& form = normalizer(&icu::Normalizer2::getNFCInstance);
+  return normalized(form, text);
+}
+
+void append_lower(char32_t point, std::string& text) {
+  // The full mapping differs from the simple one for this code point only.
+  constexpr char32_t capital_i_with_dot = 0x130, combining_dot = 0x307;
+  if (point == capital_i_with_dot) {
+    text += 'i';
+    append_utf8(combining_dot, text);
+    return;
+  }
+  append_utf8(static_cast<char32_t>(u_tolower(static_cast<UChar32>(point))), text);
+}
+
+}  // namespace cleave::model

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Makes the goldens of tests/model/tokenizer_test.cpp with Hugging Face's tokenizers; run it again and nothing changes.
+
+    /usr/bin/python3 -m venv hf
+    hf/bin/pip install transformers==4.30.2 tokenizers==0.13.3 sentencepiece==0.1.99 protobuf==3.20.3
+    hf/bin/python tests/goldens/make_tokenizer_goldens.py [FOLDER]
+
+Writes, beside itself, tokenizers/<name>/: a small tokenizer trained on the sentences below, and cases.json: what the reference
+makes of strings that are easy to get wrong. With FOLDER (tokenizers/ and texts of published models and corpora) it also writes
+tokenizers/published.json: for each of its texts how many tokens there are, and the SHA-256 of all lines of token numbers.
+"""
+import hashlib
+import json
+import pathlib
+import sys
+
+import sentencepiece
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertTokenizerFast, LlamaTokenizer
+
+HERE = pathlib.Path(__file__).resolve().parent / "tokenizers"
+
+SENTENCES = """A fleet of small devices answers together, each with a narrower copy of one large model.
+The aggregator waits for features, not for promises: who is late is left out, and the answer says so.
+Memory, speed and links differ; therefore nobody gets the same share as its neighbour.
+It isn't the fastest board that decides. It's the slowest one, and we've measured 3 of them in 2023 and 12 in 2024.
+Über den Wolken muß die Größe der Modelle wohl grenzenlos sein, café au lait inclus.
+Don't cut what you can't mend; they're all needed, I'll say, and you'd better weigh 1,000 channels twice.
+人工智能 is written in ideographs, привет in Cyrillic, and καλημέρα in Greek.""".split("\n")
+
+CASES = [
+    "", " ", "  ", "\n", "\t \n", "a", "Hello, world!", "hello world", "  two  spaces  ", "trailing space ", "line\nbreak\r\nand more",
+    "\n\n\nthree breaks", "tab\tbetween", "a\u00a0no-break space", "\u2003em space", "a\u200bzero width", "\u0085next line",
+    "isn't they've we'll I'm he'd it's DON'T 'tis 's ''s", "'", "''''", "x'", "rock'n'roll",
+    "1234567890", "3.14159", "1,000,000", "½ ² ٣ Ⅷ", "a1b2c3", "$5.00 + €7 = £12", "#hash @at ~tilde `tick` ^caret |bar|",
+    "naïve café Ünïcödé", "cafe\u0301", "\u0301", "a\u0301\u0323", "İstanbul ISTANBUL ıi", "ΑΣ ΣΑΣ ς", "Straße STRASSE ß", "ﬁ ﬀ ligature",
+    "人工智能", "中文字符 mixed 混合", "日本語のテキスト", "한국어 텍스트", "𠀀𠀁 rare", "\U0002b820\U0002b920",
+    "😀", "👩‍👩‍👧‍👦 family", "🇩🇪🇫🇷", "e😀f", "✋🏽", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "ไทย", "Zalgo ť̷̢̛h̴̨e",
+    "\u0000null\u0001one\u001besc", "\ufeffmark", "\ufffd", "\u00ad soft", "a\u2028b\u2029c", "\ue000private", "\U000e0001tag",
+    "--- ... !!! ???", "(a) [b] {c} <d>", "\"quoted\" “curly” ‘single’ «guillemets»", "a-b_c", "http://example.org/a?b=c&d=e#f", "C++ & C#",
+    "[CLS] [MASK] [SEP] [cls]", "a[MASK]b", "<|endoftext|>", "a<|endoftext|>b <|endoftext|> c", "<s> </s> <unk>", "[", "<|endof", "##ing un##known",
+    "supercalifragilisticexpialidocious" * 4, "x" * 100, "y" * 101, "z" * 250, "ab" * 500, " " * 300, "é" * 130, "\n" * 70 + "end",
+    "A fleet of small devices answers together.", "Memory and speed; the AGGREGATOR waits.",
+]
+BROKEN = [b"\xff", b"a\x80b", b"\xc3", b"\xe2\x82", b"\xe2\x82a", b"\xf0\x9f\x98", b"\xf0\x9f\x98x\xe2\x28\xa1", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80",
+          b"ok \xfe\xfe ok", b"\xe4\xba\xba\xe4\xba", b"\x80\x80\x80"]
+
+
+def cases(encode, decode, name):
+    made = []
+    for text in CASES:
+        ids = encode(text)
+        made.append(dict(hex=text.encode().hex(), ids=ids, text=decode(ids)))
+    for raw in BROKEN:
+        made.append(dict(hex=raw.hex(), ids=encode(raw.decode(errors="replace"))))
+    (HERE / name / "cases.json").write_text(json.dumps(dict(cases=made), ensure_ascii=True) + "\n")
+
+
+def wordpiece():
+    folder = HERE / "wordpiece"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=420, special_tokens=special, show_progress=False))
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.save(str(folder / "tokenizer.json"))
+    by_id = sorted(made.get_vocab().items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("".join(token + "\n" for token, _ in by_id))
+    cases(lambda text: made.encode(text).ids, lambda ids: made.decode(ids), "wordpiece")
+
+
+def cased():
+    """The same vocabulary, read as a cased model reads it: only vocab.txt and tokenizer_config.json."""
+    folder = HERE / "wordpiece_cased"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text((HERE / "wordpiece" / "vocab.txt").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(do_lower_case=False)) + "\n")
+    made = BertTokenizerFast.from_pretrained(str(folder))
+    cases(lambda text: made.backend_tokenizer.encode(text).ids, 
+          lambda ids: made.backend_tokenizer.decode([i for i in ids if i > 4]), "wordpiece_cased")
+
+
+def byte_pair():
+    folder = HERE / "byte_pair"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.ByteLevel(trim_offsets=False)
+    made.train_from_iterator(SENTENCES, trainers.BpeTrainer(
+        vocab_size=520, special_tokens=["<|endoftext|>"], show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made.save(str(folder / "tokenizer.json"))
+    made.model.save(str(folder))  # vocab.json and merges.txt
+    cases(lambda text: made.encode(text).ids, lambda ids: made.decode(ids), "byte_pair")
+
+
+def sentence_piece():
+    folder = HERE / "sentence_piece"
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=open(folder / "tokenizer.model", "wb"), vocab_size=400, model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+        character_coverage=0.99, num_threads=1, minloglevel=2)
+    made = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    out = [dict(hex=text.encode().hex(), ids=[1] + made.encode(text), text=made.decode(made.encode(text))) for text in CASES]
+    out += [dict(hex=raw.hex(), ids=[1] + made.encode(raw.decode(errors="replace"))) for raw in BROKEN]
+    (folder / "cases.json").write_text(json.dumps(dict(cases=out)) + "\n")
+
+
+def published(shared):
+    vocabularies = shared / "tokenizers"
+    bert = BertTokenizerFast(str(vocabularies / "bert_uncased_vocab.txt"), do_lower_case=True).backend_tokenizer
+    # Not GPT2TokenizerFast: it drops the first merge of a file without a "#version" line.
+    gpt2 = ByteLevelBPETokenizer(str(vocabularies / "gpt2_vocab.json"), str(vocabularies / "gpt2_merges.txt"))
+    llama = LlamaTokenizer(str(vocabularies / "llama2_tokenizer.model"))
+    encoders = dict(bert=lambda text: bert.encode(text).ids, gpt2=lambda text: gpt2.encode(text).ids, llama2=lambda text: llama.encode(text))
+    texts = ["wikitext2/valid.txt", "wikitext2/test.txt", "sst2/dev.tsv", "sst2/train.tsv", "tinyshakespeare/input.txt"]
+    rows = []
+    for name, encode in encoders.items():
+        for text in texts:
+            digest, count = hashlib.sha256(), 0
+            for line in (shared / text).read_text().split("\n"):
+                ids = encode(line)
+                count += len(ids)
+                digest.update((" ".join(map(str, ids)) + "\n").encode())
+            rows.append(dict(tokenizer=name, text=text, tokens=count, sha256=digest.hexdigest()))
+        nasty = "".join(chr(97 + i * 7 % 26) for i in range(100_000))
+        ids = encode(nasty) if name != "llama2" else []
+        if ids:
+            rows.append(dict(tokenizer=name, text="", tokens=len(ids), sha256=hashlib.sha256((" ".join(map(str, ids)) + "\n").encode()).hexdigest()))
+    (HERE / "published.json").write_text(json.dumps(dict(rows=rows), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    wordpiece()
+    cased()
+    byte_pair()
+    sentence_piece()
+    if len(sys.argv) > 1:
+        published(pathlib.Path(sys.argv[1]))

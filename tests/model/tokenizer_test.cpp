@@ -1,0 +1,254 @@
+#include "model/tokenizer/tokenizer.hpp"
+
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.hpp"
+#include "base/file.hpp"
+#include "base/reader.hpp"
+#include "model/tokenizer/tokenizer_json.hpp"
+#include "model/tokenizer/unicode.hpp"
+#include "tests/base/scratch.hpp"
+
+namespace cleave::model {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Scratch;
+
+const fs::path goldens = fs::path(CLEAVE_SOURCE_DIR) / "tests/goldens/tokenizers";
+
+std::string from_hex(const std::string& hex) {
+  std::string bytes;
+  for (std::size_t i = 0; i < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return bytes;
+}
+
+/// Ids and texts that the reference gives, made by tests/goldens/make_tokenizer_goldens.py.
+void expect_cases(const Tokenizer& tokenizer, const std::string& name) {
+  const auto file = nlohmann::json::parse(base::read_text(goldens / name / "cases.json"));
+  ASSERT_GT(file.at("cases").size(), 90U);
+  for (const auto& item : file.at("cases")) {
+    const std::string text = from_hex(item.at("hex"));
+    const std::vector<TokenId> ids = item.at("ids");
+    EXPECT_EQ(tokenizer.encode(text), ids) << name << ": " << text << " " << item.at("hex");
+    if (item.contains("text")) {
+      EXPECT_EQ(tokenizer.decode(ids), item.at("text").get<std::string>()) << name << ": " << text;
+    }
+  }
+}
+
+/// A folder with these files of a golden.
+void copy_files(const std::string& name, const std::vector<std::string>& files,
+                const fs::path& folder) {
+  fs::create_directories(folder);
+  for (const auto& file : files) fs::copy_file(goldens / name / file, folder / file);
+}
+
+// --- parity with the reference ---
+
+TEST(Tokenizer, ReadsWordPieceFromTokenizerJson) {
+  expect_cases(read_tokenizer(goldens / "wordpiece"), "wordpiece");
+}
+
+TEST(Tokenizer, ReadsWordPieceFromVocabTxt) {
+  const Scratch scratch;
+  copy_files("wordpiece", {"vocab.txt"}, scratch / "model");
+  expect_cases(read_tokenizer(scratch / "model"), "wordpiece");
+}
+
+TEST(Tokenizer, KeepsCaseAndAccentsWhereTheConfigSaysSo) {
+  expect_cases(read_tokenizer(goldens / "wordpiece_cased"), "wordpiece_cased");
+}
+
+TEST(Tokenizer, ReadsByteLevelBpeFromTokenizerJson) {
+  const Scratch scratch;
+  copy_files("byte_pair", {"tokenizer.json"}, scratch / "model");
+  expect_cases(read_tokenizer(scratch / "model"), "byte_pair");
+}
+
+TEST(Tokenizer, ReadsByteLevelBpeFromVocabularyAndMerges) {
+  const Scratch scratch;
+  copy_files("byte_pair", {"vocab.json", "merges.txt"}, scratch / "model");
+  expect_cases(read_tokenizer(scratch / "model"), "byte_pair");
+}
+
+TEST(Tokenizer, ReadsSentencePiece) {
+  expect_cases(read_tokenizer(goldens / "sentence_piece"), "sentence_piece");
+}
+
+// --- what the reference does not say ---
+
+TEST(Tokenizer, ByteLevelBpeGivesEveryTextBack) {
+  const Tokenizer tokenizer = read_tokenizer(goldens / "byte_pair");
+  for (const std::string text : {"plain", "  two  blanks \n", "naïve 人 😀", "\x01 control"})
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+}
+
+TEST(Tokenizer, LeavesSpecialTokensOutOrIn) {
+  const Tokenizer tokenizer = read_tokenizer(goldens / "wordpiece");
+  const auto ids = tokenizer.encode("a");
+  EXPECT_EQ(tokenizer.encode("a", false), std::vector<TokenId>({ids.at(1)}));
+  EXPECT_EQ(tokenizer.decode(ids), "a");
+  EXPECT_EQ(tokenizer.decode(ids, false), "[CLS] a [SEP]");
+}
+
+TEST(Tokenizer, KnowsHowManyRowsAnEmbeddingNeeds) {
+  const Tokenizer tokenizer = read_tokenizer(goldens / "byte_pair");
+  EXPECT_EQ(tokenizer.vocabulary_size(), 520);
+  EXPECT_EQ(tokenizer.find("<|endoftext|>"), 0);
+  EXPECT_EQ(tokenizer.find("no such token"), std::nullopt);
+}
+
+TEST(Utf8, FindsTheFirstInvalidByte) {
+  EXPECT_EQ(first_invalid_utf8("fine, 人 too"), std::nullopt);
+  EXPECT_EQ(first_invalid_utf8("a\xFF"), 1U);
+  EXPECT_EQ(first_invalid_utf8("\xC3"), 0U);
+  EXPECT_EQ(first_invalid_utf8("人\xED\xA0\x80"), 3U);
+}
+
+// --- doors ---
+
+std::string refusal(const fs::path& folder) {
+  try {
+    read_tokenizer(folder);
+  } catch (const std::runtime_error& wrong) {
+    return wrong.what();
+  }
+  return "nothing was refused";
+}
+
+/// A golden's tokenizer.json, changed.
+template <class Change>
+std::string refusal_of(const std::string& name, const Change& change) {
+  const Scratch scratch;
+  auto json = nlohmann::json::parse(base::read_text(goldens / name / "tokenizer.json"));
+  change(json);
+  try {
+    tokenizer_from_json(base::Reader::json_text(json.dump(), "tokenizer.json"));
+  } catch (const std::runtime_error& wrong) {
+    return wrong.what();
+  }
+  return "nothing was refused";
+}
+
+TEST(Tokenizer, SaysWhatAFolderNeeds) {
+  const Scratch scratch;
+  EXPECT_EQ(refusal(scratch.path()),
+            "[" + scratch.path().string() +
+                "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with merges.txt, "
+                "or tokenizer.model");
+}
+
+TEST(Tokenizer, RefusesAVocabularyThatSaysTwoThings) {
+  const Scratch scratch;
+  base::write_whole(scratch / "vocab.txt", "[UNK]\n[CLS]\n[SEP]\nthe\nthe\n");
+  EXPECT_EQ(refusal(scratch.path()), "[" + (scratch / "vocab.txt").string() +
+                                         "] line 5: token 'the': saw id 4, it has 3 already");
+  base::write_whole(scratch / "vocab.txt", "[UNK]\nthe\n");
+  EXPECT_EQ(refusal(scratch.path()),
+            "[" + (scratch / "vocab.txt").string() + "] has no '[CLS]', which BERT needs");
+  EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["model"]["vocab"]["new"] = 5; })
+                .rfind("[tokenizer.json] model.vocab: token ", 0),
+            0U);
+}
+
+TEST(Tokenizer, RefusesIdsThatNoModelHas) {
+  for (const auto& id : {nlohmann::json(-1), nlohmann::json(std::int64_t{1} << 40),
+                         nlohmann::json(~std::uint64_t{0}), nlohmann::json("5")}) {
+    const std::string said =
+        refusal_of("byte_pair", [&](auto& json) { json["model"]["vocab"]["new"] = id; });
+    EXPECT_EQ(said.rfind("[tokenizer.json] model.vocab: token 'new': saw ", 0), 0U) << said;
+  }
+}
+
+TEST(Tokenizer, RefusesMergesThatMakeNoToken) {
+  EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["model"]["merges"] = {"t q"}; }),
+            "[tokenizer.json] model: merge 0: 't q' needs 'tq', which is not in the vocabulary");
+  EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["model"]["merges"] = {"tq"}; }),
+            "[tokenizer.json] model.merges: merge 0: saw \"tq\", needs two tokens");
+  const Scratch scratch;
+  copy_files("byte_pair", {"vocab.json"}, scratch / "model");
+  base::write_whole(scratch / "model/merges.txt", "#version: 0.2\nt h\nth\n");
+  EXPECT_EQ(refusal(scratch / "model"),
+            "[" + (scratch / "model/merges.txt").string() + "] line 3: saw 'th', needs two tokens");
+}
+
+TEST(Tokenizer, RefusesWhatItDoesNotKnow) {
+  EXPECT_EQ(refusal_of("wordpiece", [](auto& json) { json["model"]["type"] = "Unigram"; }),
+            "[tokenizer.json] model.type: saw \"Unigram\", needs one of WordPiece, BPE");
+  EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["pre_tokenizer"]["type"] = "Split"; }),
+            "[tokenizer.json] pre_tokenizer.type: saw \"Split\", needs one of ByteLevel");
+  EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["model"]["byte_fallback"] = true; })
+                .rfind("[tokenizer.json] model.byte_fallback: saw true, needs false", 0),
+            0U);
+  EXPECT_EQ(
+      refusal_of("wordpiece", [](auto& json) { json["added_tokens"][0]["single_word"] = true; }),
+      "[tokenizer.json] added_tokens[0].single_word: saw true, needs false");
+}
+
+TEST(Tokenizer, RefusesAFileThatIsNoSentencePieceModel) {
+  const Scratch scratch;
+  base::write_whole(scratch / "tokenizer.model", "no protocol buffer");
+  EXPECT_EQ(refusal(scratch.path())
+                .rfind("[" + (scratch / "tokenizer.model").string() + "] saw no SentencePiece", 0),
+            0U);
+}
+
+TEST(Tokenizer, RefusesIdsThatItDoesNotHave) {
+  const Tokenizer tokenizer = read_tokenizer(goldens / "byte_pair");
+  for (const TokenId id : {-1, 520})
+    EXPECT_THROW(tokenizer.decode({id}), std::invalid_argument) << id;
+}
+
+// --- published vocabularies and whole texts, where they are at hand ---
+
+TEST(PublishedTokenizer, GivesTheReferencesTokensOnEveryLine) {
+  const char* named = std::getenv("CLEAVE_SHARED");
+  const fs::path data =
+      named != nullptr ? fs::path(named) / "data" : fs::path(CLEAVE_SOURCE_DIR) / "../shared/data";
+  if (!fs::exists(data / "tokenizers")) GTEST_SKIP() << "needs the texts in ../shared/data";
+  const Scratch scratch;
+  const auto put = [&](const char* from, const char* to) {
+    fs::create_directories((scratch / to).parent_path());
+    fs::copy_file(data / "tokenizers" / from, scratch / to);
+  };
+  put("bert_uncased_vocab.txt", "bert/vocab.txt");
+  put("gpt2_vocab.json", "gpt2/vocab.json");
+  put("gpt2_merges.txt", "gpt2/merges.txt");
+  put("llama2_tokenizer.model", "llama2/tokenizer.model");
+  std::map<std::string, Tokenizer> tokenizers;
+  for (const std::string name : {"bert", "gpt2", "llama2"})
+    tokenizers.emplace(name, read_tokenizer(scratch / name));
+  std::string one_word;
+  for (int i = 0; i < 100'000; ++i) one_word += static_cast<char>('a' + i * 7 % 26);
+
+  const auto published = nlohmann::json::parse(base::read_text(goldens / "published.json"));
+  ASSERT_FALSE(published.at("rows").empty());
+  for (const auto& row : published.at("rows")) {
+    const Tokenizer& tokenizer = tokenizers.at(row.at("tokenizer"));
+    const std::string text = row.at("text"),
+                      lines = text.empty() ? one_word : base::read_text(data / text);
+    std::string all;
+    std::size_t count = 0;
+    for (std::size_t begin = 0; begin <= lines.size();) {
+      const std::size_t end = std::min(lines.find('\n', begin), lines.size());
+      const auto ids = tokenizer.encode(std::string_view(lines).substr(begin, end - begin));
+      count += ids.size();
+      for (std::size_t i = 0; i < ids.size(); ++i)
+        all += (i == 0 ? "" : " ") + std::to_string(ids[i]);
+      all += '\n';
+      begin = end + 1;
+    }
+    EXPECT_EQ(count, row.at("tokens")) << row;
+    EXPECT_EQ(base::sha256(all), row.at("sha256")) << row;
+  }
+}
+
+}  // namespace
+}  // namespace cleave::model
