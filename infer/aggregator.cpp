@@ -200,6 +200,7 @@ struct Aggregator::State {
   std::map<Id, std::shared_ptr<Job>> jobs;
   std::deque<Id> queue;
   int in_flight = 0;
+  bool launching = false;
   bool draining = false, stopped = false;
   std::vector<std::promise<void>> drained;
   std::atomic<Id> next_id{1};
@@ -454,6 +455,9 @@ std::string Aggregator::State::objection(Job& job) {
 }
 
 void Aggregator::State::launch_next() {
+  // A request that ends as it is launched calls this again: a long queue would be a deep stack.
+  if (launching) return;
+  launching = true;
   while (in_flight < options.max_in_flight && !queue.empty()) {
     const auto job = jobs.at(queue.front());
     queue.pop_front();
@@ -462,6 +466,7 @@ void Aggregator::State::launch_next() {
     else
       launch(*job);
   }
+  launching = false;
 }
 
 void Aggregator::State::launch(Job& job) {

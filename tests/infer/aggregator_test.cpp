@@ -388,6 +388,24 @@ TEST_F(AggregatorTest, IsOverloadedBeyondItsQueue) {
   EXPECT_EQ(other, 0);
 }
 
+TEST_F(AggregatorTest, ALongQueueEndsWithTheLastDevice) {
+  start_agent("hub", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.max_in_flight = 1;
+  wanted.max_queue = 1 << 16;
+  const auto service = aggregator(std::move(wanted), 1);
+  std::atomic<int> away{0}, other{0};
+  constexpr int many = 30'000;
+  for (int i = 0; i < many; ++i)
+    service->submit(request_of(1, 60s), [&](Response response) {
+      (response.status == Status::no_device ? away : other)++;
+    });
+  agents.clear();
+  EXPECT_TRUE(eventually([&] { return away + other == many; }));
+  EXPECT_EQ(away, many);
+  gate->open();
+}
+
 TEST_F(AggregatorTest, NoRequestOutlivesItsDeadline) {
   start_agent("hub", std::make_unique<GatedEngine>(gate));
   auto wanted = options();
