@@ -421,4 +421,13 @@ void StagedFolder::commit() {
   committed_ = true;
 }
 
+FolderLock::FolderLock(const fs::path& folder)
+    : fd_(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY)) {
+  if (fd_ < 0) throw system_failure(folder, "open", errno);
+  while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+  }
+}
+
+FolderLock::~FolderLock() { ::close(fd_); }
+
 }  // namespace cleave::base

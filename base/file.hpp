@@ -58,6 +58,20 @@ class StagedFile {
   std::uint64_t written_ = 0;
 };
 
+/// Holds a folder's lock (flock) while it lives: waits for another process that has it. A file
+/// system without locks gives it to everybody.
+class FolderLock {
+ public:
+  /// Throws std::runtime_error where the folder cannot be opened.
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
 /// A folder filled under `target/.staging-…/` (or beside `target` where it does not exist yet) and
 /// moved into place at commit(), the file named `last` at the very end. Removed otherwise.
 ///

@@ -18,6 +18,7 @@
 #include "calibrate/split.hpp"
 #include "calibrate/start.hpp"
 #include "calibrate/weights.hpp"
+#include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
 
@@ -148,6 +149,10 @@ double test_accuracy(const TrainRecipe& recipe, const model::Transformer& model,
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress) {
   recipe.check();
+  if (!std::filesystem::exists(out / ".work"))
+    decompose::expect_replaceable(out, "config.json", "model folder");
+  // A test split that is not there should not be found missing after hours.
+  model::read_dataset({recipe.data.format, recipe.data.path, "test", 1}, recipe.model);
   Split data = read_split(recipe.data, recipe.model);
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data));

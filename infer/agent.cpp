@@ -443,7 +443,7 @@ void Agent::run() {
              [&state](const std::string& why) { state.log("[listen] " + why); });
   if (state.options.on_listening) state.options.on_listening(state.listener.address());
   const auto work = asio::make_work_guard(state.io);
-  state.io.run();
+  net::run(state.io, [&state](const std::string& why) { state.log("[agent] " + why); });
 }
 
 void Agent::drain() {

@@ -732,7 +732,9 @@ Aggregator::Aggregator(const plan::Bundle& bundle, const plan::Plan& plan,
   state_ = std::make_shared<State>(bundle, plan, std::move(fusion), std::move(options));
   for (auto& peer : state_->peers) peer->dialer->start();
   state_->work.emplace(state_->io.get_executor());
-  state_->thread = std::thread([state = state_.get()] { state->io.run(); });
+  state_->thread = std::thread([state = state_.get()] {
+    net::run(state->io, [state](const std::string& why) { state->log("[aggregator] " + why); });
+  });
 }
 
 Aggregator::~Aggregator() {

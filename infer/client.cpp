@@ -224,7 +224,9 @@ Client::Client(const std::string& address, std::chrono::milliseconds timeout)
                if (!state->connection) joined->set_value(why);
              });
   state_->work.emplace(state_->io.get_executor());
-  state_->thread = std::thread([state = state_.get()] { state->io.run(); });
+  state_->thread = std::thread([state = state_.get()] {
+    net::run(state->io, [state](const std::string& why) { state->lost("connection: " + why); });
+  });
   const auto why = outcome.get();
   if (why.empty()) return;
   state_->io.stop();

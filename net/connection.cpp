@@ -78,6 +78,17 @@ void spawn(asio::io_context& io, asio::awaitable<void> work,
   });
 }
 
+void run(asio::io_context& io, const std::function<void(const std::string&)>& failed) {
+  for (;;) {
+    try {
+      io.run();
+      return;
+    } catch (const std::exception& error) {
+      if (failed) failed(error.what());
+    }
+  }
+}
+
 std::unique_ptr<Stream> tcp_stream(asio::ip::tcp::socket socket) {
   return std::make_unique<TcpStream>(std::move(socket));
 }

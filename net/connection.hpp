@@ -29,6 +29,10 @@ using Clock = std::chrono::steady_clock;
 void spawn(asio::io_context& io, asio::awaitable<void> work,
            std::function<void(const std::string&)> failed);
 
+/// Runs the handlers until there is nothing left to do. One that throws costs its own work, not the
+/// process: `failed` gets its words.
+void run(asio::io_context& io, const std::function<void(const std::string&)>& failed);
+
 /// What a connection speaks to: four calls. A socket is one; TLS will be another, and a test's
 /// recorder is a third.
 class Stream {

@@ -317,6 +317,7 @@ PlanSummary least_memory(const plan::Fleet& fleet, PlanOptions options, const Se
   options.objective = "accuracy";
   options.max_time_s /= halvings + 1;
   PlanSummary best = search(fleet, options);
+  const auto losers = best.plan.candidates;  // against what the devices really give
   int evaluations = best.evaluations;
   double seconds = best.seconds, enough = 1, too_little = 1e-3;
   for (int i = 0; i < halvings && best.termination == Termination::found; ++i) {
@@ -331,7 +332,8 @@ PlanSummary least_memory(const plan::Fleet& fleet, PlanOptions options, const Se
     enough = share;
     best = std::move(found);
   }
-  predict(best.plan, fleet);  // against what the devices really give
+  best.plan.candidates = losers;
+  predict(best.plan, fleet);
   best.evaluations = evaluations;
   best.seconds = seconds;
   return best;

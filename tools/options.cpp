@@ -116,7 +116,7 @@ std::string Option::range() const {
 const std::vector<Option>& options() {
   using Kind = Option::Kind;
   static const std::vector<Option> table = {
-      {"out", Kind::text, "PATH", "", "where to write; appears whole or not at all"},
+      {"out", Kind::text, "PATH", "", "where to write"},
       {"format", Kind::choice, "FORMAT", "text", "how to print", 0, 0, {"text", "json"}},
       {"csv", Kind::text, "FILE", "", "also write the table as CSV"},
       {"dry-run", Kind::flag, "", "", "say what would be written, write nothing"},

@@ -97,4 +97,14 @@ int all_threads();
 /// The page that `cleave COMMAND --help` prints.
 std::string help_page(std::string_view program, const Command& command);
 
+/// Makes what command-line options describe; what it finds wrong with them is wrong usage.
+template <typename Make>
+auto from_options(const Make& make) {
+  try {
+    return make();
+  } catch (const std::invalid_argument& wrong) {
+    throw UsageError(wrong.what());
+  }
+}
+
 }  // namespace cleave::tools

@@ -10,8 +10,6 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/units.hpp"
 
 namespace cleave::tools {

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "base/progress.hpp"
 
 namespace cleave::tools {
@@ -23,6 +25,9 @@ class Table {
   std::vector<std::string> header_;
   std::vector<std::vector<std::string>> rows_;
 };
+
+/// For dumping JSON: what others said, and names of files, may be no UTF-8.
+constexpr auto replace_invalid = nlohmann::json::error_handler_t::replace;
 
 /// printf into a string.
 std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <stdexcept>
 
 #include <nlohmann/json.hpp>
@@ -400,15 +401,42 @@ json processing_to_json(const ImageProcessing& processing) {
   return fields;
 }
 
+namespace {
+
+/// "encoder.layer.7.output.weight" as any layer's: "encoder.layer.#.output.weight".
+std::string without_numbers(const std::string& key) {
+  std::string general;
+  for (const char c : key) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit)
+      general += c;
+    else if (general.empty() || general.back() != '#')
+      general += '#';
+  }
+  return general;
+}
+
+}  // namespace
+
 void check_tensors(const ModelConfig& config, const TensorFiles& files) {
+  std::set<std::string> keys, general;
   for (const Parameter& parameter : parameters(config)) {
     const TensorEntry& entry = files.at(parameter.key);
+    keys.insert(parameter.key);
+    general.insert(without_numbers(parameter.key));
     const auto text = [](const std::vector<std::int64_t>& dims) { return json(dims).dump(); };
     if (entry.dims != parameter.dims())
       throw std::runtime_error("[" + files.path().string() + "] " + parameter.key + ": saw " +
                                text(entry.dims) + ", needs " + text(parameter.dims()) +
                                " (config.json and weights disagree)");
   }
+  // What a model of this family does not use (a pooler) may be there; a layer too many may not.
+  for (const auto& [name, entry] : files.entries())
+    if (keys.count(name) == 0 && general.count(without_numbers(name)) != 0)
+      throw std::runtime_error("[" + files.path().string() + "] " + name +
+                               ": saw it, needs none beyond the " +
+                               std::to_string(config.num_layers()) +
+                               " layers of config.json (config.json and weights disagree)");
 }
 
 }  // namespace cleave::model

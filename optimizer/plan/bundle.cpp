@@ -309,6 +309,7 @@ nlohmann::json read_measured(const fs::path& bundle) {
 
 void write_measured(const fs::path& bundle, const std::string& section,
                     const nlohmann::json& value) {
+  const base::FolderLock lock(bundle);  // two that measure at once keep both
   nlohmann::json all = read_measured(bundle);
   all["format"] = measured_format;
   all[section] = value;

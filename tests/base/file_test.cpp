@@ -1,5 +1,7 @@
 #include "base/file.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -451,6 +453,24 @@ TEST(StagedFolder, LeavesALivingStagingAlone) {
   first.commit();
   EXPECT_EQ(read_text(scratch / "bundle/a"), "1");
   EXPECT_EQ(read_text(scratch / "bundle/b"), "2");
+}
+
+TEST(FolderLock, IsHeldByOneAtATime) {
+  const Scratch scratch;
+  std::atomic<bool> second{false};
+  std::thread other;
+  {
+    const FolderLock first(scratch.path());
+    other = std::thread([&] {
+      const FolderLock waits(scratch.path());
+      second = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    EXPECT_FALSE(second);
+  }
+  other.join();
+  EXPECT_TRUE(second);
+  EXPECT_THROW(FolderLock(scratch / "missing"), std::runtime_error);
 }
 
 }  // namespace

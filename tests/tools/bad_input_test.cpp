@@ -7,6 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "tests/tools/command_line.hpp"
 
 namespace cleave::tools {
@@ -53,6 +55,12 @@ class BadInput : public testing::Test {
           << "'" << word << "' is not in: " << ran.error;
   }
 
+  /// A grey square that the model takes.
+  static void write_image(const std::string& path) {
+    fs::create_directories(fs::path(path).parent_path());
+    model::write_png({8, 8, 1, std::vector<std::uint8_t>(64, 100)}, path);
+  }
+
   static Scratch* shared_;
   Scratch own_;
 };
@@ -87,6 +95,17 @@ TEST_F(BadInput, AConfigThatContradictsTheTensorsIsRefused) {
   config.replace(at, 23, "\"intermediate_size\": 96");
   write_text(model + "/config.json", config);
   expect_refusal({"inspect", model}, 1, {"saw", "needs", "96"});
+}
+
+TEST_F(BadInput, ALayerThatTheConfigDoesNotKnowIsRefused) {
+  const std::string model = copy("model");
+  std::string config = base::read_text(model + "/config.json");
+  const std::string two = "\"num_hidden_layers\": 2", one = "\"num_hidden_layers\": 1";
+  const auto at = config.find(two);
+  ASSERT_NE(at, std::string::npos) << config;
+  config.replace(at, two.size(), one);
+  write_text(model + "/config.json", config);
+  expect_refusal({"inspect", model}, 1, {"layer.1.", "beyond the 1 layers of config.json"});
 }
 
 TEST_F(BadInput, AnUnknownModelTypeListsTheKnown) {
@@ -192,7 +211,7 @@ TEST_F(BadInput, AFleetThatIsNotThereIsSaidBeforeTheCut) {
 }
 
 TEST_F(BadInput, ListeningBeyondLoopbackNeedsInsecure) {
-  expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "0.0.0.0:0"}, 1,
+  expect_refusal({"agent", *shared_ / "bundle", "--device", "hub", "--listen", "0.0.0.0:0"}, 2,
                  {"0.0.0.0", "--insecure"});
 }
 
@@ -213,6 +232,9 @@ TEST_F(BadInput, APortInUseIsNamed) {
 
 TEST_F(BadInput, NoAgentAtAllIsAFailureThatNamesThem) {
   write_text(own_ / "a.png", "");
+  expect_refusal(
+      {"infer", *shared_ / "bundle", own_ / "a.png", "--join-timeout", "100 ms", "--require-all"},
+      3, {"hub", "127.0.0.1:7101"});
   expect_refusal({"infer", *shared_ / "bundle", own_ / "a.png", "--join-timeout", "100 ms"}, 1,
                  {"hub", "127.0.0.1:7101"});
 }
@@ -222,6 +244,30 @@ TEST_F(BadInput, ABrokenImageIsNamed) {
   expect_refusal({"infer", *shared_ / "bundle", own_ / "a.png", "--local"}, 1, {"a.png"});
 }
 
+TEST_F(BadInput, ABrokenImageDoesNotKeepTheOthersFromTheirAnswers) {
+  write_text(own_ / "images/a.png", "not a picture");
+  write_image(own_ / "images/b.png");
+  const auto ran = run_cleave(own_, {"infer", *shared_ / "bundle", own_ / "images", "--local"});
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.error.find("a.png: no answer: "), std::string::npos) << ran.error;
+  EXPECT_NE(ran.out.find("b.png: "), std::string::npos) << ran.out;
+}
+
+TEST_F(BadInput, NamesThatAreNoUtf8AreNoReasonToFail) {
+  const std::string image = own_ / "\xff.png";
+  write_image(image);
+  const auto ran =
+      run_cleave(own_, {"infer", *shared_ / "bundle", image, "--local", "--format", "json"});
+  EXPECT_EQ(ran.code, 0) << ran.error;
+  EXPECT_EQ(nlohmann::json::parse(ran.out).at("missing").size(), 0U);
+}
+
+TEST_F(BadInput, AMemoryObjectiveNeedsAnImportance) {
+  expect_refusal(
+      {"plan", *shared_ / "model", "--fleet", *shared_ / "fleet.toml", "--objective", "memory"}, 2,
+      {"--objective", "--min-importance"});
+}
+
 TEST_F(BadInput, ABundleIsNotWrittenOverSomethingElse) {
   write_text(own_ / "precious/diary.txt", "dear diary");
   expect_refusal({"decompose", *shared_ / "model", "--plan", *shared_ / "plan.json", "--out",
@@ -229,6 +275,14 @@ TEST_F(BadInput, ABundleIsNotWrittenOverSomethingElse) {
                  1, {"precious"});
   EXPECT_EQ(base::read_text(own_ / "precious/diary.txt"), "dear diary");
   EXPECT_EQ(std::distance(fs::directory_iterator(own_ / "precious"), fs::directory_iterator()), 1);
+}
+
+TEST_F(BadInput, TrainingIsNotWrittenOverSomethingElse) {
+  write_text(own_ / "precious/diary.txt", "dear diary");
+  expect_refusal({"train", std::string(CLEAVE_SOURCE_DIR) + "/recipes/fashion-mnist/teacher.toml",
+                  "--data", *shared_ / "nowhere", "--out", own_ / "precious"},
+                 1, {"precious", "config.json"});
+  EXPECT_EQ(std::distance(fs::directory_iterator(own_ / "precious"), {}), 1);
 }
 
 TEST_F(BadInput, AFullDiskIsSaidOnceAndLeavesAnOutputThatFailed) {

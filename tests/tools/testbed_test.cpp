@@ -144,7 +144,9 @@ class Testbed : public testing::Test {
 Scratch* Testbed::shared_ = nullptr;
 
 TEST_F(Testbed, MeasuresBothSidesOnLoopback) {
+  setenv("CLEAVE_PLAN", "another", 1);  // the user's, not the emulated devices'
   Process testbed = start({"--loopback", "--original", *shared_ / "model", "--requests", "5"});
+  unsetenv("CLEAVE_PLAN");
   expect_measured(testbed, 5);
 }
 

@@ -47,8 +47,11 @@ int agent(const Args& args) {
   engine_options.threads = threads;
   auto engine = infer::part_engine(bundle, plan, options.device, engine_options);
   const double share = args.number("pace");
+  if (share < 1 && threads > 1)
+    throw UsageError("[--pace] saw " + std::to_string(threads) +
+                     " threads, needs 1: the time of one thread is paced");
   if (share < 1) engine = infer::paced(std::move(engine), 1 / share, args.text_or("pace-turns"));
-  infer::Agent agent(bundle, plan, std::move(engine), options);
+  auto agent = from_options([&] { return infer::Agent(bundle, plan, std::move(engine), options); });
   std::thread watcher([&agent] {
     wait_for_signal();
     agent.drain();

@@ -168,7 +168,7 @@ void print_json(const Measured& measured, const Target& target, std::int64_t bat
     json["devices"][device] = {{"compute", to_json(values)},
                                {"predicted_compute_s", target.plan.prediction.of(device).compute_s},
                                {"round_trip", to_json(measured.round_trip_s.at(device))}};
-  std::printf("%s\n", json.dump(2).c_str());
+  std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
 }
 
 int bench(const Args& args) {
@@ -188,9 +188,9 @@ int bench(const Args& args) {
     return measure(*target.service, request, args.integer("requests"), concurrency, progress);
   }();
 
-  // The plan's figures are of its fleet; parts that run here are compared with nothing.
+  // The plan's figures are of its fleet and its batch; others are compared with nothing.
   const plan::Prediction& predicted = target.plan.prediction;
-  const bool on_fleet = !args.flag("local");
+  const bool on_fleet = !args.flag("local") && batch == target.plan.shape.batch;
   Table table({"what", "median", "MAD", "p90", "p99", "predicted", "requests"});
   add_row(table, "latency", measured.latency_s, on_fleet ? predicted.latency_s : 0);
   for (const auto& [device, values] : measured.compute_s) {
@@ -199,7 +199,7 @@ int bench(const Args& args) {
   }
   add_row(table, "fuse", measured.fuse_s, on_fleet ? predicted_fuse_s(target.plan) : 0);
   add_row(table, "aggregator overhead", measured.overhead_s);
-  if (args.has("csv") && !args.flag("dry-run")) base::write_whole(args.text("csv"), table.csv());
+  write_csv(args, table);
 
   const double images_per_s =
       static_cast<double>(batch) * static_cast<double>(measured.latency_s.size()) / measured.wall_s;

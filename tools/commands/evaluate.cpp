@@ -5,9 +5,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/file.hpp"
 #include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/statistics.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -27,11 +27,13 @@ int evaluate(const Args& args) {
   source.format = args.text("data-format");
   source.split = args.text("split");
   source.limit = args.integer("limit");
+  // What the bundle says of itself is about the whole test split.
+  const bool whole = source.split == "test" && source.limit == 0;
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
     summary = calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
-                                  !args.flag("dry-run"), bar.callback());
+                                  whole && !args.flag("dry-run"), bar.callback());
   }
   const auto* teacher = find_row(summary, "teacher");
   const auto* fused = find_row(summary, "fused");
@@ -44,7 +46,8 @@ int evaluate(const Args& args) {
     json["rows"].push_back(
         {{"what", row.what}, {"present", row.present}, {"accuracy", row.accuracy}});
   }
-  if (args.has("csv") && !args.flag("dry-run")) base::write_whole(args.text("csv"), table.csv());
+  if (!whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
+  write_csv(args, table);
   if (args.json())
     std::printf("%s\n", json.dump(2).c_str());
   else

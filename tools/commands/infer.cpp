@@ -63,7 +63,7 @@ std::string join(const std::vector<std::string>& words) {
 }
 
 struct Counts {
-  std::size_t answered = 0, partial = 0, failed = 0;
+  std::size_t answered = 0, partial = 0, failed = 0, without_device = 0;
 };
 
 /// Where the time of an answer went; a prediction that is not known is 0.
@@ -92,14 +92,15 @@ void report(const Args& args, const std::string& image, const infer::Response& r
   const auto missing = missing_of(response);
   if (response.status != infer::Status::answered) {
     ++counts.failed;
+    counts.without_device += response.status == infer::Status::no_device ? 1 : 0;
     if (args.json())
       std::printf(
           "%s\n",
           nlohmann::json{{"image", image}, {"error", response.message}, {"missing", missing}}
-              .dump()
+              .dump(-1, ' ', false, replace_invalid)
               .c_str());
     else
-      std::printf("%s: no answer: %s\n", image.c_str(), response.message.c_str());
+      std::fprintf(stderr, "%s: no answer: %s\n", image.c_str(), response.message.c_str());
     return;
   }
   ++counts.answered;
@@ -124,7 +125,7 @@ void report(const Args& args, const std::string& image, const infer::Response& r
       json["classes"].push_back({{"class", c}, {"label", label(c)}, {"share", shares[c]}});
     if (args.flag("logits")) json["logits"] = logits;
     if (args.flag("times")) json["times"] = times_of(response, plan);
-    std::printf("%s\n", json.dump().c_str());
+    std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
     return;
   }
   std::string line = image + ": ";
@@ -177,7 +178,17 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
   };
   for (const auto& path : images) {
     infer::Request request;
-    request.input = to_pixels(path, plan.teacher);
+    try {
+      request.input = to_pixels(path, plan.teacher);
+    } catch (const std::runtime_error& error) {  // this image's alone
+      std::promise<infer::Response> unread;
+      pending.push_back({path.string(), unread.get_future()});
+      infer::Response response;
+      response.status = infer::Status::failed;
+      response.message = error.what();
+      unread.set_value(std::move(response));
+      continue;
+    }
     request.deadline = milliseconds_of(args, "deadline");
     request.require_all = args.flag("require-all");
     auto answer = std::make_shared<std::promise<infer::Response>>();
@@ -193,7 +204,8 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
     std::fprintf(stderr, "%zu of %zu answers are without some device\n", counts.partial,
                  images.size());
   if (counts.failed == 0) return exit_done;
-  return args.flag("require-all") ? exit_negative : exit_failed;
+  const bool only_devices = counts.failed == counts.without_device;
+  return args.flag("require-all") && only_devices ? exit_negative : exit_failed;
 }
 
 int infer(const Args& args) {
@@ -211,7 +223,13 @@ int infer(const Args& args) {
   const auto plan = bundle.plan(args.text_or("plan"));
   if (args.flag("local")) return ask_all(args, *make_local(args, bundle, plan), plan, images);
   auto aggregator = make_aggregator(args, bundle, plan);
-  join_agents(args, *aggregator);
+  try {
+    join_agents(args, *aggregator);
+  } catch (const std::runtime_error& nobody) {
+    if (!args.flag("require-all")) throw;
+    std::fprintf(stderr, "cleave: %s\n", nobody.what());
+    return exit_negative;
+  }
   return ask_all(args, *aggregator, plan, images);
 }
 

@@ -42,7 +42,8 @@ std::string accuracy_text(const Reader& section) {
     table.row({row.at("what").text(), percent(accuracy),
                teacher ? format("%+.2f points", 100 * (accuracy - *teacher)) : "–"});
   }
-  return table.text();
+  const auto images = section.number("images", 0, any, 0);
+  return table.text() + (images > 0 ? format("of %.0f images\n", images) : "");
 }
 
 void add_memory(const Reader& system, const std::string& what, Table& table) {

@@ -38,6 +38,9 @@ optimizer::PlanOptions options_of(const Args& args) {
 /// Nothing is searched: the shares of another model's plan, and what they bring here.
 optimizer::PlanSummary take_shares(const Args& args, const model::ModelConfig& teacher,
                                    const plan::Fleet& fleet) {
+  for (const char* option : {"strategy", "objective"})
+    if (args.given(option))
+      throw UsageError(std::string("[--") + option + "] saw --shares-of too, needs one of them");
   optimizer::PlanSummary summary;
   summary.plan = plan::transferred(plan::read_plan(args.text("shares-of")), teacher,
                                    args.integer("width-step"));
@@ -61,6 +64,8 @@ optimizer::PlanSummary search(const Args& args, const std::string& folder,
 }
 
 int plan(const Args& args) {
+  if (args.text("objective") == "memory" && args.number("min-importance") <= 0)
+    throw UsageError("[--objective] saw memory, needs --min-importance above 0 with it");
   const std::string folder = args.at(0);
   const auto teacher = model::read_config(folder);
   const auto fleet = plan::read_fleet(args.text("fleet"));

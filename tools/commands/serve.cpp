@@ -25,7 +25,7 @@ int serve(const Args& args) {
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can ask\n",
                  options.listen.c_str());
-  infer::Server server(*aggregator, bundle, options);
+  auto server = from_options([&] { return infer::Server(*aggregator, bundle, options); });
   std::thread watcher([&server] {
     wait_for_signal();
     server.drain();

@@ -136,6 +136,9 @@ std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan:
   infer::AggregatorOptions options;
   options.hosts = hosts_of(args, bundle, plan);
   if (args.has("max-queue")) options.max_queue = static_cast<int>(args.integer("max-queue"));
+  // Who asks that much at once means it.
+  if (args.has("concurrency"))
+    options.max_queue = std::max(options.max_queue, static_cast<int>(args.integer("concurrency")));
   if (args.flag("verbose"))
     options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   auto engine = infer::fusion_engine(bundle, plan);

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <stdexcept>
+
+#include "base/file.hpp"
 
 namespace cleave::tools {
 namespace {
@@ -34,6 +37,14 @@ Spread spread_of(std::vector<double> values) {
   spread.minimum = values.front();
   spread.maximum = values.back();
   return spread;
+}
+
+void write_csv(const Args& args, const Table& table) {
+  if (!args.has("csv")) return;
+  if (args.flag("dry-run"))
+    std::fprintf(stderr, "would write %s\n", args.text("csv").c_str());
+  else
+    base::write_whole(args.text("csv"), table.csv());
 }
 
 }  // namespace cleave::tools

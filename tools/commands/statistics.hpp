@@ -2,7 +2,13 @@
 
 #include <vector>
 
+#include "tools/options.hpp"
+#include "tools/print.hpp"
+
 namespace cleave::tools {
+
+/// Where --csv asks for it; a dry run says so instead.
+void write_csv(const Args& args, const Table& table);
 
 /// Spread of repeated measurements, seconds.
 struct Spread {

@@ -33,7 +33,8 @@ int status(const Args& args) {
                     {"answered", agent.answered},
                     {"last_error", agent.last_error}});
   }
-  std::printf("%s", args.json() ? (json.dump(2) + "\n").c_str() : table.text().c_str());
+  std::printf("%s", args.json() ? (json.dump(2, ' ', false, replace_invalid) + "\n").c_str()
+                                : table.text().c_str());
   return all ? exit_done : exit_negative;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 #include <fstream>
 #include <poll.h>
@@ -21,6 +22,15 @@ namespace cleave::tools {
 namespace {
 
 constexpr const char* name_start = "cleave-";
+
+/// The environment, with or without the CLEAVE_… variables.
+std::vector<char*> environment(bool own_settings) {
+  std::vector<char*> kept;
+  for (char** variable = environ; *variable != nullptr; ++variable)
+    if (own_settings || std::strncmp(*variable, "CLEAVE_", 7) != 0) kept.push_back(*variable);
+  kept.push_back(nullptr);
+  return kept;
+}
 
 std::vector<char*> argv_of(const std::vector<std::string>& words) {
   std::vector<char*> argv;
@@ -46,6 +56,7 @@ Process::Process(const Options& options) : options_(options) {
   if (pipe2(ends, O_CLOEXEC) != 0)
     throw std::system_error(errno, std::generic_category(), "[process] pipe");
   const auto argv = argv_of(options_.words);
+  const auto variables = environment(options_.own_settings);
   const std::string space =
       options_.network_namespace.empty() ? "" : "/var/run/netns/" + options_.network_namespace;
   pid_ = fork();
@@ -68,7 +79,7 @@ Process::Process(const Options& options) : options_(options) {
       const int fd = open(space.c_str(), O_RDONLY | O_CLOEXEC);
       if (fd < 0 || setns(fd, CLONE_NEWNET) != 0) child_fails(space.c_str());
     }
-    execvp(argv[0], argv.data());
+    execvpe(argv[0], argv.data(), variables.data());
     child_fails(argv[0]);
   }
   close(ends[1]);

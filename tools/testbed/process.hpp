@@ -16,6 +16,7 @@ class Process {
     std::vector<std::string> words;      // program and arguments
     std::string network_namespace = {};  // empty: this one
     std::filesystem::path cgroup = {};   // its cgroup.procs; empty: this one
+    bool own_settings = true;            // keeps CLEAVE_… variables
     std::filesystem::path log =
         {};  // standard error goes here; standard output is read by read_line
   };

@@ -104,6 +104,7 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
                     const std::string& device) {
   const auto index = ground.index_of(device);
   Process::Options options;
+  options.own_settings = false;
   options.words = {(ground.programs / "cleave-agent").string(),
                    bundle.string(),
                    "--device",
@@ -147,6 +148,7 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
 
   const auto aggregator = ground.index_of(system.plan.aggregator);
   Process::Options options;
+  options.own_settings = false;
   options.words = {(ground.programs / "cleave").string(),
                    "serve",
                    bundle.string(),
@@ -242,6 +244,7 @@ std::vector<SpeedCheck> check_speeds(const Ground& ground) {
   std::vector<Process> running;
   for (std::size_t i = 0; i < ground.fleet.devices.size(); ++i) {
     Process::Options options;
+    options.own_settings = false;
     options.words = {(ground.programs / "cleave-testbed").string(), "--speed-check",
                      format("%.9g", ground.share_of(i)), ground.turns()};
     options.log = ground.logs / ("speed-" + ground.fleet.devices[i].name + ".log");
@@ -476,9 +479,11 @@ int testbed(const Args& args) {
   } else if (!ground.network->has_latency()) {
     network_note += "; no emulated delay (the kernel has no netem)";
   }
-  const auto speeds = check_speeds(ground);
-
   const std::string identity = plan::Bundle(bundle).identity();
+  const auto wanted = plan::Bundle(bundle).plan();
+  ground.index_of(wanted.aggregator);
+  for (const auto& part : wanted.parts) ground.index_of(part.device);
+  const auto speeds = check_speeds(ground);
   std::vector<System> systems(args.has("original") ? 2 : 1);
   systems[0].what = "system";
   start(systems[0], ground, bundle);
@@ -520,9 +525,10 @@ int testbed(const Args& args) {
                               {"measured", speed.measured},
                               {"holds", speed.holds()}});
   for (const auto& system : systems) json["systems"].push_back(to_json(system, ground));
-  if (!args.flag("dry-run")) plan::write_measured(bundle, "testbed", json);
+  const bool dry = args.flag("dry-run");
+  if (!dry) plan::write_measured(bundle, "testbed", json);
   if (args.json()) {
-    std::printf("%s\n", json.dump(2).c_str());
+    std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
   } else {
     std::printf("testbed: %s\n\n", network_note.c_str());
     Table table({"device", "share of a core", "measured", "holds"});
@@ -533,6 +539,7 @@ int testbed(const Args& args) {
                 table.text().c_str(), difference);
     for (const auto& system : systems)
       if (!system.latency_s.empty()) print(system, ground);
+    if (dry) std::printf("\nwould write %s\n", (bundle / "measured.json").c_str());
     if (ratio > 0)
       std::printf("\nthe system answers %.2f times as fast as the original on the fastest device\n",
                   ratio);
