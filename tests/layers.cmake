@@ -26,7 +26,7 @@ set(engine_may base config model plan net_bytes executor)
 set(folders base model net optimizer decompose calibrate infer)
 
 # Headers of others that only these libraries may include: the rest builds without them.
-set(guarded torch/ ATen/ c10/ ceres/ boost/graph/ toml openssl/ stb/ unicode/ sentencepiece zlib boost/asio)
+set(guarded torch/ ATen/ c10/ ceres/ boost/graph/ toml openssl/ stb/ unicode/ zlib boost/asio)
 set(libtorch_may model decompose calibrate engine)
 set(torch/_may ${libtorch_may})
 set(ATen/_may ${libtorch_may})
@@ -37,7 +37,6 @@ set(toml_may base)
 set(openssl/_may base)
 set(stb/_may model)
 set(unicode/_may tokenizer)
-set(sentencepiece_may tokenizer)
 set(zlib_may model)
 set(boost/asio_may net infer_service)
 set(nowhere iostream cxxopts torch/torch.h) # the command line's business, and a header that takes 11 s

@@ -213,6 +213,7 @@ const std::vector<Option>& options() {
        3600},
       {"top", Kind::integer, "N", "1", "classes to print for an image", 1, 1000},
       {"logits", Kind::flag, "", "", "print all logits"},
+      {"lossy", Kind::flag, "", "", "replace what is no valid UTF-8 instead of refusing it"},
       {"times", Kind::flag, "", "", "say where the time went, predicted beside measured"},
       {"requests", Kind::integer, "N", "200", "requests to measure", 1, 10000000},
       {"warmup", Kind::integer, "N", "20", "requests before that, not counted", 0, 1000000},

@@ -137,9 +137,9 @@ class BytePair : public TokenScheme {
       encode_word(word, ids);
   }
 
-  std::string decode(const std::vector<TokenId>& ids) const override {
+  std::string decode(const std::vector<std::string>& tokens) const override {
     std::string bytes;
-    for (const TokenId id : ids) bytes += bytes_of(vocabulary_.token(id));
+    for (const std::string& token : tokens) bytes += bytes_of(token);
     return repaired_utf8(bytes);
   }
 

@@ -6,7 +6,6 @@
 #include "base/file.hpp"
 #include "base/reader.hpp"
 #include "model/tokenizer/byte_pair.hpp"
-#include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
 #include "model/tokenizer/wordpiece.hpp"
@@ -90,34 +89,17 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   }
 }
 
-Tokenizer from_sentence_piece(const fs::path& folder) {
-  auto scheme = sentence_piece(folder / "tokenizer.model");
-  const Reader config = config_of(folder);
-  std::vector<TokenId> begin, end;
-  const auto surround = [&](const char* key, bool fallback, const char* token,
-                            std::vector<TokenId>& ids) {
-    const auto id = scheme->vocabulary().find(token);
-    if (id && config.boolean(key, fallback)) ids.push_back(*id);
-  };
-  surround("add_bos_token", true, "<s>", begin);
-  surround("add_eos_token", false, "</s>", end);
-  // "<s>" in a text is text to this library: nothing is looked for before it.
-  return {std::move(scheme), {}, std::move(begin), std::move(end)};
-}
-
 }  // namespace
 
 Tokenizer read_tokenizer(const fs::path& folder) {
   const auto has = [&](const char* name) { return fs::exists(folder / name); };
-  // A SentencePiece model has a tokenizer.json too, of a kind that its own library reads better.
-  if (has("tokenizer.model")) return from_sentence_piece(folder);
   if (has("tokenizer.json"))
     return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
   if (has("vocab.txt")) return from_vocab_txt(folder);
   if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
-  throw std::runtime_error("[" + folder.string() +
-                           "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
-                           "merges.txt, or tokenizer.model");
+  throw std::runtime_error(
+      "[" + folder.string() +
+      "] has no tokenizer, needs tokenizer.json, vocab.txt, or vocab.json with merges.txt");
 }
 
 }  // namespace cleave::model

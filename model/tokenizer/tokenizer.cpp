@@ -47,8 +47,10 @@ Tokenizer::Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken
   std::stable_sort(added_.begin(), added_.end(), [](const AddedToken& a, const AddedToken& b) {
     return a.content.size() > b.content.size();
   });
-  for (const AddedToken& token : added_)
+  for (const AddedToken& token : added_) {
+    added_by_id_[token.id] = &token;
     if (!token.content.empty()) first_bytes_[byte_at(token.content, 0)] = true;
+  }
 }
 
 const AddedToken* Tokenizer::added_at(std::string_view text, std::size_t position) const {
@@ -91,20 +93,18 @@ std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special
 }
 
 std::string Tokenizer::decode(const std::vector<TokenId>& ids, bool without_special) const {
-  std::vector<TokenId> kept;
-  std::string text;
+  std::vector<std::string> tokens;
   for (const TokenId id : ids) {
-    const auto added = std::find_if(added_.begin(), added_.end(),
-                                    [id](const AddedToken& token) { return token.id == id; });
-    if (added != added_.end()) {
-      if (added->special && without_special) continue;
-    } else if (!scheme_->vocabulary().has(id)) {
+    if (const auto added = added_by_id_.find(id); added != added_by_id_.end()) {
+      if (!added->second->special || !without_special) tokens.push_back(added->second->content);
+      continue;
+    }
+    if (!scheme_->vocabulary().has(id))
       throw std::invalid_argument("[tokenizer] id: saw " + std::to_string(id) + ", needs 0.." +
                                   std::to_string(vocabulary_size() - 1));
-    }
-    kept.push_back(id);
+    tokens.push_back(scheme_->vocabulary().token(id));
   }
-  return scheme_->decode(kept);
+  return scheme_->decode(tokens);
 }
 
 std::optional<TokenId> Tokenizer::find(std::string_view token) const {

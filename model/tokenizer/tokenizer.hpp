@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,14 +12,14 @@
 
 namespace cleave::model {
 
-/// A way of cutting ordinary text into tokens: WordPiece, byte-level BPE, SentencePiece.
+/// A way of cutting ordinary text into tokens: WordPiece or byte-level BPE.
 class TokenScheme {
  public:
   virtual ~TokenScheme() = default;
   /// Appends the tokens of valid UTF-8.
   virtual void encode(std::string_view text, std::vector<TokenId>& ids) const = 0;
-  /// The text of tokens, none of them added ones. What is no valid UTF-8 becomes U+FFFD.
-  virtual std::string decode(const std::vector<TokenId>& ids) const = 0;
+  /// The text of tokens, added ones among them. What is no valid UTF-8 becomes U+FFFD.
+  virtual std::string decode(const std::vector<std::string>& tokens) const = 0;
   virtual const Vocabulary& vocabulary() const = 0;
 };
 
@@ -56,13 +57,13 @@ class Tokenizer {
   std::unique_ptr<TokenScheme> scheme_;
   std::vector<AddedToken> added_;  // the longest first
   std::vector<bool> first_bytes_;  // of added tokens
+  std::map<TokenId, const AddedToken*> added_by_id_;
   std::vector<TokenId> begin_, end_;
 };
 
 /// Of a model folder: tokenizer.json, or vocab.txt (WordPiece; tokenizer_config.json says whether
-/// it is lower case), or vocab.json and merges.txt (byte-level BPE), or tokenizer.model
-/// (SentencePiece). Throws std::runtime_error with the file, the place in it, what was seen and
-/// what is needed.
+/// it is lower case), or vocab.json and merges.txt (byte-level BPE). Throws std::runtime_error with
+/// the file, the place in it, what was seen and what is needed.
 Tokenizer read_tokenizer(const std::filesystem::path& folder);
 
 }  // namespace cleave::model

@@ -125,8 +125,7 @@ std::unique_ptr<TokenScheme> read_byte_pair(const Reader& file, const Reader& mo
   expect(model, "dropout", nullptr, "none");
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
     expect(model, affix, "", "none: byte-level BPE has it not");
-  expect(model, "byte_fallback", false,
-         "false: this is a SentencePiece model, put its tokenizer.model beside");
+  expect(model, "byte_fallback", false, "false: SentencePiece is not known");
   expect(model, "ignore_merges", false, "false");
   BytePairOptions options;
   if (const auto normalizer = file.find("normalizer"))

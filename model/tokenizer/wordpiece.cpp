@@ -62,10 +62,10 @@ class WordPiece : public TokenScheme {
       encode_words(prepared(text), ids);
   }
 
-  std::string decode(const std::vector<TokenId>& ids) const override {
+  std::string decode(const std::vector<std::string>& tokens) const override {
     std::string text;
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      std::string piece = vocabulary_.token(ids[i]);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      std::string piece = tokens[i];
       if (i > 0) {
         if (piece.rfind(options_.continuation, 0) == 0)
           piece.erase(0, options_.continuation.size());

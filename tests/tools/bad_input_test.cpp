@@ -285,6 +285,19 @@ TEST_F(BadInput, TrainingIsNotWrittenOverSomethingElse) {
   EXPECT_EQ(std::distance(fs::directory_iterator(own_ / "precious"), {}), 1);
 }
 
+TEST_F(BadInput, TextThatIsNoUtf8IsRefusedUnlessAskedOtherwise) {
+  const std::string tokenizer =
+      std::string(CLEAVE_SOURCE_DIR) + "/tests/goldens/tokenizers/byte_pair";
+  write_text(own_ / "text.txt", "fine\nbro\xffken\n");
+  const auto ran = run_cleave(own_, {"tokenize", tokenizer, own_ / "text.txt"});
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.error.find("text.txt] byte 8: is no valid UTF-8"), std::string::npos) << ran.error;
+  const auto lossy =
+      run_cleave(own_, {"tokenize", tokenizer, own_ / "text.txt", "--lossy", "--format", "json"});
+  EXPECT_EQ(lossy.code, 0) << lossy.error;
+  EXPECT_NE(lossy.out.find("\"text\":\"bro\xEF\xBF\xBDken\""), std::string::npos) << lossy.out;
+}
+
 TEST_F(BadInput, AFullDiskIsSaidOnceAndLeavesAnOutputThatFailed) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
   Process::Options options;

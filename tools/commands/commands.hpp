@@ -23,6 +23,7 @@ Command profile_command();
 Command serve_command();
 Command simulate_command();
 Command status_command();
+Command tokenize_command();
 Command train_command();
 
 /// `code`, or exit_failed where standard output could not take what was printed (a full disk, a

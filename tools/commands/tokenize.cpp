@@ -1,0 +1,73 @@
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.hpp"
+#include "model/tokenizer/tokenizer.hpp"
+#include "model/tokenizer/unicode.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+/// One line of input as tokens.
+void print_line(const Args& args, const model::Tokenizer& tokenizer,
+                const std::vector<model::TokenId>& ids) {
+  if (args.json()) {
+    std::printf("%s\n",
+                nlohmann::json{{"ids", ids}, {"text", tokenizer.decode(ids)}}.dump().c_str());
+    return;
+  }
+  std::string text;
+  for (const model::TokenId id : ids) text += (text.empty() ? "" : " ") + std::to_string(id);
+  std::printf("%s\n", text.c_str());
+}
+
+int tokenize(const Args& args) {
+  const auto tokenizer = model::read_tokenizer(args.at(0));
+  const bool from_file = args.positionals().size() > 1;
+  const std::string name = from_file ? args.at(1) : "standard input";
+  std::ifstream file;
+  if (from_file) {
+    file.open(name, std::ios::binary);
+    if (!file) throw std::runtime_error("[" + name + "] cannot read");
+  }
+  std::istream& input = from_file ? static_cast<std::istream&>(file) : std::cin;
+  std::size_t offset = 0, tokens = 0;
+  double seconds = 0;
+  for (std::string line; std::getline(input, line) && !stop_wanted(); offset += line.size() + 1) {
+    if (!args.flag("lossy"))
+      if (const auto at = model::first_invalid_utf8(line))
+        throw std::runtime_error("[" + name + "] byte " + std::to_string(offset + *at) +
+                                 ": is no valid UTF-8; --lossy replaces it");
+    const auto started = std::chrono::steady_clock::now();
+    const auto ids = tokenizer.encode(line);
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    tokens += ids.size();
+    print_line(args, tokenizer, ids);
+  }
+  if (args.flag("times"))
+    std::fprintf(stderr, "%zu tokens of %s in %s: %s/s\n", tokens,
+                 base::format_bytes(static_cast<double>(offset)).c_str(),
+                 base::format_seconds(seconds).c_str(),
+                 base::format_bytes(static_cast<double>(offset) / seconds).c_str());
+  return exit_done;
+}
+
+}  // namespace
+
+Command tokenize_command() {
+  return {"tokenize",
+          "a model's token numbers of each line of a text",
+          {{"MODEL", "model folder with a tokenizer"},
+           {"FILE", "text, UTF-8; standard input where none is given", false}},
+          {"lossy", "times", "format", "verbose"},
+          "cleave tokenize MODEL text.txt",
+          tokenize};
+}
+
+}  // namespace cleave::tools
