@@ -39,10 +39,10 @@ std::string usage_error(const std::vector<std::string>& words, const Command& of
 }
 
 std::vector<Command> every_command() {
-  return {agent_command(),    bench_command(),   calibrate_command(), decompose_command(),
-          evaluate_command(), infer_command(),   init_command(),      inspect_command(),
-          plan_command(),     profile_command(), serve_command(),     simulate_command(),
-          status_command(),   train_command()};
+  return {agent_command(),    bench_command(),    calibrate_command(), decompose_command(),
+          evaluate_command(), infer_command(),    init_command(),      inspect_command(),
+          plan_command(),     profile_command(),  serve_command(),     simulate_command(),
+          status_command(),   tokenize_command(), train_command()};
 }
 
 TEST(Options, DefaultsHoldUntilSomethingIsGiven) {

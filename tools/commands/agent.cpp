@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
 #include "tools/commands/commands.hpp"
@@ -42,6 +43,13 @@ int agent(const Args& args) {
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",
                  options.listen.c_str());
+
+  const auto predicted = plan.prediction.of(options.device);
+  const double needs = predicted.runtime_bytes + predicted.model_bytes;
+  if (options.memory_bytes > 0 && needs > options.memory_bytes)
+    std::fprintf(stderr, "warning: the plan expects %s of this process, --memory gives %s\n",
+                 base::format_bytes(needs).c_str(),
+                 base::format_bytes(options.memory_bytes).c_str());
 
   infer::EngineOptions engine_options;
   engine_options.threads = threads;

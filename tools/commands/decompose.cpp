@@ -67,6 +67,8 @@ int decompose(const Args& args) {
   infer::set_threads(threads_of(args, all_threads()));
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   const auto importance = importance_of(args, teacher);
+  const bool was_calibrated =
+      std::filesystem::exists(std::filesystem::path(out) / "calibration.jsonl");
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
@@ -100,6 +102,7 @@ int decompose(const Args& args) {
       "one\nwrote %s (identity %.12s)\n",
       table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
       out.c_str(), summary.manifest.identity().c_str());
+  if (was_calibrated) std::printf("what was there had been calibrated; this has not\n");
   return exit_done;
 }
 
