@@ -48,7 +48,7 @@ std::unique_ptr<MemoryCgroup> MemoryCgroup::make(const std::string& device, doub
 
 MemoryCgroup::~MemoryCgroup() {
   // Its last member's end may take a moment to arrive here.
-  for (int i = 0; i < 50 && rmdir(path_.c_str()) != 0 && errno == EBUSY; ++i) usleep(20000);
+  for (int i = 0; i < 250 && rmdir(path_.c_str()) != 0 && errno == EBUSY; ++i) usleep(20000);
 }
 
 }  // namespace cleave::tools
