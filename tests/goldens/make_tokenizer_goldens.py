@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the goldens of tests/model/tokenizer_test.cpp with Hugging Face's tokenizers; run it again and nothing changes.
+"""Makes the goldens of tests/model/tokenizer_test.cpp and published_tokenizer_test.cpp with Hugging Face's tokenizers; run it again and nothing changes.
 
     /usr/bin/python3 -m venv hf
     hf/bin/pip install transformers==4.30.2 tokenizers==0.13.3
