@@ -74,12 +74,14 @@ double peak_memory_bytes() { return status_bytes("VmHWM"); }
 double resident_memory_bytes() { return status_bytes("VmRSS"); }
 
 BlasInfo blas_info() {
-  if (dlsym(RTLD_DEFAULT, "openblas_get_config")) return openblas_info();
   const std::string path = blas_path();
+  // OpenBLAS may be loaded without being the one that multiplies.
+  const bool multiplies = path.empty() || path.find("openblas") != std::string::npos;
+  if (multiplies && dlsym(RTLD_DEFAULT, "openblas_get_config")) return openblas_info();
   if (path.empty()) return {"built-in products", "no BLAS library found: matrix products are slow"};
   if (path.find("mkl") != std::string::npos) return {"MKL", {}};
   if (path.find("blis") != std::string::npos) return {"BLIS", {}};
-  return {path, "a slow BLAS: install libopenblas0-pthread"};
+  return {path, "a slow BLAS: install libopenblas-pthread-dev and build again"};
 }
 
 std::string machine_name() {
