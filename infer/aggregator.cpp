@@ -458,6 +458,12 @@ void Aggregator::State::launch_next() {
   // A request that ends as it is launched calls this again: a long queue would be a deep stack.
   if (launching) return;
   launching = true;
+  const struct Done {
+    bool& launching;
+    ~Done() {
+      launching = false;
+    }  // also where something throws: its handler's end, not the queue's
+  } done{launching};
   while (in_flight < options.max_in_flight && !queue.empty()) {
     const auto job = jobs.at(queue.front());
     queue.pop_front();
@@ -466,7 +472,6 @@ void Aggregator::State::launch_next() {
     else
       launch(*job);
   }
-  launching = false;
 }
 
 void Aggregator::State::launch(Job& job) {
