@@ -414,12 +414,12 @@ double Reader::seconds() const {
   return value_->get<double>();
 }
 
-std::string Reader::one_of(std::initializer_list<std::string_view> names) const {
+std::string Reader::one_of(const std::vector<std::string>& names) const {
   if (value_->is_string()) {
     const auto& text = value_->get_ref<const std::string&>();
     if (std::find(names.begin(), names.end(), text) != names.end()) return text;
   }
-  throw mismatch("one of " + joined(strings(names)));
+  throw mismatch("one of " + joined(names));
 }
 
 bool Reader::boolean(const std::string& key, bool fallback) const {

@@ -56,7 +56,7 @@ class Reader {
   /// Seconds: 0.002, "2 ms", "150 us".
   double seconds() const;
   /// One of the names, else throws listing them.
-  std::string one_of(std::initializer_list<std::string_view> names) const;
+  std::string one_of(const std::vector<std::string>& names) const;
 
   /// Field or default.
   bool boolean(const std::string& key, bool fallback) const;

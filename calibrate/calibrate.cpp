@@ -40,12 +40,11 @@ bool starts_with(const std::string& text, const std::string& lead) {
   return text.compare(0, lead.size(), lead) == 0;
 }
 
-/// What is trained: parts, fusion head, and for parts without a classifier a temporary one to learn
-/// alone with.
+/// What is trained: parts, fusion head, and for parts without a head a temporary one to learn alone
+/// with.
 struct Student {
   FusedModel fused;
-  std::vector<at::Tensor> readout_weight,
-      readout_bias;  // undefined where the part has a classifier
+  std::vector<model::Transformer> readouts;  // without tensors where the part has a head
 
   NamedTensors tensors() {
     NamedTensors all;
@@ -53,9 +52,8 @@ struct Student {
       for (const auto& parameter : model::parameters(fused.parts[p].config))
         all.emplace_back(part_prefix(p) + parameter.name,
                          &fused.parts[p].tensors.at(parameter.name));
-      if (!readout_weight[p].defined()) continue;
-      all.emplace_back(part_prefix(p) + "readout.weight", &readout_weight[p]);
-      all.emplace_back(part_prefix(p) + "readout.bias", &readout_bias[p]);
+      for (auto& [name, tensor] : readouts[p].tensors)
+        all.emplace_back(part_prefix(p) + "readout." + name, &tensor);
     }
     for (const auto& [name, tensor] : model::parameters(fused.fusion))
       all.emplace_back("fusion." + name, tensor);
@@ -68,24 +66,34 @@ struct Student {
     return pointers;
   }
 
-  /// The logits of one part by itself.
+  /// The answer of one part by itself.
   at::Tensor classify_alone(std::size_t p, const at::Tensor& features) const {
-    if (!readout_weight[p].defined()) return model::classify(fused.parts[p], features);
-    return at::linear(features.mean(1), readout_weight[p], readout_bias[p]);
+    return model::classify(readouts[p].tensors.empty() ? fused.parts[p] : readouts[p], features);
   }
 };
 
-/// A readout starts as the teacher's classifier on the channels that the part kept.
+/// The teacher's head on the channels that a part kept.
+model::Transformer readout_of(const model::FusionHead& fusion, const model::ModelConfig& part,
+                              const at::Tensor& channels) {
+  model::Transformer readout;
+  if (part.answers()) return readout;
+  readout.config = part;
+  readout.config.classes = fusion.teacher().classes;
+  for (const auto& parameter : model::head_parameters(fusion.teacher())) {
+    at::Tensor tensor = fusion.head[parameter.name].clone();
+    for (std::size_t axis = 0; axis < parameter.axes.size(); ++axis)
+      if (parameter.axes[axis].kind == model::Axis::Kind::residual)
+        tensor = tensor.index_select(static_cast<std::int64_t>(axis), channels);
+    readout.tensors[parameter.name] = tensor;
+  }
+  return readout;
+}
+
 Student make_student(FusedModel fused) {
   Student student;
-  for (std::size_t p = 0; p < fused.parts.size(); ++p) {
-    const bool has_classifier = fused.parts[p].config.classes > 0;
-    const at::Tensor kept = at::tensor(fused.fusion.parts[p].channels, at::kLong);
-    student.readout_weight.push_back(
-        has_classifier ? at::Tensor() : fused.fusion.head_weight[0].index_select(1, kept));
-    student.readout_bias.push_back(has_classifier ? at::Tensor()
-                                                  : fused.fusion.head_bias[0].clone());
-  }
+  for (std::size_t p = 0; p < fused.parts.size(); ++p)
+    student.readouts.push_back(readout_of(fused.fusion, fused.parts[p].config,
+                                          at::tensor(fused.fusion.parts[p].channels, at::kLong)));
   student.fused = std::move(fused);
   return student;
 }

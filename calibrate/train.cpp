@@ -21,6 +21,7 @@
 #include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/config/image_config.hpp"
 
 namespace cleave::calibrate {
 namespace {

@@ -36,7 +36,12 @@ class Walk {
         axes_.push_back({parameter.name, number, parameter.axes[i]});
       }
     }
-    const Vertex features = norm("norm", blocks(embedding()));
+    const Vertex features = norm("norm", blocks(config.is_text() ? text() : image()));
+    // What stands between features and head is as wide as the residual stream, so that plain
+    // Transformers loads a part, too.
+    if (const auto pooled = linear("pooler", features)) tie(features, *pooled);
+    if (const auto transformed = linear("head_transform", features))
+      norm("head_norm", tie(features, *transformed));
     linear("head", features);
     linear("head_distilled", features);
   }
@@ -51,7 +56,14 @@ class Walk {
   }
 
  private:
-  Vertex embedding() {
+  Vertex text() {
+    const Vertex tokens = at("embedding.token", 1);
+    tie_if_there(tokens, "embedding.position", 1);
+    tie_if_there(tokens, "embedding.type", 1);
+    return norm("embedding.norm", tokens);
+  }
+
+  Vertex image() {
     const Vertex tokens = at("embedding.patch.weight", 0);
     tie_if_there(tokens, "embedding.patch.bias", 0);
     tie_if_there(tokens, "embedding.class_token", 2);
@@ -78,12 +90,14 @@ class Walk {
     const Vertex query = *linear(name + ".query", x);
     const Vertex key = *linear(name + ".key", x);
     const Vertex value = *linear(name + ".value", x);
-    tie(query, key);
+    tie(query, key);  // and so each query head with the keys and values that it shares
     return *linear(name + ".output", tie(key, value));
   }
 
   Vertex mlp(const std::string& name, Vertex x) {
-    return *linear(name + ".down", *linear(name + ".up", x));
+    const Vertex columns = *linear(name + ".up", x);
+    if (const auto gate = linear(name + ".gate", x)) tie(columns, *gate);
+    return *linear(name + ".down", columns);
   }
 
   Vertex norm(const std::string& name, Vertex x) {
@@ -131,12 +145,11 @@ WidthGroup group_of(const Axis& axis) {
   group.kind = axis.kind;
   group.layer = axis.kind == Axis::Kind::residual ? -1 : axis.layer;
   group.size = axis.size / axis.unit;
-  group.unit = axis.unit;
   return group;
 }
 
 bool same_units(const WidthGroup& a, const WidthGroup& b) {
-  return a.kind == b.kind && a.layer == b.layer && a.size == b.size && a.unit == b.unit;
+  return a.kind == b.kind && a.layer == b.layer && a.size == b.size;
 }
 
 }  // namespace
@@ -154,7 +167,7 @@ std::vector<WidthGroup> width_groups(const model::ModelConfig& config) {
       throw std::logic_error("[coupling] " + parameter + " axis " + std::to_string(number) +
                              ": the forward pass ties it to an axis of another size or kind");
     }
-    group.members.push_back({parameter, number});
+    group.members.push_back({parameter, number, axis.unit});
   }
   std::vector<WidthGroup> groups;
   for (auto& group : by_component) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -70,7 +71,7 @@ class Selection {
     keep.channels = channels_.take(part.config.width);
     for (std::size_t i = 0; i < part.layers.size(); ++i) {
       const auto layer = static_cast<std::size_t>(part.layers[i]);
-      keep.heads.push_back(heads_[layer].take(part.config.layers[i].heads));
+      keep.heads.push_back(heads_[layer].take(part.config.layers[i].heads / part.config.group));
       keep.mlp.push_back(mlp_[layer].take(part.config.layers[i].mlp_width));
     }
     keep.classifier = part.config.classes > 0;
@@ -95,7 +96,7 @@ double share_held(const model::ModelConfig& teacher, const std::vector<KeepList>
   const auto enough = std::count_if(held.begin(), held.end(),
                                     [&](const auto& unit) { return unit.second >= parts; });
   std::int64_t units = teacher.width;
-  for (const auto& layer : teacher.layers) units += layer.heads;
+  for (const auto& layer : teacher.layers) units += layer.heads / teacher.group;
   return static_cast<double>(enough) / static_cast<double>(units);
 }
 
@@ -167,16 +168,18 @@ void write_parts(const fs::path& teacher, const plan::Plan& plan,
   }
 }
 
-/// The teacher's classifier alone: all that the fusion head takes from it.
-model::Transformer classifier_of(const fs::path& teacher, const model::ModelConfig& config) {
-  model::Transformer classifier;
-  classifier.config = config;
+/// The teacher's head alone: all that the fusion head takes from it.
+model::Transformer head_of(const fs::path& teacher, const model::ModelConfig& config) {
+  model::Transformer head;
+  head.config = config;
   const model::TensorFiles files(teacher);
-  for (const auto& parameter : model::parameters(config)) {
-    if (parameter.name.rfind("head", 0) != 0) continue;
-    classifier.tensors[parameter.name] = model::read_tensor(files, files.at(parameter.key));
+  std::set<std::string> needed;
+  for (const auto& parameter : model::head_parameters(config)) needed.insert(parameter.name);
+  for (const auto& stored : model::stored_tensors(config)) {
+    if (needed.count(stored.parts.front().name) == 0) continue;
+    head.tensors[stored.parts.front().name] = model::read_stored(config, files, stored).front();
   }
-  return classifier;
+  return head;
 }
 
 void write_fusion(const fs::path& teacher, const plan::Plan& plan,
@@ -187,7 +190,7 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
     devices.push_back(plan.parts[p].device);
     channels.push_back(keeps[p].channels);
   }
-  model::save(model::make_fusion(classifier_of(teacher, plan.teacher), devices, channels), folder);
+  model::save(model::make_fusion(head_of(teacher, plan.teacher), devices, channels), folder);
 }
 
 /// What was made from the old weights of a bundle that is being replaced.

@@ -148,7 +148,7 @@ class Measurement {
 
   void gather(const Activations& seen, const Tensor& embedded) {
     const at::NoGradGuard without_gradients;
-    const std::int64_t head_width = teacher_.config.head_width;
+    const std::int64_t head_width = teacher_.config.head_width * teacher_.config.group;
     const auto outgoing = [&](int layer, const char* name) -> const Tensor& {
       return teacher_["blocks." + std::to_string(layer) + "." + name + ".weight"];
     };
@@ -273,7 +273,8 @@ void Importance::check(const model::ModelConfig& config) const {
   check_count(Scores(heads.size()), layer_count, "heads");
   check_count(Scores(mlp.size()), layer_count, "mlp");
   for (std::size_t l = 0; l < config.layers.size(); ++l) {
-    check_count(heads[l], config.layers[l].heads, "heads[" + std::to_string(l) + "]");
+    check_count(heads[l], config.layers[l].heads / config.group,
+                "heads[" + std::to_string(l) + "]");
     check_count(mlp[l], config.layers[l].mlp_width, "mlp[" + std::to_string(l) + "]");
   }
 }
@@ -322,21 +323,21 @@ Importance weight_importance(const std::filesystem::path& teacher) {
   result.heads.resize(config.layers.size());
   result.mlp.resize(config.layers.size());
   result.layers.resize(config.layers.size());
-  for (const auto& parameter : model::parameters(config)) {
-    // Norms and biases scale what the matrices do; their size says nothing by itself.
-    if (parameter.axes.size() < 2) continue;
-    const auto& entry = files.at(parameter.key);
-    const Tensor energy = model::read_tensor(files, entry).square_();
-    files.release(entry);
+  const auto add_energy = [&](const model::Parameter& parameter, const Tensor& energy) {
     for (int axis = 0; axis < static_cast<int>(parameter.axes.size()); ++axis) {
       const auto group = group_of.find({parameter.name, axis});
       if (group == group_of.end()) continue;
-      add_to(scores_of(result, *group->second),
-             to_scores(unit_sums(energy, axis, group->second->unit)));
+      const std::int64_t unit = parameter.axes[static_cast<std::size_t>(axis)].unit;
+      add_to(scores_of(result, *group->second), to_scores(unit_sums(energy, axis, unit)));
     }
-    if (writes_to_residual(parameter.name)) {
+    if (writes_to_residual(parameter.name))
       result.layers[static_cast<std::size_t>(layer_of(parameter))] += energy.sum().item<double>();
-    }
+  };
+  for (const auto& stored : model::stored_tensors(config)) {
+    // Norms and biases scale what the matrices do; their size says nothing by itself.
+    if (stored.parts.front().axes.size() < 2) continue;
+    auto parts = model::read_stored(config, files, stored);
+    for (std::size_t i = 0; i < parts.size(); ++i) add_energy(stored.parts[i], parts[i].square_());
   }
   return result;
 }

@@ -91,14 +91,17 @@ void fill(const std::string& name, const Normal& normal, std::uint64_t begin,
   }
 }
 
-void write_parameter(const model::Parameter& parameter, std::uint64_t seed,
-                     model::SafetensorsWriter& writer) {
+void write_tensor(const model::StoredTensor& stored, std::uint64_t seed,
+                  model::SafetensorsWriter& writer) {
   constexpr std::int64_t chunk = 1 << 16;
-  const Normal normal(seed, parameter.name);
+  const std::string& name = stored.parts.front().name;
+  std::int64_t count = 0;
+  for (const auto& part : stored.parts) count += part.count();
+  const Normal normal(seed, name);
   std::vector<float> values;
-  for (std::int64_t begin = 0; begin < parameter.count(); begin += chunk) {
-    values.resize(static_cast<std::size_t>(std::min(chunk, parameter.count() - begin)));
-    fill(parameter.name, normal, static_cast<std::uint64_t>(begin), values);
+  for (std::int64_t begin = 0; begin < count; begin += chunk) {
+    values.resize(static_cast<std::size_t>(std::min(chunk, count - begin)));
+    fill(name, normal, static_cast<std::uint64_t>(begin), values);
     writer.write(values.data(), values.size() * sizeof(float));
   }
 }
@@ -145,21 +148,21 @@ model::ModelConfig config_of(const Preset& preset) {
 void init(const model::ModelConfig& config, std::uint64_t seed, const std::filesystem::path& out,
           const base::ProgressCallback& progress) {
   config.check();
-  const auto parameters = model::parameters(config);
+  const auto tensors = model::stored_tensors(config);
   std::vector<model::TensorEntry> entries;
-  for (const auto& parameter : parameters) {
+  for (const auto& stored : tensors) {
     model::TensorEntry entry;
-    entry.name = parameter.key;
-    entry.dims = parameter.dims();
+    entry.name = stored.key;
+    entry.dims = stored.dims();
     entries.push_back(std::move(entry));
   }
   ModelFolder folder(out);
   model::SafetensorsWriter writer(folder.weights(), std::move(entries));
-  Steps steps("init " + out.filename().string(), static_cast<std::int64_t>(parameters.size()),
+  Steps steps("init " + out.filename().string(), static_cast<std::int64_t>(tensors.size()),
               progress);
-  for (const auto& parameter : parameters) {
+  for (const auto& stored : tensors) {
     steps.next();
-    write_parameter(parameter, seed, writer);
+    write_tensor(stored, seed, writer);
   }
   writer.commit();
   model::ModelConfig marked = config;

@@ -71,7 +71,7 @@ void check(const model::ModelConfig& teacher, const KeepList& keep) {
   for (std::size_t i = 0; i < keep.layers.size(); ++i) {
     const auto& layer = teacher.layers[static_cast<std::size_t>(keep.layers[i])];
     const std::string at = "[" + std::to_string(i) + "]";
-    check_list(keep.heads[i], layer.heads, "heads" + at, "head");
+    check_list(keep.heads[i], layer.heads / teacher.group, "heads" + at, "head");
     check_list(keep.mlp[i], layer.mlp_width, "mlp" + at, "unit");
   }
 }
@@ -104,22 +104,32 @@ class Cuts {
       const Indices* units = kept_units(group, keep);
       if (units == nullptr) continue;  // a dropped layer's own
       for (const auto& member : group.members) {
-        cuts_[{member.parameter, member.axis}] = runs_of(*units, group.unit);
+        cuts_[{member.parameter, member.axis}] = runs_of(*units, member.unit);
       }
     }
   }
 
-  std::vector<std::vector<Run>> of(const model::Parameter& parameter) const {
+  /// By axis as stored.
+  std::vector<std::vector<Run>> of(const model::StoredTensor& stored) const {
+    const model::Parameter& first = stored.parts.front();
     std::vector<std::vector<Run>> runs;
-    for (std::size_t i = 0; i < parameter.axes.size(); ++i) {
-      const auto cut = cuts_.find({parameter.name, static_cast<int>(i)});
-      runs.push_back(cut == cuts_.end() ? std::vector<Run>{{0, parameter.axes[i].size}}
-                                        : cut->second);
+    for (std::size_t axis = 0; axis < first.axes.size(); ++axis) runs.push_back(of(first, axis));
+    std::int64_t begin = first.axes.front().size;
+    for (std::size_t part = 1; part < stored.parts.size(); ++part) {
+      for (const Run& run : of(stored.parts[part], 0))
+        runs.front().push_back({begin + run.begin, run.size});
+      begin += stored.parts[part].axes.front().size;
     }
+    if (stored.transposed) std::swap(runs.at(0), runs.at(1));
     return runs;
   }
 
  private:
+  std::vector<Run> of(const model::Parameter& parameter, std::size_t axis) const {
+    const auto cut = cuts_.find({parameter.name, static_cast<int>(axis)});
+    return cut == cuts_.end() ? std::vector<Run>{{0, parameter.axes[axis].size}} : cut->second;
+  }
+
   static const Indices* kept_units(const WidthGroup& group, const KeepList& keep) {
     if (group.kind == Axis::Kind::residual) return &keep.channels;
     const auto layer = std::find(keep.layers.begin(), keep.layers.end(), group.layer);
@@ -204,19 +214,19 @@ std::string name_in_teacher(const std::string& name, const Indices& layers) {
 
 /// One tensor of the part and the teacher's that it is cut from.
 struct Piece {
-  model::Parameter parameter;
+  model::StoredTensor part;
   const model::TensorEntry* source = nullptr;
-  model::Parameter teacher;
+  model::StoredTensor teacher;
 };
 
 std::vector<Piece> pieces_of(const model::ModelConfig& teacher, const model::ModelConfig& part,
                              const KeepList& keep, const model::TensorFiles& files) {
-  std::map<std::string, model::Parameter> by_name;
-  for (auto& parameter : model::parameters(teacher)) by_name[parameter.name] = parameter;
+  std::map<std::string, model::StoredTensor> by_name;
+  for (auto& stored : model::stored_tensors(teacher)) by_name[stored.parts.front().name] = stored;
   std::vector<Piece> pieces;
-  for (auto& parameter : model::parameters(part)) {
-    const auto& whole = by_name.at(name_in_teacher(parameter.name, keep.layers));
-    pieces.push_back({parameter, &files.at(whole.key), whole});
+  for (auto& stored : model::stored_tensors(part)) {
+    const auto& whole = by_name.at(name_in_teacher(stored.parts.front().name, keep.layers));
+    pieces.push_back({stored, &model::find_stored(teacher, files, whole.key), whole});
   }
   return pieces;
 }
@@ -225,9 +235,9 @@ std::vector<model::TensorEntry> entries_of(const std::vector<Piece>& pieces) {
   std::vector<model::TensorEntry> entries;
   for (const auto& piece : pieces) {
     model::TensorEntry entry;
-    entry.name = piece.parameter.key;
+    entry.name = piece.part.key;
     entry.element = piece.source->element;
-    entry.dims = piece.parameter.dims();
+    entry.dims = piece.part.dims();
     entries.push_back(std::move(entry));
   }
   return entries;
@@ -283,7 +293,7 @@ KeepList keep_all(const model::ModelConfig& teacher) {
   keep.layers = count_to(teacher.num_layers());
   keep.channels = count_to(teacher.width);
   for (const auto& layer : teacher.layers) {
-    keep.heads.push_back(count_to(layer.heads));
+    keep.heads.push_back(count_to(layer.heads / teacher.group));
     keep.mlp.push_back(count_to(layer.mlp_width));
   }
   return keep;
@@ -299,7 +309,7 @@ model::ModelConfig kept_config(const model::ModelConfig& teacher, const KeepList
   }
   part.layers.clear();
   for (std::size_t i = 0; i < keep.layers.size(); ++i) {
-    part.layers.push_back({static_cast<std::int64_t>(keep.heads[i].size()),
+    part.layers.push_back({static_cast<std::int64_t>(keep.heads[i].size()) * teacher.group,
                            static_cast<std::int64_t>(keep.mlp[i].size())});
   }
   return part;

@@ -13,11 +13,12 @@ namespace cleave::decompose {
 /// What a part keeps of the teacher. Every list is ascending; a layer whose list of heads (of MLP
 /// units) is empty is kept without its attention (its MLP).
 struct KeepList {
-  std::vector<std::int64_t> layers;              // teacher layers
-  std::vector<std::int64_t> channels;            // residual channels
-  std::vector<std::vector<std::int64_t>> heads;  // by kept layer
-  std::vector<std::vector<std::int64_t>> mlp;    // by kept layer
-  bool classifier = true;                        // false: features only
+  std::vector<std::int64_t> layers;    // teacher layers
+  std::vector<std::int64_t> channels;  // residual channels
+  /// By kept layer; with grouped keys and values the groups, each with all its queries.
+  std::vector<std::vector<std::int64_t>> heads;
+  std::vector<std::vector<std::int64_t>> mlp;  // by kept layer
+  bool classifier = true;                      // false: features only, no head
   bool operator==(const KeepList& other) const;
 };
 

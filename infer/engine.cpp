@@ -157,7 +157,7 @@ class TorchEngine : public Engine {
   void warm_up_fusion(const model::FusionHead& fusion) const {
     std::vector<Tensor> features;
     for (const auto& fused : fusion.parts)
-      features.push_back(at::zeros({held_.batch, fusion.teacher.summary_tokens,
+      features.push_back(at::zeros({held_.batch, fusion.teacher().summary_tokens,
                                     static_cast<std::int64_t>(fused.channels.size())}));
     model::answer(fusion, model::fuse(fusion, features));
   }

@@ -18,6 +18,7 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/silu.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
@@ -282,6 +283,8 @@ class Bench {
         return timed([&] { at::gelu(x, "tanh"); });
       case model::Activation::relu:
         return timed([&] { at::relu(x); });
+      case model::Activation::silu:
+        return timed([&] { at::silu(x); });
     }
     throw std::logic_error("unknown activation");
   }

@@ -13,6 +13,7 @@
 
 #include "infer/aggregator.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/config/image_config.hpp"
 #include "net/mesh.hpp"
 
 namespace cleave::infer {

@@ -1,5 +1,8 @@
 #include "model/checkpoint.hpp"
 
+#include <stdexcept>
+#include <string>
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
@@ -20,12 +23,50 @@ std::uint64_t seed_of(const std::string& name, std::uint64_t seed) {
   return std::stoull(base::sha256(std::to_string(seed) + " " + name).substr(0, 16), nullptr, 16);
 }
 
+/// One pass over the bits, without the copies that at::isfinite makes.
+bool all_finite(const Tensor& tensor) {
+  constexpr std::uint32_t exponent = 0x7f800000;
+  const auto* bits = reinterpret_cast<const std::uint32_t*>(tensor.data_ptr<float>());
+  bool finite = true;
+  for (std::int64_t i = 0; i < tensor.numel(); ++i) finite &= (bits[i] & exponent) != exponent;
+  return finite;
+}
+
 }  // namespace
 
 Tensor read_tensor(const TensorFiles& files, const TensorEntry& entry) {
   const Tensor tensor = at::empty(entry.dims, at::kFloat);
   convert_to_f32(entry.element, files.data(entry), tensor.numel(), tensor.data_ptr<float>());
+  if (!all_finite(tensor))
+    throw std::runtime_error("[" + files.path().string() + "] " + entry.name +
+                             ": saw NaN or infinity, needs finite numbers");
   return tensor;
+}
+
+std::vector<Tensor> read_stored(const ModelConfig& config, const TensorFiles& files,
+                                const StoredTensor& stored) {
+  const TensorEntry& entry = find_stored(config, files, stored.key);
+  Tensor whole = read_tensor(files, entry);
+  files.release(entry);  // else the file's pages would count beside the copies
+  if (stored.transposed) whole = whole.t();
+  std::vector<Tensor> parts;
+  std::int64_t begin = 0;
+  for (const Parameter& part : stored.parts) {
+    const std::int64_t size = part.axes.front().size;
+    parts.push_back(whole.narrow(0, begin, size).contiguous());
+    begin += size;
+  }
+  return parts;
+}
+
+Tensor to_stored(const Transformer& model, const StoredTensor& stored) {
+  std::vector<Tensor> parts;
+  for (const Parameter& part : stored.parts) {
+    expect_dims(model[part.name], part.dims(), part.name);
+    parts.push_back(model[part.name].detach().to(at::kCPU, at::kFloat));
+  }
+  const Tensor whole = parts.size() == 1 ? parts.front() : at::cat(parts);
+  return (stored.transposed ? whole.t() : whole).contiguous();
 }
 
 Transformer load(const std::filesystem::path& folder) {
@@ -33,26 +74,23 @@ Transformer load(const std::filesystem::path& folder) {
   model.config = read_config(folder);
   const TensorFiles files(folder);
   check_tensors(model.config, files);
-  for (const Parameter& parameter : parameters(model.config)) {
-    const TensorEntry& entry = files.at(parameter.key);
-    model.tensors[parameter.name] = read_tensor(files, entry);
-    files.release(entry);  // else the file's pages would count beside the copies
+  for (const StoredTensor& stored : stored_tensors(model.config)) {
+    const std::vector<Tensor> parts = read_stored(model.config, files, stored);
+    for (std::size_t i = 0; i < parts.size(); ++i) model.tensors[stored.parts[i].name] = parts[i];
   }
   return model;
 }
 
 void save(const Transformer& model, const std::filesystem::path& folder) {
   model.config.check();
-  const auto list = parameters(model.config);
+  const auto list = stored_tensors(model.config);
   std::vector<TensorEntry> entries;
-  for (const Parameter& parameter : list) {
-    expect_dims(model[parameter.name], parameter.dims(), parameter.name);
-    entries.push_back({parameter.key, base::Element::f32, parameter.dims(), 0, 0});
-  }
+  for (const StoredTensor& stored : list)
+    entries.push_back({stored.key, base::Element::f32, stored.dims(), 0, 0});
   base::StagedFolder staged(folder, "config.json");
   SafetensorsWriter writer(staged.path() / "model.safetensors", std::move(entries));
-  for (const Parameter& parameter : list) {
-    const Tensor tensor = model[parameter.name].detach().to(at::kCPU, at::kFloat).contiguous();
+  for (const StoredTensor& stored : list) {
+    const Tensor tensor = to_stored(model, stored);
     writer.write(tensor.data_ptr<float>(), tensor.nbytes());
   }
   writer.commit();

@@ -16,9 +16,7 @@
 namespace cleave::model {
 namespace {
 
-constexpr std::int64_t fusion_format = 1;
-
-std::string head_prefix(std::int64_t token) { return token == 0 ? "head" : "head_distilled"; }
+constexpr std::int64_t fusion_format = 2;
 
 void check_channels(const std::vector<std::int64_t>& channels, std::int64_t width,
                     const std::string& device) {
@@ -64,13 +62,14 @@ std::int64_t check_features(const FusionHead& head, const std::vector<Tensor>& f
     throw std::invalid_argument("[fuse] features: saw " + std::to_string(features.size()) +
                                 ", needs one for each of " + std::to_string(head.parts.size()) +
                                 " parts, undefined where absent");
-  std::int64_t batch = -1;
+  const ModelConfig& teacher = head.teacher();
+  std::int64_t batch = -1, tokens = teacher.reads_every_token() ? -1 : teacher.summary_tokens;
   for (std::size_t p = 0; p < features.size(); ++p) {
     if (!features[p].defined()) continue;
     const auto width = static_cast<std::int64_t>(head.parts[p].channels.size());
-    expect_dims(features[p], {batch, head.teacher.summary_tokens, width},
-                "feature of '" + head.parts[p].device + "'");
+    expect_dims(features[p], {batch, tokens, width}, "feature of '" + head.parts[p].device + "'");
     batch = features[p].size(0);
+    tokens = features[p].size(1);
   }
   if (batch < 0)
     throw std::invalid_argument("[fuse] features: saw 0 of " + std::to_string(features.size()) +
@@ -83,18 +82,14 @@ void add_to(Tensor& sum, const Tensor& term) { sum = sum.defined() ? sum.add(ter
 /// Names and tensors, const where the head is.
 template <typename Head>
 auto parameters_of(Head& head) {
-  std::vector<std::pair<std::string, decltype(&head.head_weight.front())>> found;
+  std::vector<std::pair<std::string, decltype(&head.parts.front().weight)>> found;
   for (std::size_t p = 0; p < head.parts.size(); ++p) {
     const std::string prefix = "parts." + std::to_string(p) + ".";
     found.emplace_back(prefix + "weight", &head.parts[p].weight);
     found.emplace_back(prefix + "bias", &head.parts[p].bias);
     found.emplace_back(prefix + "absent", &head.parts[p].absent);
   }
-  for (std::size_t t = 0; t < head.head_weight.size(); ++t) {
-    const std::string prefix = "head." + std::to_string(t) + ".";
-    found.emplace_back(prefix + "weight", &head.head_weight[t]);
-    found.emplace_back(prefix + "bias", &head.head_bias[t]);
-  }
+  for (auto& [name, tensor] : head.head.tensors) found.emplace_back(name, &tensor);
   return found;
 }
 
@@ -153,16 +148,13 @@ FusionHead make_fusion(const Transformer& teacher, const std::vector<std::string
     throw std::invalid_argument("[fusion] parts: saw " + std::to_string(devices.size()) +
                                 " devices and " + std::to_string(channels.size()) +
                                 " lists of channels, needs one list for each of at least 1 device");
-  if (config.classes == 0)
-    throw std::invalid_argument("[fusion] teacher: saw no classifier, needs one");
+  if (!config.answers()) throw std::invalid_argument("[fusion] teacher: saw no head, needs one");
   FusionHead head;
-  head.teacher = config;
+  head.head.config = config;
   for (std::size_t p = 0; p < devices.size(); ++p)
     head.parts.push_back(make_part(devices[p], channels[p], config.width));
-  for (std::int64_t t = 0; t < config.summary_tokens; ++t) {
-    head.head_weight.push_back(teacher[head_prefix(t) + ".weight"].detach().clone());
-    head.head_bias.push_back(teacher[head_prefix(t) + ".bias"].detach().clone());
-  }
+  for (const Parameter& parameter : head_parameters(config))
+    head.head.tensors[parameter.name] = teacher[parameter.name].detach().clone();
   return head;
 }
 
@@ -180,21 +172,14 @@ Tensor fuse(const FusionHead& head, const std::vector<Tensor>& features) {
   return sum.div(cover.clamp_min(1));
 }
 
-Tensor answer(const FusionHead& head, const Tensor& fused) {
-  expect_dims(fused, {-1, head.teacher.summary_tokens, head.teacher.width}, "fused state");
-  Tensor sum;
-  for (std::size_t t = 0; t < head.head_weight.size(); ++t)
-    add_to(sum, linear(fused.select(1, static_cast<std::int64_t>(t)), head.head_weight[t],
-                       &head.head_bias[t]));
-  return head.head_weight.size() == 1 ? sum : sum.div(static_cast<double>(head.head_weight.size()));
-}
+Tensor answer(const FusionHead& head, const Tensor& fused) { return classify(head.head, fused); }
 
 void save(const FusionHead& head, const std::filesystem::path& folder) {
   nlohmann::json parts = nlohmann::json::array();
   for (const auto& part : head.parts)
     parts.push_back({{"device", part.device}, {"channels", part.channels}});
   const nlohmann::json description = {
-      {"format", fusion_format}, {"teacher", config_to_json(head.teacher)}, {"parts", parts}};
+      {"format", fusion_format}, {"teacher", config_to_json(head.teacher())}, {"parts", parts}};
   base::StagedFolder staged(folder, "fusion.json");
   write_tensors(head, staged.path() / "model.safetensors");
   base::write_whole(staged.path() / "fusion.json", description.dump(1) + "\n");
@@ -206,9 +191,8 @@ FusionHead load_fusion(const std::filesystem::path& folder) {
   description.expect_format(fusion_format);
   description.allow({"format", "teacher", "parts"});
   FusionHead head;
-  head.teacher = config_from_json(description.at("teacher"));
-  const std::int64_t width = head.teacher.width;
-  const std::int64_t classes = head.teacher.classes;
+  head.head.config = config_from_json(description.at("teacher"));
+  const std::int64_t width = head.teacher().width;
   const TensorFiles files(folder);
   for (const auto& item : description.at("parts").items()) {
     FusionHead::Part part = read_part(item, width);
@@ -220,11 +204,9 @@ FusionHead load_fusion(const std::filesystem::path& folder) {
     head.parts.push_back(std::move(part));
   }
   if (head.parts.empty()) throw description.at("parts").error("saw none, needs at least 1");
-  for (std::int64_t t = 0; t < head.teacher.summary_tokens; ++t) {
-    const std::string prefix = "head." + std::to_string(t) + ".";
-    head.head_weight.push_back(read_checked(files, prefix + "weight", {classes, width}, folder));
-    head.head_bias.push_back(read_checked(files, prefix + "bias", {classes}, folder));
-  }
+  for (const Parameter& parameter : head_parameters(head.teacher()))
+    head.head.tensors[parameter.name] =
+        read_checked(files, parameter.name, parameter.dims(), folder);
   return head;
 }
 

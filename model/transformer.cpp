@@ -1,6 +1,8 @@
 #include "model/transformer.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
@@ -40,6 +42,8 @@ Tensor activate(Activation activation, const Tensor& x) {
       return at::gelu(x, "tanh");
     case Activation::relu:
       return at::relu(x);
+    case Activation::silu:
+      return at::silu(x);
   }
   throw std::logic_error("unknown activation");
 }
@@ -62,6 +66,12 @@ Tensor product(const Tensor& x, const Tensor& weight, const Tensor* bias, Comput
   return y;
 }
 
+/// Heads of the queries, or those of keys and values that a group shares.
+Range heads_of(const Transformer& model, int layer, Projection which) {
+  const std::int64_t heads = layer_shape(model, layer).heads;
+  return {0, which == Projection::query ? heads : heads / model.config.group};
+}
+
 /// Some heads' queries, keys or values side by side. [B, N, D] -> [B, N, h·K].
 Tensor project_flat(const Transformer& model, int layer, Projection which, Range heads,
                     const Tensor& x) {
@@ -78,37 +88,101 @@ Tensor split_heads(const Tensor& x, std::int64_t head_width) {
   return x.unflatten(2, {x.size(2) / head_width, head_width}).transpose(1, 2);
 }
 
+/// linear() with the bias where there is one.
 Tensor with_weights_of(const Transformer& model, const std::string& name, const Tensor& x) {
-  return linear(x, model[name + ".weight"], &model[name + ".bias"], model.compute);
+  return linear(x, model[name + ".weight"], model.find(name + ".bias"), model.compute);
+}
+
+/// Each pair (i, i + K/2) turned by its position's angle (Su et al. 2021, as Llama pairs them).
+Tensor rotate(const Tensor& x, const Sight& sight) {
+  if (!sight.cosines.defined()) return x;
+  const std::int64_t half = x.size(-1) / 2;
+  const Tensor turned = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
+  return x * sight.cosines.to(x.scalar_type()) + turned * sight.sines.to(x.scalar_type());
+}
+
+bool all_equal(const std::vector<std::int64_t>& values) {
+  return std::equal(values.begin() + 1, values.end(), values.begin());
+}
+
+/// Positions of the rows' tokens. B past lengths -> int64 [1, N] where they agree, else [B, N].
+Tensor positions_of(const std::vector<std::int64_t>& past, std::int64_t tokens, at::Device device) {
+  const at::TensorOptions options(at::kLong);
+  const Tensor steps = at::arange(tokens, options);
+  const auto rows = static_cast<std::int64_t>(all_equal(past) ? 1 : past.size());
+  const Tensor begin =
+      at::tensor(at::IntArrayRef(past.data(), static_cast<std::size_t>(rows)), options);
+  return (begin.unsqueeze(1) + steps).to(device);
+}
+
+/// Adds the keys or values of new tokens behind those that a text has, and returns all of them. [B,
+/// g, N, K] -> [B, g, M, K]. What fills up a shorter row lands behind its last token: nobody sees
+/// it there before the next token of the row overwrites it.
+Tensor append(Tensor& kept, const Tensor& fresh, const Sight& sight) {
+  const std::int64_t tokens = fresh.size(2);
+  const std::int64_t longest = *std::max_element(sight.past.begin(), sight.past.end());
+  if (all_equal(sight.past)) {
+    kept.narrow(2, longest, tokens).copy_(fresh);
+  } else {
+    const Tensor rows = at::arange(fresh.size(0), at::TensorOptions(at::kLong)).unsqueeze(1);
+    const Tensor positions = positions_of(sight.past, tokens, at::kCPU);
+    kept.transpose(1, 2).index_put_({rows.to(kept.device()), positions.to(kept.device())},
+                                    fresh.transpose(1, 2).to(kept.scalar_type()));
+  }
+  return kept.narrow(2, 0, longest + tokens);
 }
 
 /// Attention with its output bias. [B, N, D] -> [B, N, D].
-Tensor attention(const Transformer& model, int layer, const Tensor& normed,
+Tensor attention(const Transformer& model, int layer, const Tensor& normed, const Sight& sight,
                  const Observer* observer) {
-  const Range heads{0, layer_shape(model, layer).heads};
   const Tensor x = rounded(normed, model.compute);  // once for all three
-  const Tensor q = project_flat(model, layer, Projection::query, heads, x);
-  const Tensor k = project_flat(model, layer, Projection::key, heads, x);
-  const Tensor v = project_flat(model, layer, Projection::value, heads, x);
+  const auto projected = [&](Projection which) {
+    return project_flat(model, layer, which, heads_of(model, layer, which), x);
+  };
+  const Tensor q = projected(Projection::query);
+  const Tensor k = projected(Projection::key);
+  const Tensor v = projected(Projection::value);
   if (observer != nullptr && observer->on_attention)
     observer->on_attention(layer, widened(q), widened(k), widened(v));
   const std::int64_t width = model.config.head_width;
-  const Tensor context =
-      attend(split_heads(q, width), split_heads(k, width), split_heads(v, width));
+  const Tensor queries = rotate(split_heads(q, width), sight);
+  Tensor keys = rotate(split_heads(k, width), sight), values = split_heads(v, width);
+  if (sight.cache != nullptr) {
+    const auto l = static_cast<std::size_t>(layer);
+    keys = append(sight.cache->keys.at(l), keys, sight);
+    values = append(sight.cache->values.at(l), values, sight);
+  }
+  const Tensor context = attend(queries, keys, values, sight.bias);
   if (observer != nullptr && observer->on_context) observer->on_context(layer, widened(context));
   return with_weights_of(model, block_prefix(layer) + "attention.output", context);
 }
 
-/// Activations of some MLP columns after the non-linearity. [B, N, D] -> [B, N, columns].
+/// Some MLP columns of `name`. [B, N, D] -> [B, N, columns].
+Tensor mlp_columns(const Transformer& model, const std::string& name, Range columns,
+                   const Tensor& x) {
+  const Tensor weight = take(model[name + ".weight"], 0, columns);
+  const Tensor* bias = model.find(name + ".bias");
+  if (bias == nullptr) return product(x, weight, nullptr, model.compute);
+  const Tensor taken = take(*bias, 0, columns);
+  return product(x, weight, &taken, model.compute);
+}
+
+/// Activations of some MLP columns after the non-linearity (and the gate). [B, N, D] -> [B, N,
+/// columns].
 Tensor mlp_activations(const Transformer& model, int layer, Range columns, const Tensor& x,
                        const Observer* observer) {
-  const std::string name = block_prefix(layer) + "mlp.up";
-  const Tensor bias = take(model[name + ".bias"], 0, columns);
-  const Tensor h =
-      activate(model.config.activation,
-               product(x, take(model[name + ".weight"], 0, columns), &bias, model.compute));
+  const std::string name = block_prefix(layer) + "mlp.";
+  const bool gated = model.config.gated;
+  Tensor h = activate(model.config.activation,
+                      mlp_columns(model, name + (gated ? "gate" : "up"), columns, x));
+  if (gated) h = h * mlp_columns(model, name + "up", columns, x);
   if (observer != nullptr && observer->on_mlp) observer->on_mlp(layer, widened(h));
   return h;
+}
+
+std::vector<std::int64_t> past_of(const Input& input) {
+  if (input.cache != nullptr) return input.cache->lengths;
+  return std::vector<std::int64_t>(static_cast<std::size_t>(input.values.size(0)), 0);
 }
 
 /// Square patches as rows, in the order of the projection's weight (channel, row, column). [B, c,
@@ -120,12 +194,170 @@ Tensor unfold(const Tensor& pixels, std::int64_t patch) {
       .reshape({pixels.size(0), rows * columns, pixels.size(1) * patch * patch});
 }
 
+/// Normalised pixels -> tokens with positions [B, N, D].
+Tensor embed_image(const Transformer& model, const Tensor& pixels) {
+  const ModelConfig& config = model.config;
+  expect_dims(pixels, {-1, config.channels, config.image_height, config.image_width}, "pixels");
+  const Tensor weight = model["embedding.patch.weight"].flatten(1);
+  const Tensor patches =
+      linear(unfold(pixels, config.patch), weight, &model["embedding.patch.bias"], model.compute);
+  std::vector<Tensor> tokens;
+  const std::vector<std::int64_t> shape = {pixels.size(0), 1, config.width};
+  tokens.push_back(model["embedding.class_token"].expand(shape));
+  if (config.learned_tokens() == 2)
+    tokens.push_back(model["embedding.distillation_token"].expand(shape));
+  tokens.push_back(patches);
+  return at::cat(tokens, 1) + model["embedding.position"];
+}
+
+/// Ids -> tokens with positions [B, N, D]; what fills up a row becomes some token or other.
+Tensor embed_text(const Transformer& model, const Input& input) {
+  const Tensor ids = input.values.to(at::kLong);
+  const std::vector<std::int64_t> past = past_of(input);
+  Tensor x = at::embedding(model["embedding.token"], ids.clamp_min(0));
+  if (const Tensor* position = model.find("embedding.position")) {
+    const Tensor positions = positions_of(past, ids.size(1), ids.device());
+    x = x + at::embedding(*position, positions.clamp_max(model.config.context - 1));
+  }
+  if (const Tensor* type = model.find("embedding.type")) x = x + (*type)[0];
+  return model.find("embedding.norm.weight") == nullptr ? x : norm(model, "embedding.norm", x);
+}
+
+/// −∞ where a token may not be looked at, 0 where it may.
+Tensor bias_of(const Tensor& allowed) {
+  return at::zeros(allowed.sizes(), at::TensorOptions(at::kFloat).device(allowed.device()))
+      .masked_fill_(allowed.logical_not(), -std::numeric_limits<float>::infinity());
+}
+
+/// Token i of a text sees tokens 0 … past + i.
+Tensor causal_bias(const std::vector<std::int64_t>& past, std::int64_t tokens, at::Device device) {
+  if (tokens == 1 && all_equal(past)) return {};
+  const std::int64_t seen = *std::max_element(past.begin(), past.end()) + tokens;
+  const Tensor columns = at::arange(seen, at::TensorOptions(at::kLong).device(device));
+  return bias_of(columns <= positions_of(past, tokens, device).unsqueeze(-1)).unsqueeze(1);
+}
+
+void turn_by_position(const ModelConfig& config, const Tensor& positions, Sight& sight) {
+  const std::int64_t width = config.head_width;
+  const Tensor exponents =
+      at::arange(0, width, 2, at::TensorOptions(at::kFloat)) / static_cast<double>(width);
+  const Tensor frequencies = 1 / at::pow(config.rotary_base, exponents);
+  const Tensor half = positions.to(at::kFloat).unsqueeze(-1) * frequencies.to(positions.device());
+  const Tensor angles = at::cat({half, half}, -1).unsqueeze(1);
+  sight.cosines = angles.cos();
+  sight.sines = angles.sin();
+}
+
 Tensor per_channel(const std::vector<double>& values, at::Device device) {
   const auto channels = static_cast<std::int64_t>(values.size());
   return at::tensor(values, at::kDouble).to(device, at::kFloat).view({1, channels, 1, 1});
 }
 
+void expect_head(const ModelConfig& config) {
+  if (config.classes == 0)
+    throw std::invalid_argument("[classify] saw a model without a head, needs one");
+}
+
+/// [.., D] -> [.., V].
+Tensor language_logits(const Transformer& model, const Tensor& features) {
+  expect_head(model.config);
+  if (features.size(-1) != model.config.width)
+    expect_dims(features, {-1, -1, model.config.width}, "features");
+  Tensor x = features;
+  if (model.config.task == Task::masked_lm)
+    x = norm(model, "head_norm",
+             activate(model.config.activation, with_weights_of(model, "head_transform", x)));
+  const Tensor& weight = model[model.config.tied_head ? "embedding.token" : "head.weight"];
+  return linear(x, weight, model.find("head.bias"), model.compute);
+}
+
+[[noreturn]] void refuse_row(std::int64_t row, const std::string& saw, const std::string& needs) {
+  throw std::invalid_argument("[tokens] text " + std::to_string(row) + ": saw " + saw + ", needs " +
+                              needs);
+}
+
+/// Ids within the vocabulary, −1 at the end only. [N] of one row.
+void check_row(const std::int64_t* ids, std::int64_t tokens, std::int64_t row,
+               std::int64_t vocabulary) {
+  bool ended = false;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    if (ids[i] < -1 || ids[i] >= vocabulary)
+      refuse_row(row, "token " + std::to_string(ids[i]),
+                 "0.." + std::to_string(vocabulary - 1) + ", the model's vocabulary");
+    if (ids[i] >= 0 && ended) refuse_row(row, "a token after its end", "-1 at the end only");
+    ended = ended || ids[i] < 0;
+  }
+}
+
 }  // namespace
+
+std::int64_t KvCache::longest() const {
+  return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+}
+
+KvCache make_cache(const Transformer& model, std::int64_t batch, std::int64_t capacity) {
+  const ModelConfig& config = model.config;
+  KvCache cache;
+  cache.capacity = std::min(capacity, config.context);
+  cache.lengths.assign(static_cast<std::size_t>(batch), 0);
+  const at::TensorOptions options =
+      at::TensorOptions(model.compute == Compute::bf16 ? at::kBFloat16 : at::kFloat)
+          .device(model["embedding.token"].device());
+  for (const LayerShape& layer : config.layers) {
+    const std::vector<std::int64_t> dims = {batch, layer.heads / config.group, cache.capacity,
+                                            config.head_width};
+    cache.keys.push_back(layer.heads > 0 ? at::zeros(dims, options) : Tensor());
+    cache.values.push_back(layer.heads > 0 ? at::zeros(dims, options) : Tensor());
+  }
+  return cache;
+}
+
+std::vector<std::int64_t> lengths_of(const Tensor& ids) {
+  const Tensor lengths = (ids >= 0).sum(1).to(at::kCPU, at::kLong);
+  return {lengths.data_ptr<std::int64_t>(), lengths.data_ptr<std::int64_t>() + lengths.numel()};
+}
+
+void check_input(const Transformer& model, const Input& input) {
+  const ModelConfig& config = model.config;
+  if (!config.is_text())
+    return expect_dims(input.values, {-1, config.channels, config.image_height, config.image_width},
+                       "pixels");
+  expect_dims(input.values, {-1, -1}, "tokens");
+  const Tensor ids = input.values.to(at::kCPU, at::kLong).contiguous();
+  const std::int64_t rows = ids.size(0), tokens = ids.size(1);
+  if (rows == 0 || tokens == 0) throw std::invalid_argument("[tokens] saw none, needs at least 1");
+  for (std::int64_t row = 0; row < rows; ++row)
+    check_row(ids.data_ptr<std::int64_t>() + row * tokens, tokens, row, config.vocabulary);
+  if (input.cache == nullptr) {
+    const std::vector<std::int64_t> lengths = lengths_of(ids);
+    for (std::size_t row = 0; row < lengths.size(); ++row)
+      if (lengths[row] == 0) refuse_row(static_cast<std::int64_t>(row), "no token", "at least 1");
+  }
+  const std::int64_t room = input.cache == nullptr ? config.context : input.cache->capacity;
+  const std::int64_t past = input.cache == nullptr ? 0 : input.cache->longest();
+  if (past + tokens > room)
+    throw std::invalid_argument("[tokens] saw " + std::to_string(past + tokens) +
+                                " tokens in one text, needs at most " + std::to_string(room) +
+                                (room == config.context ? ", the model's context" : ""));
+}
+
+Sight sight(const Transformer& model, const Input& input) {
+  Sight sight;
+  if (!model.config.is_text()) return sight;
+  const Tensor& ids = input.values;
+  sight.past = past_of(input);
+  sight.cache = input.cache;
+  const std::vector<std::int64_t> lengths = lengths_of(ids);
+  const bool filled = *std::min_element(lengths.begin(), lengths.end()) < ids.size(1);
+  if (filled) sight.real = (ids >= 0).to(at::kFloat);
+  if (model.config.causal)
+    sight.bias = causal_bias(sight.past, ids.size(1), ids.device());
+  else if (filled)
+    sight.bias = bias_of(ids >= 0).unsqueeze(1).unsqueeze(1);
+  if (model.config.rotary_base > 0)
+    turn_by_position(model.config, positions_of(sight.past, ids.size(1), ids.device()), sight);
+  return sight;
+}
 
 const Tensor& Transformer::operator[](const std::string& name) const {
   const Tensor* found = find(name);
@@ -156,24 +388,15 @@ Tensor normalise_pixels(const ModelConfig& config, const Tensor& pixels) {
                      per_channel(scale, pixels.device()));
 }
 
-Tensor embed(const Transformer& model, const Tensor& pixels) {
-  const ModelConfig& config = model.config;
-  expect_dims(pixels, {-1, config.channels, config.image_height, config.image_width}, "pixels");
-  const Tensor weight = model["embedding.patch.weight"].flatten(1);
-  const Tensor patches =
-      linear(unfold(pixels, config.patch), weight, &model["embedding.patch.bias"], model.compute);
-  std::vector<Tensor> tokens;
-  const std::vector<std::int64_t> shape = {pixels.size(0), 1, config.width};
-  tokens.push_back(model["embedding.class_token"].expand(shape));
-  if (config.learned_tokens() == 2)
-    tokens.push_back(model["embedding.distillation_token"].expand(shape));
-  tokens.push_back(patches);
-  return at::cat(tokens, 1) + model["embedding.position"];
+Tensor embed(const Transformer& model, const Input& input) {
+  return model.config.is_text() ? embed_text(model, input) : embed_image(model, input.values);
 }
 
 Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x) {
-  return at::layer_norm(x, {x.size(-1)}, model[prefix + ".weight"], model[prefix + ".bias"],
-                        model.config.norm_eps);
+  const Tensor& weight = model[prefix + ".weight"];
+  if (model.config.norm_kind == NormKind::rms)
+    return x * at::rsqrt(x.square().mean(-1, true) + model.config.norm_eps) * weight;
+  return at::layer_norm(x, {x.size(-1)}, weight, model[prefix + ".bias"], model.config.norm_eps);
 }
 
 Tensor project(const Transformer& model, int layer, Projection which, Range heads,
@@ -181,12 +404,19 @@ Tensor project(const Transformer& model, int layer, Projection which, Range head
   return split_heads(widened(project_flat(model, layer, which, heads, x)), model.config.head_width);
 }
 
-Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v) {
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias) {
   const std::int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2), width = q.size(3);
+  const std::int64_t shared = k.size(1), seen = k.size(2);
   const double scale = 1 / std::sqrt(static_cast<double>(width));
-  // One matrix for each head of each image; for a single image these are views, nothing is copied.
-  const Tensor scores = at::matmul(q * scale, k.transpose(2, 3));
-  const Tensor context = at::matmul(at::softmax(scores, -1), v);
+  // Rows of the queries that share keys stand under each other, so that keys are never repeated.
+  // One matrix for each head of each text; for a single one these are views, nothing is copied.
+  const Tensor rows =
+      shared == heads ? q : q.reshape({batch, shared, heads / shared * tokens, width});
+  Tensor scores = at::matmul(rows * scale, k.transpose(2, 3));
+  if (bias.defined())
+    scores = (scores.view({batch, heads, tokens, seen}) + bias.to(scores.scalar_type()))
+                 .view(scores.sizes());
+  const Tensor context = at::matmul(at::softmax(scores, -1), v).view({batch, heads, tokens, width});
   return context.transpose(1, 2).reshape({batch, tokens, heads * width});
 }
 
@@ -202,41 +432,70 @@ Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
                 model.compute);
 }
 
-Tensor block(const Transformer& model, int layer, const Tensor& input, const Observer* observer) {
+Tensor block(const Transformer& model, int layer, const Tensor& input, const Sight& sight,
+             const Observer* observer) {
   const LayerShape& shape = layer_shape(model, layer);
   const std::string prefix = block_prefix(layer);
+  const bool before = model.config.norm_placement == NormPlacement::before;
+  // norm(x) goes in and x + half(norm(x)) comes out, or x goes in and norm(x + half(x)) comes out.
+  const auto half = [&](const Tensor& x, const std::string& name, const auto& inner) {
+    if (before) return x + inner(norm(model, prefix + name, x));
+    return norm(model, prefix + name, x + inner(x));
+  };
   Tensor x = input;
   if (shape.heads > 0)
-    x = x + attention(model, layer, norm(model, prefix + "norm_attention", x), observer);
-  if (shape.mlp_width > 0) {
-    const Tensor normed = norm(model, prefix + "norm_mlp", x);
-    const Tensor h = mlp_activations(model, layer, {0, shape.mlp_width}, normed, observer);
-    x = x + with_weights_of(model, prefix + "mlp.down", h);
-  }
+    x = half(x, "norm_attention",
+             [&](const Tensor& y) { return attention(model, layer, y, sight, observer); });
+  if (shape.mlp_width > 0)
+    x = half(x, "norm_mlp", [&](const Tensor& y) {
+      const Tensor h = mlp_activations(model, layer, {0, shape.mlp_width}, y, observer);
+      return with_weights_of(model, prefix + "mlp.down", h);
+    });
   if (observer != nullptr && observer->on_block) observer->on_block(layer, x);
   return x;
 }
 
-Tensor features(const Transformer& model, const Tensor& pixels, const Observer* observer) {
-  Tensor x = embed(model, pixels);
-  for (int layer = 0; layer < static_cast<int>(model.config.layers.size()); ++layer)
-    x = block(model, layer, x, observer);
+Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight) {
+  const ModelConfig& config = model.config;
+  const auto normed = [&](const Tensor& y) {
+    return config.norm_placement == NormPlacement::before ? norm(model, "norm", y) : y;
+  };
   // Rows are normalised one by one, so those that nobody reads are left out.
-  return norm(model, "norm", x.narrow(1, 0, model.config.summary_tokens));
+  if (config.task == Task::classification) return normed(x.narrow(1, 0, config.summary_tokens));
+  if (config.task != Task::embedding) return normed(x);
+  if (!sight.real.defined()) return normed(x).mean(1, true);
+  const Tensor weight = sight.real.unsqueeze(-1);
+  return (normed(x) * weight).sum(1, true) / weight.sum(1, true);
+}
+
+Tensor features(const Transformer& model, const Input& input, const Observer* observer) {
+  const Sight sight = model::sight(model, input);
+  Tensor x = embed(model, input);
+  for (int layer = 0; layer < static_cast<int>(model.config.layers.size()); ++layer)
+    x = block(model, layer, x, sight, observer);
+  if (input.cache != nullptr) {
+    const std::vector<std::int64_t> fresh = lengths_of(input.values);
+    for (std::size_t row = 0; row < fresh.size(); ++row) input.cache->lengths[row] += fresh[row];
+  }
+  return read_out(model, x, sight);
 }
 
 Tensor classify(const Transformer& model, const Tensor& features) {
   const ModelConfig& config = model.config;
+  if (config.reads_every_token()) return language_logits(model, features);
   expect_dims(features, {-1, config.summary_tokens, config.width}, "features");
-  if (config.classes == 0)
-    throw std::invalid_argument("[classify] saw a model without a classifier, needs one");
-  const Tensor logits = with_weights_of(model, "head", features.select(1, 0));
+  const Tensor first = features.select(1, 0);
+  if (config.task == Task::embedding) return first / first.norm(2, {-1}, true).clamp_min(1e-12);
+  expect_head(config);
+  if (config.is_text())
+    return with_weights_of(model, "head", at::tanh(with_weights_of(model, "pooler", first)));
+  const Tensor logits = with_weights_of(model, "head", first);
   if (config.summary_tokens == 1) return logits;
   return (logits + with_weights_of(model, "head_distilled", features.select(1, 1))) / 2;
 }
 
-Tensor forward(const Transformer& model, const Tensor& pixels, const Observer* observer) {
-  return classify(model, features(model, pixels, observer));
+Tensor forward(const Transformer& model, const Input& input, const Observer* observer) {
+  return classify(model, features(model, input, observer));
 }
 
 void expect_dims(const Tensor& x, const std::vector<std::int64_t>& dims, const std::string& what) {

@@ -15,6 +15,7 @@ constexpr std::int64_t max_layers = 1 << 12;
 constexpr std::int64_t max_image = 1 << 14;
 constexpr std::int64_t max_channels = 1 << 8;
 constexpr std::int64_t max_classes = 1 << 22;
+constexpr std::int64_t max_context = 1 << 22;
 
 [[noreturn]] void refuse(const std::string& field, const std::string& saw,
                          const std::string& needs) {
@@ -73,17 +74,80 @@ void check_processing(const ModelConfig& config) {
            "0 (nearest), 2 (bilinear) or 3 (bicubic)");
 }
 
+/// How a family's checkpoints name things. `#` is the layer's number; keys with one letter for
+/// several parameters (GPT-2's c_attn) hold them side by side.
+struct Keys {
+  std::string prefix, layer;
+  std::string query, key, value, output, norm_attention;
+  std::string gate, up, down, norm_mlp;
+  std::string norm;
+  bool transposed = false;  // Conv1D
+};
+
+Keys keys_of(Family family) {
+  switch (family) {
+    case Family::vit:
+    case Family::deit:
+      return {std::string(name_of(family)) + ".",
+              "encoder.layer.#.",
+              "attention.attention.query",
+              "attention.attention.key",
+              "attention.attention.value",
+              "attention.output.dense",
+              "layernorm_before",
+              "",
+              "intermediate.dense",
+              "output.dense",
+              "layernorm_after",
+              "layernorm"};
+    case Family::bert:
+      return {"bert.",
+              "encoder.layer.#.",
+              "attention.self.query",
+              "attention.self.key",
+              "attention.self.value",
+              "attention.output.dense",
+              "attention.output.LayerNorm",
+              "",
+              "intermediate.dense",
+              "output.dense",
+              "output.LayerNorm",
+              ""};
+    case Family::gpt2:
+      return {"transformer.",
+              "h.#.",
+              "attn.c_attn",
+              "attn.c_attn",
+              "attn.c_attn",
+              "attn.c_proj",
+              "ln_1",
+              "",
+              "mlp.c_fc",
+              "mlp.c_proj",
+              "ln_2",
+              "ln_f",
+              true};
+    case Family::llama:
+      return {
+          "model.",           "layers.#.",        "self_attn.q_proj",         "self_attn.k_proj",
+          "self_attn.v_proj", "self_attn.o_proj", "input_layernorm",          "mlp.gate_proj",
+          "mlp.up_proj",      "mlp.down_proj",    "post_attention_layernorm", "norm"};
+  }
+  throw std::logic_error("unknown family");
+}
+
 /// Collects the parameters of one model; each method appends one layer's worth of names, keys and
 /// axes.
 class ParameterList {
  public:
   explicit ParameterList(const ModelConfig& config)
-      : config_(config), base_(std::string(name_of(config.family)) + ".") {}
+      : config_(config), keys_(keys_of(config.family)) {}
 
-  std::vector<Parameter> take() {
-    add_embedding();
+  std::vector<StoredTensor> take() {
+    config_.is_text() ? add_text_embedding() : add_image_embedding();
     for (int l = 0; l < static_cast<int>(config_.layers.size()); ++l) add_block(l);
-    add_pair("norm", base_ + "layernorm", {residual()}, residual());
+    if (config_.norm_placement == NormPlacement::before)
+      add_norm("norm", keys_.prefix + keys_.norm);
     if (config_.classes > 0) add_heads();
     return std::move(list_);
   }
@@ -91,26 +155,46 @@ class ParameterList {
  private:
   static Axis fixed(std::int64_t size) { return {Axis::Kind::fixed, -1, size, 1}; }
   Axis residual() const { return {Axis::Kind::residual, -1, config_.width, 1}; }
-  Axis heads(int layer) const {
-    return {Axis::Kind::heads, layer,
-            config_.layers[static_cast<std::size_t>(layer)].heads * config_.head_width,
-            config_.head_width};
+  /// Queries, or the heads of keys and values that they share.
+  Axis heads(int layer, bool shared) const {
+    const std::int64_t groups =
+        config_.layers[static_cast<std::size_t>(layer)].heads / config_.group;
+    const std::int64_t unit = config_.head_width * (shared ? 1 : config_.group);
+    return {Axis::Kind::heads, layer, groups * unit, unit};
   }
   Axis mlp(int layer) const {
     return {Axis::Kind::mlp, layer, config_.layers[static_cast<std::size_t>(layer)].mlp_width, 1};
   }
 
-  void add(std::string name, std::string key, std::vector<Axis> axes) {
-    list_.push_back({std::move(name), std::move(key), std::move(axes)});
+  /// Parameters that follow each other under one key are stored side by side.
+  void add(std::string name, std::string key, std::vector<Axis> axes, bool transposed = false) {
+    Parameter parameter{std::move(name), std::move(axes)};
+    // GPT-2's bias stands between two weights that belong together, so one step back is not enough.
+    for (std::size_t back = 1; back <= std::min<std::size_t>(2, list_.size()); ++back) {
+      StoredTensor& stored = list_[list_.size() - back];
+      if (stored.key != key) continue;
+      stored.parts.push_back(std::move(parameter));
+      return;
+    }
+    list_.push_back({std::move(key), {std::move(parameter)}, transposed});
   }
   void add_pair(const std::string& name, const std::string& key, std::vector<Axis> weight,
-                Axis bias) {
+                Axis bias, bool biased = true) {
     add(name + ".weight", key + ".weight", std::move(weight));
-    add(name + ".bias", key + ".bias", {bias});
+    if (biased) add(name + ".bias", key + ".bias", {bias});
+  }
+  /// A product inside a block: Conv1D in GPT-2.
+  void add_product(const std::string& name, const std::string& key, Axis out, Axis in,
+                   bool biased) {
+    add(name + ".weight", key + ".weight", {out, in}, keys_.transposed);
+    if (biased) add(name + ".bias", key + ".bias", {out});
+  }
+  void add_norm(const std::string& name, const std::string& key) {
+    add_pair(name, key, {residual()}, residual(), config_.norm_kind == NormKind::layer);
   }
 
-  void add_embedding() {
-    const std::string key = base_ + "embeddings.";
+  void add_image_embedding() {
+    const std::string key = keys_.prefix + "embeddings.";
     add_pair("embedding.patch", key + "patch_embeddings.projection",
              {residual(), fixed(config_.channels), fixed(config_.patch), fixed(config_.patch)},
              residual());
@@ -122,43 +206,129 @@ class ParameterList {
         {fixed(1), fixed(config_.num_tokens()), residual()});
   }
 
+  void add_text_embedding() {
+    const Family family = config_.family;
+    const bool bert = family == Family::bert, gpt2 = family == Family::gpt2;
+    const std::string token = bert   ? "embeddings.word_embeddings.weight"
+                              : gpt2 ? "wte.weight"
+                                     : "embed_tokens.weight";
+    add("embedding.token", keys_.prefix + token, {fixed(config_.vocabulary), residual()});
+    if (config_.rotary_base == 0)
+      add("embedding.position",
+          keys_.prefix + (bert ? "embeddings.position_embeddings.weight" : "wpe.weight"),
+          {fixed(config_.context), residual()});
+    if (!bert) return;
+    add("embedding.type", keys_.prefix + "embeddings.token_type_embeddings.weight",
+        {fixed(config_.token_types), residual()});
+    add_norm("embedding.norm", keys_.prefix + "embeddings.LayerNorm");
+  }
+
   void add_block(int layer) {
     const auto& shape = config_.layers[static_cast<std::size_t>(layer)];
     const std::string name = "blocks." + std::to_string(layer) + ".";
-    const std::string key = base_ + "encoder.layer." + std::to_string(layer) + ".";
+    std::string key = keys_.prefix + keys_.layer;
+    key.replace(key.find('#'), 1, std::to_string(layer));
     if (shape.heads > 0) add_attention(layer, name, key);
-    if (shape.mlp_width > 0) {
-      add_pair(name + "norm_mlp", key + "layernorm_after", {residual()}, residual());
-      add_pair(name + "mlp.up", key + "intermediate.dense", {mlp(layer), residual()}, mlp(layer));
-      add_pair(name + "mlp.down", key + "output.dense", {residual(), mlp(layer)}, residual());
-    }
+    if (shape.mlp_width > 0) add_mlp(layer, name, key);
   }
 
   void add_attention(int layer, const std::string& name, const std::string& key) {
-    add_pair(name + "norm_attention", key + "layernorm_before", {residual()}, residual());
-    for (const std::string which : {"query", "key", "value"}) {
-      add(name + "attention." + which + ".weight", key + "attention.attention." + which + ".weight",
-          {heads(layer), residual()});
-      if (config_.qkv_bias)
-        add(name + "attention." + which + ".bias", key + "attention.attention." + which + ".bias",
-            {heads(layer)});
-    }
-    add_pair(name + "attention.output", key + "attention.output.dense", {residual(), heads(layer)},
-             residual());
+    add_norm(name + "norm_attention", key + keys_.norm_attention);
+    const std::string attention = name + "attention.";
+    add_product(attention + "query", key + keys_.query, heads(layer, false), residual(),
+                config_.qkv_bias);
+    add_product(attention + "key", key + keys_.key, heads(layer, true), residual(),
+                config_.qkv_bias);
+    add_product(attention + "value", key + keys_.value, heads(layer, true), residual(),
+                config_.qkv_bias);
+    add_product(attention + "output", key + keys_.output, residual(), heads(layer, false),
+                config_.output_bias);
+  }
+
+  void add_mlp(int layer, const std::string& name, const std::string& key) {
+    const bool biased = config_.output_bias;
+    add_norm(name + "norm_mlp", key + keys_.norm_mlp);
+    if (config_.gated)
+      add_product(name + "mlp.gate", key + keys_.gate, mlp(layer), residual(), biased);
+    add_product(name + "mlp.up", key + keys_.up, mlp(layer), residual(), biased);
+    add_product(name + "mlp.down", key + keys_.down, residual(), mlp(layer), biased);
   }
 
   void add_heads() {
+    const Axis classes = fixed(config_.classes);
+    switch (config_.task) {
+      case Task::classification:
+        return add_classifiers(classes);
+      case Task::masked_lm:
+        add_pair("head_transform", "cls.predictions.transform.dense", {residual(), residual()},
+                 residual());
+        add_norm("head_norm", "cls.predictions.transform.LayerNorm");
+        if (!config_.tied_head)
+          add("head.weight", "cls.predictions.decoder.weight", {classes, residual()});
+        return add("head.bias", "cls.predictions.bias", {classes});
+      case Task::causal_lm:
+        if (!config_.tied_head) add("head.weight", "lm_head.weight", {classes, residual()});
+        return;
+      case Task::embedding:
+        return;
+    }
+  }
+
+  void add_classifiers(Axis classes) {
     const bool distilled = config_.summary_tokens == 2;
-    const std::vector<Axis> weight = {fixed(config_.classes), residual()};
-    add_pair("head", distilled ? "cls_classifier" : "classifier", weight, fixed(config_.classes));
-    if (distilled)
-      add_pair("head_distilled", "distillation_classifier", weight, fixed(config_.classes));
+    const std::vector<Axis> weight = {classes, residual()};
+    if (config_.is_text())
+      add_pair("pooler", keys_.prefix + "pooler.dense", {residual(), residual()}, residual());
+    add_pair("head", distilled ? "cls_classifier" : "classifier", weight, classes);
+    if (distilled) add_pair("head_distilled", "distillation_classifier", weight, classes);
   }
 
   const ModelConfig& config_;
-  std::string base_;
-  std::vector<Parameter> list_;
+  Keys keys_;
+  std::vector<StoredTensor> list_;
 };
+
+/// Whatever a family says of itself that its checkpoints cannot be without.
+void check_family(const ModelConfig& config) {
+  const std::string name(name_of(config.family));
+  const bool post = config.family == Family::bert;
+  if ((config.norm_placement == NormPlacement::after) != post)
+    refuse("norm_placement", post ? "before" : "after",
+           (post ? "after (" : "before (") + name + " normalises " + (post ? "after)" : "before)"));
+  const bool text = config.family == Family::bert || config.family == Family::gpt2 ||
+                    config.family == Family::llama;
+  if (text != config.is_text())
+    refuse("vocabulary", std::to_string(config.vocabulary),
+           text ? "a number above 0 (" + name + " reads text)" : "0 (" + name + " reads images)");
+  if (config.causal != (config.family == Family::gpt2 || config.family == Family::llama))
+    refuse("causal", config.causal ? "true" : "false", config.causal ? "false" : "true");
+}
+
+void check_text(const ModelConfig& config) {
+  expect_within("vocabulary", config.vocabulary, 1, max_classes);
+  expect_within("context", config.context, 1, max_context);
+  expect_within("token_types", config.token_types, config.family == Family::bert ? 1 : 0, 1 << 10);
+  for (const std::int64_t token : config.end_tokens)
+    expect_within("end_tokens", token, 0, config.vocabulary - 1);
+  if (!(config.rotary_base >= 0 && config.rotary_base <= 1e12))
+    refuse("rotary_base", std::to_string(config.rotary_base), "0..1e12");
+  if (config.rotary_base > 0 && config.head_width % 2 != 0)
+    refuse("head_width", std::to_string(config.head_width),
+           "an even number (positions are rotary)");
+  if (config.reads_every_token() && config.classes != 0 && config.classes != config.vocabulary)
+    refuse("classes", std::to_string(config.classes),
+           "0 or the vocabulary of " + std::to_string(config.vocabulary));
+  if (config.task == Task::embedding) expect_within("classes", config.classes, 0, 0);
+  expect_within("summary_tokens", config.summary_tokens, 1, 1);
+}
+
+void check_groups(const ModelConfig& config) {
+  expect_within("group", config.group, 1, max_heads);
+  for (std::size_t l = 0; l < config.layers.size(); ++l)
+    if (config.layers[l].heads % config.group != 0)
+      refuse("layers[" + std::to_string(l) + "].heads", std::to_string(config.layers[l].heads),
+             "a multiple of group = " + std::to_string(config.group));
+}
 
 }  // namespace
 
@@ -176,7 +346,9 @@ bool ImageProcessing::operator==(const ImageProcessing& other) const {
 bool ModelConfig::operator==(const ModelConfig& other) const {
   const auto all = [](const ModelConfig& c) {
     return std::tie(c.family, c.width, c.head_width, c.layers, c.activation, c.norm_placement,
-                    c.norm_eps, c.qkv_bias, c.image_height, c.image_width, c.patch, c.channels,
+                    c.norm_kind, c.norm_eps, c.qkv_bias, c.output_bias, c.group, c.gated, c.causal,
+                    c.task, c.vocabulary, c.context, c.token_types, c.rotary_base, c.tied_head,
+                    c.end_tokens, c.image_height, c.image_width, c.patch, c.channels,
                     c.summary_tokens, c.classes, c.labels, c.processing, c.random_weights);
   };
   return all(*this) == all(other);
@@ -193,17 +365,17 @@ void ModelConfig::check() const {
   expect_within("width", width, 1, max_width);
   expect_within("head_width", head_width, 1, max_width);
   check_layers(*this);
-  check_image(*this);
-  if (norm_placement != NormPlacement::before)
-    refuse("norm_placement", "after",
-           "before (" + std::string(name_of(family)) + " normalises before)");
+  check_groups(*this);
+  check_family(*this);
   if (!(norm_eps > 0 && norm_eps <= 1))
     refuse("norm_eps", std::to_string(norm_eps), "a number above 0, at most 1");
-  expect_within("summary_tokens", summary_tokens, 1, learned_tokens());
   expect_within("classes", classes, 0, max_classes);
   if (!labels.empty() && static_cast<std::int64_t>(labels.size()) != classes)
     refuse("labels", std::to_string(labels.size()) + " names",
            std::to_string(classes) + ", one for each class");
+  if (is_text()) return check_text(*this);
+  check_image(*this);
+  expect_within("summary_tokens", summary_tokens, 1, learned_tokens());
   check_processing(*this);
 }
 
@@ -219,8 +391,34 @@ std::int64_t Parameter::count() const {
   return count;
 }
 
-std::vector<Parameter> parameters(const ModelConfig& config) {
+std::vector<std::int64_t> StoredTensor::dims() const {
+  std::vector<std::int64_t> dims = parts.front().dims();
+  dims.front() = 0;
+  for (const Parameter& part : parts) dims.front() += part.axes.front().size;
+  if (transposed) std::swap(dims.at(0), dims.at(1));
+  return dims;
+}
+
+std::vector<StoredTensor> stored_tensors(const ModelConfig& config) {
   return ParameterList(config).take();
+}
+
+std::vector<Parameter> parameters(const ModelConfig& config) {
+  std::vector<Parameter> list;
+  for (StoredTensor& stored : stored_tensors(config))
+    for (Parameter& part : stored.parts) list.push_back(std::move(part));
+  return list;
+}
+
+std::vector<Parameter> head_parameters(const ModelConfig& config) {
+  std::vector<Parameter> list;
+  if (config.classes == 0) return list;
+  const bool tied = config.reads_every_token() && config.tied_head;
+  for (Parameter& parameter : parameters(config)) {
+    const bool own = parameter.name.rfind("head", 0) == 0 || parameter.name.rfind("pooler", 0) == 0;
+    if (own || (tied && parameter.name == "embedding.token")) list.push_back(std::move(parameter));
+  }
+  return list;
 }
 
 std::int64_t count_parameters(const ModelConfig& config, bool blocks_only) {
@@ -230,6 +428,20 @@ std::int64_t count_parameters(const ModelConfig& config, bool blocks_only) {
   return count;
 }
 
-std::string_view name_of(Family family) { return family == Family::deit ? "deit" : "vit"; }
+std::string_view name_of(Family family) {
+  switch (family) {
+    case Family::vit:
+      return "vit";
+    case Family::deit:
+      return "deit";
+    case Family::bert:
+      return "bert";
+    case Family::gpt2:
+      return "gpt2";
+    case Family::llama:
+      return "llama";
+  }
+  return "?";
+}
 
 }  // namespace cleave::model

@@ -9,13 +9,24 @@ namespace cleave::model {
 
 /// What a checkpoint calls itself; a family is a name map plus a config reader, never a forward
 /// pass of its own.
-enum class Family { vit, deit };
+enum class Family { vit, deit, bert, gpt2, llama };
 enum class NormPlacement { before, after };
-enum class Activation { gelu, gelu_tanh, relu };
+enum class NormKind { layer, rms };
+enum class Activation { gelu, gelu_tanh, relu, silu };
+
+/// What is asked of a model; it fixes which states are its *feature* and what its head makes of
+/// them.
+enum class Task {
+  classification,  // summary tokens -> C logits
+  embedding,       // mean over the tokens -> a direction: the feature itself, of length 1
+  masked_lm,       // every token -> V logits
+  causal_lm,       // every token -> V logits of the next one
+};
 
 /// Shape of one layer of a model that may have been cut.
 struct LayerShape {
-  /// Heads kept, each `ModelConfig::head_width` wide. 0: this layer has no attention.
+  /// Query heads kept, each `ModelConfig::head_width` wide; with grouped keys and values a multiple
+  /// of `ModelConfig::group`. 0: this layer has no attention.
   std::int64_t heads = 0;
   /// Width F of the MLP. 0: this layer has no MLP.
   std::int64_t mlp_width = 0;
@@ -47,15 +58,37 @@ struct ModelConfig {
   std::vector<LayerShape> layers;
   Activation activation = Activation::gelu;
   NormPlacement norm_placement = NormPlacement::before;
+  NormKind norm_kind = NormKind::layer;
   double norm_eps = 1e-12;
   bool qkv_bias = true;
+  /// Of the attention's output and of the MLP.
+  bool output_bias = true;
+  /// Query heads on each head of keys and values. The unit of share is the group.
+  std::int64_t group = 1;
+  /// SwiGLU: down(act(gate(x)) · up(x)).
+  bool gated = false;
+  /// A token sees itself and those before it.
+  bool causal = false;
+  Task task = Task::classification;
 
+  // Text; all 0 for a model of images.
+  std::int64_t vocabulary = 0;   // V
+  std::int64_t context = 0;      // most tokens N of a request
+  std::int64_t token_types = 0;  // BERT's segments; Cleave's texts are all of type 0
+  /// Base of the rotary positions; 0: positions are learned.
+  double rotary_base = 0;
+  /// The language model's head is the embedding of the tokens.
+  bool tied_head = false;
+  /// Any of these ends a text.
+  std::vector<std::int64_t> end_tokens;
+
+  // Images; all 0 for a model of text.
   std::int64_t image_height = 0, image_width = 0, patch = 0, channels = 0;
   /// Tokens whose last state is the model's feature: the class token, and a distilled DeiT's
   /// distillation token (2). A plain DeiT has both tokens in its sequence, but only the class token
   /// is read (1).
   std::int64_t summary_tokens = 1;
-  /// C; 0: no classifier.
+  /// C, outputs of the head: classes, or V for a language model. 0: no head, features only.
   std::int64_t classes = 0;
   std::vector<std::string> labels;  // C names, or empty
   ImageProcessing processing;
@@ -63,6 +96,11 @@ struct ModelConfig {
   bool random_weights = false;
 
   std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
+  bool is_text() const { return vocabulary > 0; }
+  /// It can answer by itself: it has a head, or its feature is the answer.
+  bool answers() const { return classes > 0 || task == Task::embedding; }
+  /// Every token's state is read, not a summary's.
+  bool reads_every_token() const { return task == Task::masked_lm || task == Task::causal_lm; }
   std::int64_t num_patches() const { return (image_height / patch) * (image_width / patch); }
   /// Tokens that are learned, not seen: a class token; in a DeiT, plain or distilled, a
   /// distillation token after it.
@@ -79,37 +117,57 @@ struct ModelConfig {
 /// The group of units that an axis of a parameter counts, before anything is tied: see
 /// `parameters`.
 struct Axis {
-  /// Residual width D, heads of a layer (units of K rows), MLP of a layer, or an axis that is never
+  /// Residual width D, heads of a layer (units of K rows; with grouped keys and values a group is
+  /// the unit, G·K rows of the queries and K of the keys), MLP of a layer, or an axis that is never
   /// cut.
   enum class Kind { fixed, residual, heads, mlp } kind = Kind::fixed;
   int layer = -1;         // for heads and mlp
   std::int64_t size = 0;  // elements along the axis
-  std::int64_t unit = 1;  // elements that move together: K for heads, 1 else
+  std::int64_t unit = 1;  // elements that move together: K or G·K for heads, 1 else
 };
 
-/// One parameter of a model: its canonical name, the checkpoint's key, the shape and what each axis
-/// counts.
+/// One parameter of a model: its canonical name, its shape and what each axis counts.
 struct Parameter {
   std::string name;  // "blocks.3.attention.query.weight"
-  std::string key;   // "vit.encoder.layer.3.attention.attention.query.weight"
   std::vector<Axis> axes;
   std::vector<std::int64_t> dims() const;
   std::int64_t count() const;
 };
 
-/// Every parameter of the model, in the order of the forward pass. Canonical names:
-/// embedding.{class_token [1,1,D], distillation_token [1,1,D], position [1,N,D], patch.weight
-/// [D,c,p,p], patch.bias [D]}, blocks.<l>.{norm_attention, norm_mlp}.{weight,bias},
-/// blocks.<l>.attention.{query,key,value}.{weight [H·K,D], bias},
-/// blocks.<l>.attention.output.{weight [D,H·K], bias}, blocks.<l>.mlp.{up [F,D], down
-/// [D,F]}.{weight,bias}, norm.{weight,bias}, head.{weight [C,D], bias},
-/// head_distilled.{weight,bias}.
+/// What a checkpoint holds under one key: one parameter, or several of one shape side by side along
+/// their first axis (GPT-2's queries, keys and values).
+struct StoredTensor {
+  std::string key;  // "vit.encoder.layer.3.attention.attention.query.weight"
+  std::vector<Parameter> parts;
+  /// Stored [I, O] where a parameter is [O, I] (GPT-2's Conv1D).
+  bool transposed = false;
+  /// As stored, all parts together.
+  std::vector<std::int64_t> dims() const;
+};
+
+/// Every parameter of the model as its checkpoint stores it, in the order of the forward pass.
+/// Canonical names:
+///   images: embedding.{class_token [1,1,D], distillation_token [1,1,D], position [1,N,D],
+///     patch.weight [D,c,p,p], patch.bias [D]}
+///   text: embedding.{token [V,D], position [N,D], type [2,D], norm.{weight,bias}}
+///   blocks.<l>.{norm_attention, norm_mlp}.{weight,bias},
+///   blocks.<l>.attention.query.{weight [H·K,D], bias}, .{key,value}.{weight [H/G·K,D], bias},
+///   blocks.<l>.attention.output.{weight [D,H·K], bias},
+///   blocks.<l>.mlp.{gate [F,D], up [F,D], down [D,F]}.{weight,bias}, norm.{weight,bias},
+///   pooler.{weight [D,D], bias}, head_transform.{weight [D,D], bias}, head_norm.{weight, bias},
+///   head.{weight [C,D], bias}, head_distilled.{weight,bias}.
+/// A tied head has no weight of its own.
+std::vector<StoredTensor> stored_tensors(const ModelConfig& config);
+/// The same, parameter by parameter.
 std::vector<Parameter> parameters(const ModelConfig& config);
+
+/// What the head needs of them: poolers, classifiers, a tied embedding. Empty for an embedding.
+std::vector<Parameter> head_parameters(const ModelConfig& config);
 
 /// Numbers in all parameters; in the blocks alone with `blocks_only`.
 std::int64_t count_parameters(const ModelConfig& config, bool blocks_only = false);
 
-/// "vit", "deit": Hugging Face's `model_type`.
+/// "vit", "deit", "bert", "gpt2", "llama": Hugging Face's `model_type`.
 std::string_view name_of(Family family);
 
 /// Number format of the products. bf16: operands are rounded, sums are fp32, and what passes from

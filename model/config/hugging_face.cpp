@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.hpp"
+#include "model/config/image_config.hpp"
+#include "model/config/text_config.hpp"
 
 namespace cleave::model {
 namespace {
@@ -19,21 +21,54 @@ constexpr std::int64_t format = 1;  // of the `cleave` section
 // Bounds of ModelConfig::check are tighter; these only keep arithmetic before it safe.
 constexpr std::int64_t any_size = 1 << 24;
 
-/// What a published checkpoint calls itself in `architectures`.
+/// What a published checkpoint calls itself in `architectures`. The first of a family is what a
+/// file means that does not say.
 struct Architecture {
   std::string_view name;
   Family family;
-  std::int64_t summary_tokens;
-  bool classifies;
+  Task task;
+  bool has_head;
+  std::int64_t summary_tokens = 1;
 };
 
 constexpr Architecture architectures[] = {
-    {"ViTForImageClassification", Family::vit, 1, true},
-    {"ViTModel", Family::vit, 1, false},
-    {"DeiTForImageClassification", Family::deit, 1, true},
-    {"DeiTForImageClassificationWithTeacher", Family::deit, 2, true},
-    {"DeiTModel", Family::deit, 1, false},
+    {"ViTForImageClassification", Family::vit, Task::classification, true},
+    {"ViTModel", Family::vit, Task::classification, false},
+    {"DeiTForImageClassification", Family::deit, Task::classification, true},
+    {"DeiTForImageClassificationWithTeacher", Family::deit, Task::classification, true, 2},
+    {"DeiTModel", Family::deit, Task::classification, false},
+    {"BertModel", Family::bert, Task::embedding, false},
+    {"BertForSequenceClassification", Family::bert, Task::classification, true},
+    {"BertForMaskedLM", Family::bert, Task::masked_lm, true},
+    {"BertForPreTraining", Family::bert, Task::masked_lm, true},
+    {"GPT2LMHeadModel", Family::gpt2, Task::causal_lm, true},
+    {"GPT2Model", Family::gpt2, Task::causal_lm, false},
+    {"LlamaForCausalLM", Family::llama, Task::causal_lm, true},
+    {"LlamaModel", Family::llama, Task::causal_lm, false},
 };
+
+constexpr Family families[] = {Family::vit, Family::deit, Family::bert, Family::gpt2,
+                               Family::llama};
+
+constexpr std::pair<std::string_view, Task> tasks[] = {{"classification", Task::classification},
+                                                       {"embedding", Task::embedding},
+                                                       {"masked_lm", Task::masked_lm},
+                                                       {"causal_lm", Task::causal_lm}};
+
+std::string_view name_of(Task task) {
+  return std::find_if(std::begin(tasks), std::end(tasks),
+                      [&](const auto& known) { return known.second == task; })
+      ->first;
+}
+
+Task read_task(const Reader& field) {
+  std::vector<std::string> names;
+  for (const auto& [name, task] : tasks) names.emplace_back(name);
+  const std::string name = field.one_of(names);
+  return std::find_if(std::begin(tasks), std::end(tasks),
+                      [&](const auto& known) { return known.first == name; })
+      ->second;
+}
 
 std::string names_of(Family family) {
   std::string names;
@@ -42,42 +77,72 @@ std::string names_of(Family family) {
   return names;
 }
 
-/// The first of `architectures`; where the file does not say, the family's plain classifier.
 const Architecture& read_architecture(const Reader& config, Family family) {
-  std::string name =
-      family == Family::vit ? "ViTForImageClassification" : "DeiTForImageClassification";
   if (const auto list = config.find("architectures"); list && !list->json().is_null()) {
     const auto items = list->items();
-    if (!items.empty()) name = items.front().text();
+    const std::string name = items.empty() ? "" : items.front().text();
     for (const Architecture& known : architectures)
-      if (known.family == family && known.name == name) return known;
+      if (known.family == family && (known.name == name || items.empty())) return known;
     throw list->error("saw '" + name + "', needs one of " + names_of(family));
   }
   return *std::find_if(std::begin(architectures), std::end(architectures),
-                       [&](const Architecture& known) { return known.name == name; });
+                       [&](const Architecture& known) { return known.family == family; });
 }
 
-/// Transformers leaves the last state of both tokens to whoever reads a headless DeiT;
-/// `cleave.summary_tokens` decides.
+/// The one that says most of the model; the `cleave` section says the rest. (Transformers leaves
+/// the last state of both tokens to whoever reads a headless DeiT.)
 const Architecture& architecture_of(const ModelConfig& config) {
+  const bool has_head = config.classes > 0;
   return *std::find_if(
       std::begin(architectures), std::end(architectures), [&](const Architecture& known) {
-        return known.family == config.family && known.classifies == (config.classes > 0) &&
-               (known.summary_tokens == config.summary_tokens || !known.classifies);
+        return known.family == config.family && known.has_head == has_head &&
+               (!has_head ||
+                (known.task == config.task && known.summary_tokens == config.summary_tokens));
       });
 }
 
 Family read_family(const Reader& config) {
-  const std::string type = config.at("model_type").one_of({"vit", "deit"});
-  return type == "deit" ? Family::deit : Family::vit;
+  std::vector<std::string> names;
+  for (const Family family : families) names.emplace_back(name_of(family));
+  const std::string type = config.at("model_type").one_of(names);
+  return *std::find_if(std::begin(families), std::end(families),
+                       [&](Family family) { return name_of(family) == type; });
 }
 
-Activation read_activation(const Reader& config) {
-  const auto field = config.find("hidden_act");
-  if (!field) return Activation::gelu;
-  const std::string name =
-      field->one_of({"gelu", "gelu_python", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu"});
+/// How config.json of a family spells what they all have.
+struct FieldNames {
+  const char *width, *layers, *heads, *mlp_width, *activation, *norm_eps;
+  Activation usual_activation;
+  double usual_eps;
+};
+
+FieldNames field_names(Family family) {
+  switch (family) {
+    case Family::gpt2:
+      return {"n_embd",
+              "n_layer",
+              "n_head",
+              "n_inner",
+              "activation_function",
+              "layer_norm_epsilon",
+              Activation::gelu_tanh,
+              1e-5};
+    case Family::llama:
+      return {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+              "hidden_act",  "rms_norm_eps",      Activation::silu,      1e-6};
+    default:
+      return {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+              "hidden_act",  "layer_norm_eps",    Activation::gelu,      1e-12};
+  }
+}
+
+Activation read_activation(const Reader& config, const FieldNames& names) {
+  const auto field = config.find(names.activation);
+  if (!field) return names.usual_activation;
+  const std::string name = field->one_of({"gelu", "gelu_python", "gelu_new", "gelu_pytorch_tanh",
+                                          "gelu_fast", "relu", "silu", "swish"});
   if (name == "relu") return Activation::relu;
+  if (name == "silu" || name == "swish") return Activation::silu;
   return name == "gelu" || name == "gelu_python" ? Activation::gelu : Activation::gelu_tanh;
 }
 
@@ -89,48 +154,32 @@ std::string_view name_of(Activation activation) {
       return "gelu_new";
     case Activation::relu:
       return "relu";
+    case Activation::silu:
+      return "silu";
   }
   return "?";
 }
 
-/// A side given once for a square, or as [height, width].
-std::pair<std::int64_t, std::int64_t> read_sides(const Reader& config, const std::string& key,
-                                                 std::int64_t fallback) {
-  const auto field = config.find(key);
-  if (!field) return {fallback, fallback};
-  if (!field->json().is_array()) {
-    const std::int64_t side = field->integer(1, any_size);
-    return {side, side};
-  }
-  const auto sides = field->items();
-  if (sides.size() != 2)
-    throw field->error("saw " + std::to_string(sides.size()) + " sides, needs [height, width]");
-  return {sides[0].integer(1, any_size), sides[1].integer(1, any_size)};
-}
-
-void read_image(const Reader& file, ModelConfig& config) {
-  std::tie(config.image_height, config.image_width) = read_sides(file, "image_size", 224);
-  const auto [patch_height, patch_width] = read_sides(file, "patch_size", 16);
-  if (patch_height != patch_width)
-    throw file.at("patch_size").error("saw an oblong patch, needs a square one");
-  config.patch = patch_height;
-  config.channels = file.integer("num_channels", 1, any_size, 3);
-}
-
 /// Every layer as the fields that Transformers knows say.
-void read_layers(const Reader& file, ModelConfig& config) {
-  const auto count = file.at("num_hidden_layers").integer(1, 4096);
-  const LayerShape layer{file.at("num_attention_heads").integer(1, any_size),
-                         file.at("intermediate_size").integer(1, any_size)};
+void read_layers(const Reader& file, const FieldNames& names, ModelConfig& config) {
+  const auto count = file.at(names.layers).integer(1, 4096);
+  LayerShape layer;
+  layer.heads = file.at(names.heads).integer(1, any_size);
+  const auto mlp_width = file.find(names.mlp_width);
+  const bool usual = config.family == Family::gpt2 && (!mlp_width || mlp_width->json().is_null());
+  layer.mlp_width = usual ? 4 * config.width : file.at(names.mlp_width).integer(1, any_size);
   config.layers.assign(static_cast<std::size_t>(count), layer);
   config.head_width = config.width / layer.heads;
-  if (!file.has("cleave") && config.width % layer.heads != 0)
-    throw file.at("num_attention_heads")
-        .error("saw " + std::to_string(layer.heads) +
-               ", needs a divisor of hidden_size = " + std::to_string(config.width));
+  if (const auto width = file.find("head_dim"); width && !width->json().is_null())
+    config.head_width = width->integer(1, any_size);
+  else if (!file.has("cleave") && config.width % layer.heads != 0)
+    throw file.at(names.heads)
+        .error("saw " + std::to_string(layer.heads) + ", needs a divisor of " + names.width +
+               " = " + std::to_string(config.width));
 }
 
-std::vector<LayerShape> read_layer_list(const Reader& list, std::int64_t count) {
+std::vector<LayerShape> read_layer_list(const Reader& list, const char* count_name,
+                                        std::int64_t count) {
   std::vector<LayerShape> layers;
   for (const Reader& layer : list.items()) {
     layer.allow({"heads", "mlp_width"});
@@ -138,8 +187,8 @@ std::vector<LayerShape> read_layer_list(const Reader& list, std::int64_t count) 
         {layer.at("heads").integer(0, any_size), layer.at("mlp_width").integer(0, any_size)});
   }
   if (static_cast<std::int64_t>(layers.size()) != count)
-    throw list.error("saw " + std::to_string(layers.size()) +
-                     " layers, needs num_hidden_layers = " + std::to_string(count));
+    throw list.error("saw " + std::to_string(layers.size()) + " layers, needs " + count_name +
+                     " = " + std::to_string(count));
   return layers;
 }
 
@@ -166,80 +215,17 @@ void read_classes(const Reader& file, ModelConfig& config) {
   }
 }
 
-std::vector<double> read_values(const Reader& list, double low, double high) {
-  std::vector<double> values;
-  for (const Reader& value : list.items()) values.push_back(value.number(low, high));
-  return values;
-}
-
-/// A side in any of the forms that preprocessor files use: 224, {"height": 224, "width": 224}.
-std::pair<std::int64_t, std::int64_t> read_size(const Reader& size) {
-  if (!size.json().is_object()) {
-    const std::int64_t side = size.integer(1, any_size);
-    return {side, side};
-  }
-  return {size.at("height").integer(1, any_size), size.at("width").integer(1, any_size)};
-}
-
-/// What Transformers' image processor of the family does when a folder says nothing, at the model's
-/// own size.
-ImageProcessing default_processing(const ModelConfig& config) {
-  ImageProcessing processing;
-  processing.height = config.image_height;
-  processing.width = config.image_width;
-  const auto channels = static_cast<std::size_t>(config.channels);
-  processing.mean.assign(channels, 0.5);
-  processing.std.assign(channels, 0.5);
-  if (config.family == Family::deit) {
-    processing.resample = 3;
-    if (processing.height == processing.width) processing.crop_from = processing.height * 256 / 224;
-  }
-  return processing;
-}
-
-void read_crop(const Reader& file, ImageProcessing& processing) {
-  processing.crop_from = 0;
-  if (!file.boolean("do_center_crop", false)) return;
-  const auto crop = file.find("crop_size");
-  if (processing.height != processing.width)
-    throw file.at("size").error("saw an oblong, needs a square to crop from");
-  processing.crop_from = processing.height;
-  std::tie(processing.height, processing.width) =
-      crop ? read_size(*crop) : std::pair<std::int64_t, std::int64_t>(224, 224);
-}
-
-void read_normalisation(const Reader& file, ImageProcessing& processing) {
-  if (!file.boolean("do_normalize", true)) {
-    std::fill(processing.mean.begin(), processing.mean.end(), 0.0);
-    std::fill(processing.std.begin(), processing.std.end(), 1.0);
-    return;
-  }
-  if (const auto mean = file.find("image_mean")) processing.mean = read_values(*mean, -1e6, 1e6);
-  if (const auto std = file.find("image_std")) processing.std = read_values(*std, 1e-6, 1e6);
-}
-
-/// Fields that every version of Transformers writes; others are ignored.
-ImageProcessing read_processing(const Reader& file, const ModelConfig& config) {
-  ImageProcessing processing = default_processing(config);
-  processing.resize = file.boolean("do_resize", true);
-  processing.resample = static_cast<int>(file.integer("resample", 0, 5, processing.resample));
-  if (const auto size = file.find("size"))
-    std::tie(processing.height, processing.width) = read_size(*size);
-  read_crop(file, processing);
-  processing.rescale =
-      file.boolean("do_rescale", true) ? file.number("rescale_factor", 1e-9, 1e9, 1.0 / 255) : 1.0;
-  read_normalisation(file, processing);
-  return processing;
-}
-
 /// What only Cleave reads; see `section`.
 void read_section(const Reader& section, ModelConfig& config) {
   section.expect_format(format);
-  section.allow(
-      {"format", "head_width", "layers", "summary_tokens", "random_weights", "processing"});
+  section.allow({"format", "head_width", "group", "layers", "task", "summary_tokens",
+                 "random_weights", "processing"});
   config.head_width = section.integer("head_width", 1, any_size, config.head_width);
+  config.group = section.integer("group", 1, any_size, config.group);
+  if (const auto task = section.find("task")) config.task = read_task(*task);
   if (const auto layers = section.find("layers"))
-    config.layers = read_layer_list(*layers, config.num_layers());
+    config.layers =
+        read_layer_list(*layers, field_names(config.family).layers, config.num_layers());
   config.summary_tokens = section.integer("summary_tokens", 1, 2, config.summary_tokens);
   config.random_weights = section.boolean("random_weights", false);
   if (const auto processing = section.find("processing"))
@@ -261,15 +247,19 @@ ModelConfig read_unchecked(const Reader& file) {
   ModelConfig config;
   config.family = read_family(file);
   const Architecture& architecture = read_architecture(file, config.family);
+  const FieldNames names = field_names(config.family);
+  config.task = architecture.task;
   config.summary_tokens = architecture.summary_tokens;
-  config.width = file.at("hidden_size").integer(1, any_size);
-  config.activation = read_activation(file);
-  config.norm_eps = file.number("layer_norm_eps", 0, 1, 1e-12);
+  config.width = file.at(names.width).integer(1, any_size);
+  config.activation = read_activation(file, names);
+  config.norm_eps = file.number(names.norm_eps, 0, 1, names.usual_eps);
   config.qkv_bias = file.boolean("qkv_bias", true);
-  read_layers(file, config);
-  read_image(file, config);
-  if (architecture.classifies) read_classes(file, config);
-  config.processing = default_processing(config);
+  read_layers(file, names, config);
+  const bool image = config.family == Family::vit || config.family == Family::deit;
+  image ? read_image(file, config) : read_text(file, config);
+  if (architecture.has_head && config.reads_every_token()) config.classes = config.vocabulary;
+  if (architecture.has_head && !config.reads_every_token()) read_classes(file, config);
+  if (image) config.processing = default_processing(config);
   if (const auto section = file.find("cleave")) read_section(*section, config);
   return config;
 }
@@ -299,28 +289,28 @@ json id_map(const ModelConfig& config) {
   return ids;
 }
 
-json sides(std::int64_t height, std::int64_t width) {
-  return height == width ? json(height) : json({height, width});
-}
-
 /// The fields that Transformers reads.
 json public_fields(const ModelConfig& config) {
-  return {{"architectures", {architecture_of(config).name}},
-          {"model_type", name_of(config.family)},
-          {"hidden_size", config.width},
-          {"num_hidden_layers", config.num_layers()},
-          {"num_attention_heads", largest(config, &LayerShape::heads)},
-          {"intermediate_size", largest(config, &LayerShape::mlp_width)},
-          {"hidden_act", name_of(config.activation)},
-          {"hidden_dropout_prob", 0.0},
-          {"attention_probs_dropout_prob", 0.0},
-          {"layer_norm_eps", config.norm_eps},
-          {"qkv_bias", config.qkv_bias},
-          {"image_size", sides(config.image_height, config.image_width)},
-          {"patch_size", config.patch},
-          {"num_channels", config.channels},
-          {"id2label", label_map(config)},
-          {"label2id", id_map(config)}};
+  const FieldNames names = field_names(config.family);
+  json fields = config.is_text() ? text_fields(config) : image_fields(config);
+  fields["architectures"] = {architecture_of(config).name};
+  fields["model_type"] = name_of(config.family);
+  fields[names.width] = config.width;
+  fields[names.layers] = config.num_layers();
+  fields[names.heads] = largest(config, &LayerShape::heads);
+  fields[names.mlp_width] = largest(config, &LayerShape::mlp_width);
+  fields[names.activation] = name_of(config.activation);
+  fields[names.norm_eps] = config.norm_eps;
+  if (config.family == Family::llama) return fields;
+  if (config.family != Family::gpt2) {
+    fields["hidden_dropout_prob"] = 0.0;
+    fields["attention_probs_dropout_prob"] = 0.0;
+  }
+  if (!config.reads_every_token()) {
+    fields["id2label"] = label_map(config);
+    fields["label2id"] = id_map(config);
+  }
+  return fields;
 }
 
 /// The `cleave` section: what the public fields cannot say, and nothing else.
@@ -328,11 +318,14 @@ json section(const ModelConfig& config) {
   json section = json::object();
   if (!config.is_uniform()) {
     section["head_width"] = config.head_width;
+    if (config.group > 1) section["group"] = config.group;
     section["layers"] = json::array();
     for (const LayerShape& layer : config.layers)
       section["layers"].push_back({{"heads", layer.heads}, {"mlp_width", layer.mlp_width}});
   }
-  if (architecture_of(config).summary_tokens != config.summary_tokens)
+  const Architecture& architecture = architecture_of(config);
+  if (architecture.task != config.task) section["task"] = name_of(config.task);
+  if (architecture.summary_tokens != config.summary_tokens)
     section["summary_tokens"] = config.summary_tokens;
   if (config.random_weights) section["random_weights"] = true;
   return section;
@@ -351,6 +344,11 @@ json with_section(const ModelConfig& config, json section) {
 ModelConfig read_config(const std::filesystem::path& folder) {
   const auto path = folder / "config.json";
   ModelConfig config = read_unchecked(Reader::json_file(path));
+  if (config.is_text()) {
+    check(config, path.string());
+    if (config.task == Task::embedding) check_pooling(folder);
+    return config;
+  }
   const auto preprocessor = folder / "preprocessor_config.json";
   // The model alone first, so that a wrong field is blamed on the right file.
   config.processing = default_processing(config);
@@ -369,36 +367,15 @@ ModelConfig config_from_json(const Reader& file) {
 
 void write_config(const ModelConfig& config, const std::filesystem::path& folder) {
   base::write_whole(folder / "config.json", with_section(config, section(config)).dump(2) + "\n");
-  base::write_whole(folder / "preprocessor_config.json",
-                    processing_to_json(config.processing).dump(2) + "\n");
+  if (!config.is_text())
+    base::write_whole(folder / "preprocessor_config.json",
+                      processing_to_json(config.processing).dump(2) + "\n");
 }
 
 json config_to_json(const ModelConfig& config) {
   json all = section(config);
-  all["processing"] = processing_to_json(config.processing);
+  if (!config.is_text()) all["processing"] = processing_to_json(config.processing);
   return with_section(config, std::move(all));
-}
-
-json processing_to_json(const ImageProcessing& processing) {
-  const auto size = [](std::int64_t height, std::int64_t width) {
-    return json{{"height", height}, {"width", width}};
-  };
-  const bool crop = processing.crop_from > 0;
-  json fields = {{"image_processor_type", crop ? "DeiTImageProcessor" : "ViTImageProcessor"},
-                 {"do_resize", processing.resize},
-                 {"size", crop ? size(processing.crop_from, processing.crop_from)
-                               : size(processing.height, processing.width)},
-                 {"resample", processing.resample},
-                 {"do_rescale", true},
-                 {"rescale_factor", processing.rescale},
-                 {"do_normalize", true},
-                 {"image_mean", processing.mean},
-                 {"image_std", processing.std}};
-  if (crop) {
-    fields["do_center_crop"] = true;
-    fields["crop_size"] = size(processing.height, processing.width);
-  }
-  return fields;
 }
 
 namespace {
@@ -416,18 +393,49 @@ std::string without_numbers(const std::string& key) {
   return general;
 }
 
+std::string replaced(std::string text, const std::string& what, const std::string& by) {
+  const auto at = text.find(what);
+  return at == std::string::npos ? text : text.replace(at, what.size(), by);
+}
+
+/// The names that releases of Transformers have given to one tensor: a model alone goes without the
+/// prefix that it has inside a model with a head, and BERT's norms were gamma and beta once.
+std::vector<std::string> spellings(const ModelConfig& config, const std::string& key) {
+  const std::string prefix =
+      std::string(config.family == Family::gpt2    ? "transformer"
+                  : config.family == Family::llama ? "model"
+                                                   : name_of(config.family)) +
+      ".";
+  std::vector<std::string> found = {key};
+  if (key.rfind(prefix, 0) == 0) found.push_back(key.substr(prefix.size()));
+  if (config.family == Family::bert)
+    for (std::size_t i = 0, known = found.size(); i < known; ++i)
+      found.push_back(replaced(replaced(found[i], "LayerNorm.weight", "LayerNorm.gamma"),
+                               "LayerNorm.bias", "LayerNorm.beta"));
+  return found;
+}
+
 }  // namespace
+
+const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
+                               const std::string& key) {
+  for (const std::string& name : spellings(config, key)) {
+    const auto found = files.entries().find(name);
+    if (found != files.entries().end()) return found->second;
+  }
+  return files.at(key);  // says what is missing
+}
 
 void check_tensors(const ModelConfig& config, const TensorFiles& files) {
   std::set<std::string> keys, general;
-  for (const Parameter& parameter : parameters(config)) {
-    const TensorEntry& entry = files.at(parameter.key);
-    keys.insert(parameter.key);
-    general.insert(without_numbers(parameter.key));
+  for (const StoredTensor& stored : stored_tensors(config)) {
+    const TensorEntry& entry = find_stored(config, files, stored.key);
+    keys.insert(entry.name);
+    general.insert(without_numbers(entry.name));
     const auto text = [](const std::vector<std::int64_t>& dims) { return json(dims).dump(); };
-    if (entry.dims != parameter.dims())
-      throw std::runtime_error("[" + files.path().string() + "] " + parameter.key + ": saw " +
-                               text(entry.dims) + ", needs " + text(parameter.dims()) +
+    if (entry.dims != stored.dims())
+      throw std::runtime_error("[" + files.path().string() + "] " + entry.name + ": saw " +
+                               text(entry.dims) + ", needs " + text(stored.dims()) +
                                " (config.json and weights disagree)");
   }
   // What a model of this family does not use (a pooler) may be there; a layer too many may not.

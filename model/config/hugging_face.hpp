@@ -11,20 +11,24 @@
 
 namespace cleave::model {
 
-/// config.json and preprocessor_config.json of a Hugging Face folder (ViTForImageClassification,
-/// DeiTForImageClassification, DeiTForImageClassificationWithTeacher). What config.json cannot say
-/// (heads and MLP width by layer, head width) stands in its `cleave` section. Throws
+/// config.json and preprocessor_config.json of a Hugging Face folder (ViT, DeiT, BERT, GPT-2,
+/// Llama). What config.json cannot say (heads and MLP width by layer, head width, the task of a
+/// model without a head) stands in its `cleave` section. Throws
 /// std::runtime_error with file and field; an unknown model_type lists the known ones.
 ModelConfig read_config(const std::filesystem::path& folder);
 /// The same from parsed JSON, for the fuzzer and for plans.
 ModelConfig config_from_json(const base::Reader& config);
 
-/// Writes config.json and preprocessor_config.json so that Hugging Face Transformers reads them
-/// back, where `config.is_uniform()`; else with the `cleave` section that only Cleave reads.
+/// Writes config.json, and for images preprocessor_config.json, so that Hugging Face Transformers
+/// reads them back, where `config.is_uniform()`; else with the `cleave` section that only Cleave
+/// reads.
 void write_config(const ModelConfig& config, const std::filesystem::path& folder);
 nlohmann::json config_to_json(const ModelConfig& config);
-nlohmann::json processing_to_json(const ImageProcessing& processing);
 
+/// The tensor of a StoredTensor's key, under whichever of its published names `files` has it (with
+/// the family's prefix or without, BERT's gamma and beta). Throws std::runtime_error with the key.
+const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
+                               const std::string& key);
 /// Throws std::runtime_error where a tensor of `config` is missing in `files` or has another shape
 /// ("[folder] key: saw [192, 192], needs [96, 192]").
 void check_tensors(const ModelConfig& config, const TensorFiles& files);

@@ -54,7 +54,7 @@ TEST(Coupling, TiesAttentionByHeads) {
   const auto groups = width_groups(tiny_config());
   const auto& heads = find(groups, Axis::Kind::heads, 1);
   EXPECT_EQ(heads.size, 2);
-  EXPECT_EQ(heads.unit, 4);
+  EXPECT_EQ(heads.members.front().unit, 4);
   const std::string attention = "blocks.1.attention.";
   EXPECT_EQ(members_of(heads),
             (std::set<std::string>{attention + "query.weight 0", attention + "query.bias 0",
@@ -67,7 +67,7 @@ TEST(Coupling, TiesTheMlpThroughItsNonLinearity) {
   const auto groups = width_groups(tiny_config());
   const auto& mlp = find(groups, Axis::Kind::mlp, 2);
   EXPECT_EQ(mlp.size, 10);
-  EXPECT_EQ(mlp.unit, 1);
+  EXPECT_EQ(mlp.members.front().unit, 1);
   EXPECT_EQ(members_of(mlp),
             (std::set<std::string>{"blocks.2.mlp.up.weight 0", "blocks.2.mlp.up.bias 0",
                                    "blocks.2.mlp.down.weight 1"}));
@@ -141,7 +141,7 @@ TEST(Coupling, GroupsAreWhatTheFamilyDescribes) {
       for (const auto& member : group.members) {
         const auto& axis =
             parameters.at(member.parameter).axes[static_cast<std::size_t>(member.axis)];
-        EXPECT_EQ(axis.size, group.size * group.unit) << member.parameter;
+        EXPECT_EQ(axis.size, group.size * member.unit) << member.parameter;
       }
     }
     EXPECT_EQ(walked, described);

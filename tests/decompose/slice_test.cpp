@@ -71,11 +71,12 @@ void expect_cut(const std::filesystem::path& teacher, const std::filesystem::pat
   EXPECT_TRUE(config == kept_config(model::read_config(teacher), keep));
   const model::TensorFiles before(teacher), after(part);
   model::check_tensors(config, after);
-  const auto parameters = model::parameters(config);
-  EXPECT_EQ(after.entries().size(), parameters.size());
-  for (const auto& parameter : parameters) {
-    const auto& whole = before.at(teacher_key(parameter.key, keep));
-    const auto& cut = after.at(parameter.key);
+  const auto tensors = model::stored_tensors(config);
+  EXPECT_EQ(after.entries().size(), tensors.size());
+  for (const auto& stored : tensors) {
+    const auto& parameter = stored.parts.front();
+    const auto& whole = before.at(teacher_key(stored.key, keep));
+    const auto& cut = after.at(stored.key);
     EXPECT_EQ(cut.element, whole.element);
     const auto element_bytes = static_cast<std::size_t>(base::size_of(whole.element));
     EXPECT_EQ(testing::bytes_of(after, cut),
@@ -92,10 +93,10 @@ void rewrite_as(base::Element element, const std::filesystem::path& from,
   std::filesystem::create_directories(to);
   model::write_config(config, to);
   std::vector<model::TensorEntry> entries;
-  for (const auto& parameter : model::parameters(config)) {
+  for (const auto& stored : model::stored_tensors(config)) {
     model::TensorEntry entry;
-    entry.name = parameter.key;
-    entry.dims = parameter.dims();
+    entry.name = stored.key;
+    entry.dims = stored.dims();
     entry.element = element;
     entries.push_back(entry);
   }

@@ -10,6 +10,7 @@
 
 #include "infer/aggregator.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/config/image_config.hpp"
 #include "net/mesh.hpp"
 #include "tests/infer/fake_parts.hpp"
 

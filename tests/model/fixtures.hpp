@@ -82,4 +82,37 @@ inline ModelConfig cut_config(Family family = Family::vit) {
   return config;
 }
 
+/// A uniform text model of three layers: D = 16, H = 4, K = 4, F = 20, 20 tokens, context 16. Llama
+/// has two queries on each head of keys and values.
+inline ModelConfig tiny_text_config(Family family) {
+  ModelConfig config;
+  config.family = family;
+  config.width = 16;
+  config.head_width = 4;
+  config.layers.assign(3, {4, 20});
+  config.vocabulary = 20;
+  config.context = 16;
+  if (family == Family::bert) {
+    config.norm_placement = NormPlacement::after;
+    config.token_types = 2;
+    config.task = Task::embedding;
+    config.tied_head = true;
+    return config;
+  }
+  config.causal = true;
+  config.task = Task::causal_lm;
+  config.classes = config.vocabulary;
+  config.end_tokens = {3};
+  config.norm_eps = 1e-5;
+  config.tied_head = family == Family::gpt2;
+  config.activation = family == Family::gpt2 ? Activation::gelu_tanh : Activation::silu;
+  if (family == Family::gpt2) return config;
+  config.norm_kind = NormKind::rms;
+  config.gated = true;
+  config.qkv_bias = config.output_bias = false;
+  config.rotary_base = 10000;
+  config.group = 2;
+  return config;
+}
+
 }  // namespace cleave::model::testing

@@ -90,8 +90,8 @@ TEST(ReadConfig, FindsNamesAndShapesOfPublishedCheckpoints) {
     std::map<std::string, std::vector<std::int64_t>> theirs, ours;
     for (const json& tensor : published.at("tensors").json())
       theirs[tensor[0].get<std::string>()] = tensor[1].get<std::vector<std::int64_t>>();
-    for (const Parameter& parameter : parameters(config_from_json(published.at("config")))) {
-      EXPECT_TRUE(ours.emplace(parameter.key, parameter.dims()).second) << parameter.key;
+    for (const StoredTensor& stored : stored_tensors(config_from_json(published.at("config")))) {
+      EXPECT_TRUE(ours.emplace(stored.key, stored.dims()).second) << stored.key;
     }
     EXPECT_EQ(ours, theirs);
     EXPECT_GT(ours.size(), 190U);
@@ -113,7 +113,7 @@ TEST(ReadConfig, NamesFileAndField) {
   expect_contains(error_with("patch_size", json({8, 4})),
                   "[config.json] patch_size: saw an oblong patch");
   expect_contains(error_with("patch_size", 7), "needs a multiple of patch = 7");
-  expect_contains(error_with("hidden_act", "silu"), "[config.json] hidden_act");
+  expect_contains(error_with("hidden_act", "quick_gelu"), "[config.json] hidden_act");
   expect_contains(error_with("layer_norm_eps", "small"), "[config.json] layer_norm_eps");
   expect_contains(error_with("id2label", {{"0", "cat"}, {"2", "dog"}}), "[config.json] id2label");
   expect_contains(

@@ -2,7 +2,7 @@
 
     python3 tests/model/load_in_transformers.py FOLDER ...
 
-FOLDER/answers.safetensors holds `pixels` and `features`, and `logits` where the model has a classifier. Exits with 0
+FOLDER/answers.safetensors holds `pixels` or `ids`, `features`, and `logits` where the model has a head. Exits with 0
 where all agree within 1e-4, with 1 where one does not, and with 77 where Transformers or torch is not installed.
 """
 import pathlib
@@ -19,7 +19,8 @@ except ImportError as error:
 
 def load(folder):
     architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
-    without_pooling = {"add_pooling_layer": False} if architecture.endswith("Model") else {}
+    pools = architecture in ("ViTModel", "DeiTModel", "BertModel")
+    without_pooling = {"add_pooling_layer": False} if pools else {}
     model, info = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True, **without_pooling)
     for problem, keys in info.items():
         if keys:
@@ -33,16 +34,26 @@ def largest_difference(name, theirs, ours):
     return difference
 
 
+def architecture_is_mean_pooled(model):
+    return type(model).__name__ == "BertModel"
+
+
 def agrees(folder):
     print(folder.name)
     model, ours = load(folder), load_file(str(folder / "answers.safetensors"))
     with torch.no_grad():
         base = getattr(model, model.base_model_prefix, model)
-        states = base(ours["pixels"])[0][:, : ours["features"].shape[1]]
+        text = "ids" in ours
+        given = ours["ids"].long() if text else ours["pixels"]
+        states = base(given)[0]
+        if text and architecture_is_mean_pooled(model):
+            states = states.mean(1, keepdim=True)
+        states = states[:, : ours["features"].shape[1]]
         differences = [largest_difference("features", states, ours["features"])]
         if "logits" in ours:
-            differences.append(largest_difference("logits", model(ours["pixels"]).logits, ours["logits"]))
-    transformers.AutoImageProcessor.from_pretrained(folder)  # raises where it cannot read ours
+            differences.append(largest_difference("logits", model(given).logits, ours["logits"]))
+    if not text:
+        transformers.AutoImageProcessor.from_pretrained(folder)  # raises where it cannot read ours
     return max(differences) < 1e-4
 
 

@@ -236,7 +236,7 @@ TEST(Transformer, RefusesInputOfAnotherShape) {
   expect_contains(error_of([&] {
                     classify(lively_model(headless), at::zeros({2, 1, 12}));
                   }),
-                  "without a classifier");
+                  "without a head");
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ namespace {
 
 using testing::Scratch;
 using testing::tiny_config;
+using testing::tiny_text_config;
 
 struct Outcome {
   int code = -1;
@@ -50,10 +51,13 @@ void write_model(const Transformer& model, const std::filesystem::path& folder) 
   const ModelConfig& config = model.config;
   save(model, folder);
   at::manual_seed(6);
-  const Tensor pixels = at::randn({2, config.channels, config.image_height, config.image_width});
-  std::map<std::string, Tensor> answers = {{"pixels", pixels},
-                                           {"features", features(model, pixels)}};
-  if (config.classes > 0) answers["logits"] = forward(model, pixels);
+  const Tensor input =
+      config.is_text() ? at::randint(config.vocabulary, {2, 9},
+                                     at::kFloat)  // the file holds numbers of one kind
+                       : at::randn({2, config.channels, config.image_height, config.image_width});
+  std::map<std::string, Tensor> answers = {{config.is_text() ? "ids" : "pixels", input},
+                                           {"features", features(model, input)}};
+  if (config.classes > 0) answers["logits"] = forward(model, input);
   write_tensors(folder / "answers.safetensors", answers);
 }
 
@@ -79,11 +83,22 @@ ModelConfig headless_config() {
   return config;
 }
 
+ModelConfig classifier_config() {
+  ModelConfig config = tiny_text_config(Family::bert);
+  config.task = Task::classification;
+  config.classes = 3;
+  return config;
+}
+
 TEST(Transformers, LoadsUniformModelsAndAgrees) {
   const std::map<std::string, ModelConfig> configs = {{"vit", tiny_config()},
                                                       {"vit_without_classifier", headless_config()},
                                                       {"deit", tiny_config(Family::deit)},
-                                                      {"deit_distilled", distilled_config()}};
+                                                      {"deit_distilled", distilled_config()},
+                                                      {"bert", tiny_text_config(Family::bert)},
+                                                      {"bert_classifier", classifier_config()},
+                                                      {"gpt2", tiny_text_config(Family::gpt2)},
+                                                      {"llama", tiny_text_config(Family::llama)}};
   const Scratch scratch;
   const char* python = std::getenv("CLEAVE_PYTHON");
   std::string command = std::string(python != nullptr ? python : "python3") + " '" +

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <filesystem>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "base/reader.hpp"
+#include "model/config/config.hpp"
+
+// What Hugging Face's config.json says of text.
+namespace cleave::model {
+
+/// Vocabulary, context, positions and what else a config.json of BERT, GPT-2 or Llama says beside
+/// widths and layers; `config.family` is known. Throws std::runtime_error with file and field for
+/// what the one forward pass does not do (scaled rotary positions, relative positions …).
+void read_text(const base::Reader& file, ModelConfig& config);
+/// The inverse of read_text.
+nlohmann::json text_fields(const ModelConfig& config);
+
+/// Throws std::runtime_error where the folder says, as sentence-transformers does, that its
+/// sentence embedding is anything but the mean over the tokens.
+void check_pooling(const std::filesystem::path& folder);
+
+}  // namespace cleave::model
