@@ -96,4 +96,15 @@ at::Tensor take_view(const at::Tensor& images, const at::Tensor& indices, const 
   return moved;
 }
 
+at::Tensor take_windows(const at::Tensor& stream, const at::Tensor& inputs,
+                        const at::Tensor& indices, std::uint64_t seed, std::uint64_t view) {
+  if (view == 0) return inputs.index_select(0, indices);
+  const std::int64_t window = inputs.size(1) - 1;
+  const std::int64_t later = Draw({seed, view}).below(window);
+  // The last window may have no room to begin later.
+  const std::int64_t room = stream.size(0) - later;
+  const at::Tensor moved = stream.narrow(0, later, room).unfold(0, window + 1, window);
+  return moved.index_select(0, indices.clamp_max(moved.size(0) - 1));
+}
+
 }  // namespace cleave::calibrate

@@ -38,4 +38,10 @@ struct Augmentation {
 at::Tensor take_view(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
                      std::uint64_t seed, std::uint64_t view);
 
+/// Windows of a running text as epoch `view` sees them: rows begin up to a window later, by a draw
+/// of (seed, view), so that no token always begins one. View 0 is inputs[indices]. -> int32 [b, N +
+/// 1].
+at::Tensor take_windows(const at::Tensor& stream, const at::Tensor& inputs,
+                        const at::Tensor& indices, std::uint64_t seed, std::uint64_t view);
+
 }  // namespace cleave::calibrate

@@ -18,6 +18,7 @@
 #include "calibrate/fused.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/loss.hpp"
+#include "calibrate/quality.hpp"
 #include "calibrate/run.hpp"
 #include "calibrate/split.hpp"
 #include "calibrate/teacher_cache.hpp"
@@ -154,13 +155,15 @@ class Calibration {
         student_(make_student(load_fused(bundle, plan_, recipe.compute))),
         weights_(student_.tensors()) {
     teacher_.compute = recipe.compute;
-    Split data = read_split(recipe.data, plan_.teacher);
+    tokenizer_ = tokenizer_of(plan_.teacher, teacher);
+    Split data = read_split(recipe.data, plan_.teacher, tokenizer_.get());
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
     copies_.assign(static_cast<std::size_t>(num_pieces), student_);
     for (std::int64_t piece = 0; piece < num_pieces; ++piece)
       weights_.bind(piece, copy(piece).handles());
-    data_digest_ = digest_of(training_.images, training_.labels);
+    data_digest_ = digest_of(training_);
+    check_losses();
     // Not of the parts' own weights: after a kill in the middle of replacing them they are some of
     // each.
     json start = {describe(recipe), plan::to_json(plan_), plan_.teacher_digest, data_digest_};
@@ -185,7 +188,9 @@ class Calibration {
 
  private:
   struct Batch {
-    at::Tensor pixels, labels, teacher_logits, teacher_features;
+    at::Tensor inputs;   // as features() takes them
+    at::Tensor targets;  // undefined where the task has no labels
+    at::Tensor teacher_answers, teacher_features;
   };
 
   Student& copy(std::int64_t piece) { return copies_[static_cast<std::size_t>(piece)]; }
@@ -201,13 +206,16 @@ class Calibration {
   at::Tensor boost_loss(std::size_t part, const Stage::Position& at, const at::Tensor& indices);
   at::Tensor fused_loss(const CalibrateRecipe::Joint& joint, const Stage::Position& at,
                         const at::Tensor& indices);
-  at::Tensor answer_loss(const CalibrateRecipe::Joint& joint, const Student& student,
-                         const Batch& batch, const std::vector<at::Tensor>& features) const;
-  std::vector<at::Tensor> features_of_all(const Student& student, const at::Tensor& pixels) const;
-  at::Tensor relation_target_loss(std::size_t part, int layer, const at::Tensor& pixels,
+  template <typename Weighted>
+  at::Tensor answer_losses(const Weighted& weights, const at::Tensor& answers,
+                           const Batch& batch) const;
+  at::Tensor joint_loss(const CalibrateRecipe::Joint& joint, const Student& student,
+                        const Batch& batch, const std::vector<at::Tensor>& features) const;
+  at::Tensor relation_target_loss(std::size_t part, int layer, const at::Tensor& inputs,
                                   const Relations& seen) const;
-  double fused_accuracy();
-  double alone_accuracy(std::size_t part);
+  void check_losses() const;
+  double fused_quality();
+  double alone_quality(std::size_t part);
 
   const plan::Bundle& bundle_;
   plan::Plan plan_;
@@ -217,10 +225,11 @@ class Calibration {
   Student student_;
   Weights weights_;
   std::vector<Student> copies_;
+  std::unique_ptr<const model::Tokenizer> tokenizer_;
   model::Dataset training_, validation_;
   std::string data_digest_;
-  std::vector<TeacherView> views_;
-  double teacher_accuracy_ = nan;
+  std::vector<TeacherView> views_;  // none for a language model: its answers are asked for live
+  double teacher_quality_ = nan;
   std::optional<Run> run_;
   int next_stage_ = 0;
 };
@@ -234,29 +243,61 @@ bool Calibration::ask_teacher() {
                     recipe_.seed,
                     static_cast<int>(recipe_.compute)};
   const TeacherCache cache(bundle_.work_path(), base::sha256(key.dump()));
-  for (int view = 0; view < recipe_.views; ++view) {
+  const bool live = plan_.teacher.reads_every_token();  // answers for every token fill no memory
+  for (int view = 0; !live && view < recipe_.views; ++view) {
     const std::string what =
         "teacher, view " + std::to_string(view + 1) + "/" + std::to_string(recipe_.views);
     const auto report = [&](std::int64_t done) {
       return run_->report({what, done, training_.size(), ""});
     };
-    auto outputs = cache.view(teacher_, training_.images, how, recipe_.seed, view, lanes_, report);
+    auto outputs = cache.view(teacher_, training_.inputs, how, recipe_.seed, view, lanes_, report);
     if (!outputs) return false;
     views_.push_back(std::move(*outputs));
   }
-  teacher_accuracy_ = accuracy(teacher_, validation_, lanes_);
+  teacher_quality_ = quality(teacher_, validation_, lanes_);
   return true;
 }
 
 Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tensor& indices) const {
+  Batch batch;
+  if (training_.stream.defined()) {
+    // No window of two epochs is the same, and the teacher reads each as it comes.
+    const auto view = static_cast<std::uint64_t>(next_stage_ * 1000 + at.epoch);
+    const at::Tensor windows =
+        take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view);
+    batch.inputs = model::inputs_of(plan_.teacher, windows);
+    batch.targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
+    const c10::NoGradGuard no_grad;
+    batch.teacher_features = model::features(teacher_, batch.inputs);
+    batch.teacher_answers = model::classify(teacher_, batch.teacher_features);
+    return batch;
+  }
   const int view = at.epoch % recipe_.views;
   const TeacherView& teacher = views_[static_cast<std::size_t>(view)];
-  const at::Tensor images =
-      take_view(training_.images, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed,
+  const at::Tensor rows =
+      take_view(training_.inputs, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed,
                 static_cast<std::uint64_t>(view));
-  return {model::normalise_pixels(plan_.teacher, images), training_.labels.index_select(0, indices),
-          teacher.logits.index_select(0, indices).to(at::kFloat),
-          teacher.features.index_select(0, indices).to(at::kFloat)};
+  batch.inputs = model::inputs_of(plan_.teacher, rows);
+  batch.targets = targets_of(training_, indices);
+  batch.teacher_answers = teacher.logits.index_select(0, indices).to(at::kFloat);
+  batch.teacher_features = teacher.features.index_select(0, indices).to(at::kFloat);
+  return batch;
+}
+
+/// Weights of losses that the task does not have would be left out without a word.
+void Calibration::check_losses() const {
+  if (plan_.teacher.task != model::Task::embedding) return;
+  const auto expect_none = [](double labels, const std::string& stage) {
+    if (labels != 0)
+      throw std::invalid_argument("[recipe] " + stage +
+                                  ".labels: saw a weight, needs 0 (an embedding has no labels)");
+  };
+  if (recipe_.alone.schedule.epochs > 0) expect_none(recipe_.alone.labels, "alone");
+  if (recipe_.joint.schedule.epochs > 0) expect_none(recipe_.joint.labels, "joint");
+  if (recipe_.head.schedule.epochs > 0) expect_none(recipe_.head.labels, "head");
+  if (recipe_.boost.schedule.epochs > 0)
+    throw std::invalid_argument(
+        "[recipe] boost.epochs: saw some, needs 0 (an embedding is never wrong)");
 }
 
 // ---- stages
@@ -269,6 +310,7 @@ Stage Calibration::stage(const std::string& name, const Schedule& schedule,
   stage.schedule = schedule;
   stage.compute = recipe_.compute;
   stage.images = training_.size();
+  stage.measure = measure_of(plan_.teacher);
   stage.moves = [moves](const std::string& tensor) { return starts_with(tensor, moves); };
   return stage;
 }
@@ -281,7 +323,7 @@ std::vector<Stage> Calibration::alone_stages() {
     stages.back().loss = [this, p](const Stage::Position& at, const at::Tensor& indices) {
       return alone_loss(p, at, indices);
     };
-    if (validation_.size() > 0) stages.back().validate = [this, p] { return alone_accuracy(p); };
+    if (validation_.size() > 0) stages.back().validate = [this, p] { return alone_quality(p); };
   }
   return stages;
 }
@@ -300,7 +342,7 @@ std::vector<Stage> Calibration::boost_stages() {
     stages.back().loss = [this, p](const Stage::Position& at, const at::Tensor& indices) {
       return boost_loss(p, at, indices);
     };
-    if (validation_.size() > 0) stages.back().validate = [this] { return fused_accuracy(); };
+    if (validation_.size() > 0) stages.back().validate = [this] { return fused_quality(); };
   }
   return stages;
 }
@@ -313,7 +355,7 @@ std::vector<Stage> Calibration::fused_stages(const std::string& name,
   stages[0].loss = [this, &joint](const Stage::Position& at, const at::Tensor& indices) {
     return fused_loss(joint, at, indices);
   };
-  if (validation_.size() > 0) stages[0].validate = [this] { return fused_accuracy(); };
+  if (validation_.size() > 0) stages[0].validate = [this] { return fused_quality(); };
   return stages;
 }
 
@@ -324,13 +366,13 @@ bool Calibration::run_group(const std::string& name, std::vector<Stage> stages) 
   json& notes = run_->notes();
   const auto number = [](double x) { return std::isnan(x) ? json(nullptr) : json(x); };
   if (!notes.contains(name) && !run_->is_done(next_stage_))
-    notes[name] = {{"before", number(fused_accuracy())}};
+    notes[name] = {{"before", number(fused_quality())}};
   for (const Stage& each : stages) {
     const bool done = run_->is_done(next_stage_) || run_->finish(each);
     if (!done) return false;
     ++next_stage_;
   }
-  if (!notes[name].contains("after")) notes[name]["after"] = number(fused_accuracy());
+  if (!notes[name].contains("after")) notes[name]["after"] = number(fused_quality());
   return true;
 }
 
@@ -350,33 +392,36 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
     if (seen == layer) relations = {q, k, v};
   };
   const at::Tensor features =
-      summary_features(student.fused.parts[part], batch.pixels, layer >= 0 ? &observer : nullptr);
-  const at::Tensor logits = student.classify_alone(part, features);
+      summary_features(student.fused.parts[part], batch.inputs, layer >= 0 ? &observer : nullptr);
+  const at::Tensor answers = student.classify_alone(part, features);
   const at::Tensor kept = at::tensor(student.fused.fusion.parts[part].channels, at::kLong);
   at::Tensor loss =
-      recipe.labels * label_loss(logits, batch.labels, recipe.schedule.label_smoothing).mean() +
-      recipe.soft_targets *
-          soft_target_loss(logits, batch.teacher_logits, recipe.temperature).mean() +
+      answer_losses(recipe, answers, batch).mean() +
       recipe.features * feature_loss(features, batch.teacher_features.index_select(2, kept)).mean();
   if (layer >= 0)
-    loss = loss + recipe.relations * relation_target_loss(part, layer, batch.pixels, relations);
+    loss = loss + recipe.relations * relation_target_loss(part, layer, batch.inputs, relations);
   return loss;
 }
 
-at::Tensor Calibration::relation_target_loss(std::size_t part, int layer, const at::Tensor& pixels,
+/// What labels and the teacher's answers say of answers, weighted. -> [B].
+template <typename Weighted>
+at::Tensor Calibration::answer_losses(const Weighted& weights, const at::Tensor& answers,
+                                      const Batch& batch) const {
+  if (plan_.teacher.task == model::Task::embedding)
+    return weights.soft_targets *
+           similarity_loss(answers, batch.teacher_answers, weights.temperature);
+  return weights.labels * label_loss(answers, batch.targets, weights.schedule.label_smoothing) +
+         weights.soft_targets *
+             soft_target_loss(answers, batch.teacher_answers, weights.temperature);
+}
+
+at::Tensor Calibration::relation_target_loss(std::size_t part, int layer, const at::Tensor& inputs,
                                              const Relations& seen) const {
   const int teacher_layer =
       static_cast<int>(plan_.parts[part].layers[static_cast<std::size_t>(layer)]);
-  return relation_loss(seen, relations_at(teacher_, teacher_layer, pixels),
-                       static_cast<double>(plan_.teacher.head_width));
-}
-
-std::vector<at::Tensor> Calibration::features_of_all(const Student& student,
-                                                     const at::Tensor& pixels) const {
-  std::vector<at::Tensor> features;
-  for (const model::Transformer& part : student.fused.parts)
-    features.push_back(summary_features(part, pixels));
-  return features;
+  const at::Tensor real = plan_.teacher.is_text() ? (inputs >= 0).to(at::kFloat) : at::Tensor();
+  return relation_loss(seen, relations_at(teacher_, teacher_layer, inputs),
+                       static_cast<double>(plan_.teacher.head_width), real);
 }
 
 at::Tensor Calibration::boost_loss(std::size_t part, const Stage::Position& at,
@@ -387,17 +432,14 @@ at::Tensor Calibration::boost_loss(std::size_t part, const Stage::Position& at,
   const model::FusionHead& fusion = student.fused.fusion;
   std::vector<at::Tensor> features(plan_.parts.size());
   for (std::size_t p = 0; p <= part; ++p)
-    features[p] = summary_features(student.fused.parts[p], batch.pixels);
+    features[p] = summary_features(student.fused.parts[p], batch.inputs);
   std::vector<at::Tensor> before = features;
   before[part] = at::Tensor();
   const at::Tensor missed = attention_to_errors(
-      model::answer(fusion, model::fuse(fusion, before)).detach(), batch.labels, recipe.focus);
+      model::answer(fusion, model::fuse(fusion, before)).detach(), batch.targets, recipe.focus);
   const at::Tensor fused = model::fuse(fusion, features);
-  const at::Tensor logits = model::answer(fusion, fused);
-  const at::Tensor losses =
-      recipe.labels * label_loss(logits, batch.labels, recipe.schedule.label_smoothing) +
-      recipe.soft_targets * soft_target_loss(logits, batch.teacher_logits, recipe.temperature) +
-      recipe.features * feature_loss(fused, batch.teacher_features);
+  const at::Tensor losses = answer_losses(recipe, model::answer(fusion, fused), batch) +
+                            recipe.features * feature_loss(fused, batch.teacher_features);
   return (losses * missed).mean();
 }
 
@@ -405,10 +447,10 @@ at::Tensor Calibration::fused_loss(const CalibrateRecipe::Joint& joint, const St
                                    const at::Tensor& indices) {
   const Student& student = copy(at.piece);
   const Batch batch = this->batch(at, indices);
-  const auto features = features_of_all(student, batch.pixels);
+  const auto features = features_of(student.fused, batch.inputs);
   const double dropout = features.size() > 1 ? joint.device_dropout : 0;
   at::Tensor loss = at::zeros({});
-  if (dropout < 1) loss = (1 - dropout) * answer_loss(joint, student, batch, features);
+  if (dropout < 1) loss = (1 - dropout) * joint_loss(joint, student, batch, features);
   if (dropout == 0) return loss;
   Draw draw({recipe_.seed, static_cast<std::uint64_t>(next_stage_),
              static_cast<std::uint64_t>(at.epoch), static_cast<std::uint64_t>(at.step),
@@ -417,42 +459,38 @@ at::Tensor Calibration::fused_loss(const CalibrateRecipe::Joint& joint, const St
   std::vector<at::Tensor> some(features.size());
   for (std::size_t p = 0; p < features.size(); ++p)
     if (present[p]) some[p] = features[p];
-  return loss + dropout * answer_loss(joint, student, batch, some);
+  return loss + dropout * joint_loss(joint, student, batch, some);
 }
 
 /// Of the answer from the features that are there.
-at::Tensor Calibration::answer_loss(const CalibrateRecipe::Joint& joint, const Student& student,
-                                    const Batch& batch,
-                                    const std::vector<at::Tensor>& features) const {
+at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const Student& student,
+                                   const Batch& batch,
+                                   const std::vector<at::Tensor>& features) const {
   const at::Tensor fused = model::fuse(student.fused.fusion, features);
-  const at::Tensor logits = model::answer(student.fused.fusion, fused);
-  return joint.labels * label_loss(logits, batch.labels, joint.schedule.label_smoothing).mean() +
-         joint.soft_targets *
-             soft_target_loss(logits, batch.teacher_logits, joint.temperature).mean() +
+  const at::Tensor answers = model::answer(student.fused.fusion, fused);
+  return answer_losses(joint, answers, batch).mean() +
          joint.features * feature_loss(fused, batch.teacher_features).mean();
 }
 
-// ---- accuracy on the validation split
+// ---- quality on the validation split
 // -----------------------------------------------------------------------------
 
-double Calibration::fused_accuracy() {
+double Calibration::fused_quality() {
   if (validation_.size() == 0) return nan;
-  const c10::NoGradGuard no_grad;
-  const auto features = features_of(student_.fused, validation_.images, lanes_);
-  return share_right(fused_logits(student_.fused.fusion, features, all_present(features.size())),
-                     validation_.labels);
+  const auto answer = [this](const at::Tensor& inputs) {
+    const auto features = features_of(student_.fused, inputs);
+    return std::vector<at::Tensor>{
+        fused_answer(student_.fused.fusion, features, all_present(features.size()))};
+  };
+  return qualities(plan_.teacher, validation_, 1, answer, lanes_).front();
 }
 
-double Calibration::alone_accuracy(std::size_t part) {
-  const c10::NoGradGuard no_grad;
-  at::Tensor logits = at::empty({validation_.size(), plan_.teacher.classes}, at::kFloat);
-  for_pieces(validation_.size(), 64, lanes_, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor pixels =
-        model::normalise_pixels(plan_.teacher, validation_.images.narrow(0, begin, end - begin));
-    const at::Tensor features = summary_features(student_.fused.parts[part], pixels);
-    logits.narrow(0, begin, end - begin).copy_(student_.classify_alone(part, features));
-  });
-  return share_right(logits, validation_.labels);
+double Calibration::alone_quality(std::size_t part) {
+  const auto answer = [this, part](const at::Tensor& inputs) {
+    const at::Tensor features = summary_features(student_.fused.parts[part], inputs);
+    return std::vector<at::Tensor>{student_.classify_alone(part, features)};
+  };
+  return qualities(plan_.teacher, validation_, 1, answer, lanes_).front();
 }
 
 // ---- the result
@@ -482,8 +520,9 @@ CalibrateSummary Calibration::summary(bool finished) const {
   CalibrateSummary summary;
   summary.finished = finished;
   summary.epochs = run_->records();
-  summary.teacher_accuracy = teacher_accuracy_;
-  summary.fused_accuracy = nan;
+  summary.measure = measure_of(plan_.teacher);
+  summary.teacher_quality = teacher_quality_;
+  summary.fused_quality = nan;
   const json& notes = run_->notes();
   const auto value = [](const json& x) { return x.is_number() ? x.get<double>() : nan; };
   for (const std::string name : {"alone", "boost", "joint", "head"}) {
@@ -493,12 +532,12 @@ CalibrateSummary Calibration::summary(bool finished) const {
     for (const EpochRecord& epoch : summary.epochs)
       if (epoch.stage == name || starts_with(epoch.stage, name + " "))
         stage.seconds += epoch.seconds;
-    summary.fused_accuracy = stage.after;
+    summary.fused_quality = stage.after;
     summary.stages.push_back(stage);
   }
-  const double lost = 100 * (summary.teacher_accuracy - summary.fused_accuracy);
-  summary.below_target =
-      finished && recipe_.target_loss_points > 0 && lost > recipe_.target_loss_points;
+  summary.below_target = finished && recipe_.target_loss_points > 0 &&
+                         lost(summary.measure, summary.teacher_quality, summary.fused_quality) >
+                             recipe_.target_loss_points;
   summary.message = finished
                         ? "calibrated"
                         : "stopped; the same command goes on from " + bundle_.work_path().string();

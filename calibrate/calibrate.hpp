@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "calibrate/quality.hpp"
 #include "calibrate/train.hpp"
 
 namespace cleave::calibrate {
@@ -9,20 +10,22 @@ namespace cleave::calibrate {
 struct CalibrateSummary {
   bool finished = false;
   std::vector<EpochRecord> epochs;
-  /// What each stage brought: fused validation accuracy before and after it (the ablation table).
+  Measure measure;
+  /// What each stage brought: fused validation quality before and after it (the ablation table).
   struct Stage {
     std::string name;
     double before = 0, after = 0, seconds = 0;
   };
   std::vector<Stage> stages;
-  double teacher_accuracy = 0, fused_accuracy = 0;  // on the validation split; NaN without one
+  double teacher_quality = 0, fused_quality = 0;  // on the validation split; NaN without one
   /// The recipe's target_loss_points was missed.
   bool below_target = false;
   std::string message;
 };
 
 /// Restores the accuracy of a bundle's plan by distillation from `teacher` (a model folder), stages
-/// (a)-(d) of the recipe. Teacher outputs are cached in .work/; checkpoint every epoch; resumes to
+/// (a)-(d) of the recipe. Teacher outputs are cached in .work/, those of a language model (one for
+/// every token) are computed as they are needed; checkpoint every epoch; resumes to
 /// the same weights, byte for byte. Parts, fusion and manifest are rewritten at the end, the
 /// manifest last; calibration.jsonl gets a line an epoch.
 CalibrateSummary calibrate(const std::filesystem::path& bundle,

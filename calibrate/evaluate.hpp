@@ -5,37 +5,32 @@
 #include <vector>
 
 #include "base/progress.hpp"
+#include "calibrate/quality.hpp"
 #include "model/dataset.hpp"
 #include "model/fusion.hpp"
 
 namespace cleave::calibrate {
 
 /// One row of `cleave evaluate`.
-struct AccuracyRow {
+struct QualityRow {
   std::string what;                  // "teacher", "hub alone", "fused", "without cam"
   std::vector<std::string> present;  // devices that answered
-  double accuracy = 0;               // 0..1
+  double value = 0;                  // in the summary's measure
 };
 
 struct EvaluateSummary {
-  std::int64_t images = 0;
-  std::vector<AccuracyRow> rows;
+  Measure measure;
+  std::int64_t size = 0;  // rows of the data set
+  std::vector<QualityRow> rows;
 };
 
-/// Accuracy of the teacher (when its folder is given), each sub-model alone, the fused whole and
+/// Quality of the teacher (when its folder is given), each sub-model alone, the fused whole and
 /// every subset of missing devices. Features are computed once. `write`: stored in the bundle's
-/// measured.json.
+/// measured.json. The tokenizer is the bundle's.
 EvaluateSummary evaluate(const std::filesystem::path& bundle, const std::filesystem::path& teacher,
-                         const model::DatasetSource& data, bool write,
+                         model::DatasetSource data, bool write,
                          const base::ProgressCallback& progress = {});
-
-class Lanes;
-
-/// Share of right answers of one model, 0..1; NaN without images.
-double accuracy(const model::Transformer& model, const model::Dataset& data,
-                std::int64_t batch = 256);
-/// The same, with the images shared out among the lanes.
-double accuracy(const model::Transformer& model, const model::Dataset& data, Lanes& lanes,
-                std::int64_t batch = 64);
+/// The same of a model folder: one row.
+EvaluateSummary evaluate_model(const std::filesystem::path& model, model::DatasetSource data);
 
 }  // namespace cleave::calibrate

@@ -35,14 +35,16 @@ at::Tensor last_block(const model::Transformer& model, int layer, const at::Tens
 
 }  // namespace
 
-at::Tensor summary_features(const model::Transformer& model, const at::Tensor& pixels,
+at::Tensor summary_features(const model::Transformer& model, const at::Tensor& inputs,
                             const model::Observer* observer) {
   const int last = static_cast<int>(model.config.num_layers()) - 1;
   // What an observer wants to see of the last block is all of it.
-  if (observer != nullptr || last < 0) return model::features(model, pixels, observer);
-  at::Tensor x = model::embed(model, pixels);
+  const model::ModelConfig& config = model.config;
+  if (observer != nullptr || last < 0 || config.is_text())
+    return model::features(model, inputs, observer);
+  at::Tensor x = model::embed(model, inputs);
   for (int layer = 0; layer < last; ++layer) x = model::block(model, layer, x);
-  return model::norm(model, "norm", last_block(model, last, x, model.config.summary_tokens));
+  return model::norm(model, "norm", last_block(model, last, x, config.summary_tokens));
 }
 
 }  // namespace cleave::calibrate

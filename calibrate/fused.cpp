@@ -1,7 +1,6 @@
 #include "calibrate/fused.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
@@ -12,8 +11,6 @@
 
 namespace cleave::calibrate {
 namespace {
-
-constexpr std::int64_t images_a_piece = 64;
 
 void check_match(const FusedModel& model, const plan::Bundle& bundle, const plan::Plan& plan) {
   const auto& parts = model.fusion.parts;
@@ -59,37 +56,18 @@ bool for_pieces(std::int64_t count, std::int64_t piece, Lanes& lanes,
   return true;
 }
 
-std::vector<at::Tensor> features_of(const FusedModel& model, const at::Tensor& images, Lanes& lanes,
-                                    const std::function<bool(std::int64_t)>& report) {
+std::vector<at::Tensor> features_of(const FusedModel& model, const at::Tensor& inputs) {
   std::vector<at::Tensor> features;
-  for (const auto& part : model.parts)
-    features.push_back(
-        at::empty({images.size(0), part.config.summary_tokens, part.config.width}, at::kFloat));
-  const auto work = [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor batch = images.narrow(0, begin, end - begin);
-    for (std::size_t p = 0; p < model.parts.size(); ++p) {
-      const auto& part = model.parts[p];
-      features[p]
-          .narrow(0, begin, end - begin)
-          .copy_(summary_features(part, model::normalise_pixels(part.config, batch)));
-    }
-  };
-  if (!for_pieces(images.size(0), images_a_piece, lanes, work, report)) return {};
+  for (const auto& part : model.parts) features.push_back(summary_features(part, inputs));
   return features;
 }
 
-at::Tensor fused_logits(const model::FusionHead& fusion, const std::vector<at::Tensor>& features,
+at::Tensor fused_answer(const model::FusionHead& fusion, const std::vector<at::Tensor>& features,
                         const Presence& present) {
   std::vector<at::Tensor> there = features;
   for (std::size_t p = 0; p < there.size(); ++p)
     if (!present[p]) there[p] = at::Tensor();
   return model::answer(fusion, model::fuse(fusion, there));
-}
-
-double share_right(const at::Tensor& logits, const at::Tensor& labels) {
-  if (labels.size(0) == 0) return std::numeric_limits<double>::quiet_NaN();
-  const auto right = logits.argmax(-1).eq(labels).sum().item<std::int64_t>();
-  return static_cast<double>(right) / static_cast<double>(labels.size(0));
 }
 
 }  // namespace cleave::calibrate

@@ -27,17 +27,12 @@ FusedModel load_fused(const plan::Bundle& bundle, const plan::Plan& plan, model:
 using Presence = std::vector<bool>;
 Presence all_present(std::size_t parts);
 
-/// Each part's features [n, T, D_p] of uint8 images [n, c, h, w]. `report` (may be empty) hears of
-/// images done and may stop the work, which then gives nothing.
-std::vector<at::Tensor> features_of(const FusedModel& model, const at::Tensor& images, Lanes& lanes,
-                                    const std::function<bool(std::int64_t)>& report = {});
+/// Each part's features [b, T, D_p] of inputs as model::features takes them.
+std::vector<at::Tensor> features_of(const FusedModel& model, const at::Tensor& inputs);
 
-/// Logits [n, C] from the features of those present.
-at::Tensor fused_logits(const model::FusionHead& fusion, const std::vector<at::Tensor>& features,
+/// The answer from the features of those present.
+at::Tensor fused_answer(const model::FusionHead& fusion, const std::vector<at::Tensor>& features,
                         const Presence& present);
-
-/// Share of rows whose largest logit is at the label, 0..1; NaN without rows.
-double share_right(const at::Tensor& logits, const at::Tensor& labels);
 
 /// Runs work(begin, end) over 0 … count − 1 in pieces of `piece` on the lanes, without gradients.
 /// False: `report`, which hears how many are done, asked to stop.

@@ -7,7 +7,8 @@
 namespace cleave::calibrate {
 
 // Losses of each sample, [B], so that they can be weighted; all differentiable in their first
-// argument.
+// argument. Logits of a language model are [B, N, C] with labels [B, N]: a sample's loss is the
+// mean over its tokens.
 
 /// Cross-entropy with labels, which share `smoothing` with all classes. [B, C], int64 [B] -> [B].
 at::Tensor label_loss(const at::Tensor& logits, const at::Tensor& labels, double smoothing);
@@ -16,6 +17,11 @@ at::Tensor soft_target_loss(const at::Tensor& logits, const at::Tensor& teacher,
                             double temperature);
 /// Mean squared distance. [B, T, D], [B, T, D] -> [B].
 at::Tensor feature_loss(const at::Tensor& features, const at::Tensor& teacher);
+
+/// How the directions of a batch lie to each other, as the teacher's do: KL between the row
+/// softmaxes of cosines / T, T = temperature, a sample with itself left out. [B, D], [B, D] -> [B].
+at::Tensor similarity_loss(const at::Tensor& directions, const at::Tensor& teacher,
+                           double temperature);
 
 /// How much each sample weighs for the next part: 1/2 + w/2 with w = (1 − p_label)^focus over its
 /// mean. [B, C], [B] -> [B].
@@ -26,10 +32,11 @@ struct Relations {
   at::Tensor query, key, value;
 };
 /// Those of `layer`, without gradients; the layers above are not computed.
-Relations relations_at(const model::Transformer& model, int layer, const at::Tensor& pixels);
+Relations relations_at(const model::Transformer& model, int layer, const at::Tensor& inputs);
 /// 0.2, 0.1, 0.3 times the KL between row softmaxes of X·Xᵀ/√K, X the queries, keys, values: N x N
 /// whatever the width, so that a narrow model can be compared with a wide one. A scalar, mean over
-/// images and rows.
-at::Tensor relation_loss(const Relations& student, const Relations& teacher, double head_width);
+/// samples and rows; `real` [B, N] (may be undefined) says which rows are tokens.
+at::Tensor relation_loss(const Relations& student, const Relations& teacher, double head_width,
+                         const at::Tensor& real = {});
 
 }  // namespace cleave::calibrate

@@ -6,6 +6,8 @@
 
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "model/config/hugging_face.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -15,17 +17,24 @@ using base::Reader;
 constexpr double any = std::numeric_limits<double>::max();
 constexpr std::int64_t many = std::int64_t{1} << 40;
 
+/// Relative paths are taken from the recipe's folder.
+std::filesystem::path beside(const std::filesystem::path& recipe, std::filesystem::path path) {
+  return path.is_relative() ? (recipe.parent_path() / path).lexically_normal() : path;
+}
+
 DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
-  table.allow({"format", "path", "train_limit", "validation", "flip", "shift"});
+  table.allow({"format", "path", "train_limit", "validation", "flip", "shift", "length"});
   DataRecipe data;
   if (const auto format = table.find("format"))
-    data.format = format->one_of({"auto", "idx", "cifar10", "cifar100", "folder"});
+    data.format = format->one_of(
+        {"auto", "idx", "cifar10", "cifar100", "folder", "tsv", "jsonl", "stsb", "text"});
   data.path = table.at("path").text();
-  if (data.path.is_relative()) data.path = (recipe.parent_path() / data.path).lexically_normal();
+  data.path = beside(recipe, data.path);
   data.train_limit = table.integer("train_limit", 0, many, data.train_limit);
   data.validation = table.integer("validation", 0, many, data.validation);
   data.flip = table.boolean("flip", data.flip);
   data.shift = table.integer("shift", 0, 64, data.shift);
+  data.length = table.integer("length", 0, 1 << 22, data.length);
   return data;
 }
 
@@ -68,12 +77,50 @@ model::ImageProcessing read_processing(const Reader& table, const model::ModelCo
   return processing;
 }
 
-model::ModelConfig read_model(const Reader& table) {
+/// The checkpoint's config, with another task where the recipe asks for one.
+model::ModelConfig read_started(const Reader& table, const std::filesystem::path& start) {
+  table.allow({"start", "task", "classes", "labels"});
+  model::ModelConfig config = model::read_config(start);
+  if (table.has("task")) {
+    if (config.family != model::Family::bert)
+      throw table.at("task").error("saw a task, which only BERT is given anew here");
+    table.at("task").one_of({"classification"});
+    config.task = model::Task::classification;
+    config.classes = table.at("classes").integer(2, 1 << 20);
+    config.labels.clear();
+  }
+  if (const auto labels = table.find("labels"))
+    for (const Reader& label : labels->items()) config.labels.push_back(label.text());
+  return config;
+}
+
+model::ModelConfig read_text_model(const Reader& table, const std::filesystem::path& tokenizer) {
+  table.allow({"family", "tokenizer", "width", "layers", "heads", "head_width", "mlp_width",
+               "context", "norm_eps"});
+  model::ModelConfig config;
+  config.family = model::Family::gpt2;
+  config.task = model::Task::causal_lm;
+  config.causal = true;
+  config.tied_head = true;
+  config.activation = model::Activation::gelu_tanh;
+  config.width = table.at("width").integer(1, 1 << 16);
+  const auto heads = table.at("heads").integer(1, 1 << 10);
+  config.head_width = table.integer("head_width", 1, 1 << 12, config.width / heads);
+  config.layers.assign(static_cast<std::size_t>(table.at("layers").integer(1, 1000)),
+                       {heads, table.integer("mlp_width", 1, 1 << 20, 4 * config.width)});
+  config.context = table.at("context").integer(1, 1 << 20);
+  config.norm_eps = table.number("norm_eps", 0, 1, 1e-5);
+  config.vocabulary = tokenizer.empty() ? 256 : model::read_tokenizer(tokenizer).vocabulary_size();
+  config.classes = config.vocabulary;
+  return config;
+}
+
+model::ModelConfig read_image_model(const Reader& table) {
   table.allow({"family", "width", "layers", "heads", "head_width", "mlp_width", "patch", "image",
                "channels", "classes", "labels", "mean", "std", "norm_eps"});
   model::ModelConfig config;
   if (const auto family = table.find("family"))
-    if (family->one_of({"vit", "deit"}) == "deit") config.family = model::Family::deit;
+    if (family->one_of({"vit", "deit", "gpt2"}) == "deit") config.family = model::Family::deit;
   config.width = table.at("width").integer(1, 1 << 16);
   const auto heads = table.at("heads").integer(1, 1 << 10);
   config.head_width = table.integer("head_width", 1, 1 << 12, config.width / heads);
@@ -88,12 +135,31 @@ model::ModelConfig read_model(const Reader& table) {
   if (const auto labels = table.find("labels"))
     for (const Reader& label : labels->items()) config.labels.push_back(label.text());
   config.processing = read_processing(table, config);
+  return config;
+}
+
+/// What is trained, and what it starts from.
+void read_model(const Reader& table, const std::filesystem::path& path, TrainRecipe& recipe) {
+  if (const auto start = table.find("start")) {
+    recipe.start = recipe.tokenizer = beside(path, start->text());
+    recipe.model = read_started(table, recipe.start);
+  } else if (table.text("family", "vit") == "gpt2") {
+    if (const auto tokenizer = table.find("tokenizer"); tokenizer && tokenizer->text() != "bytes")
+      recipe.tokenizer = beside(path, tokenizer->text());
+    recipe.model = read_text_model(table, recipe.tokenizer);
+  } else {
+    recipe.model = read_image_model(table);
+  }
   try {
-    config.check();
+    recipe.model.check();
   } catch (const std::invalid_argument& error) {
     throw table.error(error.what());
   }
-  return config;
+  const model::Task task = recipe.model.task;
+  if (task != model::Task::classification && task != model::Task::causal_lm)
+    throw table.error(
+        "saw a model that neither classifies nor generates, needs one that is "
+        "trained with labels or on running text");
 }
 
 CalibrateRecipe::Alone read_alone(const Reader& table) {
@@ -189,7 +255,7 @@ TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesyste
   file.allow({"format", "seed", "threads", "compute", "mixup", "ema", "data", "model", "schedule"});
   TrainRecipe recipe;
   recipe.data = read_data(file.at("data"), path);
-  recipe.model = read_model(file.at("model"));
+  read_model(file.at("model"), path, recipe);
   const Reader schedule = file.at("schedule");
   schedule.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                   "label_smoothing", "clip_norm"});

@@ -13,12 +13,15 @@ namespace cleave::calibrate {
 struct DataRecipe {
   std::string format = "auto";
   std::filesystem::path path;
-  /// Images learned from, the first; 0: all but those kept for validation.
+  /// Rows (images, texts, windows of text) learned from, the first; 0: all but those kept for
+  /// validation.
   std::int64_t train_limit = 0;
-  /// Images of the training data, its last, kept for choosing; 0: none.
+  /// Rows of the training data, its last, kept for choosing; 0: none.
   std::int64_t validation = 0;
   bool flip = true;        // mirror left-right at random
   std::int64_t shift = 2;  // pixels, at random, both directions
+  /// Most tokens of a text, or those of a window of running text; 0: the model's context.
+  std::int64_t length = 0;
 };
 
 /// What moves the matrices of the blocks; AdamW moves all else. Muon (Jordan and others 2024)
@@ -41,10 +44,14 @@ struct Schedule {
   void check(const std::string& section) const;
 };
 
-/// `cleave train`: a plain training run.
+/// `cleave train`: a plain training run, of a new model or (with `start`) of one that is there.
 struct TrainRecipe {
   DataRecipe data;
   model::ModelConfig model;
+  /// A model folder whose weights are the start; what it has not begins at random. Empty: all does.
+  std::filesystem::path start;
+  /// Of texts: the folder of a tokenizer, or empty for one whose tokens are the bytes.
+  std::filesystem::path tokenizer;
   Schedule schedule;
   model::Compute compute = model::Compute::f32;
   double mixup = 0;

@@ -30,7 +30,7 @@ json to_json(const EpochRecord& record) {
   return {{"stage", record.stage},
           {"epoch", record.epoch},
           {"loss", number(record.loss)},
-          {"validation_accuracy", number(record.validation_accuracy)},
+          {"validation", number(record.validation)},
           {"seconds", record.seconds}};
 }
 
@@ -44,15 +44,9 @@ EpochRecord record_from(const base::Reader& line) {
   record.stage = line.at("stage").text();
   record.epoch = static_cast<int>(line.at("epoch").integer(0, 1 << 30));
   record.loss = number_or_nan(line.at("loss"));
-  record.validation_accuracy = number_or_nan(line.at("validation_accuracy"));
+  record.validation = number_or_nan(line.at("validation"));
   record.seconds = line.at("seconds").number(0, 1e12);
   return record;
-}
-
-std::string percent(double accuracy) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f %%", 100 * accuracy);
-  return text;
 }
 
 std::string loss_note(double loss, std::int64_t images, double seconds) {
@@ -186,7 +180,7 @@ bool Run::run_epoch(const Stage& stage) {
   end_epoch(stage, steps);
   const EpochRecord& last = records_.back();
   const std::string note =
-      std::isnan(last.validation_accuracy) ? "" : "validation " + percent(last.validation_accuracy);
+      std::isnan(last.validation) ? "" : "validation " + to_text(stage.measure, last.validation);
   return !progress_ || progress_({what, steps, steps, note});
 }
 
@@ -225,8 +219,7 @@ void Run::end_epoch(const Stage& stage, std::int64_t steps) {
   record.loss = loss_sum_ / static_cast<double>(steps);
   const double started = now_s();
   if (stage.ema > 0) weights_.swap_average();
-  record.validation_accuracy =
-      stage.validate ? stage.validate() : std::numeric_limits<double>::quiet_NaN();
+  record.validation = stage.validate ? stage.validate() : std::numeric_limits<double>::quiet_NaN();
   if (stage.ema > 0) weights_.swap_average();
   record.seconds = seconds_ + now_s() - started;
   records_.push_back(record);

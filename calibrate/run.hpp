@@ -47,8 +47,9 @@ struct Stage {
   };
   /// The mean loss over some images, on the piece's own leaves.
   std::function<at::Tensor(const Position&, const at::Tensor& indices)> loss;
-  /// Accuracy on the validation split, 0..1 or NaN; all lanes are free.
+  /// Quality on the validation split or NaN, in `measure`; all lanes are free.
   std::function<double()> validate;
+  Measure measure;
 };
 
 /// Runs stages one after another so that it can be killed anywhere: everything that decides what

@@ -74,6 +74,15 @@ void start_attention(const model::ModelConfig& config, int layer, at::Generator&
 
 model::Transformer starting_point(const model::ModelConfig& config, std::uint64_t seed) {
   model::Transformer model = model::random_model(config, seed);
+  if (config.is_text()) {
+    // GPT-2's way: what each half adds begins small, so that the stream does not grow with depth.
+    const double share = 1 / std::sqrt(2 * static_cast<double>(config.num_layers()));
+    for (auto& [name, tensor] : model.tensors)
+      if (name.find("attention.output.weight") != std::string::npos ||
+          name.find("mlp.down.weight") != std::string::npos)
+        tensor.mul_(share);
+    return model;
+  }
   for (auto& [name, tensor] : model.tensors)
     if ((tensor.dim() == 2 || tensor.dim() == 4) && name.rfind("head", 0) != 0) rescale(tensor);
   fill_positions(config, model.tensors.at("embedding.position"));

@@ -16,7 +16,9 @@ namespace {
 constexpr std::int64_t images_a_piece = 64;
 
 TeacherView empty_view(const model::ModelConfig& teacher, std::int64_t images) {
-  return {at::empty({images, teacher.classes}, at::kHalf),
+  const std::int64_t answer =
+      teacher.task == model::Task::embedding ? teacher.width : teacher.classes;
+  return {at::empty({images, answer}, at::kHalf),
           at::empty({images, teacher.summary_tokens, teacher.width}, at::kHalf)};
 }
 
@@ -54,8 +56,7 @@ std::optional<TeacherView> TeacherCache::view(
     const at::Tensor indices = at::arange(begin, end, at::kLong);
     const at::Tensor batch =
         take_view(images, indices, how, seed, static_cast<std::uint64_t>(view));
-    const at::Tensor features =
-        summary_features(teacher, model::normalise_pixels(teacher.config, batch));
+    const at::Tensor features = summary_features(teacher, model::inputs_of(teacher.config, batch));
     outputs.features.narrow(0, begin, end - begin).copy_(features);
     outputs.logits.narrow(0, begin, end - begin).copy_(model::classify(teacher, features));
   };
@@ -89,11 +90,14 @@ void TeacherCache::write(int view, const TeacherView& outputs) const {
   writer.commit();
 }
 
-std::string digest_of(const at::Tensor& images, const at::Tensor& labels) {
-  const at::Tensor pixels = images.contiguous(), classes = labels.contiguous();
+std::string digest_of(const model::Dataset& data) {
   base::Sha256 digest;
-  digest.update(pixels.data_ptr(), pixels.nbytes());
-  digest.update(classes.data_ptr(), classes.nbytes());
+  for (const at::Tensor& tensor :
+       {data.stream.defined() ? data.stream : data.inputs, data.labels, data.scores}) {
+    if (!tensor.defined()) continue;
+    const at::Tensor flat = tensor.contiguous();
+    digest.update(flat.data_ptr(), flat.nbytes());
+  }
   return digest.finish();
 }
 

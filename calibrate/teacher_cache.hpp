@@ -9,11 +9,13 @@
 
 #include "calibrate/augment.hpp"
 #include "calibrate/lanes.hpp"
+#include "model/dataset.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::calibrate {
 
-/// What the teacher says about one view of every image, fp16: logits [n, C] and features [n, T, D].
+/// What the teacher says about one view of every row, fp16: answers [n, C] (of an embedding [n, D])
+/// and features [n, T, D].
 struct TeacherView {
   at::Tensor logits, features;
 };
@@ -41,7 +43,7 @@ class TeacherCache {
   std::string key_;
 };
 
-/// SHA-256 of images and labels.
-std::string digest_of(const at::Tensor& images, const at::Tensor& labels);
+/// SHA-256 of all that a data set says.
+std::string digest_of(const model::Dataset& data);
 
 }  // namespace cleave::calibrate

@@ -11,9 +11,10 @@
 
 #include "base/digest.hpp"
 #include "calibrate/augment.hpp"
-#include "calibrate/evaluate.hpp"
 #include "calibrate/forward.hpp"
 #include "calibrate/lanes.hpp"
+#include "calibrate/loss.hpp"
+#include "calibrate/quality.hpp"
 #include "calibrate/run.hpp"
 #include "calibrate/split.hpp"
 #include "calibrate/start.hpp"
@@ -21,7 +22,6 @@
 #include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
-#include "model/config/image_config.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -46,9 +46,10 @@ std::string fingerprint(const TrainRecipe& recipe) {
   const DataRecipe& data = recipe.data;
   const json all = {
       {"data",
-       {data.format, data.path.string(), data.train_limit, data.validation, data.flip, data.shift}},
+       {data.format, data.path.string(), data.train_limit, data.validation, data.flip, data.shift,
+        data.length}},
       {"model", model::config_to_json(recipe.model)},
-      {"processing", model::processing_to_json(recipe.model.processing)},
+      {"start", {recipe.start.string(), recipe.tokenizer.string()}},
       {"schedule", describe(recipe.schedule)},
       {"rest", {static_cast<int>(recipe.compute), recipe.mixup, recipe.ema, recipe.seed}}};
   return base::sha256(all.dump());
@@ -73,13 +74,31 @@ Mixup draw_mixup(double alpha, std::int64_t size, std::initializer_list<std::uin
   return mixup;
 }
 
+/// Weights to begin with: those of `start` that fit, and new ones.
+model::Transformer start_of(const TrainRecipe& recipe) {
+  model::Transformer model = starting_point(recipe.model, recipe.seed);
+  if (recipe.start.empty()) return model;
+  for (auto& [name, tensor] : model::load(recipe.start).tensors) {
+    const auto found = model.tensors.find(name);
+    if (found != model.tensors.end() && found->second.sizes() == tensor.sizes())
+      found->second = tensor;
+  }
+  // A pooler is there in published encoders, though nothing of them reads it.
+  const model::TensorFiles files(recipe.start);
+  for (const auto& stored : model::stored_tensors(recipe.model)) {
+    if (stored.parts.front().name.rfind("pooler", 0) != 0) continue;
+    if (const auto* entry = model::look_for_stored(recipe.model, files, stored.key);
+        entry != nullptr && entry->dims == stored.dims())
+      model.tensors[stored.parts.front().name] = model::read_tensor(files, *entry);
+  }
+  return model;
+}
+
 /// One training run: the data, a model for each piece of a batch and what a batch costs.
 class Trainer {
  public:
   Trainer(const TrainRecipe& recipe, Split data)
-      : recipe_(recipe),
-        model_(starting_point(recipe.model, recipe.seed)),
-        weights_(named_tensors(model_)) {
+      : recipe_(recipe), model_(start_of(recipe)), weights_(named_tensors(model_)) {
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
     model_.compute = recipe.compute;
@@ -96,11 +115,12 @@ class Trainer {
     stage.compute = recipe_.compute;
     stage.moves = [](const std::string&) { return true; };
     stage.images = training_.size();
+    stage.measure = measure_of(recipe_.model);
     stage.loss = [this](const Stage::Position& at, const at::Tensor& indices) {
       return loss(at, indices);
     };
     if (validation_.size() > 0)
-      stage.validate = [this, &lanes] { return accuracy(model_, validation_, lanes); };
+      stage.validate = [this, &lanes] { return quality(model_, validation_, lanes); };
     return stage;
   }
 
@@ -112,24 +132,29 @@ class Trainer {
     const model::Transformer& model = copies_[static_cast<std::size_t>(at.piece)];
     // View 0 is the image as it is; epochs see views 1, 2 …
     const auto view = static_cast<std::uint64_t>(at.epoch) + 1;
-    const at::Tensor images = take_view(
-        training_.images, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed, view);
-    at::Tensor pixels = model::normalise_pixels(model.config, images);
+    if (training_.stream.defined()) {
+      const at::Tensor windows =
+          take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view);
+      const at::Tensor targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
+      return cross_entropy(model::forward(model, model::inputs_of(model.config, windows)), targets);
+    }
+    const at::Tensor rows = take_view(training_.inputs, indices,
+                                      {recipe_.data.flip, recipe_.data.shift}, recipe_.seed, view);
+    at::Tensor inputs = model::inputs_of(model.config, rows);
     const at::Tensor labels = training_.labels.index_select(0, indices);
     if (recipe_.mixup <= 0)
-      return cross_entropy(model::classify(model, summary_features(model, pixels)), labels);
+      return cross_entropy(model::classify(model, summary_features(model, inputs)), labels);
     const Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
                                    {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
                                     static_cast<std::uint64_t>(at.piece)});
-    pixels = pixels * mixup.share + pixels.index_select(0, mixup.partner) * (1 - mixup.share);
-    const at::Tensor logits = model::classify(model, summary_features(model, pixels));
+    inputs = inputs * mixup.share + inputs.index_select(0, mixup.partner) * (1 - mixup.share);
+    const at::Tensor logits = model::classify(model, summary_features(model, inputs));
     return cross_entropy(logits, labels) * mixup.share +
            cross_entropy(logits, labels.index_select(0, mixup.partner)) * (1 - mixup.share);
   }
 
   at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels) const {
-    return at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100,
-                                  recipe_.schedule.label_smoothing);
+    return label_loss(logits, labels, recipe_.schedule.label_smoothing).mean();
   }
 
   const TrainRecipe& recipe_;
@@ -139,10 +164,14 @@ class Trainer {
   model::Dataset training_, validation_;
 };
 
-double test_accuracy(const TrainRecipe& recipe, const model::Transformer& model, Lanes& lanes) {
-  const model::Dataset test =
-      model::read_dataset({recipe.data.format, recipe.data.path, "test", 0}, recipe.model);
-  return accuracy(model, test, lanes);
+/// Of texts: the recipe's tokenizer, or that of the checkpoint to start from, or the bytes.
+std::unique_ptr<const model::Tokenizer> tokenizer_for(const TrainRecipe& recipe,
+                                                      const std::filesystem::path& work) {
+  if (!recipe.model.is_text()) return nullptr;
+  if (!recipe.tokenizer.empty()) return tokenizer_of(recipe.model, recipe.tokenizer);
+  std::filesystem::create_directories(work);
+  model::write_byte_tokenizer(work);
+  return tokenizer_of(recipe.model, work);
 }
 
 }  // namespace
@@ -152,24 +181,32 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   recipe.check();
   if (!std::filesystem::exists(out / ".work"))
     decompose::expect_replaceable(out, "config.json", "model folder");
+  const std::filesystem::path work = out / ".work";
+  const auto tokenizer = tokenizer_for(recipe, work);
   // A test split that is not there should not be found missing after hours.
-  model::read_dataset({recipe.data.format, recipe.data.path, "test", 1}, recipe.model);
-  Split data = read_split(recipe.data, recipe.model);
+  model::DatasetSource test = source_of(recipe.data, "test", tokenizer.get());
+  test.limit = 1;
+  model::read_dataset(test, recipe.model);
+  Split data = read_split(recipe.data, recipe.model, tokenizer.get());
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data));
-  Run run({out / ".work" / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe),
-           recipe.seed},
-          trainer.weights(), lanes, progress);
+  Run run(
+      {work / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe), recipe.seed},
+      trainer.weights(), lanes, progress);
   TrainSummary summary;
+  summary.measure = measure_of(recipe.model);
   summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));
   summary.epochs = run.records();
   if (!summary.finished) {
-    summary.message = "stopped; the same command goes on from " + (out / ".work").string();
+    summary.message = "stopped; the same command goes on from " + work.string();
     return summary;
   }
   model::save(trainer.model(), out);
+  if (recipe.model.is_text())
+    model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);
   run.close();
-  summary.test_accuracy = test_accuracy(recipe, trainer.model(), lanes);
+  test.limit = 0;
+  summary.test = quality(trainer.model(), model::read_dataset(test, recipe.model), lanes);
   summary.message = "trained";
   return summary;
 }

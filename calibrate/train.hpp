@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/progress.hpp"
+#include "calibrate/quality.hpp"
 #include "calibrate/recipe.hpp"
 
 namespace cleave::calibrate {
@@ -12,22 +13,23 @@ struct EpochRecord {
   std::string stage;
   int epoch = 0;
   double loss = 0;
-  double validation_accuracy = 0;  // 0..1; NaN where there is no validation split
+  double validation = 0;  // the task's measure; NaN where there is no validation split
   double seconds = 0;
 };
 
 struct TrainSummary {
   bool finished = false;  // false: stopped by the callback, resumable
   std::vector<EpochRecord> epochs;
-  double test_accuracy = 0;
+  Measure measure;
+  double test = 0;  // on the test split
   std::string message;
 };
 
-/// Trains a model from random weights and writes the folder `out` (model.safetensors whole or not
-/// at all). Checkpoints every epoch (and when progress returns false) under `out`/.work/, with
-/// optimizer, shuffling and random state: killed anywhere, the same call resumes to the same
-/// weights, byte for byte (same machine, same thread count). One JSON line an epoch is appended to
-/// `out`/training.jsonl. The test split is read once, at the end.
+/// Trains a model from random weights, or on from those of a checkpoint, and writes the folder
+/// `out` (model.safetensors whole or not at all). Checkpoints every epoch (and when progress
+/// returns false) under `out`/.work/, with optimizer, shuffling and random state: killed anywhere,
+/// the same call resumes to the same weights, byte for byte (same machine, same thread count). One
+/// JSON line an epoch is appended to `out`/training.jsonl. The test split is read once, at the end.
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress = {});
 

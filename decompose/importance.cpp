@@ -107,7 +107,7 @@ class Measurement {
     // Gradients of the activations are all that is needed, and start at the pixels; the weights
     // stay as they are.
     const Tensor pixels =
-        model::normalise_pixels(teacher_.config, images).detach().clone().requires_grad_();
+        model::inputs_of(teacher_.config, images).detach().clone().requires_grad_();
     Activations seen;
     const model::Observer observer = seen.observer();
     const Tensor logits = model::forward(teacher_, pixels, &observer);
@@ -307,7 +307,7 @@ Importance measure_importance(const model::Transformer& teacher, const model::Da
   for (std::int64_t begin = 0; begin < count; begin += options.batch) {
     steps.next();
     const Tensor batch = chosen.narrow(0, begin, std::min(options.batch, count - begin));
-    measurement.add(data.images.index_select(0, batch),
+    measurement.add(data.inputs.index_select(0, batch),
                     data.labels.defined() ? data.labels.index_select(0, batch) : Tensor());
   }
   return measurement.importance(options.taylor);

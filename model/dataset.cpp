@@ -13,6 +13,8 @@
 #include <zlib.h>
 
 #include "model/image.hpp"
+#include "model/text_data.hpp"
+#include "model/transformer.hpp"
 
 namespace cleave::model {
 namespace {
@@ -130,13 +132,13 @@ void store(const std::vector<std::uint8_t>& planes, std::int64_t index, at::Tens
 
 Dataset fit(RawImages raw, const ModelConfig& config) {
   Dataset data;
-  data.images = empty_images(raw.count, config);
+  data.inputs = empty_images(raw.count, config);
   if (fits(raw, config)) {
-    std::copy(raw.planes.begin(), raw.planes.end(), data.images.data_ptr<std::uint8_t>());
+    std::copy(raw.planes.begin(), raw.planes.end(), data.inputs.data_ptr<std::uint8_t>());
   } else {
     for (std::int64_t i = 0; i < raw.count; ++i)
       store(prepare(interleave(raw, i, config.channels), config.processing, config.channels), i,
-            data.images);
+            data.inputs);
   }
   data.labels = at::empty({raw.count}, at::kLong);
   std::copy(raw.labels.begin(), raw.labels.end(), data.labels.data_ptr<std::int64_t>());
@@ -330,12 +332,12 @@ Dataset read_folder(const DatasetSource& source, const ModelConfig& config) {
   }
   if (files.empty()) fail(folder, "folder: saw no PNG or JPEG file in its classes");
   const auto count = limited(static_cast<std::int64_t>(files.size()), source.limit);
-  data.images = empty_images(count, config);
+  data.inputs = empty_images(count, config);
   data.labels = at::empty({count}, at::kLong);
   for (std::int64_t i = 0; i < count; ++i) {
     const auto& [path, label] = files[static_cast<std::size_t>(i)];
     store(prepare(read_image(path, config.channels), config.processing, config.channels), i,
-          data.images);
+          data.inputs);
     data.labels.data_ptr<std::int64_t>()[i] = label;
   }
   return data;
@@ -350,11 +352,15 @@ std::string detect(const DatasetSource& source) {
   return "folder";
 }
 
+bool is_text_format(const std::string& format) {
+  return format == "tsv" || format == "jsonl" || format == "stsb" || format == "text";
+}
+
 void check_source(const DatasetSource& source) {
   if (source.split != "train" && source.split != "test")
     throw std::runtime_error("[data] split: saw '" + source.split + "', needs train or test");
   if (source.path.empty()) throw std::runtime_error("[data] path: saw nothing, needs a folder");
-  if (!fs::is_directory(source.path))
+  if (!fs::exists(source.path))
     fail(source.path,
          "data: there is no such folder (Fashion-MNIST: apt install dataset-fashion-mnist)");
 }
@@ -363,6 +369,11 @@ void check_source(const DatasetSource& source) {
 
 Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   check_source(source);
+  if (config.is_text()) return read_texts(source, config);
+  if (is_text_format(source.format))
+    throw std::runtime_error("[data] format: saw '" + source.format +
+                             "', but the model reads images");
+  if (!fs::is_directory(source.path)) fail(source.path, "data: saw a file, needs a folder");
   const std::string format = source.format == "auto" ? detect(source) : source.format;
   Dataset data;
   if (format == "idx") {
@@ -377,6 +388,13 @@ Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   }
   if (!config.labels.empty()) data.label_names = config.labels;
   return data;
+}
+
+at::Tensor inputs_of(const ModelConfig& config, const at::Tensor& rows) {
+  if (!config.is_text()) return normalise_pixels(config, rows);
+  if (config.task == Task::causal_lm) return rows.narrow(1, 0, rows.size(1) - 1);
+  const std::vector<std::int64_t> lengths = lengths_of(rows);
+  return rows.narrow(1, 0, *std::max_element(lengths.begin(), lengths.end()));
 }
 
 std::vector<fs::path> list_images(const fs::path& folder) {

@@ -8,22 +8,37 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config/config.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace cleave::model {
 
-/// Labelled images in memory, resized to the model's input: uint8 [n, c, h, w] and int64 [n].
+/// A data set in memory, as the model takes it. What is undefined is not there.
 struct Dataset {
-  at::Tensor images;
-  at::Tensor labels;
+  /// Images resized to the model's input, uint8 [n, c, h, w]; texts, int32 [n, N], −1 fills up;
+  /// windows of a running text, int32 [n, N + 1], each beginning with the last token of the one
+  /// before.
+  at::Tensor inputs;
+  at::Tensor labels;  // classes, int64 [n]
   std::vector<std::string> label_names;
-  std::int64_t size() const { return images.defined() ? images.size(0) : 0; }
+  /// How alike texts 2i and 2i + 1 are, fp32 [n / 2].
+  at::Tensor scores;
+  /// The running text that the windows lie in, int32 [T].
+  at::Tensor stream;
+  std::int64_t size() const { return inputs.defined() ? inputs.size(0) : 0; }
 };
+
+/// What features() takes, of rows of `Dataset::inputs`: pixels normalised; ids without columns that
+/// no row uses; of windows all but the last token, which is only asked for.
+at::Tensor inputs_of(const ModelConfig& config, const at::Tensor& rows);
 
 /// Where a data set lies and which part of it is meant.
 struct DatasetSource {
-  /// "idx" (MNIST's layout, .gz or plain, train-… and t10k-… pairs), "cifar10", "cifar100" (binary
-  /// layout), "folder" (train/ and test/, each with one directory a class), or "auto" (by what lies
-  /// in the folder).
+  /// Images: "idx" (MNIST's layout, .gz or plain, train-… and t10k-… pairs), "cifar10", "cifar100"
+  /// (binary layout), "folder" (train/ and test/, each with one directory a class). Texts, of the
+  /// files train, and dev or test, in the folder: "tsv" (text and label, or two texts and their
+  /// score), "jsonl" (objects with "text" and "label", or "text_a", "text_b" and "score"), "stsb"
+  /// (the STS benchmark's own columns), "text" (running text: .txt files, or one whose last tenth
+  /// is the test split). "auto": by what lies in the folder.
   std::string format = "auto";
   std::filesystem::path path;
   /// "train" or "test". A data set that is not split is refused: what learns from it would be
@@ -31,10 +46,14 @@ struct DatasetSource {
   std::string split = "test";
   /// At most this many, the first; 0: all.
   std::int64_t limit = 0;
+  /// Of texts.
+  const Tokenizer* tokenizer = nullptr;
+  /// Most tokens of a text, or those of a window; 0: the model's context.
+  std::int64_t length = 0;
 };
 
-/// Reads and checks (magic, counts, sizes, labels in range). Throws std::runtime_error with file,
-/// seen and needed. Images are resized to the config's input and converted to its channels.
+/// Reads and checks (magic, UTF-8, counts, sizes, labels in range). Throws std::runtime_error with
+/// file, seen and needed. Images are resized to the config's input and converted to its channels.
 Dataset read_dataset(const DatasetSource& source, const ModelConfig& config);
 
 /// Every image file below `folder` (or `folder` itself, when it is one), sorted.

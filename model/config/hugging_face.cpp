@@ -417,13 +417,19 @@ std::vector<std::string> spellings(const ModelConfig& config, const std::string&
 
 }  // namespace
 
-const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
-                               const std::string& key) {
+const TensorEntry* look_for_stored(const ModelConfig& config, const TensorFiles& files,
+                                   const std::string& key) {
   for (const std::string& name : spellings(config, key)) {
     const auto found = files.entries().find(name);
-    if (found != files.entries().end()) return found->second;
+    if (found != files.entries().end()) return &found->second;
   }
-  return files.at(key);  // says what is missing
+  return nullptr;
+}
+
+const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
+                               const std::string& key) {
+  const TensorEntry* found = look_for_stored(config, files, key);
+  return found != nullptr ? *found : files.at(key);  // which says what is missing
 }
 
 void check_tensors(const ModelConfig& config, const TensorFiles& files) {

@@ -29,6 +29,9 @@ nlohmann::json config_to_json(const ModelConfig& config);
 /// the family's prefix or without, BERT's gamma and beta). Throws std::runtime_error with the key.
 const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
                                const std::string& key);
+/// The same; null where there is none.
+const TensorEntry* look_for_stored(const ModelConfig& config, const TensorFiles& files,
+                                   const std::string& key);
 /// Throws std::runtime_error where a tensor of `config` is missing in `files` or has another shape
 /// ("[folder] key: saw [192, 192], needs [96, 192]").
 void check_tensors(const ModelConfig& config, const TensorFiles& files);

@@ -263,6 +263,12 @@ class BytePair : public TokenScheme {
 
 }  // namespace
 
+std::string letter_of_byte(unsigned char byte) {
+  std::string letter;
+  append_utf8(letters_of_bytes()[byte], letter);
+  return letter;
+}
+
 std::unique_ptr<TokenScheme> byte_pair(Vocabulary vocabulary, const Merges& merges,
                                        const BytePairOptions& options) {
   return std::make_unique<BytePair>(std::move(vocabulary), merges, options);

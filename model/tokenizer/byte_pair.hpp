@@ -19,6 +19,10 @@ struct BytePairOptions {
 /// Two tokens that are joined, in the order of their rank.
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
+/// The letter that stands for a byte in a vocabulary: printable Latin-1 as itself, the others from
+/// U+0100 on. UTF-8.
+std::string letter_of_byte(unsigned char byte);
+
 /// Byte-level BPE (Sennrich and others 2016; Radford and others 2019): words as GPT-2 cuts them,
 /// each byte one of 256 letters, neighbours joined by rank. Bytes whose letter is not in the
 /// vocabulary are left out, as the reference does. Throws std::invalid_argument "merge 7: 'th e'

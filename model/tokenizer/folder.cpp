@@ -3,6 +3,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
 #include "base/file.hpp"
 #include "base/reader.hpp"
 #include "model/tokenizer/byte_pair.hpp"
@@ -90,6 +92,21 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
 }
 
 }  // namespace
+
+void copy_tokenizer(const fs::path& from, const fs::path& to) {
+  for (const char* name :
+       {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json"})
+    if (fs::exists(from / name))
+      base::write_whole(to / name, base::read_text(from / name, largest_file));
+}
+
+void write_byte_tokenizer(const fs::path& folder) {
+  nlohmann::ordered_json vocabulary;
+  for (int byte = 0; byte < 256; ++byte)
+    vocabulary[letter_of_byte(static_cast<unsigned char>(byte))] = byte;
+  base::write_whole(folder / "vocab.json", vocabulary.dump() + "\n");
+  base::write_whole(folder / "merges.txt", "#version: 0.2\n");
+}
 
 Tokenizer read_tokenizer(const fs::path& folder) {
   const auto has = [&](const char* name) { return fs::exists(folder / name); };

@@ -66,7 +66,8 @@ void Tokenizer::encode_plain(std::string_view text, std::vector<TokenId>& ids) c
   if (!text.empty()) scheme_->encode(text, ids);
 }
 
-std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special) const {
+std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special,
+                                       std::size_t length) const {
   std::string repaired;
   std::string_view text = bytes;
   if (first_invalid_utf8(bytes)) text = repaired = repaired_utf8(bytes);
@@ -88,6 +89,8 @@ std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special
     plain = i;
   }
   encode_plain(text.substr(plain), ids);
+  const std::size_t behind = with_special ? end_.size() : 0;
+  if (length > 0 && ids.size() + behind > length) ids.resize(length - std::min(length, behind));
   if (with_special) ids.insert(ids.end(), end_.begin(), end_.end());
   return ids;
 }

@@ -40,8 +40,10 @@ class Tokenizer {
   Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken> added,
             std::vector<TokenId> begin, std::vector<TokenId> end);
 
-  /// Any bytes: each maximal invalid UTF-8 sequence counts as U+FFFD. Not cut to any length.
-  std::vector<TokenId> encode(std::string_view text, bool with_special = true) const;
+  /// Any bytes: each maximal invalid UTF-8 sequence counts as U+FFFD. Cut to `length` tokens, those
+  /// that surround it among them, as Transformers truncates; 0: not cut.
+  std::vector<TokenId> encode(std::string_view text, bool with_special = true,
+                              std::size_t length = 0) const;
   /// Throws std::invalid_argument "[tokenizer] id: saw 70000, needs 0..50256".
   std::string decode(const std::vector<TokenId>& ids, bool without_special = true) const;
 
@@ -65,5 +67,11 @@ class Tokenizer {
 /// it is lower case), or vocab.json and merges.txt (byte-level BPE). Throws std::runtime_error with
 /// the file, the place in it, what was seen and what is needed.
 Tokenizer read_tokenizer(const std::filesystem::path& folder);
+/// The files that read_tokenizer() looks at, from one folder into another; nothing where there are
+/// none.
+void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to);
+/// vocab.json and merges.txt of a tokenizer whose 256 tokens are the bytes: for models that read
+/// characters.
+void write_byte_tokenizer(const std::filesystem::path& folder);
 
 }  // namespace cleave::model

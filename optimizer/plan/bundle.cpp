@@ -239,6 +239,11 @@ fs::path Bundle::part_path(const Plan& plan, const std::string& device) const {
 
 fs::path Bundle::fusion_path(const Plan& plan) const { return folder_ / "fusion" / plan.name; }
 
+fs::path Bundle::tokenizer_path(const Plan& plan) const {
+  const fs::path fusion = fusion_path(plan);
+  return fs::exists(fusion) ? fusion : part_path(plan, plan.parts.at(0).device);
+}
+
 void Bundle::verify(const std::string& prefix) const {
   const std::string below = trim_slash(prefix);
   bool any = false;

@@ -18,7 +18,7 @@ namespace cleave::plan {
 ///                                  and fusion/; default plan, identity, the teacher's digest
 ///   plans/<plan>.json              one is the default
 ///   parts/<plan>/<device>/         a model folder
-///   fusion/<plan>/                 fusion.json, model.safetensors
+///   fusion/<plan>/                 fusion.json, model.safetensors; of text, the tokenizer's files
 ///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
 struct ManifestFile {
   std::string sha256;
@@ -49,6 +49,8 @@ class Bundle {
   std::filesystem::path plan_path(const std::string& plan) const;
   std::filesystem::path part_path(const Plan& plan, const std::string& device) const;
   std::filesystem::path fusion_path(const Plan& plan) const;
+  /// Where the tokenizer's files lie: with whoever answers.
+  std::filesystem::path tokenizer_path(const Plan& plan) const;
   std::filesystem::path work_path() const { return folder_ / ".work"; }
 
   /// Checks size and SHA-256 of every file below `prefix` ("parts/default/hub", "" = all that is

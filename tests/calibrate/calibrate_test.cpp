@@ -38,7 +38,7 @@ base::ProgressCallback stop_at(int n) {
 double fused_accuracy(const fs::path& bundle, const fs::path& data) {
   const auto summary = evaluate(bundle, {}, {"idx", data, "test", 0}, false);
   for (const auto& row : summary.rows)
-    if (row.what == "fused") return row.accuracy;
+    if (row.what == "fused") return row.value;
   return -1;
 }
 
@@ -49,8 +49,8 @@ TEST(Calibrate, RestoresWhatCuttingLost) {
   ASSERT_TRUE(summary.finished);
   EXPECT_LT(before, 0.8);
   EXPECT_GT(fused_accuracy(cut.bundle, cut.data), 0.9);
-  EXPECT_GT(summary.fused_accuracy, 0.9);
-  EXPECT_GT(summary.teacher_accuracy, 0.9);
+  EXPECT_GT(summary.fused_quality, 0.9);
+  EXPECT_GT(summary.teacher_quality, 0.9);
 }
 
 TEST(Calibrate, SaysWhatEachStageBrought) {
@@ -98,7 +98,7 @@ TEST(Calibrate, DoneAgainChangesNothingAndAnotherRecipeGoesOnFromThere) {
 TEST(Calibrate, TeachesPartsWithoutAClassifier) {
   const Cut cut(false);
   const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
-  EXPECT_GT(summary.fused_accuracy, 0.9);
+  EXPECT_GT(summary.fused_quality, 0.9);
   EXPECT_EQ(model::load(cut.bundle / "parts/default/cam").config.classes, 0);
 }
 
@@ -149,7 +149,7 @@ TEST(Calibrate, HeadThatSawDevicesAbsentAnswersBetterWithoutThem) {
     calibrate(bundle, cut.teacher, recipe);
     double sum = 0;
     for (const auto& row : evaluate(bundle, {}, {"idx", cut.data, "test", 0}, false).rows)
-      if (row.what != "fused") sum += row.accuracy;
+      if (row.what != "fused") sum += row.value;
     return sum / 6;
   };
   EXPECT_GT(mean_of_subsets("with", 0.8), mean_of_subsets("without", 0) + 0.02);
@@ -167,7 +167,7 @@ TEST(Calibrate, StoppedAndResumedGivesTheSameBundle) {
     summary = calibrate(resumed, cut.teacher, recipe, stop_at(2 + stops % 3));
   EXPECT_GT(stops, 2);
   EXPECT_EQ(contents(resumed), contents(whole));
-  EXPECT_EQ(summary.fused_accuracy, once.fused_accuracy);
+  EXPECT_EQ(summary.fused_quality, once.fused_quality);
   ASSERT_EQ(summary.stages.size(), once.stages.size());
   for (std::size_t i = 0; i < once.stages.size(); ++i)
     EXPECT_EQ(summary.stages[i].before, once.stages[i].before);

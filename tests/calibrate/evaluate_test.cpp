@@ -15,8 +15,8 @@ namespace {
 
 using namespace testing;
 
-const AccuracyRow* find(const EvaluateSummary& summary, const std::string& what) {
-  for (const AccuracyRow& row : summary.rows)
+const QualityRow* find(const EvaluateSummary& summary, const std::string& what) {
+  for (const QualityRow& row : summary.rows)
     if (row.what == what) return &row;
   return nullptr;
 }
@@ -27,13 +27,13 @@ TEST(Evaluate, LooksAtEverySubset) {
   const auto bundle = bars_bundle(scratch, teacher);
   const EvaluateSummary summary =
       evaluate(bundle, teacher, {"auto", scratch / "bars", "test", 0}, false);
-  EXPECT_EQ(summary.images, 128);
+  EXPECT_EQ(summary.size, 128);
   std::vector<std::string> names;
-  for (const AccuracyRow& row : summary.rows) names.push_back(row.what);
+  for (const QualityRow& row : summary.rows) names.push_back(row.what);
   EXPECT_EQ(names,
             (std::vector<std::string>{"teacher", "hub alone", "desk alone", "cam alone", "fused",
                                       "without cam", "without desk", "without hub"}));
-  EXPECT_GT(find(summary, "teacher")->accuracy, 0.9);
+  EXPECT_GT(find(summary, "teacher")->value, 0.9);
   EXPECT_EQ(find(summary, "without desk")->present, (std::vector<std::string>{"hub", "cam"}));
   EXPECT_FALSE(std::filesystem::exists(bundle / "measured.json"));
 }
@@ -48,10 +48,10 @@ TEST(Evaluate, StoresItsTableBesideOtherFigures) {
   const auto measured = plan::read_measured(bundle);
   EXPECT_EQ(measured.at("bench").at("latency_s"), 0.25);
   const auto& accuracy = measured.at("accuracy");
-  EXPECT_EQ(accuracy.at("images"), 20);
+  EXPECT_EQ(accuracy.at("size"), 20);
   EXPECT_EQ(accuracy.at("bundle"), plan::Bundle(bundle).identity());
   EXPECT_EQ(accuracy.at("rows").size(), 7U);
-  EXPECT_EQ(accuracy.at("rows")[3].at("accuracy"), summary.rows[3].accuracy);
+  EXPECT_EQ(accuracy.at("rows")[3].at("value"), summary.rows[3].value);
 }
 
 TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
@@ -66,7 +66,7 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
       evaluate(scratch / "bundle", teacher, {"idx", scratch / "bars", "test", 0}, false);
   ASSERT_EQ(summary.rows.size(), 2U);
   EXPECT_EQ(summary.rows[1].what, "fused");
-  EXPECT_EQ(summary.rows[0].accuracy, summary.rows[1].accuracy);
+  EXPECT_EQ(summary.rows[0].value, summary.rows[1].value);
 }
 
 TEST(Evaluate, RefusesAPartWhoseDigestIsWrong) {
@@ -80,22 +80,37 @@ TEST(Evaluate, RefusesAPartWhoseDigestIsWrong) {
       << message;
 }
 
-TEST(Accuracy, CountsRightAnswersHoweverTheyAreSharedOut) {
+TEST(Quality, CountsRightAnswersHoweverTheyAreSharedOut) {
   const Scratch scratch;
   const auto model = model::load(bars_teacher(scratch, 3));
   const auto data = model::read_dataset({"idx", scratch / "bars", "test", 0}, model.config);
-  const double whole = accuracy(model, data, 7);
-  Lanes lanes(2);
-  EXPECT_EQ(accuracy(model, data, lanes), whole);
+  Lanes one(1), two(2);
+  const double whole = quality(model, data, one);
+  EXPECT_EQ(quality(model, data, two), whole);
+  const at::Tensor answers =
+      model::forward(model, model::inputs_of(model.config, data.inputs)).argmax(1);
+  EXPECT_DOUBLE_EQ(whole, answers.eq(data.labels).to(at::kDouble).mean().item<double>());
   model::Dataset wrong = data;
   wrong.labels = (data.labels + 1) % 4;
-  EXPECT_LT(accuracy(model, wrong), 1 - whole + 1e-9);
+  EXPECT_LT(quality(model, wrong, one), 1 - whole + 1e-9);
 }
 
-TEST(Accuracy, IsNoNumberWithoutImages) {
+TEST(Quality, IsNoNumberWithoutRows) {
   const auto model = model::random_model(bars_config(), 1);
-  const model::Dataset none{at::empty({0, 1, 8, 8}, at::kByte), at::empty({0}, at::kLong), {}};
-  EXPECT_TRUE(std::isnan(accuracy(model, none)));
+  model::Dataset none;
+  none.inputs = at::empty({0, 1, 8, 8}, at::kByte);
+  none.labels = at::empty({0}, at::kLong);
+  Lanes lanes(1);
+  EXPECT_TRUE(std::isnan(quality(model, none, lanes)));
+}
+
+// By hand: ranks 0 1 2 3 and 0 2.5 2.5 1 (a tie shares its mean rank).
+TEST(Quality, SpearmanIsPearsonOfRanks) {
+  const at::Tensor a = at::tensor({1.0, 2.0, 3.0, 9.0});
+  EXPECT_DOUBLE_EQ(spearman(a, at::tensor({10.0, 20.0, 30.0, 31.0})), 1);
+  EXPECT_DOUBLE_EQ(spearman(a, at::tensor({4.0, 3.0, 2.0, 1.0})), -1);
+  EXPECT_NEAR(spearman(a, at::tensor({0.0, 5.0, 5.0, 1.0})), 1.5 / std::sqrt(5 * 4.5), 1e-12);
+  EXPECT_EQ(spearman(a, at::tensor({7.0, 7.0, 7.0, 7.0})), 0);
 }
 
 }  // namespace

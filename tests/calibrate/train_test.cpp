@@ -28,8 +28,8 @@ TEST(Train, LearnsAndWritesAModelThatLoads) {
   ASSERT_TRUE(summary.finished);
   ASSERT_EQ(summary.epochs.size(), 6U);
   EXPECT_LT(summary.epochs.back().loss, 0.5 * summary.epochs.front().loss);
-  EXPECT_GT(summary.epochs.back().validation_accuracy, 0.9);
-  EXPECT_GT(summary.test_accuracy, 0.9);
+  EXPECT_GT(summary.epochs.back().validation, 0.9);
+  EXPECT_GT(summary.test, 0.9);
   EXPECT_EQ(model::load(scratch / "out").config.width, 16);
 }
 
@@ -43,7 +43,7 @@ TEST(Train, WritesALineAnEpoch) {
   const auto last = base::Reader::json_text(lines[1], "log");
   EXPECT_EQ(last.at("epoch").integer(1, 9), 2);
   EXPECT_EQ(last.at("stage").text(), "train");
-  EXPECT_TRUE(last.has("loss") && last.has("validation_accuracy") && last.has("seconds"));
+  EXPECT_TRUE(last.has("loss") && last.has("validation") && last.has("seconds"));
 }
 
 TEST(Train, IsTheSameOnAnyNumberOfThreads) {
@@ -125,8 +125,8 @@ TEST(Split, KeepsTheSameImagesApartWhateverTheLimit) {
   EXPECT_EQ(whole.validation.size(), 64);
   recipe.train_limit = 100;
   const Split limited = read_split(recipe, bars_config());
-  EXPECT_TRUE(limited.training.images.equal(whole.training.images.narrow(0, 0, 100)));
-  EXPECT_TRUE(limited.validation.images.equal(whole.validation.images));
+  EXPECT_TRUE(limited.training.inputs.equal(whole.training.inputs.narrow(0, 0, 100)));
+  EXPECT_TRUE(limited.validation.inputs.equal(whole.validation.inputs));
   recipe.train_limit = 1000;
   EXPECT_EQ(read_split(recipe, bars_config()).training.size(), 384);
 }
@@ -137,7 +137,7 @@ TEST(Train, RefusesAValidationSplitOfEverything) {
   recipe.data.validation = 448;
   const std::string message = message_of([&] { train(recipe, scratch / "out"); });
   EXPECT_EQ(message,
-            "[recipe] data.validation: saw 448, needs fewer than the 448 images there are");
+            "[recipe] data.validation: saw 448, needs fewer than the 448 rows there are");
   EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
 }
 

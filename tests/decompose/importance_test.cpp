@@ -20,7 +20,7 @@ using testing::tiny_config;
 /// Images as a data set holds them; labels 0..4 in turn.
 model::Dataset tiny_data(std::int64_t count) {
   model::Dataset data;
-  data.images = (testing::seeded({count, 1, 8, 8}, 11) * 60 + 128).clamp(0, 255).to(at::kByte);
+  data.inputs = (testing::seeded({count, 1, 8, 8}, 11) * 60 + 128).clamp(0, 255).to(at::kByte);
   data.labels = at::arange(count, at::kLong).remainder(5);
   return data;
 }
@@ -47,7 +47,7 @@ double fading(const model::Transformer& teacher, const std::string& outgoing, st
     auto& weight = model.tensors[outgoing];
     weight = weight.clone();
     weight.narrow(1, begin, size).mul_(1 - by);
-    return loss(model, data.images.narrow(0, image, 1), data.labels.narrow(0, image, 1));
+    return loss(model, data.inputs.narrow(0, image, 1), data.labels.narrow(0, image, 1));
   };
   return std::abs(faded_loss(fade) - faded_loss(-fade)) / (2 * fade);
 }
@@ -153,7 +153,7 @@ TEST(Importance, LooksAtImagesFromTheWholeOfTheData) {
   few.images = 4;
   model::Dataset every_tenth;
   const auto tenth = at::tensor({0, 10, 20, 30}, at::kLong);
-  every_tenth.images = data.images.index_select(0, tenth);
+  every_tenth.inputs = data.inputs.index_select(0, tenth);
   every_tenth.labels = data.labels.index_select(0, tenth);
   EXPECT_EQ(measure_importance(lively_model(), data, few).channels,
             measure_importance(lively_model(), every_tenth, few).channels);
@@ -163,7 +163,7 @@ TEST(Importance, TakesTheTeachersAnswersWhereThereAreNoLabels) {
   auto data = tiny_data(6);
   const auto teacher = lively_model();
   data.labels =
-      model::forward(teacher, model::normalise_pixels(teacher.config, data.images)).argmax(1);
+      model::forward(teacher, model::normalise_pixels(teacher.config, data.inputs)).argmax(1);
   auto unlabelled = data;
   unlabelled.labels = Tensor();
   EXPECT_EQ(measure_importance(teacher, unlabelled).channels,

@@ -77,8 +77,8 @@ std::string refusal(const fs::path& folder, const std::string& format = "idx",
 TEST(Idx, ReadsImagesAndLabels) {
   const Scratch scratch;
   const Dataset data = read_dataset({"auto", idx_folder(scratch), "test", 0}, idx_input());
-  ASSERT_EQ(data.images.sizes().vec(), (std::vector<std::int64_t>{4, 1, 2, 3}));
-  EXPECT_TRUE(data.images.flatten().equal(at::arange(24, at::kByte)));
+  ASSERT_EQ(data.inputs.sizes().vec(), (std::vector<std::int64_t>{4, 1, 2, 3}));
+  EXPECT_TRUE(data.inputs.flatten().equal(at::arange(24, at::kByte)));
   EXPECT_TRUE(data.labels.equal(at::tensor({0, 1, 2, 0}, at::kLong)));
 }
 
@@ -88,7 +88,7 @@ TEST(Idx, ReadsGzipAndTheTrainSplit) {
   write_gzip(scratch / "train-labels-idx1-ubyte.gz", idx_labels(5));
   const Dataset data = read_dataset({"idx", scratch.path(), "train", 0}, idx_input());
   EXPECT_EQ(data.size(), 5);
-  EXPECT_EQ(data.images[4][0][1][2].item<int>(), 29);
+  EXPECT_EQ(data.inputs[4][0][1][2].item<int>(), 29);
 }
 
 TEST(Idx, TakesTheFirstWhereLimited) {
@@ -101,8 +101,8 @@ TEST(Idx, TakesTheFirstWhereLimited) {
 TEST(Idx, ResizesToTheInputAndCopiesGreyToEachChannel) {
   const Scratch scratch;
   const Dataset data = read_dataset({"idx", idx_folder(scratch), "test", 0}, input(4, 3, 3));
-  ASSERT_EQ(data.images.sizes().vec(), (std::vector<std::int64_t>{4, 3, 4, 4}));
-  EXPECT_TRUE(data.images.select(1, 0).equal(data.images.select(1, 2)));
+  ASSERT_EQ(data.inputs.sizes().vec(), (std::vector<std::int64_t>{4, 3, 4, 4}));
+  EXPECT_TRUE(data.inputs.select(1, 0).equal(data.inputs.select(1, 2)));
 }
 
 TEST(Idx, NamesLabelsAsTheModelDoes) {
@@ -199,7 +199,7 @@ TEST(Cifar, ReadsTheTenClassLayoutInItsOwnFolder) {
   const Dataset data = read_dataset({"auto", scratch.path(), "test", 0}, input(32, 3, 10));
   ASSERT_EQ(data.size(), 2);
   EXPECT_TRUE(data.labels.equal(at::tensor({3, 9}, at::kLong)));
-  EXPECT_EQ(data.images[1][2][31][31].item<int>(), 31);
+  EXPECT_EQ(data.inputs[1][2][31][31].item<int>(), 31);
   EXPECT_EQ(data.label_names, (std::vector<std::string>{"airplane", "automobile"}));
 }
 
@@ -215,7 +215,7 @@ TEST(Cifar, TurnsColourToGreyAsPillowDoes) {
   write(scratch / "test_batch.bin", cifar({0}, {1}));
   const Dataset data = read_dataset({"cifar10", scratch.path(), "test", 0}, input(32, 1, 10));
   // 0.299·10 + 0.587·20 + 0.114·30 = 18.15
-  EXPECT_EQ(data.images[0][0][0][0].item<int>(), 18);
+  EXPECT_EQ(data.inputs[0][0][0][0].item<int>(), 18);
 }
 
 TEST(Cifar, RefusesHalfARecordAndALabelOutOfRange) {
@@ -246,7 +246,7 @@ TEST(ClassFolder, NumbersClassesInOrderOfTheirNames) {
   const Dataset data = read_dataset({"auto", class_folder(scratch), "test", 0}, input(6, 3, 2));
   EXPECT_EQ(data.label_names, (std::vector<std::string>{"cat", "dog"}));
   EXPECT_TRUE(data.labels.equal(at::tensor({0, 0, 1}, at::kLong)));
-  EXPECT_EQ(data.images[2][0][3][3].item<int>(), 30);
+  EXPECT_EQ(data.inputs[2][0][3][3].item<int>(), 30);
 }
 
 TEST(ClassFolder, NumbersClassesAsTheModelNamesThem) {

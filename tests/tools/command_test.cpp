@@ -223,7 +223,7 @@ TEST_F(Commands, EvaluateWritesItsTable) {
   const Scratch& s = *shared_;
   const std::string text = said({"evaluate", s / "bundle", "--teacher", s / "model", "--data",
                                  s / "data", "--csv", own_ / "accuracy.csv"});
-  EXPECT_TRUE(contains(text, "12 images of the test split")) << text;
+  EXPECT_TRUE(contains(text, "12 rows of the test split")) << text;
   const std::string csv = base::read_text(own_ / "accuracy.csv");
   EXPECT_EQ(csv.rfind("what,accuracy,against teacher\nteacher,", 0), 0U) << csv;
   EXPECT_TRUE(contains(csv, "\nwithout cam,")) << csv;

@@ -91,7 +91,7 @@ TEST_F(Inspect, ADamagedMeasurementIsRefused) {
 
 TEST_F(Inspect, MeasurementsOfOtherWeightsSaySo) {
   EXPECT_EQ(inspect({"--measured"}).out, "nothing is measured yet\n");
-  const nlohmann::json rows = {{{"what", "fused"}, {"accuracy", 0.5}}};
+  const nlohmann::json rows = {{{"what", "fused"}, {"value", 0.5}}};
   const std::string identity = plan::Bundle(bundle()).identity();
   plan::write_measured(bundle(), "accuracy", {{"bundle", identity}, {"rows", rows}});
   auto measured = inspect({"--measured"}).out;

@@ -194,7 +194,7 @@ TEST_F(MainJob, EvaluateListsEverySubsetAndKeepsIt) {
   const auto json = nlohmann::json::parse(run({"evaluate", s / "bundle", "--teacher", s / "model",
                                                "--data", s / "data", "--format", "json"})
                                               .out);
-  EXPECT_EQ(json.at("images").get<int>(), 60);
+  EXPECT_EQ(json.at("size").get<int>(), 60);
   EXPECT_GE(json.at("rows").size(),
             1U + 3U + 7U - 3U);  // teacher, each part alone, every subset of two or three
   EXPECT_TRUE(plan::read_measured(s / "bundle").contains("accuracy"));

@@ -13,9 +13,10 @@ namespace {
 
 std::string ablation(const calibrate::CalibrateSummary& summary) {
   Table table({"stage", "before", "after", "brings", "time"});
+  const auto& measure = summary.measure;
   for (const auto& stage : summary.stages)
-    table.row({stage.name, percent(stage.before), percent(stage.after),
-               format("%+.2f", 100 * (stage.after - stage.before)),
+    table.row({stage.name, to_text(measure, stage.before), to_text(measure, stage.after),
+               format("%+.2f", -calibrate::lost(measure, stage.before, stage.after)),
                base::format_seconds(stage.seconds)});
   return table.text();
 }
@@ -52,12 +53,14 @@ int calibrate(const Args& args) {
     ProgressBar bar;
     summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback());
   }
-  const double lost = 100 * (summary.teacher_accuracy - summary.fused_accuracy);
-  const bool below = recipe.target_loss_points > 0 && lost > recipe.target_loss_points;
+  const auto& measure = summary.measure;
+  const double lost = calibrate::lost(measure, summary.teacher_quality, summary.fused_quality);
+  const char* unit = measure.more_is_better ? "points" : "%";
   if (args.json()) {
     nlohmann::json json{{"finished", summary.finished},
-                        {"teacher_accuracy", summary.teacher_accuracy},
-                        {"fused_accuracy", summary.fused_accuracy},
+                        {"measure", measure.name},
+                        {"teacher", summary.teacher_quality},
+                        {"fused", summary.fused_quality},
                         {"stages", nlohmann::json::array()}};
     for (const auto& stage : summary.stages)
       json["stages"].push_back({{"name", stage.name},
@@ -68,14 +71,14 @@ int calibrate(const Args& args) {
   } else {
     std::printf("%s", ablation(summary).c_str());
     if (summary.finished)
-      std::printf("\nvalidation: teacher %s, fused %s (%+.2f points)\n",
-                  percent(summary.teacher_accuracy).c_str(),
-                  percent(summary.fused_accuracy).c_str(), -lost);
+      std::printf("\nvalidation: teacher %s, fused %s (%+.2f %s)\n",
+                  to_text(measure, summary.teacher_quality).c_str(),
+                  to_text(measure, summary.fused_quality).c_str(), -lost, unit);
     if (!summary.message.empty()) std::printf("%s\n", summary.message.c_str());
-    if (below)
-      std::printf("below target: the recipe allows %.2f points\n", recipe.target_loss_points);
+    if (summary.below_target)
+      std::printf("below target: the recipe allows %.2f %s\n", recipe.target_loss_points, unit);
   }
-  return !summary.finished ? exit_failed : below ? exit_negative : exit_done;
+  return !summary.finished ? exit_failed : summary.below_target ? exit_negative : exit_done;
 }
 
 }  // namespace

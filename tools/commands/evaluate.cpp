@@ -1,7 +1,7 @@
 #include "calibrate/evaluate.hpp"
 
 #include <cstdio>
-#include <fstream>
+#include <filesystem>
 
 #include <nlohmann/json.hpp>
 
@@ -13,8 +13,8 @@
 namespace cleave::tools {
 namespace {
 
-const calibrate::AccuracyRow* find_row(const calibrate::EvaluateSummary& summary,
-                                       const std::string& what) {
+const calibrate::QualityRow* find_row(const calibrate::EvaluateSummary& summary,
+                                      const std::string& what) {
   for (const auto& row : summary.rows)
     if (row.what == what) return &row;
   return nullptr;
@@ -29,41 +29,49 @@ int evaluate(const Args& args) {
   source.limit = args.integer("limit");
   // What the bundle says of itself is about the whole test split.
   const bool whole = source.split == "test" && source.limit == 0;
+  source.length = args.integer("length");
+  const bool bundle = std::filesystem::exists(std::filesystem::path(args.at(0)) / "manifest.json");
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
-    summary = calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
-                                  whole && !args.flag("dry-run"), bar.callback());
+    summary = bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
+                                           whole && !args.flag("dry-run"), bar.callback())
+                     : calibrate::evaluate_model(args.at(0), source);
   }
+  const auto& measure = summary.measure;
   const auto* teacher = find_row(summary, "teacher");
-  const auto* fused = find_row(summary, "fused");
-  Table table({"what", "accuracy", "against teacher"});
-  nlohmann::json json{{"images", summary.images}, {"rows", nlohmann::json::array()}};
+  const auto* fused = find_row(summary, bundle ? "fused" : "model");
+  Table table({"what", std::string(measure.name),
+               measure.more_is_better ? "against teacher" : "% against teacher"});
+  nlohmann::json json{
+      {"measure", measure.name}, {"size", summary.size}, {"rows", nlohmann::json::array()}};
   for (const auto& row : summary.rows) {
-    table.row(
-        {row.what, percent(row.accuracy),
-         teacher == nullptr ? "–" : format("%+.2f", 100 * (row.accuracy - teacher->accuracy))});
-    json["rows"].push_back(
-        {{"what", row.what}, {"present", row.present}, {"accuracy", row.accuracy}});
+    table.row({row.what, to_text(measure, row.value),
+               teacher == nullptr
+                   ? "–"
+                   : format("%+.2f", -calibrate::lost(measure, teacher->value, row.value))});
+    json["rows"].push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   }
-  if (!whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
+  if (bundle && !whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
   write_csv(args, table);
   if (args.json())
     std::printf("%s\n", json.dump(2).c_str());
   else
-    std::printf("%s\n%lld images of the %s split\n", table.text().c_str(),
-                static_cast<long long>(summary.images), source.split.c_str());
+    std::printf("%s\n%lld rows of the %s split\n", table.text().c_str(),
+                static_cast<long long>(summary.size), source.split.c_str());
   const double target = args.number("target");
-  return target > 0 && fused != nullptr && fused->accuracy < target ? exit_negative : exit_done;
+  if (target <= 0 || fused == nullptr) return exit_done;
+  const bool reached = measure.more_is_better ? fused->value >= target : fused->value <= target;
+  return reached ? exit_done : exit_negative;
 }
 
 }  // namespace
 
 Command evaluate_command() {
   return {"evaluate",
-          "accuracy of the teacher, each part, the fused whole and every subset",
-          {{"BUNDLE", "bundle folder"}},
-          {"data", "data-format", "split", "limit", "teacher", "target", "threads", "csv",
+          "quality of a model, or of the teacher, each part, the fused whole and every subset",
+          {{"BUNDLE", "bundle or model folder"}},
+          {"data", "data-format", "split", "limit", "length", "teacher", "target", "threads", "csv",
            "dry-run", "format", "verbose"},
           "cleave evaluate bundle/ --teacher teacher/ --data /usr/share/datasets/fashion-mnist",
           evaluate};

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
+#include "calibrate/quality.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -31,19 +32,21 @@ std::string seconds_text(const Reader& table, const std::string& key) {
   return value > 0 ? base::format_seconds(value) : "–";
 }
 
-std::string accuracy_text(const Reader& section) {
+std::string quality_text(const Reader& section) {
+  const std::string name = section.text("measure", "accuracy");
+  const calibrate::Measure measure{name, name != "nats"};
   std::optional<double> teacher;
   const auto rows = section.at("rows").items();
   for (const auto& row : rows)
-    if (row.at("what").text() == "teacher") teacher = row.at("accuracy").number(0, 1);
-  Table table({"accuracy of", "share right", "against teacher"});
+    if (row.at("what").text() == "teacher") teacher = row.at("value").number(-1, any);
+  Table table({"of", name, measure.more_is_better ? "against teacher" : "% against teacher"});
   for (const auto& row : rows) {
-    const double accuracy = row.at("accuracy").number(0, 1);
-    table.row({row.at("what").text(), percent(accuracy),
-               teacher ? format("%+.2f points", 100 * (accuracy - *teacher)) : "–"});
+    const double value = row.at("value").number(-1, any);
+    table.row({row.at("what").text(), to_text(measure, value),
+               teacher ? format("%+.2f", -calibrate::lost(measure, *teacher, value)) : "–"});
   }
-  const auto images = section.number("images", 0, any, 0);
-  return table.text() + (images > 0 ? format("of %.0f images\n", images) : "");
+  const auto size = section.number("size", 0, any, 0);
+  return table.text() + (size > 0 ? format("of %.0f rows\n", size) : "");
 }
 
 void add_memory(const Reader& system, const std::string& what, Table& table) {
@@ -85,7 +88,7 @@ std::string testbed_text(const Reader& section) {
 std::string measured_text(const Reader& measured, const std::string& identity) {
   std::string text;
   if (const auto section = measured.find("accuracy"))
-    text += heading(*section, identity) + accuracy_text(*section);
+    text += heading(*section, identity) + quality_text(*section);
   if (const auto section = measured.find("testbed"))
     text += (text.empty() ? "" : "\n") + heading(*section, identity) + testbed_text(*section);
   return text.empty() ? "nothing is measured yet\n" : text;

@@ -36,22 +36,24 @@ int train(const Args& args) {
   }
   if (args.json()) {
     nlohmann::json json{{"finished", summary.finished},
-                        {"test_accuracy", summary.test_accuracy},
+                        {"measure", summary.measure.name},
+                        {"test", summary.test},
                         {"epochs", nlohmann::json::array()}};
     for (const auto& epoch : summary.epochs)
       json["epochs"].push_back({{"epoch", epoch.epoch},
                                 {"loss", epoch.loss},
-                                {"validation_accuracy", epoch.validation_accuracy},
+                                {"validation", epoch.validation},
                                 {"seconds", epoch.seconds}});
     std::printf("%s\n", json.dump(2).c_str());
   } else {
     Table table({"epoch", "loss", "validation", "time"});
     for (const auto& epoch : summary.epochs)
       table.row({std::to_string(epoch.epoch), format("%.4f", epoch.loss),
-                 percent(epoch.validation_accuracy), base::format_seconds(epoch.seconds)});
+                 to_text(summary.measure, epoch.validation), base::format_seconds(epoch.seconds)});
     std::printf("%s", table.text().c_str());
     if (summary.finished)
-      std::printf("\n%s: test accuracy %s\n", out.c_str(), percent(summary.test_accuracy).c_str());
+      std::printf("\n%s: test %s %s\n", out.c_str(), std::string(summary.measure.name).c_str(),
+                  to_text(summary.measure, summary.test).c_str());
     if (!summary.message.empty()) std::printf("%s\n", summary.message.c_str());
   }
   return summary.finished ? exit_done : exit_failed;
@@ -61,7 +63,7 @@ int train(const Args& args) {
 
 Command train_command() {
   return {"train",
-          "train a model from random weights, as a recipe says; the same call resumes",
+          "train a model, new or on from a checkpoint, as a recipe says; the same call resumes",
           {{"RECIPE", "recipe (TOML)"}},
           {"out", "data", "seed", "threads", "dry-run", "format", "verbose"},
           "cleave train recipes/fashion-mnist/teacher.toml --out teacher/",

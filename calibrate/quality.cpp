@@ -1,0 +1,134 @@
+#include "calibrate/quality.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <numeric>
+#include <string>
+
+#include <ATen/ATen.h>
+
+#include "calibrate/forward.hpp"
+#include "calibrate/fused.hpp"
+
+namespace cleave::calibrate {
+namespace {
+
+using model::Task;
+
+constexpr std::int64_t rows_a_piece = 64;
+
+/// 0 … n − 1 by size, equal values at the mean of their places.
+std::vector<double> ranks(const at::Tensor& values) {
+  const at::Tensor flat = values.to(at::kDouble).contiguous();
+  const double* x = flat.data_ptr<double>();
+  const auto count = static_cast<std::size_t>(flat.numel());
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [x](auto a, auto b) { return x[a] < x[b]; });
+  std::vector<double> rank(count);
+  for (std::size_t begin = 0, end = 0; begin < count; begin = end) {
+    while (end < count && x[order[end]] == x[order[begin]]) ++end;
+    for (std::size_t i = begin; i < end; ++i)
+      rank[order[i]] = static_cast<double>(begin + end - 1) / 2;
+  }
+  return rank;
+}
+
+std::string formatted(const char* pattern, double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, pattern, value);
+  return text;
+}
+
+}  // namespace
+
+Measure measure_of(const model::ModelConfig& config) {
+  if (config.task == Task::classification) return {"accuracy", true};
+  if (config.task == Task::embedding) return {"spearman", true};
+  return {"nats", false};
+}
+
+std::string to_text(const Measure& measure, double value) {
+  if (std::isnan(value)) return "–";
+  if (measure.name == "accuracy") return formatted("%.2f %%", 100 * value);
+  if (measure.name == "spearman") return formatted("%.2f", 100 * value);
+  return formatted("%.4f nats", value);
+}
+
+double lost(const Measure& measure, double teacher, double value) {
+  return measure.more_is_better ? 100 * (teacher - value) : 100 * (value / teacher - 1);
+}
+
+at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices) {
+  if (data.labels.defined()) return data.labels.index_select(0, indices);
+  if (!data.stream.defined()) return {};
+  const at::Tensor rows = data.inputs.index_select(0, indices);
+  return rows.narrow(1, 1, rows.size(1) - 1).to(at::kLong);
+}
+
+at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, std::int64_t begin,
+                 const at::Tensor& answers) {
+  if (config.task == Task::embedding) return answers;
+  const at::Tensor targets =
+      targets_of(data, at::arange(begin, begin + answers.size(0), at::TensorOptions(at::kLong)));
+  if (config.task == Task::classification) return answers.argmax(-1).eq(targets).to(at::kFloat);
+  const at::Tensor chosen =
+      at::log_softmax(answers, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1);
+  return -chosen.mean(1);
+}
+
+double quality_of(const model::ModelConfig& config, const model::Dataset& data,
+                  const at::Tensor& marks) {
+  if (marks.size(0) == 0) return std::numeric_limits<double>::quiet_NaN();
+  if (config.task != Task::embedding) return marks.to(at::kDouble).mean().item<double>();
+  const at::Tensor pairs = marks.unflatten(0, {-1, 2});
+  return spearman((pairs.select(1, 0) * pairs.select(1, 1)).sum(1), data.scores);
+}
+
+std::vector<double> qualities(
+    const model::ModelConfig& config, const model::Dataset& data, std::size_t variants,
+    const std::function<std::vector<at::Tensor>(const at::Tensor&)>& answer, Lanes& lanes,
+    const std::function<bool(std::int64_t)>& report) {
+  const auto pieces = static_cast<std::size_t>((data.size() + rows_a_piece - 1) / rows_a_piece);
+  std::vector<std::vector<at::Tensor>> found(variants, std::vector<at::Tensor>(pieces));
+  const auto work = [&](std::int64_t begin, std::int64_t end) {
+    const auto answers =
+        answer(model::inputs_of(config, data.inputs.narrow(0, begin, end - begin)));
+    for (std::size_t v = 0; v < variants; ++v)
+      found[v][static_cast<std::size_t>(begin / rows_a_piece)] =
+          marks(config, data, begin, answers[v]);
+  };
+  if (!for_pieces(data.size(), rows_a_piece, lanes, work, report)) return {};
+  std::vector<double> result;
+  for (const auto& rows : found)
+    result.push_back(pieces == 0 ? std::numeric_limits<double>::quiet_NaN()
+                                 : quality_of(config, data, at::cat(rows)));
+  return result;
+}
+
+double quality(const model::Transformer& model, const model::Dataset& data, Lanes& lanes) {
+  return qualities(
+             model.config, data, 1,
+             [&model](const at::Tensor& inputs) {
+               return std::vector<at::Tensor>{
+                   model::classify(model, summary_features(model, inputs))};
+             },
+             lanes)
+      .front();
+}
+
+double spearman(const at::Tensor& a, const at::Tensor& b) {
+  const std::vector<double> x = ranks(a), y = ranks(b);
+  const double mean = (static_cast<double>(x.size()) - 1) / 2;
+  double xy = 0, xx = 0, yy = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    xy += (x[i] - mean) * (y[i] - mean);
+    xx += (x[i] - mean) * (x[i] - mean);
+    yy += (y[i] - mean) * (y[i] - mean);
+  }
+  return xx == 0 || yy == 0 ? 0 : xy / std::sqrt(xx * yy);
+}
+
+}  // namespace cleave::calibrate

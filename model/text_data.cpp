@@ -1,0 +1,290 @@
+#include "model/text_data.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "model/tokenizer/unicode.hpp"
+
+namespace cleave::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The share of a running text, at its end, that is the test split where one file is all there is.
+constexpr double test_share = 0.1;
+
+[[noreturn]] void fail(const fs::path& file, const std::string& what) {
+  throw std::runtime_error("[" + file.string() + "] " + what);
+}
+
+[[noreturn]] void fail_at(const fs::path& file, std::size_t line, const std::string& what) {
+  fail(file, "line " + std::to_string(line) + ": " + what);
+}
+
+/// What one line of a file says.
+struct Line {
+  std::size_t number = 0;
+  std::vector<std::string> texts;  // one, or the two of a pair
+  std::string answer;              // label or score, as written; empty: none
+};
+
+std::string read_valid(const fs::path& path) {
+  std::string text = base::read_text(path);
+  if (const auto wrong = first_invalid_utf8(text))
+    fail(path, "byte " + std::to_string(*wrong) + ": saw invalid UTF-8, needs text");
+  return text;
+}
+
+std::vector<std::string> split(const std::string& line, char by) {
+  std::vector<std::string> fields(1);
+  for (const char c : line)
+    if (c == by)
+      fields.emplace_back();
+    else
+      fields.back() += c;
+  return fields;
+}
+
+template <typename Take>
+void for_lines(const fs::path& path, const Take& take) {
+  const std::string text = read_valid(path);
+  std::size_t number = 0, begin = 0;
+  while (begin < text.size()) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    ++number;
+    if (!line.empty()) take(number, line);
+    begin = end + 1;
+  }
+}
+
+std::vector<Line> read_tsv(const fs::path& path, bool pairs) {
+  const std::size_t needed = pairs ? 3 : 2;
+  std::vector<Line> lines;
+  for_lines(path, [&](std::size_t number, const std::string& line) {
+    auto fields = split(line, '\t');
+    if (fields.size() != needed)
+      fail_at(path, number,
+              "saw " + std::to_string(fields.size()) + " columns, needs " +
+                  (pairs ? "text, text and score" : "text and label"));
+    Line read{number, {}, fields.back()};
+    fields.pop_back();
+    read.texts = std::move(fields);
+    lines.push_back(std::move(read));
+  });
+  return lines;
+}
+
+/// The STS benchmark: genre, file, year, number, score, text, text, and at times two sources more.
+std::vector<Line> read_stsb(const fs::path& path) {
+  std::vector<Line> lines;
+  for_lines(path, [&](std::size_t number, const std::string& line) {
+    const auto fields = split(line, '\t');
+    if (fields.size() < 7)
+      fail_at(path, number, "saw " + std::to_string(fields.size()) + " columns, needs at least 7");
+    lines.push_back({number, {fields[5], fields[6]}, fields[4]});
+  });
+  return lines;
+}
+
+std::string text_or_number(const nlohmann::json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+std::vector<Line> read_jsonl(const fs::path& path, bool pairs) {
+  std::vector<Line> lines;
+  for_lines(path, [&](std::size_t number, const std::string& line) {
+    const auto object = nlohmann::json::parse(line, nullptr, false);
+    if (!object.is_object()) fail_at(path, number, "saw no JSON object, needs one a line");
+    Line read{number, {}, {}};
+    const auto texts =
+        pairs ? std::vector<const char*>{"text_a", "text_b"} : std::vector<const char*>{"text"};
+    for (const char* key : texts) {
+      if (!object.contains(key) || !object[key].is_string())
+        fail_at(path, number, std::string(key) + ": saw no text, needs one");
+      read.texts.push_back(object[key].get<std::string>());
+    }
+    const char* answer = pairs ? "score" : "label";
+    if (object.contains(answer)) read.answer = text_or_number(object[answer]);
+    lines.push_back(std::move(read));
+  });
+  return lines;
+}
+
+/// The file of a split: <split>.<extension>, sts-<split>… ; the test split may be called dev or
+/// valid.
+fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns) {
+  if (fs::is_regular_file(source.path)) return source.path;
+  const std::vector<std::string> names =
+      source.split == "train" ? std::vector<std::string>{"train"}
+                              : std::vector<std::string>{"test", "dev", "valid", "validation"};
+  for (const auto& name : names)
+    for (const auto& pattern : patterns) {
+      std::string file = pattern;
+      file.replace(file.find('*'), 1, name);
+      if (fs::is_regular_file(source.path / file)) return source.path / file;
+    }
+  std::string file = patterns.front();
+  file.replace(file.find('*'), 1, names.front());
+  fail(source.path, "data: saw no file of the " + source.split + " split, needs " + file);
+}
+
+std::string detect(const DatasetSource& source, const ModelConfig& config) {
+  if (config.reads_every_token()) return "text";
+  const auto has = [&](const std::string& pattern) {
+    try {
+      file_of(source, {pattern});
+      return true;
+    } catch (const std::runtime_error&) {
+      return false;
+    }
+  };
+  if (fs::is_regular_file(source.path))
+    return source.path.extension() == ".jsonl" ? "jsonl" : "tsv";
+  if (has("sts-*.tsv")) return "stsb";
+  return has("*.jsonl") ? "jsonl" : "tsv";
+}
+
+std::vector<Line> read_lines(const DatasetSource& source, const std::string& format, bool pairs,
+                             fs::path& file) {
+  if (format == "stsb") {
+    if (!pairs)
+      fail(source.path, "format: saw stsb, which has no labels, but the model classifies");
+    return read_stsb(file = file_of(source, {"sts-*.tsv", "*.tsv"}));
+  }
+  if (format == "jsonl") return read_jsonl(file = file_of(source, {"*.jsonl"}), pairs);
+  return read_tsv(file = file_of(source, {"*.tsv"}), pairs);
+}
+
+std::int64_t label_of(const Line& line, const ModelConfig& config, const fs::path& file) {
+  const auto named = std::find(config.labels.begin(), config.labels.end(), line.answer);
+  if (named != config.labels.end()) return named - config.labels.begin();
+  std::int64_t label = -1;
+  const char* end = line.answer.data() + line.answer.size();
+  const auto read = std::from_chars(line.answer.data(), end, label);
+  if (line.answer.empty() || read.ec != std::errc() || read.ptr != end || label < 0 ||
+      label >= config.classes)
+    fail_at(file, line.number,
+            "label: saw " + (line.answer.empty() ? "nothing" : "'" + line.answer + "'") +
+                ", needs 0.." + std::to_string(config.classes - 1) +
+                (config.labels.empty() ? "" : " or one of the model's labels"));
+  return label;
+}
+
+float score_of(const Line& line, const fs::path& file) {
+  try {
+    std::size_t used = 0;
+    const float score = std::stof(line.answer, &used);
+    if (used == line.answer.size() && std::isfinite(score)) return score;
+  } catch (const std::exception&) {
+  }
+  fail_at(file, line.number,
+          "score: saw " + (line.answer.empty() ? "nothing" : "'" + line.answer + "'") +
+              ", needs a number");
+}
+
+at::Tensor filled_up(const std::vector<std::vector<TokenId>>& rows) {
+  std::size_t longest = 1;
+  for (const auto& row : rows) longest = std::max(longest, row.size());
+  const at::Tensor ids = at::full(
+      {static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(longest)}, -1, at::kInt);
+  for (std::size_t r = 0; r < rows.size(); ++r)
+    std::copy(rows[r].begin(), rows[r].end(), ids.data_ptr<std::int32_t>() + r * longest);
+  return ids;
+}
+
+std::int64_t length_of(const DatasetSource& source, const ModelConfig& config) {
+  return source.length > 0 ? std::min(source.length, config.context) : config.context;
+}
+
+Dataset read_labelled(const DatasetSource& source, const std::string& format,
+                      const ModelConfig& config) {
+  const bool pairs = config.task == Task::embedding;
+  fs::path file;
+  auto lines = read_lines(source, format, pairs, file);
+  if (lines.empty()) fail(file, "data: saw no line, needs at least 1");
+  if (source.limit > 0 && static_cast<std::int64_t>(lines.size()) > source.limit)
+    lines.resize(static_cast<std::size_t>(source.limit));
+  const auto length = static_cast<std::size_t>(length_of(source, config));
+  const auto count = static_cast<std::int64_t>(lines.size());
+  Dataset data;
+  data.label_names = config.labels;
+  pairs ? data.scores = at::empty({count}, at::kFloat)
+        : data.labels = at::empty({count}, at::kLong);
+  std::vector<std::vector<TokenId>> rows;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    for (const auto& text : lines[i].texts) {
+      rows.push_back(source.tokenizer->encode(text, true, length));
+      if (rows.back().empty()) fail_at(file, lines[i].number, "text: saw none, needs some");
+    }
+    if (pairs)
+      data.scores.data_ptr<float>()[i] = score_of(lines[i], file);
+    else
+      data.labels.data_ptr<std::int64_t>()[i] = label_of(lines[i], config, file);
+  }
+  data.inputs = filled_up(rows);
+  return data;
+}
+
+/// The running text of a split.
+std::string read_running(const DatasetSource& source) {
+  fs::path only = source.path;
+  if (fs::is_directory(source.path)) {
+    std::vector<fs::path> texts;
+    for (const auto& entry : fs::directory_iterator(source.path))
+      if (entry.is_regular_file() && entry.path().extension() == ".txt")
+        texts.push_back(entry.path());
+    if (texts.size() != 1) return read_valid(file_of(source, {"*.txt"}));
+    only = texts.front();
+  }
+  const std::string text = read_valid(only);
+  auto cut = static_cast<std::size_t>(static_cast<double>(text.size()) * (1 - test_share));
+  while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80) ++cut;
+  return source.split == "train" ? text.substr(0, cut) : text.substr(cut);
+}
+
+Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
+  const std::vector<TokenId> ids = source.tokenizer->encode(read_running(source), false);
+  const std::int64_t length = length_of(source, config);
+  const auto count = static_cast<std::int64_t>(ids.size());
+  if (count <= length)
+    fail(source.path, "data: saw " + std::to_string(count) + " tokens in the " + source.split +
+                          " split, needs more than one window of " + std::to_string(length));
+  Dataset data;
+  data.stream = at::empty({count}, at::kInt);
+  std::copy(ids.begin(), ids.end(), data.stream.data_ptr<std::int32_t>());
+  data.inputs = data.stream.unfold(0, length + 1, length);
+  if (source.limit > 0 && data.size() > source.limit)
+    data.inputs = data.inputs.narrow(0, 0, source.limit);
+  return data;
+}
+
+}  // namespace
+
+Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
+  if (source.tokenizer == nullptr)
+    throw std::runtime_error("[data] tokenizer: saw none, needs the model's");
+  if (source.tokenizer->vocabulary_size() > config.vocabulary)
+    throw std::runtime_error(
+        "[data] tokenizer: saw " + std::to_string(source.tokenizer->vocabulary_size()) +
+        " tokens, needs at most the model's vocabulary of " + std::to_string(config.vocabulary));
+  const std::string format = source.format == "auto" ? detect(source, config) : source.format;
+  if (format == "text" && config.reads_every_token()) return read_windows(source, config);
+  if (format != "tsv" && format != "jsonl" && format != "stsb")
+    throw std::runtime_error("[data] format: saw '" + format +
+                             "', needs tsv, jsonl, stsb, text or auto");
+  if (config.reads_every_token())
+    throw std::runtime_error("[data] format: saw '" + format +
+                             "', needs text: a language model learns from running text");
+  return read_labelled(source, format, config);
+}
+
+}  // namespace cleave::model

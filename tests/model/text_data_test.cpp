@@ -1,0 +1,136 @@
+#include "model/text_data.hpp"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "base/file.hpp"
+#include "tests/model/fixtures.hpp"
+
+namespace cleave::model {
+namespace {
+
+using testing::error_of;
+using testing::Scratch;
+using testing::tiny_text_config;
+
+/// A folder with data, and a tokenizer whose tokens are the bytes.
+struct Data {
+  Data() {
+    write_byte_tokenizer(scratch.path());
+    tokenizer.emplace(read_tokenizer(scratch.path()));
+  }
+  void write(const std::string& name, const std::string& text) const {
+    base::write_whole(scratch / name, text);
+  }
+  Dataset read(const ModelConfig& config, const std::string& split = "test",
+               const std::string& format = "auto", std::int64_t length = 0) const {
+    DatasetSource source;
+    source.path = scratch.path();
+    source.split = split;
+    source.format = format;
+    source.tokenizer = &*tokenizer;
+    source.length = length;
+    return read_dataset(source, config);
+  }
+  std::string error(const ModelConfig& config, const std::string& format = "auto") const {
+    const std::string text = error_of([&] { read(config, "test", format); });
+    const std::string folder = scratch.path().string();
+    const auto at = text.find(folder);
+    return at == std::string::npos ? text : text.substr(0, at) + text.substr(at + folder.size());
+  }
+  Scratch scratch;
+  std::optional<Tokenizer> tokenizer;
+};
+
+ModelConfig bytes_config(Family family, Task task) {
+  ModelConfig config = tiny_text_config(family);
+  config.vocabulary = 256;
+  config.task = task;
+  config.classes = task == Task::classification ? 2 : task == Task::causal_lm ? 256 : 0;
+  return config;
+}
+
+std::vector<std::int64_t> row(const Tensor& rows, std::int64_t i) {
+  const Tensor ids = rows[i].to(at::kLong).contiguous();
+  return {ids.data_ptr<std::int64_t>(), ids.data_ptr<std::int64_t>() + ids.numel()};
+}
+
+TEST(TextData, ReadsTextsAndLabels) {
+  const Data data;
+  data.write("train.tsv", "good\t1\r\n\nbad\t0\n");
+  data.write("dev.tsv", "so\t1\n");
+  const ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const Dataset train = data.read(config, "train");
+  ASSERT_EQ(train.size(), 2);
+  EXPECT_EQ(row(train.inputs, 0), (std::vector<std::int64_t>{'g', 'o', 'o', 'd'}));
+  EXPECT_EQ(row(train.inputs, 1), (std::vector<std::int64_t>{'b', 'a', 'd', -1}));
+  EXPECT_EQ(row(train.labels.unsqueeze(0), 0), (std::vector<std::int64_t>{1, 0}));
+  EXPECT_EQ(data.read(config).size(), 1);
+  EXPECT_EQ(data.read(config, "train", "tsv", 3).inputs.size(1), 3);
+  EXPECT_EQ(inputs_of(config, train.inputs.narrow(0, 1, 1)).size(1), 3);
+}
+
+TEST(TextData, ReadsPairsAndScores) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::embedding);
+  data.write("test.tsv", "a\tb\t4.5\nc\td\t0\n");
+  const Dataset tsv = data.read(config);
+  ASSERT_EQ(tsv.size(), 4);
+  EXPECT_EQ(row(tsv.inputs, 2), (std::vector<std::int64_t>{'c'}));
+  EXPECT_EQ(tsv.scores[0].item<float>(), 4.5F);
+  data.write("test.jsonl", R"({"text_a": "a", "text_b": "b", "score": 4.5})");
+  EXPECT_EQ(data.read(config, "test", "jsonl").scores.numel(), 1);
+  data.write("sts-dev.tsv", "main\tMSR\t2012\t1\t2.5\tA.\tB.\tsource\tsource\n");
+  EXPECT_EQ(data.read(config).scores[0].item<float>(), 2.5F);
+}
+
+TEST(TextData, CutsARunningTextIntoWindowsThatShareAToken) {
+  const Data data;
+  data.write("story.txt", "0123456789abcdefghij");
+  const ModelConfig config = bytes_config(Family::gpt2, Task::causal_lm);
+  const Dataset train = data.read(config, "train", "auto", 4);
+  ASSERT_EQ(train.size(), 4);  // 18 of 20 tokens: four windows of 4, each with the token after it
+  EXPECT_EQ(row(train.inputs, 1), (std::vector<std::int64_t>{'4', '5', '6', '7', '8'}));
+  EXPECT_EQ(train.stream.size(0), 18);
+  EXPECT_EQ(inputs_of(config, train.inputs).size(1), 4);
+  EXPECT_EQ(data.read(config, "test", "auto", 1).size(), 1);
+}
+
+TEST(TextData, SaysWhatIsWrongAndWhere) {
+  const Data data;
+  const ModelConfig classes = bytes_config(Family::bert, Task::classification);
+  EXPECT_EQ(data.error(classes), "[] data: saw no file of the test split, needs test.tsv");
+  data.write("test.tsv", "good\t1\nbad\t\n");
+  EXPECT_EQ(data.error(classes), "[/test.tsv] line 2: label: saw nothing, needs 0..1");
+  data.write("test.tsv", "good\t2\n");
+  EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: label: saw '2', needs 0..1");
+  data.write("test.tsv", "good\n");
+  EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: saw 1 columns, needs text and label");
+  data.write("test.tsv", "g\xff\t1\n");
+  EXPECT_EQ(data.error(classes), "[/test.tsv] byte 1: saw invalid UTF-8, needs text");
+  data.write("test.tsv", "\t1\n");
+  EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: text: saw none, needs some");
+  data.write("test.jsonl", "{\"text\": \"a\"}\n");
+  EXPECT_EQ(data.error(classes, "jsonl"), "[/test.jsonl] line 1: label: saw nothing, needs 0..1");
+  data.write("test.jsonl", "{\"label\": 1}\n");
+  EXPECT_EQ(data.error(classes, "jsonl"), "[/test.jsonl] line 1: text: saw no text, needs one");
+  data.write("test.jsonl", "[1]\n");
+  EXPECT_EQ(data.error(classes, "jsonl"),
+            "[/test.jsonl] line 1: saw no JSON object, needs one a line");
+  const ModelConfig pairs = bytes_config(Family::bert, Task::embedding);
+  data.write("test.tsv", "a\tb\tmuch\n");
+  EXPECT_EQ(data.error(pairs, "tsv"), "[/test.tsv] line 1: score: saw 'much', needs a number");
+  EXPECT_EQ(data.error(classes, "idx"),
+            "[data] format: saw 'idx', needs tsv, jsonl, stsb, text or auto");
+  const ModelConfig causal = bytes_config(Family::gpt2, Task::causal_lm);
+  data.write("test.txt", "short");
+  EXPECT_EQ(data.error(causal),
+            "[] data: saw 1 tokens in the test split, needs more than one window of 16");
+  ModelConfig small = causal;
+  small.vocabulary = small.classes = 100;
+  EXPECT_EQ(data.error(small),
+            "[data] tokenizer: saw 256 tokens, needs at most the model's vocabulary of 100");
+}
+
+}  // namespace
+}  // namespace cleave::model
