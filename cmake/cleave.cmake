@@ -30,6 +30,18 @@ function(cleave_library name)
   set_target_properties(cleave_${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
 endfunction()
 
+# cleave_module(name STANDARD 17|20 SOURCES … [PRIVATE_DEPENDS …])
+# One library that is opened while running, by who needs it: what it links stays out of the others' sight.
+function(cleave_module name)
+  cmake_parse_arguments(arg "" "STANDARD" "SOURCES;PRIVATE_DEPENDS" ${ARGN})
+  add_library(cleave_${name} MODULE ${arg_SOURCES})
+  target_link_libraries(cleave_${name} PRIVATE cleave_flags ${arg_PRIVATE_DEPENDS})
+  target_include_directories(cleave_${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_features(cleave_${name} PRIVATE cxx_std_${arg_STANDARD})
+  set_target_properties(cleave_${name} PROPERTIES PREFIX "" CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  install(TARGETS cleave_${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/cleave)
+endfunction()
+
 # cleave_test(name [STANDARD 17|20] [LABELS …] [SOURCES …] DEPENDS …) builds <name>_test.cpp and registers each TEST; one that
 # links libtorch and has no label is registered whole as <room>.<name>, since each start of libtorch takes half a second.
 function(cleave_test name)

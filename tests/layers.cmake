@@ -1,6 +1,6 @@
 # Fails where a room reaches into one it may not: cmake [-DROOT=<tree>] -P tests/layers.cmake
 #
-# Rooms are the libraries that cleave_library() declares; every file of a room's folder belongs to one of them. Read from
+# Rooms are the libraries that cleave_library() and cleave_module() declare; every file of a room's folder belongs to one of them. Read from
 # the text alone, so that it also guards what this build leaves out.
 cmake_minimum_required(VERSION 3.25)
 
@@ -11,7 +11,8 @@ endif()
 # What each library may include of ours, besides itself. The order is that of the ladder.
 set(base_may "")
 set(config_may base)
-set(tokenizer_may base)
+set(sentence_piece_may "") # a module: opened, not linked
+set(tokenizer_may base sentence_piece)
 set(model_may base config tokenizer)
 set(net_bytes_may base)
 set(net_may base net_bytes)
@@ -26,7 +27,7 @@ set(engine_may base config model plan net_bytes executor)
 set(folders base model net optimizer decompose calibrate infer)
 
 # Headers of others that only these libraries may include: the rest builds without them.
-set(guarded torch/ ATen/ c10/ ceres/ boost/graph/ toml openssl/ stb/ unicode/ zlib boost/asio)
+set(guarded torch/ ATen/ c10/ ceres/ boost/graph/ toml openssl/ sentencepiece stb/ unicode/ zlib boost/asio)
 set(libtorch_may model decompose calibrate engine)
 set(torch/_may ${libtorch_may})
 set(ATen/_may ${libtorch_may})
@@ -35,6 +36,7 @@ set(ceres/_may optimizer)
 set(boost/graph/_may optimizer decompose)
 set(toml_may base)
 set(openssl/_may base)
+set(sentencepiece_may sentence_piece)
 set(stb/_may model)
 set(unicode/_may tokenizer)
 set(zlib_may model)
@@ -69,9 +71,9 @@ endfunction()
 function(read_libraries folder)
   file(READ ${ROOT}/${folder}/CMakeLists.txt text)
   string(REGEX REPLACE "#[^\n]*" "" text "${text}")
-  string(REGEX MATCHALL "cleave_library\\([^)]*\\)" declarations "${text}")
+  string(REGEX MATCHALL "cleave_(library|module)\\([^)]*\\)" declarations "${text}")
   foreach(declaration IN LISTS declarations)
-    string(REGEX REPLACE "^cleave_library\\(|\\)$" "" words "${declaration}")
+    string(REGEX REPLACE "^cleave_(library|module)\\(|\\)$" "" words "${declaration}")
     string(REGEX REPLACE "[ \t\r\n]+" ";" words "${words}")
     list(POP_FRONT words name)
     if(NOT DEFINED ${name}_may)

@@ -1,4 +1,5 @@
 // Which files a model folder's tokenizer lies in.
+#include <map>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "base/file.hpp"
 #include "base/reader.hpp"
 #include "model/tokenizer/byte_pair.hpp"
+#include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
 #include "model/tokenizer/wordpiece.hpp"
@@ -91,6 +93,68 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   }
 }
 
+/// A special token of tokenizer_config.json, "<s>" or a table with it as "content".
+std::string special_token(const Reader& config, const std::string& key,
+                          const std::string& fallback) {
+  const auto field = config.find(key);
+  if (!field) return fallback;
+  return field->json().is_object() ? field->at("content").text() : field->text();
+}
+
+/// Tokens that a folder adds to those of tokenizer.model are refused: the reference's versions do
+/// not agree on the text around them.
+void expect_no_more_tokens(const fs::path& folder, const Reader& config,
+                           const Vocabulary& vocabulary) {
+  const auto expect_known = [&](const Reader& place, const std::string& token, std::int64_t id) {
+    const auto known = vocabulary.find(token);
+    if (!known || *known != id)
+      throw place.error("saw '" + token + "', needs a token of tokenizer.model with this number");
+  };
+  if (const fs::path file = folder / "added_tokens.json"; fs::exists(file)) {
+    const Reader table = Reader::json_file(file);
+    for (const std::string& token : table.keys())
+      expect_known(table.at(token), token, table.at(token).integer(0, Vocabulary::most - 1));
+  }
+  if (const auto table = config.find("added_tokens_decoder"))
+    for (const std::string& id : table->keys()) {
+      const Reader place = table->at(id);
+      const std::string token = place.at("content").text();
+      const auto known = vocabulary.find(token);
+      expect_known(place, token, known && std::to_string(*known) == id ? *known : -1);
+    }
+}
+
+Tokenizer from_sentence_piece(const fs::path& folder) {
+  const Reader config = config_of(folder);
+  if (const auto kind = config.find("tokenizer_class"))
+    kind->one_of({"LlamaTokenizer", "LlamaTokenizerFast"});
+  const std::string begin = special_token(config, "bos_token", "<s>"),
+                    end = special_token(config, "eos_token", "</s>"),
+                    unknown = special_token(config, "unk_token", "<unk>");
+  auto scheme = sentence_piece(folder / "tokenizer.model", {begin, end, unknown});
+  const Vocabulary& vocabulary = scheme->vocabulary();
+  expect_no_more_tokens(folder, config, vocabulary);
+  // "<s>" in a text is text to this library: these are known by their numbers alone.
+  std::map<std::string, AddedToken> special;
+  for (const auto& [key, token] : {std::pair("bos_token", begin), std::pair("eos_token", end),
+                                   std::pair("unk_token", unknown)}) {
+    if (const auto id = vocabulary.find(token))
+      special[token] = {token, *id, true, false, false, false};
+    else if (config.has(key))
+      throw config.at(key).error("saw '" + token + "', needs a token of tokenizer.model");
+  }
+  const auto around = [&](const char* key, bool fallback, const std::string& token) {
+    std::vector<TokenId> ids;
+    if (const auto id = vocabulary.find(token); id && config.boolean(key, fallback))
+      ids.push_back(*id);
+    return ids;
+  };
+  auto before = around("add_bos_token", true, begin), behind = around("add_eos_token", false, end);
+  std::vector<AddedToken> added;
+  for (const auto& [token, one] : special) added.push_back(one);
+  return {std::move(scheme), std::move(added), std::move(before), std::move(behind)};
+}
+
 }  // namespace
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
@@ -114,9 +178,10 @@ Tokenizer read_tokenizer(const fs::path& folder) {
     return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
   if (has("vocab.txt")) return from_vocab_txt(folder);
   if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
-  throw std::runtime_error(
-      "[" + folder.string() +
-      "] has no tokenizer, needs tokenizer.json, vocab.txt, or vocab.json with merges.txt");
+  if (has("tokenizer.model")) return from_sentence_piece(folder);
+  throw std::runtime_error("[" + folder.string() +
+                           "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
+                           "merges.txt, or tokenizer.model");
 }
 
 }  // namespace cleave::model

@@ -12,7 +12,7 @@
 
 namespace cleave::model {
 
-/// A way of cutting ordinary text into tokens: WordPiece or byte-level BPE.
+/// A way of cutting ordinary text into tokens: WordPiece, byte-level BPE or SentencePiece.
 class TokenScheme {
  public:
   virtual ~TokenScheme() = default;
@@ -23,7 +23,7 @@ class TokenScheme {
   virtual const Vocabulary& vocabulary() const = 0;
 };
 
-/// A token that is found in the text as it stands, before anything else.
+/// A token that is found in the text as it stands, before anything else, or only by its number.
 struct AddedToken {
   std::string content;
   TokenId id = 0;
@@ -31,12 +31,14 @@ struct AddedToken {
   bool special = true;
   /// Takes the white space on its left (right) with it.
   bool strip_left = false, strip_right = false;
+  /// False: where its content stands in a text, it is text like any other.
+  bool in_text = true;
 };
 
 /// Text to token numbers and back, the same numbers as Hugging Face's.
 class Tokenizer {
  public:
-  /// `begin` and `end` surround every text: [CLS] and [SEP], or nothing.
+  /// `begin` and `end` surround every text: [CLS] and [SEP], <s> and nothing, or nothing.
   Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken> added,
             std::vector<TokenId> begin, std::vector<TokenId> end);
 
@@ -64,8 +66,9 @@ class Tokenizer {
 };
 
 /// Of a model folder: tokenizer.json, or vocab.txt (WordPiece; tokenizer_config.json says whether
-/// it is lower case), or vocab.json and merges.txt (byte-level BPE). Throws std::runtime_error with
-/// the file, the place in it, what was seen and what is needed.
+/// it is lower case), or vocab.json and merges.txt (byte-level BPE), or tokenizer.model
+/// (SentencePiece; tokenizer_config.json says what surrounds a text). Throws std::runtime_error
+/// with the file, the place in it, what was seen and what is needed.
 Tokenizer read_tokenizer(const std::filesystem::path& folder);
 /// The files that read_tokenizer() looks at, from one folder into another; nothing where there are
 /// none.

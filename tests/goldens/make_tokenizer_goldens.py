@@ -2,7 +2,7 @@
 """Makes the goldens of tests/model/tokenizer_test.cpp and published_tokenizer_test.cpp with Hugging Face's tokenizers; run it again and nothing changes.
 
     /usr/bin/python3 -m venv hf
-    hf/bin/pip install transformers==4.30.2 tokenizers==0.13.3
+    hf/bin/pip install transformers==4.30.2 tokenizers==0.13.3 sentencepiece==0.1.99 protobuf==3.20.3
     hf/bin/python tests/goldens/make_tokenizer_goldens.py [FOLDER]
 
 Writes, beside itself, tokenizers/<name>/: a small tokenizer trained on the sentences below, and cases.json: what the reference
@@ -10,12 +10,14 @@ makes of strings that are easy to get wrong. With FOLDER (tokenizers/ and texts 
 tokenizers/published.json: for each of its texts how many tokens there are, and the SHA-256 of all lines of token numbers.
 """
 import hashlib
+import io
 import json
 import pathlib
 import sys
 
+import sentencepiece
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertTokenizerFast
+from transformers import BertTokenizerFast, LlamaTokenizer
 
 HERE = pathlib.Path(__file__).resolve().parent / "tokenizers"
 
@@ -98,12 +100,32 @@ def byte_pair():
     cases(lambda text: made.encode(text).ids, lambda ids: made.decode(ids), "byte_pair")
 
 
+def sentence_piece():
+    folder = HERE / "sentence_piece"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=made, vocab_size=400, model_type="bpe", byte_fallback=True, split_digits=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, character_coverage=0.99,
+        num_threads=1, minloglevel=2)
+    (folder / "tokenizer.model").write_bytes(made.getvalue())
+    # Made from the file alone: from_pretrained() would look for "<s>" in the text.
+    llama = LlamaTokenizer(str(folder / "tokenizer.model"))
+    cases(llama.encode, lambda ids: llama.decode(ids, skip_special_tokens=True), "sentence_piece")
+    # Special tokens where they stand: how they are written between words.
+    ids = llama.encode("small devices")
+    rows = [ids, ids + [2], [2, 2] + ids, ids + ids, [0], ids[1:] + [0] + ids[1:] + [2, 2], [1], [], [3 + 0xE4, 3 + 0xBA], ids[1:] + [3 + 0xE4]]
+    (folder / "specials.json").write_text(json.dumps(dict(cases=[
+        dict(ids=row, text=llama.decode(row), without=llama.decode(row, skip_special_tokens=True)) for row in rows])) + "\n")
+
+
 def published(shared):
     vocabularies = shared / "tokenizers"
     bert = BertTokenizerFast(str(vocabularies / "bert_uncased_vocab.txt"), do_lower_case=True).backend_tokenizer
     # Not GPT2TokenizerFast: it drops the first merge of a file without a "#version" line.
     gpt2 = ByteLevelBPETokenizer(str(vocabularies / "gpt2_vocab.json"), str(vocabularies / "gpt2_merges.txt"))
-    encoders = dict(bert=lambda text: bert.encode(text).ids, gpt2=lambda text: gpt2.encode(text).ids)
+    llama = LlamaTokenizer(str(vocabularies / "llama2_tokenizer.model"))
+    encoders = dict(bert=lambda text: bert.encode(text).ids, gpt2=lambda text: gpt2.encode(text).ids, llama2=llama.encode)
     texts = ["wikitext2/valid.txt", "wikitext2/test.txt", "sst2/dev.tsv", "sst2/train.tsv", "tinyshakespeare/input.txt"]
     rows = []
     for name, encode in encoders.items():
@@ -117,6 +139,10 @@ def published(shared):
         nasty = "".join(chr(97 + i * 7 % 26) for i in range(100_000))
         ids = encode(nasty)
         rows.append(dict(tokenizer=name, text="", tokens=len(ids), sha256=hashlib.sha256((" ".join(map(str, ids)) + "\n").encode()).hexdigest()))
+    # The strings that are easy to get wrong, with a vocabulary that has most scripts.
+    made = [llama.encode(text) for text in CASES] + [llama.encode(raw.decode(errors="replace")) for raw in BROKEN]
+    rows.append(dict(tokenizer="llama2", text="cases", tokens=sum(map(len, made)),
+                     sha256=hashlib.sha256("".join(" ".join(map(str, ids)) + "\n" for ids in made).encode()).hexdigest()))
     (HERE / "published.json").write_text(json.dumps(dict(rows=rows), indent=1) + "\n")
 
 
@@ -124,5 +150,6 @@ if __name__ == "__main__":
     wordpiece()
     cased()
     byte_pair()
+    sentence_piece()
     if len(sys.argv) > 1:
         published(pathlib.Path(sys.argv[1]))

@@ -1,5 +1,6 @@
 #include "model/tokenizer/tokenizer.hpp"
 
+#include <fstream>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -7,6 +8,7 @@
 
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
 #include "model/tokenizer/unicode.hpp"
 #include "tests/base/scratch.hpp"
@@ -145,10 +147,10 @@ std::string refusal_of(const std::string& name, const Change& change) {
 
 TEST(Tokenizer, SaysWhatAFolderNeeds) {
   const Scratch scratch;
-  EXPECT_EQ(
-      refusal(scratch.path()),
-      "[" + scratch.path().string() +
-          "] has no tokenizer, needs tokenizer.json, vocab.txt, or vocab.json with merges.txt");
+  EXPECT_EQ(refusal(scratch.path()),
+            "[" + scratch.path().string() +
+                "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with merges.txt, "
+                "or tokenizer.model");
 }
 
 TEST(Tokenizer, RefusesAVocabularyThatSaysTwoThings) {
@@ -202,6 +204,146 @@ TEST(Tokenizer, RefusesIdsThatItDoesNotHave) {
   const Tokenizer tokenizer = read_tokenizer(goldens / "byte_pair");
   for (const TokenId id : {-1, 520})
     EXPECT_THROW(tokenizer.decode({id}), std::invalid_argument) << id;
+}
+
+// --- SentencePiece, through a module that is opened while running ---
+
+class SentencePiece : public ::testing::Test {
+ protected:
+  void SetUp() override {
+#ifndef CLEAVE_HAS_SENTENCE_PIECE
+    GTEST_SKIP() << "needs a build with libsentencepiece-dev";
+#endif
+  }
+
+  /// The golden's folder with another tokenizer_config.json.
+  fs::path with_config(const nlohmann::json& config) const {
+    const fs::path folder = scratch_ / "with_config";
+    fs::remove_all(folder);
+    copy_files("sentence_piece", {"tokenizer.model"}, folder);
+    base::write_whole(folder / "tokenizer_config.json", config.dump());
+    return folder;
+  }
+
+  /// What is said of a tokenizer.model of these bytes.
+  std::string refusal_of_bytes(std::string_view bytes) const {
+    fs::create_directories(scratch_ / "bytes");
+    std::ofstream(scratch_ / "bytes/tokenizer.model", std::ios::binary) << bytes;
+    return refusal(scratch_ / "bytes");
+  }
+
+  const fs::path golden_ = goldens / "sentence_piece";
+  const Scratch scratch_;
+};
+
+TEST_F(SentencePiece, GivesTheReferencesTokens) {
+  expect_cases(read_tokenizer(golden_), "sentence_piece");
+}
+
+TEST_F(SentencePiece, WritesSpecialTokensAsTheReferenceDoes) {
+  const Tokenizer tokenizer = read_tokenizer(golden_);
+  const auto file = nlohmann::json::parse(base::read_text(golden_ / "specials.json"));
+  ASSERT_FALSE(file.at("cases").empty());
+  for (const auto& item : file.at("cases")) {
+    const std::vector<TokenId> ids = item.at("ids");
+    EXPECT_EQ(tokenizer.decode(ids, false), item.at("text").get<std::string>()) << item;
+    EXPECT_EQ(tokenizer.decode(ids), item.at("without").get<std::string>()) << item;
+  }
+}
+
+TEST_F(SentencePiece, GivesTextBack) {
+  const Tokenizer tokenizer = read_tokenizer(golden_);
+  for (const std::string text : {"plain", "two  blanks", "naïve 人 😀\n", "<s> is text </s>"})
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+}
+
+TEST_F(SentencePiece, KnowsItsTokens) {
+  const Tokenizer tokenizer = read_tokenizer(golden_);
+  EXPECT_EQ(tokenizer.vocabulary_size(), 400);
+  EXPECT_EQ(tokenizer.find("<unk>"), 0);
+  EXPECT_EQ(tokenizer.find("<s>"), 1);
+  EXPECT_EQ(tokenizer.find("<0x00>"), 3);
+  EXPECT_EQ(tokenizer.find("no such token"), std::nullopt);
+  EXPECT_THROW(tokenizer.decode({400}), std::invalid_argument);
+}
+
+TEST_F(SentencePiece, SurroundsATextAsTheConfigSays) {
+  const auto plain = read_tokenizer(golden_).encode("a", false);
+  const auto surrounded = [&](TokenId first, TokenId last) {
+    std::vector<TokenId> ids = plain;
+    if (first >= 0) ids.insert(ids.begin(), first);
+    if (last >= 0) ids.push_back(last);
+    return ids;
+  };
+  const auto encoded = [&](const nlohmann::json& config) {
+    return read_tokenizer(with_config(config)).encode("a");
+  };
+  EXPECT_EQ(encoded({{"tokenizer_class", "LlamaTokenizer"}}), surrounded(1, -1));
+  EXPECT_EQ(encoded({{"add_bos_token", false}}), surrounded(-1, -1));
+  EXPECT_EQ(encoded({{"add_eos_token", true}}), surrounded(1, 2));
+  EXPECT_EQ(encoded({{"bos_token", {{"content", "</s>"}}}}), surrounded(2, -1));
+}
+
+TEST_F(SentencePiece, RefusesAConfigThatItDoesNotKnow) {
+  const auto said = [&](const nlohmann::json& config) {
+    return refusal(with_config(config)).substr(scratch_.path().string().size() + 2);
+  };
+  EXPECT_EQ(said({{"bos_token", "<begin>"}}),
+            "with_config/tokenizer_config.json] bos_token: saw '<begin>', needs a token of "
+            "tokenizer.model");
+  EXPECT_EQ(said({{"tokenizer_class", "GemmaTokenizer"}}),
+            "with_config/tokenizer_config.json] tokenizer_class: saw \"GemmaTokenizer\", needs one "
+            "of LlamaTokenizer, LlamaTokenizerFast");
+  EXPECT_EQ(said({{"added_tokens_decoder", {{"400", {{"content", "<pad>"}}}}}}),
+            "with_config/tokenizer_config.json] added_tokens_decoder.400: saw '<pad>', needs a "
+            "token of tokenizer.model with this number");
+  EXPECT_EQ(refusal(with_config({{"added_tokens_decoder", {{"1", {{"content", "<s>"}}}}}})),
+            "nothing was refused");
+}
+
+TEST_F(SentencePiece, RefusesAFileThatIsNotWhole) {
+  const std::string name = "[" + (scratch_ / "bytes/tokenizer.model").string() + "] ";
+  EXPECT_EQ(refusal_of_bytes(""), name + "saw no trainer_spec, needs a whole SentencePiece model");
+  EXPECT_EQ(refusal_of_bytes("no protocol buffer"),
+            name + "byte 0: saw no field, needs a whole SentencePiece model");
+  const std::string whole = base::read_text(golden_ / "tokenizer.model");
+  for (std::size_t size = 0; size < whole.size(); size += size + 200 < whole.size() ? 7 : 1) {
+    const std::string said = refusal_of_bytes(whole.substr(0, size));
+    EXPECT_EQ(said.rfind(name, 0), 0U) << size << ": " << said;
+    EXPECT_NE(said.find(", needs a whole SentencePiece model"), std::string::npos) << said;
+    EXPECT_EQ(said.find('\n'), std::string::npos) << said;
+  }
+}
+
+TEST_F(SentencePiece, PassesOnWhatTheLibrarySays) {
+  // Whole fields, but no tokens: a trainer_spec and a normalizer_spec without anything.
+  const std::string said = refusal_of_bytes(std::string("\x12\0\x1A\0", 4));
+  EXPECT_EQ(said.rfind("[" + (scratch_ / "bytes/tokenizer.model").string() +
+                           "] saw no SentencePiece model (",
+                       0),
+            0U)
+      << said;
+}
+
+TEST(SentencePieceModule, IsMissedByName) {
+  const Scratch scratch;
+  const auto said = [&] {
+    try {
+      sentence_piece("tokenizer.model", {}, {scratch / "a", scratch / "b"});
+    } catch (const std::runtime_error& wrong) {
+      return std::string(wrong.what());
+    }
+    return std::string("nothing was refused");
+  };
+  EXPECT_EQ(said(), "[tokenizer.model] needs cleave_sentence_piece.so, which is not in " +
+                        (scratch / "a").string() + ", " + (scratch / "b").string() +
+                        ": install libsentencepiece-dev and build again");
+  fs::create_directories(scratch / "b");
+  base::write_whole(scratch / "b/cleave_sentence_piece.so", "no library");
+  EXPECT_EQ(
+      said().rfind("[" + (scratch / "b/cleave_sentence_piece.so").string() + "] cannot open (", 0),
+      0U)
+      << said();
 }
 
 }  // namespace

@@ -1,0 +1,257 @@
+#include "model/tokenizer/sentence_piece.hpp"
+
+#include <array>
+#include <cstring>
+#include <dlfcn.h>
+#include <link.h>
+#include <stdexcept>
+#include <utility>
+
+#include "base/file.hpp"
+#include "model/tokenizer/sentence_piece_module.hpp"
+#include "model/tokenizer/unicode.hpp"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define CLEAVE_SANITIZER_SEES_DLOPEN
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CLEAVE_SANITIZER_SEES_DLOPEN
+#endif
+
+namespace cleave::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* module_name = "cleave_sentence_piece.so";
+
+/// Whether a protobuf of somebody else's (libtorch's) is in this process.
+bool meets_protobuf() {
+  const auto is_protobuf = [](dl_phdr_info* library, std::size_t, void*) {
+    return std::strstr(library->dlpi_name, "libprotobuf") != nullptr ? 1 : 0;
+  };
+  return dl_iterate_phdr(is_protobuf, nullptr) != 0;
+}
+
+/// How the module is opened: its library's functions are its own before anybody else's.
+int open_flags(const fs::path& module) {
+#ifdef CLEAVE_SANITIZER_SEES_DLOPEN
+  // The sanitizers end the process at RTLD_DEEPBIND, so only a process without libtorch may go on.
+  if (meets_protobuf())
+    throw std::runtime_error("[" + module.string() +
+                             "] cannot be opened beside libprotobuf under a sanitizer, needs a "
+                             "build without");
+  return RTLD_NOW | RTLD_LOCAL;
+#else
+  static_cast<void>(module);
+  static_cast<void>(meets_protobuf);
+  return RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+#endif
+}
+
+const SentencePieceModule* open_module(const fs::path& module) {
+  const auto refuse = [&](const std::string& what) {
+    return std::runtime_error("[" + module.string() + "] " + what);
+  };
+  const auto reason = [] {
+    const char* said = dlerror();
+    return std::string(said == nullptr ? "no reason given" : said);
+  };
+  void* opened = dlopen(module.c_str(), open_flags(module));
+  if (opened == nullptr)
+    throw refuse("cannot open (" + reason() + "), needs Debian's libsentencepiece0");
+  using Entry = const SentencePieceModule* (*)();
+  const auto entry = reinterpret_cast<Entry>(dlsym(opened, sentence_piece_entry));
+  if (entry == nullptr) throw refuse("saw no module of ours (" + reason() + ")");
+  const SentencePieceModule* functions = entry();
+  if (functions->version != SentencePieceModule::current)
+    throw refuse("saw version " + std::to_string(functions->version) + ", needs " +
+                 std::to_string(SentencePieceModule::current));
+  return functions;
+}
+
+const SentencePieceModule* find_module(const fs::path& model,
+                                       const std::vector<fs::path>& folders) {
+  std::string looked;
+  for (const fs::path& folder : folders) {
+    std::error_code ignored;
+    if (fs::exists(folder / module_name, ignored)) return open_module(folder / module_name);
+    looked += (looked.empty() ? "" : ", ") + folder.string();
+  }
+  throw std::runtime_error("[" + model.string() + "] needs " + module_name + ", which is not in " +
+                           looked + ": install libsentencepiece-dev and build again");
+}
+
+/// A protocol buffer's outermost fields, looked at only for where they end: the library takes a
+/// file that was cut off between two of them.
+class Fields {
+ public:
+  explicit Fields(std::string_view bytes) : bytes_(bytes) {}
+  bool at_end() const { return at_ == bytes_.size(); }
+  std::size_t position() const { return at_; }
+
+  /// The number of the field that begins here; goes behind it. Throws std::invalid_argument where
+  /// it does not end.
+  std::uint64_t next() {
+    const std::uint64_t key = varint();
+    switch (key & 7) {
+      case 0:
+        varint();
+        break;
+      case 1:
+        skip(8);
+        break;
+      case 2:
+        skip(varint());
+        break;
+      case 5:
+        skip(4);
+        break;
+      default:
+        throw std::invalid_argument("saw no field");
+    }
+    return key >> 3;
+  }
+
+ private:
+  std::uint64_t varint() {
+    std::uint64_t value = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+      skip(1);
+      const auto byte = static_cast<unsigned char>(bytes_[at_ - 1]);
+      value |= static_cast<std::uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    throw std::invalid_argument("saw no field");
+  }
+
+  void skip(std::uint64_t size) {
+    if (size > bytes_.size() - at_) throw std::invalid_argument("saw the end within a field");
+    at_ += static_cast<std::size_t>(size);
+  }
+
+  std::string_view bytes_;
+  std::size_t at_ = 0;
+};
+
+void expect_whole(const fs::path& file, std::string_view bytes) {
+  constexpr const char* needs = ", needs a whole SentencePiece model";
+  bool trainer = false, normalizer = false;
+  Fields fields(bytes);
+  while (!fields.at_end()) {
+    const std::size_t begin = fields.position();
+    try {
+      const std::uint64_t number = fields.next();
+      trainer = trainer || number == 2;
+      normalizer = normalizer || number == 3;
+    } catch (const std::invalid_argument& wrong) {
+      throw std::runtime_error("[" + file.string() + "] byte " + std::to_string(begin) + ": " +
+                               wrong.what() + needs);
+    }
+  }
+  if (!trainer || !normalizer)
+    throw std::runtime_error("[" + file.string() + "] saw no " +
+                             (trainer ? "normalizer_spec" : "trainer_spec") + needs);
+}
+
+class SentencePiece : public TokenScheme {
+ public:
+  SentencePiece(const fs::path& file, std::set<std::string> special, const SentencePieceModule* its)
+      : module_(its), model_(nullptr, its->close), special_(std::move(special)) {
+    constexpr std::uint64_t largest = 64u << 20;
+    const std::string bytes = base::read_text(file, largest);
+    expect_whole(file, bytes);
+    const auto refuse = [&](const std::string& what) {
+      return std::runtime_error("[" + file.string() + "] " + what);
+    };
+    Error error{};
+    model_.reset(module_->open(bytes.data(), bytes.size(), error.data(), error.size()));
+    if (model_ == nullptr)
+      throw refuse("saw no SentencePiece model (" + std::string(error.data()) + "), needs one");
+    for (TokenId id = 0; id < module_->size(model_.get()); ++id) {
+      std::size_t length = 0;
+      const char* piece = module_->piece(model_.get(), id, &length);
+      if (piece == nullptr) throw refuse("token " + std::to_string(id) + " cannot be read");
+      try {
+        vocabulary_.add({piece, length}, id);
+      } catch (const std::invalid_argument& wrong) {
+        throw refuse(wrong.what());
+      }
+    }
+  }
+
+  const Vocabulary& vocabulary() const override { return vocabulary_; }
+
+  void encode(std::string_view text, std::vector<TokenId>& ids) const override {
+    const auto take = [](void* to, const std::int32_t* found, std::size_t count) {
+      auto& all = *static_cast<std::vector<TokenId>*>(to);
+      all.insert(all.end(), found, found + count);
+    };
+    Error error{};
+    if (!module_->encode(model_.get(), text.data(), text.size(), take, &ids, error.data(),
+                         error.size()))
+      throw std::runtime_error(std::string("[tokenizer] SentencePiece: ") + error.data());
+  }
+
+  std::string decode(const std::vector<std::string>& tokens) const override {
+    std::string text;
+    std::vector<TokenId> plain;  // not written yet
+    bool behind_special = true;  // or at the start
+    for (const std::string& token : tokens) {
+      if (special_.count(token) == 0) {
+        if (const auto id = vocabulary_.find(token)) plain.push_back(*id);
+        behind_special = false;
+        continue;
+      }
+      if (!behind_special) text += ' ';
+      append_plain(plain, text);
+      text += token;
+      plain.clear();
+      behind_special = true;
+    }
+    append_plain(plain, text);
+    return repaired_utf8(text);
+  }
+
+ private:
+  using Error = std::array<char, 512>;
+
+  void append_plain(const std::vector<TokenId>& ids, std::string& text) const {
+    if (ids.empty()) return;
+    const auto take = [](void* to, const char* found, std::size_t size) {
+      static_cast<std::string*>(to)->append(found, size);
+    };
+    Error error{};
+    if (!module_->decode(model_.get(), ids.data(), ids.size(), take, &text, error.data(),
+                         error.size()))
+      throw std::runtime_error(std::string("[tokenizer] SentencePiece: ") + error.data());
+  }
+
+  const SentencePieceModule* module_;
+  std::unique_ptr<void, void (*)(void*)> model_;
+  const std::set<std::string> special_;
+  Vocabulary vocabulary_;
+};
+
+}  // namespace
+
+std::vector<fs::path> sentence_piece_folders() {
+  std::vector<fs::path> folders;
+  std::error_code failed;
+  if (const fs::path program = fs::read_symlink("/proc/self/exe", failed); !failed) {
+    folders.push_back((program.parent_path() / CLEAVE_MODULES_FROM_PROGRAM).lexically_normal());
+    folders.push_back(program.parent_path());
+  }
+#ifdef CLEAVE_MODULES_BUILT
+  folders.emplace_back(CLEAVE_MODULES_BUILT);
+#endif
+  return folders;
+}
+
+std::unique_ptr<TokenScheme> sentence_piece(const fs::path& file, std::set<std::string> special,
+                                            const std::vector<fs::path>& folders) {
+  return std::make_unique<SentencePiece>(file, std::move(special), find_module(file, folders));
+}
+
+}  // namespace cleave::model
