@@ -57,6 +57,23 @@ TEST(RunCommand, TheWholeErrorIsShownWhereAskedFor) {
   unsetenv("CLEAVE_VERBOSE");
 }
 
+TEST(TokenizeCommand, OpensSentencePieceBesideLibtorch) {
+  const Scratch scratch;
+  write_text(scratch / "text.txt", "small devices, <s>\n");
+  const auto ran = run_cleave(
+      scratch,
+      {"tokenize", std::string(CLEAVE_SOURCE_DIR) + "/tests/goldens/tokenizers/sentence_piece",
+       scratch / "text.txt", "--format", "json"});
+  for (const char* reason : {"under a sanitizer", "install libsentencepiece-dev"})
+    if (ran.code == 1 && contains(ran.error, reason)) GTEST_SKIP() << ran.error;
+  ASSERT_EQ(ran.code, 0) << ran.error;
+  EXPECT_EQ(ran.error, "");
+  const auto json = nlohmann::json::parse(ran.out);
+  EXPECT_EQ(json.at("text"), "small devices, <s>");
+  EXPECT_EQ(json.at("ids").at(0), 1);
+  EXPECT_EQ(json.at("ids").at(1), 264);
+}
+
 /// A recipe that trains a tiny model in a moment.
 std::string train_recipe(const std::string& seed_line) {
   return "format = 1\nthreads = 1\n" + seed_line + R"(
