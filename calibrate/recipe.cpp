@@ -227,6 +227,7 @@ void TrainRecipe::check() const {
   expect(schedule.epochs >= 1, "schedule.epochs", schedule.epochs, "at least 1");
   expect(ema >= 0 && ema < 1, "ema", ema, "0 or more and less than 1");
   expect(mixup >= 0, "mixup", mixup, "at least 0");
+  expect(dropout >= 0 && dropout < 1, "dropout", dropout, "0 or more and less than 1");
 }
 
 void CalibrateRecipe::check() const {
@@ -252,7 +253,8 @@ CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path) {
 TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path) {
   const Reader file = Reader::toml_text(text, path.string());
   file.expect_format(1);
-  file.allow({"format", "seed", "threads", "compute", "mixup", "ema", "data", "model", "schedule"});
+  file.allow({"format", "seed", "threads", "compute", "mixup", "dropout", "ema", "data", "model",
+              "schedule"});
   TrainRecipe recipe;
   recipe.data = read_data(file.at("data"), path);
   read_model(file.at("model"), path, recipe);
@@ -262,6 +264,7 @@ TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesyste
   recipe.schedule = read_schedule(schedule);
   recipe.compute = read_compute(file);
   recipe.mixup = file.number("mixup", 0, 10, recipe.mixup);
+  recipe.dropout = file.number("dropout", 0, 0.9, recipe.dropout);
   recipe.ema = file.number("ema", 0, 0.999999, recipe.ema);
   recipe.threads = static_cast<int>(file.integer("threads", 0, 4096, recipe.threads));
   recipe.seed = static_cast<std::uint64_t>(file.integer("seed", 0, many, 1));

@@ -55,6 +55,8 @@ struct TrainRecipe {
   Schedule schedule;
   model::Compute compute = model::Compute::f32;
   double mixup = 0;
+  /// Share of what each half of a block adds that is left out at random.
+  double dropout = 0;
   /// Exponential moving average of the weights; 0: off.
   double ema = 0;
   int threads = 0;  // 0: as many as the machine has

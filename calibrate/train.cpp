@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/GradMode.h>
 #include <nlohmann/json.hpp>
 
@@ -51,7 +52,8 @@ std::string fingerprint(const TrainRecipe& recipe) {
       {"model", model::config_to_json(recipe.model)},
       {"start", {recipe.start.string(), recipe.tokenizer.string()}},
       {"schedule", describe(recipe.schedule)},
-      {"rest", {static_cast<int>(recipe.compute), recipe.mixup, recipe.ema, recipe.seed}}};
+      {"rest",
+       {static_cast<int>(recipe.compute), recipe.mixup, recipe.dropout, recipe.ema, recipe.seed}}};
   return base::sha256(all.dump());
 }
 
@@ -72,6 +74,19 @@ Mixup draw_mixup(double alpha, std::int64_t size, std::initializer_list<std::uin
   Mixup mixup{at::empty({size}, at::kLong), bent};
   std::copy(order.begin(), order.end(), mixup.partner.data_ptr<std::int64_t>());
   return mixup;
+}
+
+/// Leaves numbers out by draws of `key`, and lets the others make up for them.
+model::Observer dropout(double share, std::uint64_t key) {
+  model::Observer observer;
+  if (share == 0) return observer;
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(key);
+  observer.change_addition = [share, generator](const at::Tensor& added) {
+    const at::Tensor kept = at::empty_like(added, added.options().requires_grad(false))
+                                .bernoulli_(1 - share, generator);
+    return added * (kept / (1 - share));
+  };
+  return observer;
 }
 
 /// Weights to begin with: those of `start` that fit, and new ones.
@@ -132,25 +147,36 @@ class Trainer {
     const model::Transformer& model = copies_[static_cast<std::size_t>(at.piece)];
     // View 0 is the image as it is; epochs see views 1, 2 …
     const auto view = static_cast<std::uint64_t>(at.epoch) + 1;
+    const model::Observer observer =
+        dropout(recipe_.dropout, Draw({recipe_.seed, view, static_cast<std::uint64_t>(at.step),
+                                       static_cast<std::uint64_t>(at.piece)})
+                                     .next());
     if (training_.stream.defined()) {
       const at::Tensor windows =
           take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view);
       const at::Tensor targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
-      return cross_entropy(model::forward(model, model::inputs_of(model.config, windows)), targets);
+      const at::Tensor inputs = model::inputs_of(model.config, windows);
+      return cross_entropy(model::forward(model, inputs, observed(observer)), targets);
     }
     const at::Tensor rows = take_view(training_.inputs, indices,
                                       {recipe_.data.flip, recipe_.data.shift}, recipe_.seed, view);
     at::Tensor inputs = model::inputs_of(model.config, rows);
     const at::Tensor labels = training_.labels.index_select(0, indices);
     if (recipe_.mixup <= 0)
-      return cross_entropy(model::classify(model, summary_features(model, inputs)), labels);
+      return cross_entropy(
+          model::classify(model, summary_features(model, inputs, observed(observer))), labels);
     const Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
                                    {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
                                     static_cast<std::uint64_t>(at.piece)});
     inputs = inputs * mixup.share + inputs.index_select(0, mixup.partner) * (1 - mixup.share);
-    const at::Tensor logits = model::classify(model, summary_features(model, inputs));
+    const at::Tensor logits =
+        model::classify(model, summary_features(model, inputs, observed(observer)));
     return cross_entropy(logits, labels) * mixup.share +
            cross_entropy(logits, labels.index_select(0, mixup.partner)) * (1 - mixup.share);
+  }
+
+  static const model::Observer* observed(const model::Observer& observer) {
+    return observer.change_addition ? &observer : nullptr;
   }
 
   at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels) const {

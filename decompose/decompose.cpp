@@ -191,6 +191,7 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
     channels.push_back(keeps[p].channels);
   }
   model::save(model::make_fusion(head_of(teacher, plan.teacher), devices, channels), folder);
+  if (plan.teacher.is_text()) model::copy_tokenizer(teacher, folder);
 }
 
 /// What was made from the old weights of a bundle that is being replaced.

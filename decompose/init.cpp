@@ -106,19 +106,27 @@ void write_tensor(const model::StoredTensor& stored, std::uint64_t seed,
   }
 }
 
-/// Shape of a published checkpoint for images of 224 x 224 in patches of 16.
+enum class Kind { vit, deit, bert, gpt2 };
+
+/// Shape of a published checkpoint; MLPs are four times the width.
 struct Preset {
   const char* name;
+  Kind kind;
   std::int64_t width, layers, heads;
-  bool deit;  // prepared as DeiT does; the plain DeiT checkpoints are ViTs by architecture
 };
 
-constexpr std::array<Preset, 5> presets{{
-    {"vit-base", 768, 12, 12, false},
-    {"vit-large", 1024, 24, 16, false},
-    {"deit-tiny", 192, 12, 3, true},
-    {"deit-small", 384, 12, 6, true},
-    {"deit-base", 768, 12, 12, true},
+constexpr std::array<Preset, 11> presets{{
+    {"vit-base", Kind::vit, 768, 12, 12},
+    {"vit-large", Kind::vit, 1024, 24, 16},
+    {"deit-tiny", Kind::deit, 192, 12, 3},
+    {"deit-small", Kind::deit, 384, 12, 6},
+    {"deit-base", Kind::deit, 768, 12, 12},
+    {"bert-base", Kind::bert, 768, 12, 12},
+    {"bert-large", Kind::bert, 1024, 24, 16},
+    {"gpt2", Kind::gpt2, 768, 12, 12},
+    {"gpt2-medium", Kind::gpt2, 1024, 24, 16},
+    {"gpt2-large", Kind::gpt2, 1280, 36, 20},
+    {"gpt2-xl", Kind::gpt2, 1600, 48, 25},
 }};
 
 model::ImageProcessing deit_processing() {
@@ -130,16 +138,50 @@ model::ImageProcessing deit_processing() {
   return processing;
 }
 
+/// Images of 224 x 224 in patches of 16. The plain DeiT checkpoints are ViTs by architecture,
+/// prepared as DeiT does.
+void make_vit(Kind kind, model::ModelConfig& config) {
+  config.image_height = config.image_width = 224;
+  config.patch = 16;
+  config.channels = 3;
+  config.classes = 1000;
+  if (kind == Kind::deit) config.processing = deit_processing();
+}
+
+/// With the head of a masked language model, as published.
+void make_bert(model::ModelConfig& config) {
+  config.family = model::Family::bert;
+  config.norm_placement = model::NormPlacement::after;
+  config.task = model::Task::masked_lm;
+  config.vocabulary = config.classes = 30522;
+  config.context = 512;
+  config.token_types = 2;
+  config.tied_head = true;
+}
+
+void make_gpt2(model::ModelConfig& config) {
+  config.family = model::Family::gpt2;
+  config.task = model::Task::causal_lm;
+  config.causal = true;
+  config.activation = model::Activation::gelu_tanh;
+  config.norm_eps = 1e-5;
+  config.vocabulary = config.classes = 50257;
+  config.context = 1024;
+  config.end_tokens = {50256};
+  config.tied_head = true;
+}
+
 model::ModelConfig config_of(const Preset& preset) {
   model::ModelConfig config;
   config.width = preset.width;
   config.head_width = preset.width / preset.heads;
   config.layers.assign(static_cast<std::size_t>(preset.layers), {preset.heads, 4 * preset.width});
-  config.image_height = config.image_width = 224;
-  config.patch = 16;
-  config.channels = 3;
-  config.classes = 1000;
-  if (preset.deit) config.processing = deit_processing();
+  if (preset.kind == Kind::bert)
+    make_bert(config);
+  else if (preset.kind == Kind::gpt2)
+    make_gpt2(config);
+  else
+    make_vit(preset.kind, config);
   return config;
 }
 

@@ -72,6 +72,16 @@ struct Agent::State {
     std::shared_ptr<Connection> connection;
     std::string name;
     std::uint32_t epoch = 0;
+    std::map<std::uint64_t, std::uint64_t> sequences;  // the aggregator's -> ours
+    std::map<std::uint64_t, std::string> forgotten;    // and why, until they end
+  };
+  /// Keys and values of a text that is being generated.
+  struct Kept {
+    std::weak_ptr<Session> session;
+    std::uint64_t theirs = 0;
+    double bytes = 0;
+    int running = 0;
+    Clock::time_point used_at;
   };
   /// One admitted request.
   struct Task {
@@ -79,6 +89,7 @@ struct Agent::State {
     net::Envelope envelope;  // as the aggregator knows it
     Clock::time_point received_at;
     Room room;
+    std::uint64_t sequence = 0;
     bool dropping = false;
   };
 
@@ -91,6 +102,7 @@ struct Agent::State {
         resident_bytes(resident_memory_bytes()),
         listener(io, options.listen, options.insecure),
         leaving_timer(io),
+        resting_timer(io),
         compute(std::move(engine),
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {}
 
@@ -122,6 +134,15 @@ struct Agent::State {
   void fail(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
             const std::string& text);
 
+  // Sequences.
+  std::string enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
+                    Sequence& sequence);
+  std::string make_room(double bytes);
+  void forget(std::uint64_t sequence, const std::string& why);
+  void end_sequence(Session& session, std::uint64_t theirs);
+  void forget_resting();
+  double kept_bytes() const;
+
   // The end.
   void drain();
   void leave_when_idle();
@@ -133,10 +154,11 @@ struct Agent::State {
   double resident_bytes;  // with the weights, before computing
   asio::io_context io;    // outlives what its coroutines hold
   net::Listener listener;
-  asio::steady_timer leaving_timer;
+  asio::steady_timer leaving_timer, resting_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::map<std::uint64_t, Task> tasks;
-  std::uint64_t next_task = 1;
+  std::map<std::uint64_t, Kept> kept;
+  std::uint64_t next_task = 1, next_sequence = 1;
   bool draining = false, leaving = false;
   Compute compute;  // last: its thread ends first
 };
@@ -250,6 +272,7 @@ void Agent::State::end(const std::shared_ptr<Session>& session, const std::strin
     task.dropping = true;
     compute.cancel(id);
   }
+  while (!session->sequences.empty()) end_sequence(*session, session->sequences.begin()->first);
   if (leaving && sessions.empty()) io.stop();
 }
 
@@ -268,6 +291,10 @@ bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message 
     drop(session, abort->request);
     return true;
   }
+  if (const auto* ended = std::get_if<net::EndSequence>(&message)) {
+    end_sequence(*session, ended->sequence);
+    return true;
+  }
   return std::holds_alternative<net::Bye>(message) || std::holds_alternative<net::Drain>(message);
 }
 
@@ -276,7 +303,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   const net::Envelope& envelope = admit;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = programs.find(admit.batch)->at(static_cast<std::size_t>(rank));
+    program = programs.find(admit.tensor)->at(static_cast<std::size_t>(rank));
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }
@@ -300,12 +327,124 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
     session->connection->send(busy);
     return;
   }
+  Sequence sequence;
+  if (const auto wrong = enter(session, admit, sequence); !wrong.empty())
+    return fail(session, envelope, wrong);
   const auto id = next_task++;
-  tasks[id] = Task{session, envelope, received_at, room};
+  tasks[id] = Task{session, envelope, received_at, room, sequence.id};
   std::vector<net::Value> inputs;
   inputs.push_back(std::move(admit.tensor));
   compute.admit(id, std::move(program), std::move(inputs),
-                received_at + std::chrono::milliseconds(admit.deadline_ms));
+                received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
+}
+
+/// Finds what is kept of the request's sequence, or makes room for a new one. Returns why not.
+std::string Agent::State::enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
+                                Sequence& sequence) {
+  if (admit.sequence == 0) return {};
+  const auto name = "sequence " + std::to_string(admit.sequence) + ": ";
+  const std::int64_t tokens = admit.tensor.dims.at(1);
+  if (admit.past == 0) {
+    end_sequence(*session, admit.sequence);
+    const auto& config = plan().parts.at(static_cast<std::size_t>(rank)).config;
+    if (!config.causal) return name + "saw a model that does not generate";
+    if (admit.capacity < tokens || admit.capacity > config.context)
+      return name + saw("capacity", std::to_string(admit.capacity),
+                        std::to_string(tokens) + ".." + std::to_string(config.context));
+    const double bytes = plan::cache_bytes(config, admit.tensor.dims.at(0), admit.capacity);
+    if (const auto wrong = make_room(bytes); !wrong.empty()) return name + wrong;
+    const auto ours = next_sequence++;
+    session->sequences[admit.sequence] = ours;
+    kept[ours] = Kept{session, admit.sequence, bytes, 0, {}};
+    if (kept.size() == 1) forget_resting();
+  }
+  const auto known = session->sequences.find(admit.sequence);
+  if (known == session->sequences.end()) {
+    const auto why = session->forgotten.find(admit.sequence);
+    return name + (why != session->forgotten.end()
+                       ? why->second
+                       : "saw none of its tokens, needs the " + std::to_string(admit.past) +
+                             " before (was this agent restarted?)");
+  }
+  Kept& text = kept.at(known->second);
+  text.used_at = Clock::now();
+  ++text.running;
+  sequence = {known->second, admit.past, admit.capacity};
+  return {};
+}
+
+double Agent::State::kept_bytes() const {
+  double bytes = 0;
+  for (const auto& [id, text] : kept) bytes += text.bytes;
+  return bytes;
+}
+
+/// Forgets resting sequences, the longest unused first, until `bytes` fit beside the rest.
+std::string Agent::State::make_room(double bytes) {
+  const auto fits = [&](double kept_now) {
+    Room all;
+    for (const auto& [id, task] : tasks) {
+      all.values_bytes += task.room.values_bytes;
+      all.computing_bytes = std::max(all.computing_bytes, task.room.computing_bytes);
+    }
+    return options.memory_bytes == 0 ||
+           resident_bytes + all.values_bytes + all.computing_bytes + kept_now + bytes <=
+               options.memory_bytes;
+  };
+  while (!fits(kept_bytes())) {
+    const auto oldest =
+        std::min_element(kept.begin(), kept.end(), [](const auto& a, const auto& b) {
+          return std::pair(a.second.running > 0, a.second.used_at) <
+                 std::pair(b.second.running > 0, b.second.used_at);
+        });
+    if (oldest == kept.end() || oldest->second.running > 0)
+      return "memory: saw no room for " + base::format_bytes(bytes) +
+             " of keys and values, gives " + base::format_bytes(options.memory_bytes);
+    forget(oldest->first, "forgotten to make room for another text");
+  }
+  return {};
+}
+
+void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
+  const auto text = kept.at(sequence);
+  kept.erase(sequence);
+  compute.forget(sequence);
+  const auto session = text.session.lock();
+  if (!session) return;
+  session->sequences.erase(text.theirs);
+  session->forgotten[text.theirs] = why;
+  log("[" + session->name + "] sequence " + std::to_string(text.theirs) + ": " + why);
+}
+
+/// Nobody goes on with it.
+void Agent::State::end_sequence(Session& session, std::uint64_t theirs) {
+  session.forgotten.erase(theirs);
+  const auto at = session.sequences.find(theirs);
+  if (at == session.sequences.end()) return;
+  kept.erase(at->second);
+  compute.forget(at->second);
+  session.sequences.erase(at);
+}
+
+/// Looks for sequences that rested too long, as long as there are any.
+void Agent::State::forget_resting() {
+  const auto now = Clock::now();
+  std::vector<std::uint64_t> resting;
+  for (const auto& [id, text] : kept)
+    if (text.running == 0 && text.used_at != Clock::time_point() &&
+        now - text.used_at >= options.sequence_idle)
+      resting.push_back(id);
+  for (const auto id : resting)
+    forget(id,
+           "forgotten after " +
+               base::format_seconds(std::chrono::duration<double>(options.sequence_idle).count()) +
+               " without a token");
+  if (kept.empty()) return;
+  resting_timer.expires_after(
+      std::clamp<std::chrono::milliseconds>(options.sequence_idle / 4, 10ms, 10s));
+  resting_timer.async_wait([this](boost::system::error_code error) {
+    if (!error) forget_resting();
+  });
 }
 
 bool Agent::State::could_fit(const Room& room) const {
@@ -356,6 +495,8 @@ void Agent::State::take(std::vector<Compute::Event> events) {
       if (!last) continue;
       ++i;
     } else if (event.what == What::failed) {
+      if (kept.count(task.sequence) != 0)
+        forget(task.sequence, "forgotten, a request of it failed");
       if (session) fail(session, task.envelope, event.text);
     } else if (event.what == What::output) {
       continue;
@@ -386,6 +527,10 @@ void Agent::State::forward(const Task& task, Compute::Event event, bool last) {
 }
 
 void Agent::State::finish(std::uint64_t id) {
+  if (const auto text = kept.find(tasks.at(id).sequence); text != kept.end()) {
+    --text->second.running;
+    text->second.used_at = Clock::now();
+  }
   tasks.erase(id);
   if (draining) leave_when_idle();
 }

@@ -25,6 +25,8 @@ struct AgentOptions {
   int max_requests = 4;
   /// Process memory this device gives; a program whose peak does not fit is refused. 0: no limit.
   double memory_bytes = 0;
+  /// A text that is being generated and that nobody went on with for so long is forgotten.
+  std::chrono::milliseconds sequence_idle = std::chrono::minutes(10);
   /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
   /// One line for each thing worth knowing, on the thread of run().
@@ -39,7 +41,9 @@ struct AgentOptions {
 ///
 /// Two threads: I/O in run(), computing inside. A request is admitted when fewer than W are and its
 /// peak fits in the memory given; else the answer is *busy*, or *failed* where it could never fit.
-/// A lost connection ends its requests, nothing more.
+/// A lost connection ends its requests and sequences, nothing more. Keys and values of a sequence
+/// count as memory given; where there is no room, the sequence that rested longest is forgotten,
+/// which is logged, and told to whoever goes on with it.
 class Agent {
  public:
   /// Listens, and returns when the engine is prepared. Throws std::system_error where the port

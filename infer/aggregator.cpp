@@ -192,6 +192,12 @@ struct Aggregator::State {
   void stop();
   std::vector<AgentStatus> status() const;
 
+  // Sequences.
+  std::string sequence_objection(const Sequence& sequence) const;
+  void leave(std::uint64_t sequence, std::size_t rank, const std::string& why);
+  void leave_all(std::size_t rank, const std::string& why);
+  void end_sequence(std::uint64_t id);
+
   AggregatorOptions options;
   Programs programs;
   asio::io_context io;  // outlives what its coroutines hold
@@ -199,11 +205,14 @@ struct Aggregator::State {
   std::vector<std::unique_ptr<Peer>> peers;  // by rank
   std::map<Id, std::shared_ptr<Job>> jobs;
   std::deque<Id> queue;
+  /// Texts that are being generated, and which ranks do not keep theirs any more.
+  std::map<std::uint64_t, std::set<std::size_t>> sequences;
   int in_flight = 0;
   bool launching = false;
   bool draining = false, stopped = false;
   std::vector<std::promise<void>> drained;
   std::atomic<Id> next_id{1};
+  std::atomic<std::uint64_t> next_sequence{1};
 
   mutable std::mutex joined_mutex;
   std::condition_variable joined_changed;
@@ -262,6 +271,7 @@ void Aggregator::State::lost(Peer& peer, const std::string& why) {
   peer.pause.cancel();
   if (!stopped) log("[" + peer.device + "] lost: " + why);
   count_joined();
+  leave_all(peer.rank, why);
   lose_open(peer, Share::Stage::waiting, "lost: " + why);
   lose_open(peer, Share::Stage::sent, "lost: " + why);
 }
@@ -388,7 +398,9 @@ void Aggregator::State::send_admit(Peer& peer, Job& job) {
   admit.epoch = epoch;
   admit.digest = program.digest;
   admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
-  admit.batch = static_cast<std::uint32_t>(job.request.input.dims.at(0));
+  admit.sequence = job.request.sequence.id;
+  admit.past = job.request.sequence.past;
+  admit.capacity = job.request.sequence.capacity;
   admit.tensor = job.request.input;
   auto& share = job.shares[peer.rank];
   share.stage = Share::Stage::sent;
@@ -424,6 +436,10 @@ void Aggregator::State::start(std::shared_ptr<Job> job) {
     return finish(id, Status::overloaded, "[submit] draining, no new requests");
   if (const auto wrong = objection(*job); !wrong.empty())
     return finish(id, Status::failed, "[submit] " + wrong);
+  if (const auto wrong = sequence_objection(job->request.sequence); !wrong.empty())
+    return finish(id, Status::failed, "[submit] " + wrong);
+  if (job->request.sequence.id != 0 && job->request.sequence.past == 0)
+    sequences[job->request.sequence.id].clear();
   if (job->deadline <= Clock::now())
     return finish(id, Status::deadline, "[submit] deadline: has passed");
   if (in_flight >= options.max_in_flight &&
@@ -444,7 +460,7 @@ std::string Aggregator::State::objection(Job& job) {
     return "input: saw " + shape_text(input.element, input.dims) +
            ", needs a batch of 1 or more in front";
   try {
-    job.programs = programs.find(input.dims[0]);
+    job.programs = programs.find(input);
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -503,8 +519,14 @@ void Aggregator::State::launch(Job& job) {
   compute.admit(id, own, std::move(inputs), job.deadline);
   set_timer(job, late_at(job));
   // Those away first: where one of them is needed, nobody else is asked.
-  for (std::size_t rank = 0; rank < peers.size(); ++rank)
-    if (job.shares[rank].open() && !peers[rank]->joined() && !lose(id, rank, "not joined")) return;
+  const auto left = sequences.find(job.request.sequence.id);
+  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
+    const bool away = !peers[rank]->joined();
+    const bool behind = left != sequences.end() && left->second.count(rank) != 0;
+    if (job.shares[rank].open() && (away || behind) &&
+        !lose(id, rank, away ? "not joined" : "left the sequence"))
+      return;
+  }
   for (auto& peer : peers) offer(*peer);
 }
 
@@ -579,6 +601,7 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   auto& job = *jobs.at(id);
   auto& share = job.shares[rank];
   std::erase(peers[rank]->waiting, id);
+  if (job.request.sequence.id != 0) leave(job.request.sequence.id, rank, why);
   share.stage = Share::Stage::lost;
   share.decided_at = Clock::now();
   share.why = why;
@@ -693,6 +716,35 @@ void Aggregator::State::tidy_up_after(Job& job, bool computed) {
   }
 }
 
+std::string Aggregator::State::sequence_objection(const Sequence& sequence) const {
+  if (sequence.id == 0 || sequence.past == 0 || sequences.count(sequence.id) != 0) return {};
+  return "sequence " + std::to_string(sequence.id) +
+         ": is not known, needs to begin with its first tokens";
+}
+
+/// The device has not seen every token of the text: it is left out until the next one.
+void Aggregator::State::leave(std::uint64_t sequence, std::size_t rank, const std::string& why) {
+  const auto at = sequences.find(sequence);
+  if (at == sequences.end() || !at->second.insert(rank).second) return;
+  log("[" + peers[rank]->device + "] sequence " + std::to_string(sequence) +
+      ": goes on without it (" + why + ")");
+}
+
+void Aggregator::State::leave_all(std::size_t rank, const std::string& why) {
+  for (auto& [id, left] : sequences) leave(id, rank, why);
+}
+
+void Aggregator::State::end_sequence(std::uint64_t id) {
+  if (sequences.erase(id) == 0) return;
+  for (const auto& peer : peers) {
+    if (!peer->dialer->connection()) continue;
+    net::EndSequence end;
+    end.sequence = id;
+    end.epoch = epoch;
+    peer->dialer->connection()->send(end);
+  }
+}
+
 Aggregator::State::Job* Aggregator::State::find_running(Id id) {
   const auto at = jobs.find(id);
   return at != jobs.end() && at->second->running ? at->second.get() : nullptr;
@@ -767,6 +819,12 @@ std::uint64_t Aggregator::submit(Request request, std::function<void(Response)> 
 
 void Aggregator::cancel(std::uint64_t id) {
   asio::post(state_->io, [state = state_.get(), id] { state->cancel(id); });
+}
+
+std::uint64_t Aggregator::new_sequence() { return state_->next_sequence++; }
+
+void Aggregator::end_sequence(std::uint64_t id) {
+  asio::post(state_->io, [state = state_.get(), id] { state->end_sequence(id); });
 }
 
 std::vector<AgentStatus> Aggregator::status() const {

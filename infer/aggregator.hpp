@@ -52,6 +52,8 @@ class Aggregator : public Service {
   int wait_for_agents(int count, std::chrono::milliseconds timeout);
   std::uint64_t submit(Request request, std::function<void(Response)> on_done) override;
   void cancel(std::uint64_t id) override;
+  std::uint64_t new_sequence() override;
+  void end_sequence(std::uint64_t id) override;
   std::vector<AgentStatus> status() const;
   /// No new requests; returns when those in flight are answered.
   void drain();
@@ -105,6 +107,8 @@ class Client : public Service {
   ~Client() override;
   std::uint64_t submit(Request request, std::function<void(Response)> on_done) override;
   void cancel(std::uint64_t id) override;
+  std::uint64_t new_sequence() override;
+  void end_sequence(std::uint64_t id) override;
   /// Asks the server for its agents. Throws std::runtime_error.
   std::vector<AgentStatus> status();
   /// Teacher's config as JSON (input shape, labels), from the handshake.

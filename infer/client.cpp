@@ -246,12 +246,26 @@ std::uint64_t Client::submit(Request request, std::function<void(Response)> on_d
   message.deadline_ms = static_cast<std::uint32_t>(
       std::clamp<std::int64_t>(request.deadline.count(), 0, longest_deadline.count()));
   message.require_all = request.require_all;
+  message.sequence = request.sequence.id;
+  message.past = request.sequence.past;
+  message.capacity = request.sequence.capacity;
   message.tensor = std::move(request.input);
   asio::post(state_->io, [state = state_.get(), id, message = std::move(message),
                           on_done = std::move(on_done)]() mutable {
     state->submit(id, std::move(message), std::move(on_done));
   });
   return id;
+}
+
+std::uint64_t Client::new_sequence() { return state_->next_id++; }
+
+void Client::end_sequence(std::uint64_t id) {
+  asio::post(state_->io, [state = state_.get(), id] {
+    if (!state->why_lost.empty()) return;
+    net::EndSequence end;
+    end.sequence = id;
+    state->connection->send(end);
+  });
 }
 
 void Client::cancel(std::uint64_t id) {

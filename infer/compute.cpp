@@ -47,10 +47,17 @@ Compute::~Compute() {
 }
 
 void Compute::admit(RequestId id, std::shared_ptr<const plan::Program> program,
-                    std::vector<net::Value> inputs, Clock::time_point deadline) {
+                    std::vector<net::Value> inputs, Clock::time_point deadline,
+                    const Sequence& sequence) {
   // Whoever decides that a value is late says so by delivering an absent one.
-  post(id, [id, program = std::move(program), inputs = std::move(inputs), deadline](
-               Executor& executor) { executor.admit(id, program, inputs, deadline, deadline); });
+  post(id, [id, program = std::move(program), inputs = std::move(inputs), deadline,
+            sequence](Executor& executor) {
+    executor.admit(id, program, inputs, deadline, deadline, sequence);
+  });
+}
+
+void Compute::forget(std::uint64_t sequence) {
+  post(0, [sequence](Executor& executor) { executor.forget(sequence); });
 }
 
 void Compute::deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value) {
@@ -139,13 +146,17 @@ void Compute::hand_over_events() {
   on_events_(std::exchange(events_, {}));
 }
 
-std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch) {
-  if (const auto known = cache_.find(batch); known != cache_.end()) return known->second;
+std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input) {
+  plan::RequestShape shape;
+  shape.batch = input.dims.empty() ? 0 : input.dims[0];
+  if (plan_.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 0 : input.dims[1];
+  const std::pair key(shape.batch, shape.tokens);
+  if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
   auto ranks = std::make_shared<Ranks>();
-  for (auto& program : plan::compile(plan_, plan::RequestShape{batch}))
+  for (auto& program : plan::compile(plan_, shape))
     ranks->push_back(std::make_shared<const plan::Program>(std::move(program)));
   if (cache_.size() >= max_cached_shapes) cache_.clear();
-  cache_[batch] = ranks;
+  cache_[key] = ranks;
   return ranks;
 }
 

@@ -41,7 +41,10 @@ class Compute {
 
   /// Any thread.
   void admit(RequestId id, std::shared_ptr<const plan::Program> program,
-             std::vector<net::Value> inputs, Clock::time_point deadline);
+             std::vector<net::Value> inputs, Clock::time_point deadline,
+             const Sequence& sequence = {});
+  /// Frees what the engine keeps of a sequence, after what was admitted before.
+  void forget(std::uint64_t sequence);
   void deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
   /// Answered by `dropped`, once nothing of the request is held any more.
   void cancel(RequestId id);
@@ -63,18 +66,19 @@ class Compute {
   std::thread thread_;
 };
 
-/// The programs of all ranks by batch, compiled once. I/O thread only.
+/// The programs of all ranks by shape, compiled once. I/O thread only.
 class Programs {
  public:
   using Ranks = std::vector<std::shared_ptr<const plan::Program>>;
   explicit Programs(plan::Plan plan) : plan_(std::move(plan)) {}
-  /// Throws std::invalid_argument where there is none for the shape.
-  std::shared_ptr<const Ranks> find(std::int64_t batch);
+  /// Those for an input: images [B, c, h, w], or token ids [B, N]. Throws std::invalid_argument
+  /// where there is none for the shape.
+  std::shared_ptr<const Ranks> find(const net::Value& input);
   const plan::Plan& plan() const { return plan_; }
 
  private:
   plan::Plan plan_;
-  std::map<std::int64_t, std::shared_ptr<const Ranks>> cache_;
+  std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<const Ranks>> cache_;
 };
 
 }  // namespace cleave::infer

@@ -78,7 +78,7 @@ bool has_op(const plan::Program& program, Op op) {
 struct Held {
   std::vector<std::optional<model::Transformer>> parts;
   std::optional<model::FusionHead> fusion;
-  std::int64_t batch = 1;  // of the warm-up
+  plan::RequestShape shape;  // of the warm-up
 };
 
 class TorchEngine : public Engine {
@@ -91,10 +91,17 @@ class TorchEngine : public Engine {
     if (options_.warm_up) guarded([this] { return warm_up(); });
   }
 
+  void forget(std::uint64_t sequence) override {
+    for (auto at = caches_.begin(); at != caches_.end();)
+      at = at->first.first == sequence ? caches_.erase(at) : std::next(at);
+  }
+
   net::Value run(const plan::Instruction& instruction, const plan::Program&,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
     return guarded([&] {
-      if (instruction.op == Op::sub_model) return value_over(run_part(instruction, operands));
+      if (instruction.op == Op::sub_model)
+        return value_over(run_part(instruction, operands, sequence));
       if (instruction.op == Op::fuse) return value_over(run_fusion(operands));
       throw std::runtime_error("[engine] instruction: saw " +
                                std::string(plan::name_of(instruction.op)) +
@@ -122,17 +129,43 @@ class TorchEngine : public Engine {
     return *held_.parts[i];
   }
 
-  static Tensor run_model(const model::Transformer& model, const Tensor& pixels, bool with_head) {
-    const model::ModelConfig& config = model.config;
-    model::expect_dims(pixels, {-1, config.channels, config.image_height, config.image_width},
-                       "input of the model");
-    const Tensor normalised = model::normalise_pixels(config, pixels);
+  static Tensor run_images(const model::Transformer& model, const Tensor& pixels, bool with_head) {
+    model::check_input(model, pixels);
+    const Tensor normalised = model::normalise_pixels(model.config, pixels);
     return with_head ? model::forward(model, normalised) : model::features(model, normalised);
   }
 
+  static Tensor run_texts(const model::Transformer& model, const Tensor& ids, bool with_head,
+                          model::KvCache* cache = nullptr) {
+    const model::Input input(ids, cache);
+    model::check_input(model, input);
+    Tensor features = model::features(model, input);
+    if (model.config.causal) features = model::last_token(features, ids);
+    return with_head ? model::classify(model, features) : features;
+  }
+
+  /// What is kept of a sequence for one part; null where the request stands for itself.
+  model::KvCache* cache_of(const model::Transformer& model, std::int32_t part, const Tensor& ids,
+                           const Sequence& sequence) {
+    if (sequence.id == 0) return nullptr;
+    const std::pair key(sequence.id, part);
+    if (sequence.past == 0) caches_[key] = model::make_cache(model, ids.size(0), sequence.capacity);
+    const auto found = caches_.find(key);
+    if (found == caches_.end() || found->second.longest() != sequence.past ||
+        static_cast<std::int64_t>(found->second.lengths.size()) != ids.size(0))
+      throw std::runtime_error("[engine] sequence " + std::to_string(sequence.id) +
+                               ": saw other tokens so far, needs " + std::to_string(sequence.past) +
+                               " of " + std::to_string(ids.size(0)) + " texts");
+    return &found->second;
+  }
+
   Tensor run_part(const plan::Instruction& instruction,
-                  const std::vector<const net::Value*>& operands) const {
-    return run_model(part(instruction.part), tensor_over(*operands.at(0)), instruction.with_head);
+                  const std::vector<const net::Value*>& operands, const Sequence& sequence) {
+    const model::Transformer& model = part(instruction.part);
+    const Tensor given = tensor_over(*operands.at(0));
+    if (!model.config.is_text()) return run_images(model, given, instruction.with_head);
+    return run_texts(model, given, instruction.with_head,
+                     cache_of(model, instruction.part, given, sequence));
   }
 
   Tensor run_fusion(const std::vector<const net::Value*>& operands) const {
@@ -147,21 +180,28 @@ class TorchEngine : public Engine {
     for (const auto& held : held_.parts) {
       if (!held) continue;
       const model::ModelConfig& config = held->config;
+      if (config.is_text()) {
+        const std::int64_t tokens = std::max<std::int64_t>(1, held_.shape.tokens);
+        run_texts(*held, at::zeros({held_.shape.batch, tokens}, at::kInt), config.classes > 0);
+        continue;
+      }
       const Tensor black = at::zeros(
-          {held_.batch, config.channels, config.image_height, config.image_width}, at::kByte);
-      run_model(*held, black, config.classes > 0);
+          {held_.shape.batch, config.channels, config.image_height, config.image_width}, at::kByte);
+      run_images(*held, black, config.classes > 0);
     }
     if (held_.fusion) warm_up_fusion(*held_.fusion);
   }
 
   void warm_up_fusion(const model::FusionHead& fusion) const {
     std::vector<Tensor> features;
+    const std::int64_t rows = plan::feature_rows(fusion.teacher(), held_.shape.tokens);
     for (const auto& fused : fusion.parts)
-      features.push_back(at::zeros({held_.batch, fusion.teacher().summary_tokens,
+      features.push_back(at::zeros({held_.shape.batch, std::max<std::int64_t>(1, rows),
                                     static_cast<std::int64_t>(fused.channels.size())}));
     model::answer(fusion, model::fuse(fusion, features));
   }
 
+  std::map<std::pair<std::uint64_t, std::int32_t>, model::KvCache> caches_;  // by sequence and part
   Held held_;
   EngineOptions options_;
 };
@@ -209,7 +249,7 @@ Held held_for(const plan::Plan& plan) {
   model::keep_memory_compact();
   Held held;
   held.parts.resize(plan.parts.size());
-  held.batch = plan.shape.batch;
+  held.shape = plan.shape;
   return held;
 }
 
@@ -253,10 +293,11 @@ std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 
-net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& pixels,
-                       const std::vector<bool>& absent) {
-  plan::RequestShape shape = plan.shape;
-  shape.batch = pixels.dims.empty() ? 1 : pixels.dims[0];
+net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
+                       const std::vector<bool>& absent, const Sequence& sequence) {
+  plan::RequestShape shape;
+  shape.batch = input.dims.empty() ? 1 : input.dims[0];
+  if (plan.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 1 : input.dims[1];
   const auto programs = plan::compile(plan, shape);
   net::Value answer;
   std::string failure;
@@ -279,9 +320,9 @@ net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value&
   for (auto program = programs.rbegin(); program != programs.rend(); ++program) {
     const auto rank = static_cast<std::size_t>(program->rank);
     if (rank < absent.size() && absent[rank]) continue;
-    std::vector<net::Value> inputs(has_op(*program, Op::input) ? 1 : 0, pixels);
+    std::vector<net::Value> inputs(has_op(*program, Op::input) ? 1 : 0, input);
     executor.admit(rank, std::make_shared<const plan::Program>(*program), std::move(inputs), never,
-                   never);
+                   never, sequence);
   }
   for (std::size_t rank = 0; rank < absent.size(); ++rank)
     if (absent[rank]) executor.peer_lost(static_cast<std::int32_t>(rank));

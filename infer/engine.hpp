@@ -31,10 +31,10 @@ std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Pla
 std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
                                      const EngineOptions& options = {});
 
-/// Plays all ranks' programs in this process, one after the other. Returns logits [B, C]; `absent`
-/// parts are left out.
-net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& pixels,
-                       const std::vector<bool>& absent = {});
+/// Plays all ranks' programs in this process, one after the other. Returns what the plan answers;
+/// `absent` parts are left out.
+net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
+                       const std::vector<bool>& absent = {}, const Sequence& sequence = {});
 
 /// Sets one thread pool (ATen, OpenMP, OpenBLAS) to `threads`; call first in main and on the
 /// compute thread.

@@ -89,16 +89,18 @@ class PacedEngine : public Engine {
 #endif
     engine_->prepare();
   }
+  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
 
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
     const auto start = Clock::now();
     net::Value result;
     std::chrono::duration<double, std::nano> used{};
     {
       const Turn turn(turns_);
       const auto cpu_start = thread_cpu_time();
-      result = engine_->run(instruction, program, operands);
+      result = engine_->run(instruction, program, operands, sequence);
       used = thread_cpu_time() - cpu_start;
     }
     pause_until(start + std::chrono::duration_cast<Clock::duration>(used * factor_));
@@ -117,10 +119,12 @@ class DelayedEngine : public Engine {
       : engine_(std::move(engine)), delay_(delay) {}
 
   void prepare() override { engine_->prepare(); }
+  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
 
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands) override {
-    net::Value result = engine_->run(instruction, program, operands);
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    net::Value result = engine_->run(instruction, program, operands, sequence);
     std::this_thread::sleep_for(delay_);
     return result;
   }
@@ -299,6 +303,7 @@ struct Executor::Request {
   std::vector<bool> done;
   std::size_t num_done = 0;
   Clock::time_point admitted_at, absent_at, deadline;
+  Sequence sequence;
   double queued_s = 0, compute_s = 0;
   std::string error;
 };
@@ -308,11 +313,12 @@ Executor::~Executor() = default;
 
 bool Executor::admit(RequestId id, std::shared_ptr<const plan::Program> program,
                      std::vector<net::Value> inputs, Clock::time_point absent_at,
-                     Clock::time_point deadline) {
+                     Clock::time_point deadline, const Sequence& sequence) {
   if (find(id)) return false;
   auto request = std::make_unique<Request>(id, std::move(program));
   request->absent_at = absent_at;
   request->deadline = deadline;
+  request->sequence = sequence;
   request->take_inputs(std::move(inputs));
   requests_.push_back(std::move(request));
   return true;
@@ -407,7 +413,7 @@ void Executor::compute(Request& request, const plan::Instruction& instruction) {
     operands.push_back(&request.operand(instruction, operand));
   const auto start = Clock::now();
   request.queued_s += seconds(start - request.ready_since(instruction));
-  net::Value result = engine_.run(instruction, *request.program, operands);
+  net::Value result = engine_.run(instruction, *request.program, operands, request.sequence);
   request.compute_s += seconds(Clock::now() - start);
   const std::string wrong = mismatch(result, request.info(instruction.result), " as computed");
   if (!wrong.empty())

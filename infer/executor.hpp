@@ -15,6 +15,18 @@ namespace cleave::infer {
 
 using Clock = std::chrono::steady_clock;
 
+/// Where a request stands in a text that is generated: every device keeps the keys and values of
+/// the tokens before it.
+struct Sequence {
+  /// 0: the request stands for itself, nothing is kept.
+  std::uint64_t id = 0;
+  /// Tokens before this request (of the longest text of the batch). 0 begins the sequence, anew
+  /// where there is one of this id.
+  std::int64_t past = 0;
+  /// Tokens there must be room for, said when it begins.
+  std::int64_t capacity = 0;
+};
+
 /// Runs compute instructions. Called on the compute thread only; a handful of methods, so that
 /// tests and testbed can wrap it (paced, delayed, plain C++).
 class Engine {
@@ -22,7 +34,10 @@ class Engine {
   virtual ~Engine() = default;
   /// sub_model and fuse. Throws std::runtime_error (libtorch's text without backtrace).
   virtual net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                         const std::vector<const net::Value*>& operands) = 0;
+                         const std::vector<const net::Value*>& operands,
+                         const Sequence& sequence = {}) = 0;
+  /// Frees what is kept of a sequence; one that is not known is no error.
+  virtual void forget(std::uint64_t /*sequence*/) {}
   /// Called once on the compute thread before the first run: thread count, warm-up.
   virtual void prepare() {}
 };
@@ -76,7 +91,9 @@ class Executor {
   /// changed.
   bool admit(RequestId id, std::shared_ptr<const plan::Program> program,
              std::vector<net::Value> inputs, Clock::time_point absent_at,
-             Clock::time_point deadline);
+             Clock::time_point deadline, const Sequence& sequence = {});
+  /// Frees what the engine keeps of a sequence.
+  void forget(std::uint64_t sequence) { engine_.forget(sequence); }
   /// A value that a peer sent. Unknown requests, a value that came twice and one that came after
   /// its receive was given up are ignored. Returns what is wrong with the value ("value f_1 from
   /// rank 1: saw f32 [1, 1, 5], needs f32 [1, 1, 96]"), else empty; a wrong one that may be absent

@@ -59,7 +59,7 @@ ModelConfig cut(const ModelConfig& model, Cut keep) {
   ModelConfig part = model;
   part.width = share_of(keep.width, model.width, 8);
   for (LayerShape& layer : part.layers) {
-    if (layer.heads > 0) layer.heads = share_of(keep.inner, layer.heads, 1);
+    if (layer.heads > 0) layer.heads = share_of(keep.inner, layer.heads, model.group);
     if (layer.mlp_width > 0) layer.mlp_width = share_of(keep.inner, layer.mlp_width, 8);
   }
   return part;
@@ -89,7 +89,7 @@ Key key_of(const Kernel& kernel) {
 /// Kernels of models and cuts, each once.
 class Shapes {
  public:
-  explicit Shapes(std::int64_t batch) : batch_(batch) {}
+  Shapes(std::int64_t batch, std::int64_t tokens) : batch_(batch), tokens_(tokens) {}
 
   void add_cuts(const ModelConfig& model) {
     for (const Cut keep : fitted_cuts) add(model, cut(model, keep), false);
@@ -107,8 +107,14 @@ class Shapes {
 
  private:
   void add(const ModelConfig& whole, const ModelConfig& part, bool held_out) {
-    for (const Kernel& kernel : plan::kernels_of_model(part, batch_, true)) add(kernel, held_out);
-    for (const Kernel& kernel : plan::kernels_of_fusion(whole, {part.width}, batch_))
+    const std::int64_t tokens = whole.is_text() ? std::min(tokens_, whole.context) : 0;
+    add(whole, part, {batch_, tokens, 0}, held_out);
+    if (whole.causal) add(whole, part, {batch_, 1, tokens - 1}, held_out);  // a step of generation
+  }
+  void add(const ModelConfig& whole, const ModelConfig& part, const plan::Load& load,
+           bool held_out) {
+    for (const Kernel& kernel : plan::kernels_of_model(part, load, true)) add(kernel, held_out);
+    for (const Kernel& kernel : plan::kernels_of_fusion(whole, {part.width}, load))
       add(kernel, held_out);
   }
   void add(const Kernel& kernel, bool held_out) {
@@ -119,21 +125,21 @@ class Shapes {
     samples_.push_back(sample);
   }
 
-  std::int64_t batch_;
+  std::int64_t batch_, tokens_;
   std::set<Key> seen_;
   std::vector<plan::Sample> samples_;
 };
 
 /// The narrowest of the cuts, two layers of it: a forward pass that costs little beside its start.
 ModelConfig short_model(const ModelConfig& like) {
-  ModelConfig narrow =
-      cut(like.width > 0 ? like : published(192, 28, 4, 1), fitted_cuts[narrowest_cut]);
+  ModelConfig narrow = cut(like.width > 0 && !like.is_text() ? like : published(192, 28, 4, 1),
+                           fitted_cuts[narrowest_cut]);
   narrow.layers.resize(std::min<std::size_t>(2, narrow.layers.size()));
   return narrow;
 }
 
 std::vector<plan::Sample> shapes_to_measure(const MeasureOptions& options) {
-  Shapes shapes(options.batch);
+  Shapes shapes(options.batch, options.tokens);
   if (options.like.width > 0) {
     shapes.add_cuts(options.like);
     if (shapes.too_few()) shapes.add_cuts(published(192, 28, 4, 1));
@@ -345,7 +351,7 @@ class Rounds {
   /// What a request's forward pass costs beside its kernels: the first touch of code and data that
   /// others drove out.
   double start_seconds() const {
-    const auto kernels = plan::kernels_of_model(request_config_, options_.batch, false);
+    const auto kernels = plan::kernels_of_model(request_config_, {options_.batch, 0, 0}, false);
     return std::max(0.0, median(request_s_) - seconds_of(kernels, samples_));
   }
   /// What it costs more after the longer pause.

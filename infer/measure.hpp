@@ -11,6 +11,8 @@ struct MeasureOptions {
   model::ModelConfig like;
   /// Images in a request.
   std::int64_t batch = 1;
+  /// Of texts, where `like` reads them.
+  std::int64_t tokens = 64;
   int threads = 1;
   /// Rounds over all shapes; the median counts.
   int repetitions = 15;

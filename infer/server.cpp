@@ -31,6 +31,7 @@ Request request_of(net::InferRequest message) {
   Request request;
   request.deadline = std::chrono::milliseconds(message.deadline_ms);
   request.require_all = message.require_all;
+  request.sequence = {message.sequence, message.past, message.capacity};
   request.input = std::move(message.tensor);
   return request;
 }
@@ -85,7 +86,8 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   struct Session {
     std::shared_ptr<Connection> connection;
     std::string name;
-    std::map<std::uint64_t, std::uint64_t> open;  // client's request -> ours
+    std::map<std::uint64_t, std::uint64_t> open;       // client's request -> ours
+    std::map<std::uint64_t, std::uint64_t> sequences;  // client's -> ours
   };
 
   State(Aggregator& to, const plan::Bundle& bundle, ServerOptions wanted)
@@ -97,7 +99,8 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
     welcome.bundle = bundle.identity();
     welcome.plan = to.plan().name;
     auto config = model::config_to_json(to.plan().teacher);
-    config["processing"] = model::processing_to_json(to.plan().teacher.processing);
+    if (!to.plan().teacher.is_text())
+      config["processing"] = model::processing_to_json(to.plan().teacher.processing);
     welcome.model_json = config.dump();
   }
 
@@ -218,6 +221,11 @@ bool Server::State::handle(const std::shared_ptr<Session>& session, net::Message
     infer(session, std::move(*request));
   } else if (const auto* wish = std::get_if<net::Cancel>(&message)) {
     cancel(*session, wish->request);
+  } else if (const auto* over = std::get_if<net::EndSequence>(&message)) {
+    const auto at = session->sequences.find(over->sequence);
+    if (at == session->sequences.end()) return true;
+    aggregator.end_sequence(at->second);
+    session->sequences.erase(at);
   } else if (const auto* status = std::get_if<net::StatusRequest>(&message)) {
     auto reply = reply_of(aggregator.status());
     reply.request = status->request;
@@ -243,12 +251,17 @@ void Server::State::infer(const std::shared_ptr<Session>& session, net::InferReq
     session->connection->send(answer_of(request, std::move(refusal)));
     return;
   }
+  Request wanted = request_of(std::move(message));
+  if (wanted.sequence.id != 0) {
+    const auto [known, fresh] = session->sequences.try_emplace(wanted.sequence.id, 0);
+    if (fresh) known->second = aggregator.new_sequence();
+    wanted.sequence.id = known->second;
+  }
   ++num_open;
-  session->open[request] =
-      aggregator.submit(request_of(std::move(message)),
-                        [self = shared_from_this(), session, request](Response response) {
-                          self->answer(session, request, std::move(response));
-                        });
+  session->open[request] = aggregator.submit(
+      std::move(wanted), [self = shared_from_this(), session, request](Response response) {
+        self->answer(session, request, std::move(response));
+      });
 }
 
 void Server::State::answer(const std::shared_ptr<Session>& session, std::uint64_t request,
@@ -267,6 +280,7 @@ void Server::State::cancel(Session& session, std::uint64_t request) {
 /// The client has gone: nobody waits for its answers.
 void Server::State::end(const std::shared_ptr<Session>& session) {
   for (const auto& [request, id] : session->open) aggregator.cancel(id);
+  for (const auto& [theirs, ours] : session->sequences) aggregator.end_sequence(ours);
   sessions.erase(session);
   if (leaving && sessions.empty()) stop();
 }

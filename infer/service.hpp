@@ -12,9 +12,12 @@
 
 namespace cleave::infer {
 
-/// One question: pixels uint8 [B, c, h, w] (resized), and how long the asker waits.
+/// One question: pixels uint8 [B, c, h, w] (resized) or token ids int32 [B, N] (−1 fills up), and
+/// how long the asker waits.
 struct Request {
   net::Value input;
+  /// Goes on with a text that is generated: its id is of new_sequence().
+  Sequence sequence;
   std::chrono::milliseconds deadline{10000};
   /// Only an answer from every device counts.
   bool require_all = false;
@@ -42,7 +45,7 @@ struct DeviceReport {
 struct Response {
   Status status = Status::answered;
   std::string message;
-  net::Value output;  // logits [B, C]
+  net::Value output;  // logits [B, C], directions [B, D], or a language model's [B, T, V]
   std::vector<DeviceReport> devices;
   double queue_s = 0, fuse_s = 0, total_s = 0;
   /// total − slowest device's round trip: what the aggregator adds.
@@ -56,6 +59,11 @@ class Service {
   virtual ~Service() = default;
   virtual std::uint64_t submit(Request request, std::function<void(Response)> on_done) = 0;
   virtual void cancel(std::uint64_t id) = 0;
+  /// An id for a text to be generated. A device that misses one of its requests is left out of the
+  /// rest, and takes part in the next sequence again.
+  virtual std::uint64_t new_sequence() = 0;
+  /// Frees what the devices keep of it.
+  virtual void end_sequence(std::uint64_t id) = 0;
 };
 
 /// One agent as the aggregator sees it.

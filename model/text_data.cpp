@@ -137,16 +137,18 @@ fs::path file_of(const DatasetSource& source, const std::vector<std::string>& pa
   fail(source.path, "data: saw no file of the " + source.split + " split, needs " + file);
 }
 
+bool has_file(const DatasetSource& source, const std::vector<std::string>& patterns) {
+  try {
+    file_of(source, patterns);
+    return true;
+  } catch (const std::runtime_error&) {
+    return false;
+  }
+}
+
 std::string detect(const DatasetSource& source, const ModelConfig& config) {
   if (config.reads_every_token()) return "text";
-  const auto has = [&](const std::string& pattern) {
-    try {
-      file_of(source, {pattern});
-      return true;
-    } catch (const std::runtime_error&) {
-      return false;
-    }
-  };
+  const auto has = [&](const std::string& pattern) { return has_file(source, {pattern}); };
   if (fs::is_regular_file(source.path))
     return source.path.extension() == ".jsonl" ? "jsonl" : "tsv";
   if (has("sts-*.tsv")) return "stsb";
@@ -238,11 +240,12 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
 std::string read_running(const DatasetSource& source) {
   fs::path only = source.path;
   if (fs::is_directory(source.path)) {
+    if (has_file(source, {"*.txt"})) return read_valid(file_of(source, {"*.txt"}));
     std::vector<fs::path> texts;
     for (const auto& entry : fs::directory_iterator(source.path))
       if (entry.is_regular_file() && entry.path().extension() == ".txt")
         texts.push_back(entry.path());
-    if (texts.size() != 1) return read_valid(file_of(source, {"*.txt"}));
+    if (texts.size() != 1) file_of(source, {"*.txt"});  // says what is missing
     only = texts.front();
   }
   const std::string text = read_valid(only);

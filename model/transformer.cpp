@@ -439,8 +439,9 @@ Tensor block(const Transformer& model, int layer, const Tensor& input, const Sig
   const bool before = model.config.norm_placement == NormPlacement::before;
   // norm(x) goes in and x + half(norm(x)) comes out, or x goes in and norm(x + half(x)) comes out.
   const auto half = [&](const Tensor& x, const std::string& name, const auto& inner) {
-    if (before) return x + inner(norm(model, prefix + name, x));
-    return norm(model, prefix + name, x + inner(x));
+    Tensor added = inner(before ? norm(model, prefix + name, x) : x);
+    if (observer != nullptr && observer->change_addition) added = observer->change_addition(added);
+    return before ? x + added : norm(model, prefix + name, x + added);
   };
   Tensor x = input;
   if (shape.heads > 0)
@@ -466,6 +467,12 @@ Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight) {
   if (!sight.real.defined()) return normed(x).mean(1, true);
   const Tensor weight = sight.real.unsqueeze(-1);
   return (normed(x) * weight).sum(1, true) / weight.sum(1, true);
+}
+
+Tensor last_token(const Tensor& features, const Tensor& ids) {
+  if (features.size(1) == 1) return features;
+  const Tensor last = (ids >= 0).sum(1).to(at::kLong).sub(1).clamp_min(0).view({-1, 1, 1});
+  return features.gather(1, last.expand({-1, 1, features.size(2)}));
 }
 
 Tensor features(const Transformer& model, const Input& input, const Observer* observer) {

@@ -49,6 +49,8 @@ struct Observer {
   std::function<void(int layer, const Tensor& activations)> on_mlp;
   /// The residual stream after a block [B, N, D].
   std::function<void(int layer, const Tensor& x)> on_block;
+  /// What each half of a block adds to the stream [B, N, D] -> what is added: dropout, in training.
+  std::function<Tensor(const Tensor& added)> change_addition;
 };
 
 enum class Projection { query, key, value };
@@ -125,6 +127,9 @@ Tensor block(const Transformer& model, int layer, const Tensor& x, const Sight& 
 /// summary tokens [B, T, D]; for an embedding the mean over the tokens [B, 1, D]; for a language
 /// model every token [B, N, D].
 Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight);
+/// Each text's last token of what a language model features() gave. [B, N, D] and ids [B, N] -> [B,
+/// 1, D]; of a text without a token anything.
+Tensor last_token(const Tensor& features, const Tensor& ids);
 /// Input -> feature: embed, all blocks, read_out.
 Tensor features(const Transformer& model, const Input& input, const Observer* observer = nullptr);
 /// The head on features: logits averaged over the classifiers of a distilled DeiT [B, T, D] -> [B,

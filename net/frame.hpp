@@ -14,7 +14,7 @@
 //
 //   offset  size  header
 //   0       4     magic "CLVF"
-//   4       2     version, 1
+//   4       2     version, 2
 //   6       2     header length, 48; a longer header is read and its tail ignored
 //   8       2     kind (net/message.hpp)
 //   10      2     flags: 1 a tensor descriptor follows, 2 the sender's last frame of the request
@@ -85,7 +85,7 @@ struct Limits {
 };
 constexpr std::size_t max_dims = 8;
 
-constexpr std::uint16_t protocol_version = 1;
+constexpr std::uint16_t protocol_version = 2;
 constexpr std::size_t header_bytes = 48;
 
 /// Bits of Header::flags.

@@ -271,6 +271,8 @@ std::string_view name_of(Kind kind) {
       return "drain";
     case Kind::bye:
       return "bye";
+    case Kind::end_sequence:
+      return "end_sequence";
     case Kind::first_push:
     case Kind::last_push:
       return "push";

@@ -27,6 +27,7 @@
 //   16    infer_answer    server → client
 //   17    drain           listener → who dialled  no new requests, please
 //   18    bye             either                  the connection ends, nothing was lost
+//   19    end_sequence    to who keeps it         nobody goes on with the sequence
 //   32-39 reserved for pushing parts
 //
 // Integers and doubles are little-endian, 8 bytes for a double (IEEE 754); a text is its length (4
@@ -62,6 +63,7 @@ enum class Kind : std::uint16_t {
   infer_answer,
   drain,
   bye,
+  end_sequence,
   first_push = 32,
   last_push = 39,
 };
@@ -121,11 +123,12 @@ struct Admit : Envelope {
   static constexpr Kind kind = Kind::admit;
   std::string digest;  // of the programs, 64 hex digits
   std::uint32_t deadline_ms = 0;
-  std::uint32_t batch = 0;
+  /// Of the envelope's sequence: tokens before this request, and those to make room for.
+  std::int64_t past = 0, capacity = 0;
   Value tensor;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.digest, m.deadline_ms, m.batch);
+    archive(m.digest, m.deadline_ms, m.past, m.capacity);
   }
 };
 
@@ -229,10 +232,11 @@ struct InferRequest : Envelope {
   static constexpr Kind kind = Kind::infer_request;
   std::uint32_t deadline_ms = 0;
   bool require_all = false;
+  std::int64_t past = 0, capacity = 0;  // as in Admit
   Value tensor;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.deadline_ms, m.require_all);
+    archive(m.deadline_ms, m.require_all, m.past, m.capacity);
   }
 };
 
@@ -273,9 +277,16 @@ struct Bye : Envelope {
   static void fields(Self&, Archive&) {}
 };
 
-using Message =
-    std::variant<Hello, Welcome, Refused, Admit, Busy, ValueMessage, Done, Failed, Cancel, Abort,
-                 Ping, Pong, StatusRequest, StatusReply, InferRequest, InferAnswer, Drain, Bye>;
+/// The envelope's sequence will not go on: what is kept of it can be freed.
+struct EndSequence : Envelope {
+  static constexpr Kind kind = Kind::end_sequence;
+  template <class Self, class Archive>
+  static void fields(Self&, Archive&) {}
+};
+
+using Message = std::variant<Hello, Welcome, Refused, Admit, Busy, ValueMessage, Done, Failed,
+                             Cancel, Abort, Ping, Pong, StatusRequest, StatusReply, InferRequest,
+                             InferAnswer, Drain, Bye, EndSequence>;
 
 /// The frame of a message; its payload is the tensor's own memory. Throws std::invalid_argument
 /// where a text or the whole is longer than a reader accepts, or the tensor's bytes do not match

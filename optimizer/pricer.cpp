@@ -145,7 +145,7 @@ void Pricer::set_durations(const std::vector<Share>& shares) {
           widths.push_back(space_.value(axis::width, share[axis::width]));
         task.seconds = compute_seconds(
             fleet.devices[aggregator_], plan::Op::fuse,
-            plan::kernels_of_fusion(space_.teacher(), widths, options_.shape.batch));
+            plan::kernels_of_fusion(space_.teacher(), widths, plan::planned_load(options_.shape)));
       }
       continue;
     }

@@ -108,7 +108,7 @@ PartCost cost_of(const ModelConfig& like, const Count& count) {
     return count(config);
   };
   // Far corners, so that rounding does not grow between them.
-  const double w0 = 1, w1 = real(like.width) + 1, n0 = 1;
+  const double w0 = 1, w1 = real(like.width) + 1, n0 = 1, h0 = real(like.group);
   const auto far = [](std::int64_t most) { return real(most) + 1; };
   std::int64_t most_heads = 0, most_mlp = 0;
   for (const LayerShape& layer : like.layers) {
@@ -117,7 +117,7 @@ PartCost cost_of(const ModelConfig& like, const Count& count) {
   }
   PartCost cost;
   cost.base = Bilinear(w0, w1, 0, 1, [&](double w, double) { return price(w, {}); });
-  cost.attention = Bilinear(w0, w1, n0, far(most_heads), [&](double w, double n) {
+  cost.attention = Bilinear(w0, w1, h0, real(most_heads) + h0, [&](double w, double n) {
     return price(w, {{static_cast<std::int64_t>(n), 0}}) - price(w, {});
   });
   cost.mlp = Bilinear(w0, w1, n0, far(most_mlp), [&](double w, double n) {
@@ -156,7 +156,7 @@ void Space::set_axes() {
     max_mlp_ = std::max(max_mlp_, layer.mlp_width);
   }
   const auto num_layers = static_cast<std::int32_t>(teacher_.num_layers());
-  const auto num_heads = static_cast<std::int32_t>(max_heads_);
+  const auto num_heads = static_cast<std::int32_t>(max_heads_ / teacher_.group);
   largest_ = {num_layers, steps_of(teacher_.width, options_.width_step), num_heads,
               steps_of(max_mlp_, options_.width_step)};
   smallest_ = {std::min(2, num_layers), 1, std::min(1, num_heads),
@@ -183,8 +183,9 @@ void Space::set_curves(const ImportanceProfile& importance,
     const auto of = [&](const std::vector<std::vector<double>>& all) {
       return all.empty() ? std::vector<double>{} : all[at(l)];
     };
-    head_curves.push_back(curve_of(or_even(of(importance.heads), layer.heads, "heads" + where), 1,
-                                   largest_[axis::heads]));
+    head_curves.push_back(
+        curve_of(or_even(of(importance.heads), layer.heads / teacher_.group, "heads" + where), 1,
+                 largest_[axis::heads]));
     mlp_curves.push_back(curve_of(or_even(of(importance.mlp), layer.mlp_width, "mlp" + where),
                                   options_.width_step, largest_[axis::mlp]));
   }
@@ -219,14 +220,14 @@ void Space::set_curves(const ImportanceProfile& importance,
 }
 
 void Space::set_costs() {
-  const std::int64_t batch = options_.shape.batch;
+  const plan::Load load = plan::planned_load(options_.shape);
   teacher_s_ = std::numeric_limits<double>::infinity();
   for (const plan::Device& device : fleet_.devices) {
     seconds_.push_back(cost_of(bare_, [&](const ModelConfig& config) {
-      return device.seconds(plan::kernels_of_model(config, batch, false));
+      return device.seconds(plan::kernels_of_model(config, load, false));
     }));
     teacher_s_ = std::min(teacher_s_, compute_seconds(device, plan::Op::sub_model,
-                                                      plan::kernels_of_model(bare_, batch, true)));
+                                                      plan::kernels_of_model(bare_, load, true)));
   }
   parameters_ = cost_of(
       bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });
@@ -239,8 +240,9 @@ std::int64_t Space::value(Axis axis, std::int32_t steps) const {
       return std::min(steps * options_.width_step, teacher_.width);
     case axis::mlp:
       return std::min(steps * options_.width_step, max_mlp_);
-    case axis::depth:
     case axis::heads:
+      return steps * teacher_.group;
+    case axis::depth:
       return steps;
   }
   return steps;
@@ -269,7 +271,8 @@ plan::PlanPart Space::part(std::size_t device, const Share& share) const {
   part.layers = layers(share[axis::depth]);
   const auto work = [&](const ModelConfig& config) {
     double flops = 0;
-    for (const plan::Kernel& kernel : plan::kernels_of_model(config, options_.shape.batch, false))
+    for (const plan::Kernel& kernel :
+         plan::kernels_of_model(config, plan::planned_load(options_.shape), false))
       flops += kernel.flops();
     return flops;
   };

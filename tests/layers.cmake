@@ -18,7 +18,7 @@ set(net_bytes_may base)
 set(net_may base net_bytes)
 set(plan_may base config)
 set(optimizer_may base config plan)
-set(decompose_may base config model plan optimizer) # importance is handed to the search as it wants it
+set(decompose_may base config tokenizer model plan optimizer) # importance is handed to the search as it wants it
 set(calibrate_may base config tokenizer model plan optimizer decompose)
 set(executor_may base config plan net_bytes)
 set(infer_service_may base config plan net_bytes net executor)

@@ -15,7 +15,7 @@ std::vector<Command> commands() {
   return {profile_command(), plan_command(),      simulate_command(),  init_command(),
           train_command(),   decompose_command(), calibrate_command(), evaluate_command(),
           agent_command(),   serve_command(),     status_command(),    infer_command(),
-          bench_command(),   inspect_command(),   tokenize_command()};
+          bench_command(),   inspect_command(),   generate_command(),  tokenize_command()};
 }
 
 std::string overview() {

@@ -158,8 +158,8 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
 }  // namespace
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
-  for (const char* name :
-       {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json"})
+  for (const char* name : {"tokenizer.model", "tokenizer.json", "vocab.txt", "vocab.json",
+                           "merges.txt", "tokenizer_config.json"})
     if (fs::exists(from / name))
       base::write_whole(to / name, base::read_text(from / name, largest_file));
 }
@@ -174,11 +174,12 @@ void write_byte_tokenizer(const fs::path& folder) {
 
 Tokenizer read_tokenizer(const fs::path& folder) {
   const auto has = [&](const char* name) { return fs::exists(folder / name); };
+  // Published Llama folders have both; this is what the other was made from.
+  if (has("tokenizer.model")) return from_sentence_piece(folder);
   if (has("tokenizer.json"))
     return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
   if (has("vocab.txt")) return from_vocab_txt(folder);
   if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
-  if (has("tokenizer.model")) return from_sentence_piece(folder);
   throw std::runtime_error("[" + folder.string() +
                            "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
                            "merges.txt, or tokenizer.model");

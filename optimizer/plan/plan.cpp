@@ -72,9 +72,14 @@ void check_likeness(const model::ModelConfig& config, const model::ModelConfig& 
   if (config.family != teacher.family)
     refuse(where + ".family", "'" + std::string(model::name_of(config.family)) + "'",
            "'" + std::string(model::name_of(teacher.family)) + "' as the teacher is");
+  expect_same(where + ".group", config.group, teacher.group);
+  expect_same(where + ".vocabulary", config.vocabulary, teacher.vocabulary);
+  expect_same(where + ".context", config.context, teacher.context);
   if (config.activation != teacher.activation || config.qkv_bias != teacher.qkv_bias ||
-      config.norm_placement != teacher.norm_placement)
-    refuse(where, "another activation, bias or place of the norm", "the teacher's");
+      config.norm_placement != teacher.norm_placement || config.norm_kind != teacher.norm_kind ||
+      config.gated != teacher.gated || config.causal != teacher.causal ||
+      config.task != teacher.task || config.rotary_base != teacher.rotary_base)
+    refuse(where, "another activation, bias, norm, task or kind of positions", "the teacher's");
 }
 
 void check_config(const model::ModelConfig& config, const std::string& where) {
@@ -184,8 +189,10 @@ Plan read_fields(const base::Reader& reader) {
   plan.teacher = model::config_from_json(reader.at("teacher"));
   plan.teacher_digest = reader.text("teacher_digest", "");
   if (const auto shape = reader.find("shape")) {
-    shape->allow({"batch"});
+    shape->allow({"batch", "tokens", "generate"});
     plan.shape.batch = shape->at("batch").integer(1, max_integer);
+    plan.shape.tokens = shape->integer("tokens", 0, max_integer, 0);
+    plan.shape.generate = shape->integer("generate", 0, max_integer, 0);
   }
   for (const base::Reader& part : reader.at("parts").items()) plan.parts.push_back(read_part(part));
   plan.aggregator = reader.at("aggregator").text();
@@ -311,7 +318,10 @@ nlohmann::json to_json(const Plan& plan) {
                          {"strategy", plan.strategy},
                          {"teacher", model::config_to_json(plan.teacher)},
                          {"teacher_digest", plan.teacher_digest},
-                         {"shape", {{"batch", plan.shape.batch}}},
+                         {"shape",
+                          {{"batch", plan.shape.batch},
+                           {"tokens", plan.shape.tokens},
+                           {"generate", plan.shape.generate}}},
                          {"parts", nlohmann::json::array()},
                          {"aggregator", plan.aggregator},
                          {"partition", plan.partition},

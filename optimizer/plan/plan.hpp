@@ -14,7 +14,15 @@ namespace cleave::plan {
 /// Shape of a request: what programs are compiled for.
 struct RequestShape {
   std::int64_t batch = 1;
-  bool operator==(const RequestShape& other) const { return batch == other.batch; }
+  /// N, of texts; images have their model's own.
+  std::int64_t tokens = 0;
+  /// Of a plan whose texts are generated: tokens that follow the prompt of `tokens`. What is
+  /// planned and priced is then one step, half-way through; memory holds prompt and cache. 0: a
+  /// request is all there is.
+  std::int64_t generate = 0;
+  bool operator==(const RequestShape& other) const {
+    return batch == other.batch && tokens == other.tokens && generate == other.generate;
+  }
 };
 
 /// What one device of a plan runs. For `decomposed` a whole sub-model; for `local` the teacher

@@ -21,9 +21,20 @@ const PlanPart& part_of(const Instruction& instruction, const Plan& plan) {
   return plan.parts.at(static_cast<std::size_t>(instruction.part));
 }
 
-/// B of the value that an instruction reads first.
-std::int64_t batch_of(const Instruction& instruction, const Program& program) {
-  return info(program, instruction.operands.at(0)).dims.at(0);
+/// What an instruction is over, by the value that it reads first: ids [B, N] or features [B, T, D].
+Load load_of(const Instruction& instruction, const Program& program, const Plan& plan) {
+  const auto& dims = info(program, instruction.operands.at(0)).dims;
+  Load load{dims.at(0), dims.at(1), 0};
+  if (plan.teacher.causal) load.past = planned_load(plan.shape).past;
+  return load;
+}
+
+/// What answers are shaped like, of features of T rows.
+std::vector<std::int64_t> answer_dims(const model::ModelConfig& config, std::int64_t batch,
+                                      std::int64_t rows) {
+  if (config.task == model::Task::embedding) return {batch, config.width};
+  if (config.reads_every_token()) return {batch, rows, config.classes};
+  return {batch, config.classes};
 }
 
 std::vector<std::int64_t> widths_of(const Plan& plan) {
@@ -34,38 +45,50 @@ std::vector<std::int64_t> widths_of(const Plan& plan) {
 
 double real(std::int64_t count) { return static_cast<double>(count); }
 
-/// A_p [D, D_p], b_p, m_p and c_p [D] of each part; a classifier for each summary token.
+/// A_p [D, D_p], b_p, m_p and c_p [D] of each part; the head.
 double fusion_bytes(const Plan& plan) {
-  const double width = real(plan.teacher.width), classes = real(plan.teacher.classes);
-  double numbers = real(plan.teacher.summary_tokens) * classes * (width + 1);
+  const double width = real(plan.teacher.width);
+  double numbers = 0;
+  for (const model::Parameter& parameter : model::head_parameters(plan.teacher))
+    numbers += real(parameter.count());
   for (const PlanPart& part : plan.parts) numbers += width * (real(part.config.width) + 3);
   return numbers * 4;
 }
 
 /// Alive while fusing: the sum, the next term, what covers it and the answers; and libtorch's code
 /// that the first fusion brings into memory (measured as in work.cpp).
-double fusion_scratch_bytes(const Plan& plan, std::int64_t batch) {
+double fusion_scratch_bytes(const Plan& plan, const Load& load) {
   constexpr double first_fusion_bytes = 7e6;
-  const double tokens = real(batch * plan.teacher.summary_tokens);
-  return 4 * tokens * (4 * real(plan.teacher.width) + 2 * real(plan.teacher.classes)) +
+  const double rows = real(load.batch * feature_rows(plan.teacher, load.tokens));
+  return 4 * rows * (4 * real(plan.teacher.width) + 2 * real(plan.teacher.classes)) +
          first_fusion_bytes;
 }
 
-/// Beside the values: what one instruction allocates while it runs.
+/// Beside the values: what one instruction allocates while it runs. Where texts are generated, the
+/// prompt's pass is the larger one, and the cache stays.
 double scratch_bytes(const Instruction& instruction, const Program& program, const Plan& plan) {
-  if (instruction.op == Op::sub_model)
-    return forward_bytes(part_of(instruction, plan).config, batch_of(instruction, program));
-  if (instruction.op == Op::fuse) return fusion_scratch_bytes(plan, batch_of(instruction, program));
-  return 0;
+  Load load{};
+  if (instruction.op == Op::sub_model || instruction.op == Op::fuse)
+    load = load_of(instruction, program, plan);
+  if (instruction.op == Op::fuse) return fusion_scratch_bytes(plan, load);
+  if (instruction.op != Op::sub_model) return 0;
+  const model::ModelConfig& config = part_of(instruction, plan).config;
+  const RequestShape& shape = plan.shape;
+  if (shape.generate == 0) return forward_bytes(config, load);
+  return forward_bytes(config, Load{load.batch, shape.tokens, 0}) +
+         cache_bytes(config, load.batch, shape.tokens + shape.generate);
 }
 
 /// Beside the weights while they are loaded: the largest tensor in its file.
 double loading_bytes_of(const Instruction& instruction, const Plan& plan) {
   if (instruction.op == Op::sub_model) return loading_bytes(part_of(instruction, plan).config);
   if (instruction.op != Op::fuse) return 0;
-  std::int64_t columns = plan.teacher.classes;
-  for (const PlanPart& part : plan.parts) columns = std::max(columns, part.config.width);
-  return 4 * real(plan.teacher.width) * real(columns);
+  double largest = 0;
+  for (const model::Parameter& parameter : model::head_parameters(plan.teacher))
+    largest = std::max(largest, real(parameter.count()));
+  for (const PlanPart& part : plan.parts)
+    largest = std::max(largest, real(plan.teacher.width) * real(part.config.width));
+  return 4 * largest;
 }
 
 std::string dims_text(const std::vector<std::int64_t>& dims) {
@@ -125,26 +148,30 @@ ValueId ProgramBuilder::value(std::string name, base::Element element,
   return static_cast<ValueId>(program_.values.size() - 1);
 }
 
-ValueId ProgramBuilder::input(const model::ModelConfig& config, std::int64_t batch) {
+ValueId ProgramBuilder::input(const model::ModelConfig& config, const RequestShape& shape) {
   Instruction instruction;
   instruction.op = Op::input;
-  instruction.result = value("x", base::Element::u8,
-                             {batch, config.channels, config.image_height, config.image_width});
+  instruction.result =
+      config.is_text()
+          ? value("x", base::Element::i32, {shape.batch, shape.tokens})
+          : value("x", base::Element::u8,
+                  {shape.batch, config.channels, config.image_height, config.image_width});
   program_.instructions.push_back(instruction);
   return instruction.result;
 }
 
 ValueId ProgramBuilder::sub_model(std::int32_t part, const model::ModelConfig& config,
-                                  ValueId pixels, bool with_head) {
-  const std::int64_t batch = info(pixels).dims.front();
+                                  ValueId given, bool with_head) {
+  const std::int64_t batch = info(given).dims.at(0);
+  const std::int64_t rows = feature_rows(config, info(given).dims.at(1));
   Instruction instruction;
   instruction.op = Op::sub_model;
-  instruction.operands = {pixels};
+  instruction.operands = {given};
   instruction.part = part;
   instruction.with_head = with_head;
-  instruction.result = with_head ? value("y", base::Element::f32, {batch, config.classes})
+  instruction.result = with_head ? value("y", base::Element::f32, answer_dims(config, batch, rows))
                                  : value("f_" + std::to_string(part), base::Element::f32,
-                                         {batch, config.summary_tokens, config.width});
+                                         {batch, rows, config.width});
   program_.instructions.push_back(instruction);
   return instruction.result;
 }
@@ -170,12 +197,12 @@ ValueId ProgramBuilder::receive(const ValueInfo& like, std::int32_t peer, std::u
   return instruction.result;
 }
 
-ValueId ProgramBuilder::fuse(const model::ModelConfig& teacher, std::vector<ValueId> features,
-                             std::int64_t batch) {
+ValueId ProgramBuilder::fuse(const model::ModelConfig& teacher, std::vector<ValueId> features) {
   Instruction instruction;
   instruction.op = Op::fuse;
+  const auto& dims = info(features.at(0)).dims;
+  instruction.result = value("y", base::Element::f32, answer_dims(teacher, dims.at(0), dims.at(1)));
   instruction.operands = std::move(features);
-  instruction.result = value("y", base::Element::f32, {batch, teacher.classes});
   program_.instructions.push_back(instruction);
   return instruction.result;
 }
@@ -205,7 +232,13 @@ const Strategy& find_strategy(const std::string& name) {
   throw std::invalid_argument("[strategy] saw " + shown(name) + ", needs one of " + known);
 }
 
-std::vector<Program> compile(const Plan& plan, const RequestShape& shape) {
+std::vector<Program> compile(const Plan& plan, const RequestShape& planned) {
+  RequestShape shape = planned;
+  if (shape.generate > 0) shape = {shape.batch, 1, 0};  // a step
+  if (plan.teacher.is_text() && (shape.tokens < 1 || shape.tokens > plan.teacher.context))
+    throw std::invalid_argument("[compile] shape.tokens: saw " + std::to_string(shape.tokens) +
+                                ", needs 1.." + std::to_string(plan.teacher.context) +
+                                ", the model's context");
   if (shape.batch < 1 || shape.batch > max_batch)
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));
@@ -214,6 +247,11 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& shape) {
   const std::string digest = digest_of(programs);
   for (Program& program : programs) program.digest = digest;
   return programs;
+}
+
+Load planned_load(const RequestShape& shape) {
+  if (shape.generate == 0) return {shape.batch, shape.tokens, 0};
+  return {shape.batch, 1, shape.tokens + shape.generate / 2};
 }
 
 std::string to_text(const Program& program) {
@@ -245,10 +283,10 @@ std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& pr
                                const Plan& plan) {
   switch (instruction.op) {
     case Op::sub_model:
-      return kernels_of_model(part_of(instruction, plan).config, batch_of(instruction, program),
-                              instruction.with_head);
+      return kernels_of_model(part_of(instruction, plan).config,
+                              load_of(instruction, program, plan), instruction.with_head);
     case Op::fuse:
-      return kernels_of_fusion(plan.teacher, widths_of(plan), batch_of(instruction, program));
+      return kernels_of_fusion(plan.teacher, widths_of(plan), load_of(instruction, program, plan));
     case Op::input:
     case Op::send:
     case Op::receive:

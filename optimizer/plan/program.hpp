@@ -57,8 +57,12 @@ const std::vector<Strategy>& strategies();
 /// Throws std::invalid_argument that lists the known names.
 const Strategy& find_strategy(const std::string& name);
 
-/// Programs of all ranks: 0…P−1 the parts' devices, P the aggregator. Throws std::invalid_argument.
+/// Programs of all ranks: 0…P−1 the parts' devices, P the aggregator; where the shape generates, of
+/// one step. Throws std::invalid_argument.
 std::vector<Program> compile(const Plan& plan, const RequestShape& shape);
+
+/// What a plan of this shape prices: the request, or one step behind half of what is generated.
+Load planned_load(const RequestShape& shape);
 
 /// "f = sub_model(x)": one line an instruction, for people and for the digest.
 std::string to_text(const Program& program);

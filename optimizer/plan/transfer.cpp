@@ -4,7 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "optimizer/plan/work.hpp"
+#include "optimizer/plan/program.hpp"
 
 namespace cleave::plan {
 namespace {
@@ -24,14 +24,14 @@ std::int64_t counterpart(std::int64_t layer, std::int64_t to, std::int64_t from)
   return layer * from / to;
 }
 
-double flops(const model::ModelConfig& config, std::int64_t batch) {
+double flops(const model::ModelConfig& config, const Load& load) {
   double sum = 0;
-  for (const Kernel& kernel : kernels_of_model(config, batch, false)) sum += kernel.flops();
+  for (const Kernel& kernel : kernels_of_model(config, load, false)) sum += kernel.flops();
   return sum;
 }
 
 PlanPart transferred(const PlanPart& part, const model::ModelConfig& from,
-                     const model::ModelConfig& teacher, std::int64_t step, std::int64_t batch) {
+                     const model::ModelConfig& teacher, std::int64_t step, const Load& load) {
   PlanPart result;
   result.device = part.device;
   result.config = teacher;
@@ -46,12 +46,12 @@ PlanPart transferred(const PlanPart& part, const model::ModelConfig& from,
     const auto& now = teacher.layers[static_cast<std::size_t>(layer)];
     result.layers.push_back(layer);
     result.config.layers.push_back(
-        {same_share(mine.heads, whole.heads, now.heads, 1),
+        {same_share(mine.heads, whole.heads, now.heads, teacher.group),
          same_share(mine.mlp_width, whole.mlp_width, now.mlp_width, step)});
   }
   result.parameter_share =
       real(model::count_parameters(result.config)) / real(model::count_parameters(teacher));
-  result.compute_share = flops(result.config, batch) / flops(teacher, batch);
+  result.compute_share = flops(result.config, load) / flops(teacher, load);
   return result;
 }
 
@@ -66,11 +66,14 @@ Plan transferred(const Plan& plan, const model::ModelConfig& teacher, std::int64
   result.strategy = plan.strategy;
   result.teacher = teacher;
   result.shape = plan.shape;
+  if (teacher.is_text() && result.shape.tokens == 0)
+    result.shape.tokens = std::min<std::int64_t>(64, teacher.context);
   result.aggregator = plan.aggregator;
   result.seed = plan.seed;
   result.prediction.kept_importance = plan.prediction.kept_importance;
   for (const PlanPart& part : plan.parts)
-    result.parts.push_back(transferred(part, plan.teacher, teacher, width_step, plan.shape.batch));
+    result.parts.push_back(
+        transferred(part, plan.teacher, teacher, width_step, planned_load(result.shape)));
   check(result);
   return result;
 }

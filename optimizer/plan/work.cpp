@@ -31,7 +31,16 @@ class Work {
   std::vector<Kernel> kernels_;
 };
 
-void add_embedding(Work& work, const model::ModelConfig& config, std::int64_t batch) {
+std::int64_t tokens_of(const model::ModelConfig& config, const Load& load) {
+  return config.is_text() ? load.tokens : config.num_tokens();
+}
+
+/// Keys that a query looks at.
+std::int64_t seen_of(const model::ModelConfig& config, const Load& load) {
+  return load.past + tokens_of(config, load);
+}
+
+void add_image_embedding(Work& work, const model::ModelConfig& config, std::int64_t batch) {
   const std::int64_t pixels_of_patch = config.channels * config.patch * config.patch;
   work.add(KernelKind::elementwise, batch * config.channels, 0,
            config.image_height * config.image_width);  // normalise
@@ -42,34 +51,52 @@ void add_embedding(Work& work, const model::ModelConfig& config, std::int64_t ba
   work.add(KernelKind::elementwise, tokens, 0, config.width);  // positions
 }
 
+void add_embedding(Work& work, const model::ModelConfig& config, const Load& load) {
+  if (!config.is_text()) return add_image_embedding(work, config, load.batch);
+  const std::int64_t rows = load.batch * load.tokens;
+  work.add(KernelKind::elementwise, rows, 0, config.width);  // gather
+  if (config.rotary_base == 0) work.add(KernelKind::elementwise, rows, 0, config.width);
+  if (config.token_types > 0) work.add(KernelKind::elementwise, rows, 0, config.width);
+  if (config.token_types > 0) work.add(KernelKind::norm, rows, 0, config.width);
+}
+
 void add_attention(Work& work, const model::ModelConfig& config, std::int64_t heads,
-                   std::int64_t batch) {
+                   const Load& load) {
   if (heads == 0) return;
-  const std::int64_t rows = batch * config.num_tokens();
-  const std::int64_t inner = heads * config.head_width;
+  const std::int64_t rows = load.batch * tokens_of(config, load);
+  const std::int64_t inner = heads * config.head_width, shared = inner / config.group;
   work.add(KernelKind::norm, rows, 0, config.width);
-  for (int projection = 0; projection < 3; ++projection) work.matmul(rows, config.width, inner);
-  work.add(KernelKind::attention, heads * rows, config.head_width, config.num_tokens());
+  for (const std::int64_t columns : {inner, shared, shared})
+    work.matmul(rows, config.width, columns);
+  if (config.rotary_base > 0) work.add(KernelKind::elementwise, 2 * rows, 0, inner + shared);
+  work.add(KernelKind::attention, heads * rows, config.head_width, seen_of(config, load));
   work.matmul(rows, inner, config.width);
   work.add(KernelKind::elementwise, rows, 0, config.width);  // residual
 }
 
 void add_mlp(Work& work, const model::ModelConfig& config, std::int64_t mlp_width,
-             std::int64_t batch) {
+             const Load& load) {
   if (mlp_width == 0) return;
-  const std::int64_t rows = batch * config.num_tokens();
+  const std::int64_t rows = load.batch * tokens_of(config, load);
   work.add(KernelKind::norm, rows, 0, config.width);
   work.matmul(rows, config.width, mlp_width);
+  if (config.gated) work.matmul(rows, config.width, mlp_width);
+  if (config.gated) work.add(KernelKind::elementwise, rows, 0, mlp_width);
   work.add(KernelKind::activation, rows, 0, mlp_width);
   work.matmul(rows, mlp_width, config.width);
   work.add(KernelKind::elementwise, rows, 0, config.width);  // residual
 }
 
-void add_head(Work& work, const model::ModelConfig& config, std::int64_t batch) {
+void add_head(Work& work, const model::ModelConfig& config, const Load& load) {
   if (config.classes == 0) return;
+  const std::int64_t rows = load.batch * feature_rows(config, load.tokens);
+  const bool transforms = config.task == model::Task::masked_lm ||
+                          (config.is_text() && config.task == model::Task::classification);
+  if (transforms) work.matmul(rows, config.width, config.width);
+  if (config.summary_tokens == 1) return work.matmul(rows, config.width, config.classes);
   for (std::int64_t token = 0; token < config.summary_tokens; ++token)
-    work.matmul(batch, config.width, config.classes);
-  if (config.summary_tokens > 1) work.add(KernelKind::elementwise, batch, 0, config.classes);
+    work.matmul(load.batch, config.width, config.classes);
+  work.add(KernelKind::elementwise, load.batch, 0, config.classes);
 }
 
 /// How many floats of each kind a batch has; what is alive together follows model/transformer.cpp
@@ -80,11 +107,14 @@ struct Sizes {
   double stream;  // [B, N, D]
   double batch;
 
-  Sizes(const model::ModelConfig& config, std::int64_t images)
-      : pixels(real(images) * real(config.channels * config.image_height * config.image_width)),
-        patches(real(images) * real(config.num_patches() * config.width)),
-        stream(real(images) * real(config.num_tokens() * config.width)),
-        batch(real(images)) {}
+  Sizes(const model::ModelConfig& config, const Load& load)
+      : pixels(config.is_text() ? 0
+                                : real(load.batch) * real(config.channels * config.image_height *
+                                                          config.image_width)),
+        patches(config.is_text() ? 0
+                                 : real(load.batch) * real(config.num_patches() * config.width)),
+        stream(real(load.batch) * real(tokens_of(config, load) * config.width)),
+        batch(real(load.batch)) {}
 };
 
 double embedding_peak(const Sizes& sizes) {
@@ -93,9 +123,10 @@ double embedding_peak(const Sizes& sizes) {
   return std::max(unfolding, joining);
 }
 
-double attention_peak(const Sizes& sizes, double tokens, double heads, double head_width) {
+double attention_peak(const Sizes& sizes, double tokens, double seen, double heads,
+                      double head_width) {
   const double inner = sizes.batch * tokens * heads * head_width;
-  const double scores = sizes.batch * heads * tokens * tokens;
+  const double scores = sizes.batch * heads * tokens * seen;
   // Of several images a batched product takes copies of its permuted operands.
   const double copy = sizes.batch > 1 ? inner : 0;
   const double held = sizes.pixels + 2 * sizes.stream + 3 * inner;  // x, its norm, q, k, v
@@ -165,59 +196,80 @@ std::string_view name_of(KernelKind kind) {
   return "?";
 }
 
-std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int64_t batch,
+std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, const Load& load,
                                      bool with_head) {
   Work work;
-  add_embedding(work, config, batch);
+  add_embedding(work, config, load);
   for (const model::LayerShape& layer : config.layers) {
-    add_attention(work, config, layer.heads, batch);
-    add_mlp(work, config, layer.mlp_width, batch);
+    add_attention(work, config, layer.heads, load);
+    add_mlp(work, config, layer.mlp_width, load);
   }
-  work.add(KernelKind::norm, batch * config.summary_tokens, 0, config.width);
-  if (with_head) add_head(work, config, batch);
+  if (config.norm_placement == model::NormPlacement::before) {
+    const std::int64_t rows =
+        config.reads_every_token() ? tokens_of(config, load) : config.summary_tokens;
+    work.add(KernelKind::norm, load.batch * rows, 0, config.width);
+  }
+  if (with_head) add_head(work, config, load);
   return work.take();
 }
 
 std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
-                                      const std::vector<std::int64_t>& widths, std::int64_t batch) {
+                                      const std::vector<std::int64_t>& widths, const Load& load) {
   Work work;
-  const std::int64_t rows = batch * teacher.summary_tokens;
+  const std::int64_t rows = load.batch * feature_rows(teacher, load.tokens);
   for (const std::int64_t width : widths) {
     work.matmul(rows, width, teacher.width);
     work.add(KernelKind::elementwise, rows, 0, teacher.width);  // into the sum
   }
   work.add(KernelKind::elementwise, rows, 0, teacher.width);  // over those present
-  add_head(work, teacher, batch);
+  add_head(work, teacher, load);
   return work.take();
+}
+
+std::int64_t feature_rows(const model::ModelConfig& config, std::int64_t tokens) {
+  if (config.task == model::Task::masked_lm) return tokens;
+  return config.task == model::Task::causal_lm ? 1 : config.summary_tokens;
 }
 
 double weight_bytes(const model::ModelConfig& config) {
   return bytes_of_float * real(model::count_parameters(config));
 }
 
-double activation_bytes(const model::ModelConfig& config, std::int64_t batch) {
-  const Sizes sizes(config, batch);
-  const double tokens = real(config.num_tokens());
+double activation_bytes(const model::ModelConfig& config, const Load& load) {
+  const Sizes sizes(config, load);
+  const double tokens = real(tokens_of(config, load)), seen = real(seen_of(config, load));
   double most = embedding_peak(sizes);
   for (const model::LayerShape& layer : config.layers) {
     if (layer.heads > 0)
-      most =
-          std::max(most, attention_peak(sizes, tokens, real(layer.heads), real(config.head_width)));
-    if (layer.mlp_width > 0) most = std::max(most, mlp_peak(sizes, tokens, real(layer.mlp_width)));
+      most = std::max(
+          most, attention_peak(sizes, tokens, seen, real(layer.heads), real(config.head_width)));
+    if (layer.mlp_width > 0)
+      most = std::max(most,
+                      mlp_peak(sizes, tokens, (config.gated ? 1.5 : 1.0) * real(layer.mlp_width)));
   }
   return bytes_of_float * most;
 }
 
-double forward_bytes(const model::ModelConfig& config, std::int64_t batch) {
-  return heap_growth * activation_bytes(config, batch) +
-         packed_bytes_of_row * real(batch * config.num_tokens()) + first_pass_bytes;
+double forward_bytes(const model::ModelConfig& config, const Load& load) {
+  return heap_growth * activation_bytes(config, load) +
+         packed_bytes_of_row * real(load.batch * tokens_of(config, load)) + first_pass_bytes;
+}
+
+double cache_bytes(const model::ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
+  double heads = 0;
+  for (const model::LayerShape& layer : config.layers) heads += real(layer.heads / config.group);
+  return bytes_of_float * 2 * heads * real(config.head_width) * real(batch) * real(tokens);
 }
 
 double loading_bytes(const model::ModelConfig& config) {
-  std::int64_t largest = 0;
-  for (const model::Parameter& parameter : model::parameters(config))
-    largest = std::max(largest, parameter.count());
-  return bytes_of_float * real(largest);
+  double largest = 0;
+  for (const model::StoredTensor& stored : model::stored_tensors(config)) {
+    double count = 0;
+    for (const model::Parameter& part : stored.parts) count += real(part.count());
+    const bool taken_apart = stored.transposed || stored.parts.size() > 1;
+    largest = std::max(largest, (taken_apart ? 2 : 1) * count);
+  }
+  return bytes_of_float * largest;
 }
 
 }  // namespace cleave::plan

@@ -35,25 +35,37 @@ struct Kernel {
 
 std::string_view name_of(KernelKind kind);
 
-/// All kernels of a whole forward pass (features only, or with the classifier) of a model for a
-/// batch, in order.
-std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, std::int64_t batch,
+/// What one forward pass is over: B texts of N tokens each behind `past` others that are cached;
+/// or B images, whose tokens are the model's.
+struct Load {
+  std::int64_t batch = 1, tokens = 0, past = 0;
+};
+
+/// All kernels of a whole forward pass (features only, or with the head) of a model, in order. Of a
+/// causal model the head answers for the last token alone, as generation asks.
+std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, const Load& load,
                                      bool with_head);
 /// Of the fusion head over parts of the given widths.
 std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
-                                      const std::vector<std::int64_t>& widths, std::int64_t batch);
+                                      const std::vector<std::int64_t>& widths, const Load& load);
+
+/// States that are a feature: T summary tokens, or N of a masked language model, or the last one of
+/// a causal one.
+std::int64_t feature_rows(const model::ModelConfig& config, std::int64_t tokens);
 
 /// Bytes of all weights, fp32.
 double weight_bytes(const model::ModelConfig& config);
 /// Peak bytes of activations of one forward pass with libtorch's eager allocation (normalised
 /// pixels, then the largest moment of embedding, attention or MLP), fp32.
-double activation_bytes(const model::ModelConfig& config, std::int64_t batch);
+double activation_bytes(const model::ModelConfig& config, const Load& load);
 /// What a forward pass adds to the process at its peak: its activations, the holes that the heap
 /// keeps between them, what BLAS packs, and libtorch's code that a first pass brings into memory.
 /// Holds where the process keeps its memory compact, as every engine does.
-double forward_bytes(const model::ModelConfig& config, std::int64_t batch);
-/// Bytes that loading the weights takes beside them: the largest tensor, still mapped while it is
-/// copied.
+double forward_bytes(const model::ModelConfig& config, const Load& load);
+/// Keys and values of B texts of `tokens` tokens, fp32.
+double cache_bytes(const model::ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+/// Bytes that loading the weights takes beside them: the largest stored tensor, still mapped while
+/// it is copied, and the copy that a transposed one is taken apart from.
 double loading_bytes(const model::ModelConfig& config);
 
 }  // namespace cleave::plan

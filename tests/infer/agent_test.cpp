@@ -114,7 +114,6 @@ class AgentTest : public ::testing::Test {
     message.epoch = 1;
     message.digest = plan::compile(plan, plan.shape).at(2).digest;
     message.deadline_ms = deadline_ms;
-    message.batch = 1;
     message.tensor = pixels(seed);
     return message;
   }
@@ -241,7 +240,8 @@ TEST_F(AgentTest, FailsWhatIsNotItsProgram) {
   EXPECT_NE(failed.text.find("saw u8 [1, 1, 4, 16], needs u8 [1, 1, 8, 8]"), std::string::npos)
       << failed.text;
   wrong = admit(3);
-  wrong.batch = 0;
+  wrong.tensor.dims = {0, 1, 8, 8};
+  wrong.tensor.data = {};
   caller->send(wrong);
   EXPECT_EQ(caller->receive_as<net::Failed>().request, 3u);
   caller->send(admit(4));
@@ -439,10 +439,11 @@ TEST_F(AgentTest, PassesOnWhatTheEngineThrowsWhenPrepared) {
 class MoodyEngine : public FakeEngine {
  public:
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
     if (static_cast<int>(*operands.at(0)->data.data()) == 13)
       throw std::runtime_error("[run] no memory");
-    return FakeEngine::run(instruction, program, operands);
+    return FakeEngine::run(instruction, program, operands, sequence);
   }
 };
 

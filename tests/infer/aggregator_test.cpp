@@ -506,7 +506,7 @@ TEST_F(AggregatorTest, RefusesAnInputThatDoesNotFit) {
 class BrokenFusion : public FakeEngine {
  public:
   net::Value run(const plan::Instruction&, const plan::Program&,
-                 const std::vector<const net::Value*>&) override {
+                 const std::vector<const net::Value*>&, const Sequence&) override {
     throw std::runtime_error("[fuse] broken");
   }
 };

@@ -208,7 +208,7 @@ TEST(Engine, SaysWhatIsWrongWithAnInput) {
   EXPECT_EQ(error_of([&] { run_locally(*engine, tiny.plan, pixels); }),
             "[admit] value x as input: saw u8 [1, 1, 4, 16], needs u8 [1, 1, 8, 8]");
   EXPECT_EQ(error_of([&] { SubModel(tiny.plan, 0).run(*engine, pixels); }),
-            "[input of the model] saw [1, 1, 4, 16], needs [any, 1, 8, 8]");
+            "[pixels] saw [1, 1, 4, 16], needs [any, 1, 8, 8]");
 }
 
 TEST(Engine, RefusesADeviceThatThePlanHasNot) {

@@ -39,7 +39,7 @@ float number_in(const net::Value& value) {
 class AddingEngine : public Engine {
  public:
   net::Value run(const Instruction& instruction, const Program&,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands, const Sequence&) override {
     float sum = instruction.op == Op::sub_model ? 100 : 0;
     for (const net::Value* operand : operands) sum += operand->present ? number_in(*operand) : -1;
     if (sum < 0)
@@ -416,9 +416,10 @@ TEST(Executor, EndsAProgramWhoseLastInstructionIsAReceive) {
 TEST(Executor, TellsComputingFromWaiting) {
   class SlowEngine : public AddingEngine {
     net::Value run(const Instruction& instruction, const Program& program,
-                   const std::vector<const net::Value*>& operands) override {
+                   const std::vector<const net::Value*>& operands,
+                   const Sequence& sequence) override {
       std::this_thread::sleep_for(20ms);
-      return AddingEngine::run(instruction, program, operands);
+      return AddingEngine::run(instruction, program, operands, sequence);
     }
   };
   Bench bench;
@@ -441,10 +442,11 @@ class BusyEngine : public AddingEngine {
  public:
   explicit BusyEngine(std::chrono::microseconds busy) : busy_(busy) {}
   net::Value run(const Instruction& instruction, const Program& program,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
     for (const auto end = Clock::now() + busy_; Clock::now() < end;) {
     }
-    return AddingEngine::run(instruction, program, operands);
+    return AddingEngine::run(instruction, program, operands, sequence);
   }
 
  private:
@@ -492,7 +494,7 @@ TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
     explicit WatchingEngine(std::atomic<int>& inside, std::atomic<int>& most)
         : inside_(inside), most_(most) {}
     net::Value run(const plan::Instruction&, const plan::Program&,
-                   const std::vector<const net::Value*>&) override {
+                   const std::vector<const net::Value*>&, const Sequence&) override {
       const int now = ++inside_;
       for (int seen = most_; now > seen && !most_.compare_exchange_weak(seen, now);) {
       }

@@ -148,7 +148,7 @@ class FakeEngine : public Engine {
   explicit FakeEngine(std::chrono::microseconds time = {}, Seen* seen = nullptr)
       : time_(time), seen_(seen) {}
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands, const Sequence&) override {
     const auto& info = program.values.at(static_cast<std::size_t>(instruction.result));
     float number = 0;
     if (instruction.op == plan::Op::sub_model)
@@ -206,9 +206,10 @@ class GatedEngine : public FakeEngine {
  public:
   explicit GatedEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
     gate_->pass();
-    return FakeEngine::run(instruction, program, operands);
+    return FakeEngine::run(instruction, program, operands, sequence);
   }
 
  private:

@@ -98,7 +98,7 @@ TEST(Measure, FitsAModelOfOneHead) {
 
 TEST(Measure, HasEveryKernelOfItsModel) {
   const plan::Profile profile = measure(quick());
-  for (const auto& kernel : plan::kernels_of_model(small_model(), 1, true))
+  for (const auto& kernel : plan::kernels_of_model(small_model(), {1, 0, 0}, true))
     EXPECT_TRUE(std::any_of(profile.samples.begin(), profile.samples.end(),
                             [&](const auto& s) {
                               return !s.held_out && s.kernel.kind == kernel.kind &&
@@ -137,7 +137,8 @@ TEST(Measure, PredictsForwardPassesThatItHasNotSeen) {
       layer = {std::max<std::int64_t>(1, static_cast<std::int64_t>(share * 3)),
                static_cast<std::int64_t>(share * 700)};
     const double predicted_s =
-        profile.cost.instruction_s + fitted.cost.seconds(plan::kernels_of_model(config, 1, false));
+        profile.cost.instruction_s +
+        fitted.cost.seconds(plan::kernels_of_model(config, {1, 0, 0}, false));
     const double measured_s = measured_seconds(config);
     EXPECT_GT(predicted_s, 0.6 * measured_s) << share;
     EXPECT_LT(predicted_s, 1.7 * measured_s) << share;

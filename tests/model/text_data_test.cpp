@@ -9,6 +9,7 @@
 namespace cleave::model {
 namespace {
 
+using at::Tensor;
 using testing::error_of;
 using testing::Scratch;
 using testing::tiny_text_config;
@@ -16,8 +17,9 @@ using testing::tiny_text_config;
 /// A folder with data, and a tokenizer whose tokens are the bytes.
 struct Data {
   Data() {
-    write_byte_tokenizer(scratch.path());
-    tokenizer.emplace(read_tokenizer(scratch.path()));
+    std::filesystem::create_directory(scratch / "tokenizer");
+    write_byte_tokenizer(scratch / "tokenizer");
+    tokenizer.emplace(read_tokenizer(scratch / "tokenizer"));
   }
   void write(const std::string& name, const std::string& text) const {
     base::write_whole(scratch / name, text);
@@ -80,6 +82,7 @@ TEST(TextData, ReadsPairsAndScores) {
   EXPECT_EQ(tsv.scores[0].item<float>(), 4.5F);
   data.write("test.jsonl", R"({"text_a": "a", "text_b": "b", "score": 4.5})");
   EXPECT_EQ(data.read(config, "test", "jsonl").scores.numel(), 1);
+  std::filesystem::remove(data.scratch / "test.tsv");
   data.write("sts-dev.tsv", "main\tMSR\t2012\t1\t2.5\tA.\tB.\tsource\tsource\n");
   EXPECT_EQ(data.read(config).scores[0].item<float>(), 2.5F);
 }
@@ -125,7 +128,7 @@ TEST(TextData, SaysWhatIsWrongAndWhere) {
   const ModelConfig causal = bytes_config(Family::gpt2, Task::causal_lm);
   data.write("test.txt", "short");
   EXPECT_EQ(data.error(causal),
-            "[] data: saw 1 tokens in the test split, needs more than one window of 16");
+            "[] data: saw 5 tokens in the test split, needs more than one window of 16");
   ModelConfig small = causal;
   small.vocabulary = small.classes = 100;
   EXPECT_EQ(data.error(small),

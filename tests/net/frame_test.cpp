@@ -57,7 +57,7 @@ TEST(Frame, HeaderIsLittleEndianWhereTheTableSays) {
   header.payload_length = 0x0f;
   const auto bytes = bytes_of(header);
   EXPECT_EQ(std::memcmp(bytes.data(), "CLVF", 4), 0);
-  EXPECT_EQ(bytes[4], std::byte{1});
+  EXPECT_EQ(bytes[4], std::byte{2});
   EXPECT_EQ(bytes[6], std::byte{48});
   EXPECT_EQ(bytes[8], std::byte{0x02});
   EXPECT_EQ(bytes[9], std::byte{0x01});
@@ -75,7 +75,7 @@ TEST(Frame, RefusesAWrongMagic) {
 
 TEST(Frame, RefusesAnotherVersion) {
   Header header;
-  header.version = 2;
+  header.version = 1;
   EXPECT_EQ(error_of(bytes_of(header)), Errc::unknown_version);
 }
 

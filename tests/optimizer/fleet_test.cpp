@@ -117,7 +117,7 @@ TEST(Fleet, OrdersThePresetsAsTheBoardsAre) {
     const std::string rest = "memory = \"1 GB\"\npreset = \"" + preset + "\"\n";
     return parse(head + device("x", rest))
         .devices[0]
-        .seconds(kernels_of_model(examples::vit_base(), 1, true));
+        .seconds(kernels_of_model(examples::vit_base(), {1, 0, 0}, true));
   };
   EXPECT_LT(seconds("jetson-orin-nano"), seconds("jetson-nano"));
   EXPECT_LT(seconds("n100"), seconds("pi5"));

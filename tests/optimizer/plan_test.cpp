@@ -150,10 +150,10 @@ TEST(Plan, RefusesAPartThatSeesOtherPictures) {
             "[check] plan.parts[0].config.patch: saw 7, needs 4 as the teacher has");
   EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.classes = 11; }),
             "[check] plan.parts[0].config.classes: saw 11, needs 10 as the teacher has");
-  EXPECT_EQ(
-      refusal([](Plan& plan) { plan.parts[0].config.activation = model::Activation::relu; }),
-      "[check] plan.parts[0].config: saw another activation, bias or place of the norm, needs "
-      "the teacher's");
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.activation = model::Activation::relu; }),
+            "[check] plan.parts[0].config: saw another activation, bias, norm, task or kind of "
+            "positions, needs "
+            "the teacher's");
 }
 
 TEST(Plan, RefusesADeviceTwice) {

@@ -156,7 +156,8 @@ TEST(PredictDevices, CountsComputeBytesAndMemoryOfEachRank) {
   EXPECT_EQ(predictions[2].device, "aggregator@hub");
 
   const plan::Device& cam = fleet.devices[2];
-  const double kernels_s = cam.seconds(plan::kernels_of_model(plan.parts[1].config, 1, false));
+  const double kernels_s =
+      cam.seconds(plan::kernels_of_model(plan.parts[1].config, {1, 0, 0}, false));
   EXPECT_NEAR(predictions[1].compute_s, kernels_s + cam.instruction_seconds(), 1e-12);
   EXPECT_EQ(predictions[1].received_bytes, 28 * 28);
   EXPECT_EQ(predictions[1].sent_bytes, 64 * 4);

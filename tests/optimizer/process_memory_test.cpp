@@ -66,7 +66,7 @@ TEST(MeasuredMemory, StaysWithinThePrediction) {
   for (const model::ModelConfig& config : {examples::fashion_vit(), cut}) {
     const double measured = measured_growth(config);
     const double predicted =
-        weight_bytes(config) + std::max(forward_bytes(config, 1), loading_bytes(config));
+        weight_bytes(config) + std::max(forward_bytes(config, {1, 0, 0}), loading_bytes(config));
     EXPECT_GT(measured, weight_bytes(config)) << "width " << config.width;
     EXPECT_LE(measured, predicted) << "width " << config.width;
     EXPECT_LE(predicted, measured + std::max(0.1 * measured, 4e6)) << "width " << config.width;

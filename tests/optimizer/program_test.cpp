@@ -206,11 +206,11 @@ TEST(Price, CountsTheKernelsOfPartsAndFusion) {
   EXPECT_TRUE(kernels_of(programs[0].instructions[0], programs[0], plan).empty());
   EXPECT_TRUE(kernels_of(programs[0].instructions[2], programs[0], plan).empty());
   const auto part = kernels_of(programs[1].instructions[1], programs[1], plan);
-  EXPECT_EQ(part.size(), kernels_of_model(plan.parts[1].config, 2, false).size());
+  EXPECT_EQ(part.size(), kernels_of_model(plan.parts[1].config, {2, 0, 0}, false).size());
   EXPECT_EQ(part.back().rows, 2);
   EXPECT_EQ(part.back().columns, 96);
   const auto fusion = kernels_of(programs[3].instructions[3], programs[3], plan);
-  EXPECT_EQ(fusion.size(), kernels_of_fusion(plan.teacher, {128, 96, 64}, 2).size());
+  EXPECT_EQ(fusion.size(), kernels_of_fusion(plan.teacher, {128, 96, 64}, {2, 0, 0}).size());
 }
 
 TEST(Price, KnowsWhatEachRankHolds) {
@@ -230,7 +230,7 @@ TEST(Price, CountsValuesAndActivationsOrLoading) {
   Plan plan = three_parts();
   const std::vector<Program> eight = compile(plan, {8});
   EXPECT_EQ(working_bytes(eight[0], plan),
-            forward_bytes(plan.parts[0].config, 8) + 8 * 28 * 28 + 4 * 8 * 128);
+            forward_bytes(plan.parts[0].config, {8, 0, 0}) + 8 * 28 * 28 + 4 * 8 * 128);
   // Few tokens through a wide model: its largest matrix outweighs them while it is loaded.
   plan.teacher = examples::vit(2, 1024, 8, 28, 14, 1, 10);
   plan.parts = {examples::part(plan.teacher, "hub", 2, 1024, 8, 4096)};

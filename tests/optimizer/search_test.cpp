@@ -62,9 +62,10 @@ double objective_s(const PlanSummary& summary, const plan::Fleet& fleet,
                    const PlanOptions& options) {
   double teacher_s = std::numeric_limits<double>::infinity();
   for (const plan::Device& device : fleet.devices)
-    teacher_s = std::min(teacher_s, device.instruction_seconds() +
-                                        device.seconds(plan::kernels_of_model(
-                                            summary.plan.teacher, options.shape.batch, true)));
+    teacher_s =
+        std::min(teacher_s, device.instruction_seconds() +
+                                device.seconds(plan::kernels_of_model(
+                                    summary.plan.teacher, {options.shape.batch, 0, 0}, true)));
   const plan::Prediction& prediction = summary.plan.prediction;
   const double lost = 1 - prediction.kept_importance;
   if (options.objective == "accuracy") return lost;

@@ -42,7 +42,7 @@ void expect_exact(const model::ModelConfig& teacher) {
     for (std::size_t device = 0; device < fleet.devices.size(); ++device) {
       const double exact_s =
           fleet.devices[device].instruction_seconds() +
-          fleet.devices[device].seconds(plan::kernels_of_model(config, 1, false));
+          fleet.devices[device].seconds(plan::kernels_of_model(config, {1, 0, 0}, false));
       EXPECT_NEAR(space.seconds(device, share), exact_s, 1e-9 * exact_s);
     }
     EXPECT_NEAR(space.weight_bytes(share), plan::weight_bytes(config), 0.5);

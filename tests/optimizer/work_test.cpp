@@ -29,7 +29,7 @@ TEST(Work, ListsTheKernelsOfAForwardPassInOrder) {
   // 4 patches and the class token; 3 heads of 8, so that attention is narrower than the model.
   model::ModelConfig config = vit(1, 32, 4, 8, 4, 3, 10);
   config.layers = {{3, 64}};
-  EXPECT_EQ(text_of(kernels_of_model(config, 2, true)),
+  EXPECT_EQ(text_of(kernels_of_model(config, {2, 0, 0}, true)),
             "elementwise 6 0 64\n"   // pixels
             "elementwise 8 0 48\n"   // unfold
             "matmul 8 48 32\n"       // patches
@@ -54,7 +54,7 @@ TEST(Work, ListsTheKernelsOfAForwardPassInOrder) {
 TEST(Work, LeavesOutWhatALayerDoesNotHave) {
   model::ModelConfig config = vit(2, 32, 4, 8, 4, 3, 10);
   config.layers = {{0, 64}, {4, 0}};
-  const std::string text = text_of(kernels_of_model(config, 1, false));
+  const std::string text = text_of(kernels_of_model(config, {1, 0, 0}, false));
   EXPECT_EQ(text.find("attention"), text.rfind("attention"));
   EXPECT_EQ(text.find("activation"), text.rfind("activation"));
   EXPECT_EQ(text.find("matmul 1 32 10"), std::string::npos) << "the head was not asked for";
@@ -64,8 +64,8 @@ TEST(Work, CountsBothHeadsOfADistilledModel) {
   model::ModelConfig config = vit(1, 32, 4, 8, 4, 3, 10);
   config.family = model::Family::deit;
   config.summary_tokens = 2;
-  const std::vector<Kernel> with = kernels_of_model(config, 3, true);
-  const std::vector<Kernel> without = kernels_of_model(config, 3, false);
+  const std::vector<Kernel> with = kernels_of_model(config, {3, 0, 0}, true);
+  const std::vector<Kernel> without = kernels_of_model(config, {3, 0, 0}, false);
   ASSERT_EQ(with.size(), without.size() + 3);
   EXPECT_EQ(text_of({with.end() - 3, with.end()}),
             "matmul 3 32 10\nmatmul 3 32 10\nelementwise 3 0 10\n");
@@ -75,15 +75,15 @@ TEST(Work, AgreesWithTheFormulaOfOneBlock) {
   // 12·N·D² + 2·N²·D multiply-adds.
   const model::ModelConfig two = vit(2, 768, 12, 224, 16, 3, 1000);
   const model::ModelConfig one = vit(1, 768, 12, 224, 16, 3, 1000);
-  const double block =
-      flops_of(kernels_of_model(two, 1, false)) - flops_of(kernels_of_model(one, 1, false));
+  const double block = flops_of(kernels_of_model(two, {1, 0, 0}, false)) -
+                       flops_of(kernels_of_model(one, {1, 0, 0}, false));
   const double tokens = 197, width = 768;
   EXPECT_DOUBLE_EQ(block, 2 * (12 * tokens * width * width + 2 * tokens * tokens * width));
 }
 
 TEST(Work, AgreesWithThePublishedFlopsOfViTBase) {
-  EXPECT_NEAR(flops_of(kernels_of_model(examples::vit_base(), 1, true)), 35.1e9, 0.1e9);
-  EXPECT_NEAR(flops_of(kernels_of_model(examples::vit_base(), 4, true)), 4 * 35.1e9, 0.4e9);
+  EXPECT_NEAR(flops_of(kernels_of_model(examples::vit_base(), {1, 0, 0}, true)), 35.1e9, 0.1e9);
+  EXPECT_NEAR(flops_of(kernels_of_model(examples::vit_base(), {4, 0, 0}, true)), 4 * 35.1e9, 0.4e9);
 }
 
 TEST(Work, CountsBytesOnce) {
@@ -97,7 +97,7 @@ TEST(Work, CountsBytesOnce) {
 
 TEST(Work, FusesEachPartOntoTheTeachersWidth) {
   const model::ModelConfig teacher = vit(1, 32, 4, 8, 4, 3, 10);
-  EXPECT_EQ(text_of(kernels_of_fusion(teacher, {16, 8}, 2)),
+  EXPECT_EQ(text_of(kernels_of_fusion(teacher, {16, 8}, {2, 0, 0})),
             "matmul 2 16 32\n"
             "elementwise 2 0 32\n"
             "matmul 2 8 32\n"
@@ -114,13 +114,14 @@ TEST(Work, KnowsTheWeightsOfViTBase) {
 TEST(Work, CountsWhatIsAliveAtTheWidestMoment) {
   // ViT-B/16 while softmax is weighted: pixels, x, its norm, q, k, v, context; scores twice.
   const double pixels = 3 * 224 * 224, stream = 197 * 768, scores = 12 * 197 * 197;
-  EXPECT_EQ(activation_bytes(examples::vit_base(), 1), 4 * (pixels + 6 * stream + 2 * scores));
+  EXPECT_EQ(activation_bytes(examples::vit_base(), {1, 0, 0}),
+            4 * (pixels + 6 * stream + 2 * scores));
 }
 
 TEST(Work, LetsTheMlpDecideWhereSequencesAreShort) {
   // 17 tokens: pixels, three streams and the wide layer before and after its activation.
   const model::ModelConfig config = vit(1, 64, 4, 28, 7, 1, 10);
-  EXPECT_EQ(activation_bytes(config, 1), 4.0 * (28 * 28 + 3 * 17 * 64 + 2 * 17 * 256));
+  EXPECT_EQ(activation_bytes(config, {1, 0, 0}), 4.0 * (28 * 28 + 3 * 17 * 64 + 2 * 17 * 256));
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ std::vector<Command> every_command() {
   return {agent_command(),    bench_command(),    calibrate_command(), decompose_command(),
           evaluate_command(), infer_command(),    init_command(),      inspect_command(),
           plan_command(),     profile_command(),  serve_command(),     simulate_command(),
-          status_command(),   tokenize_command(), train_command()};
+          status_command(),   tokenize_command(), train_command(),     generate_command()};
 }
 
 TEST(Options, DefaultsHoldUntilSomethingIsGiven) {

@@ -15,6 +15,7 @@ Command bench_command();
 Command calibrate_command();
 Command decompose_command();
 Command evaluate_command();
+Command generate_command();
 Command infer_command();
 Command init_command();
 Command inspect_command();

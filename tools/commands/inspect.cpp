@@ -90,7 +90,7 @@ nlohmann::json to_json(const model::ModelConfig& config) {
           {"bytes", plan::weight_bytes(config)},
           {"width", config.width},
           {"head_width", config.head_width},
-          {"tokens", config.num_tokens()},
+          {"tokens", config.is_text() ? config.context : config.num_tokens()},
           {"classes", config.classes},
           {"random_weights", config.random_weights},
           {"layers", layers}};

@@ -20,7 +20,20 @@
 namespace cleave::tools {
 namespace {
 
-optimizer::PlanOptions options_of(const Args& args) {
+/// What is planned for a text: a request of --tokens, or a step behind them.
+void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::RequestShape& shape) {
+  if (!teacher.is_text()) return;
+  shape.tokens = std::min(args.integer("tokens"), teacher.context);
+  shape.generate = args.integer("generate");
+  if (shape.generate > 0 && !teacher.causal)
+    throw UsageError("[--generate] saw a model that does not generate");
+  if (shape.tokens + shape.generate > teacher.context)
+    throw UsageError("[--generate] saw " + std::to_string(shape.tokens + shape.generate) +
+                     " tokens in all, needs at most " + std::to_string(teacher.context) +
+                     ", the model's context");
+}
+
+optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& teacher) {
   optimizer::PlanOptions options;
   options.objective = args.text("objective");
   options.strategy = args.text("strategy");
@@ -31,6 +44,7 @@ optimizer::PlanOptions options_of(const Args& args) {
   options.width_step = args.integer("width-step");
   options.partition = args.flag("partition");
   options.shape.batch = args.integer("batch");
+  read_tokens(args, teacher, options.shape);
   options.seed = static_cast<std::uint64_t>(args.integer("seed"));
   return options;
 }
@@ -45,7 +59,7 @@ optimizer::PlanSummary take_shares(const Args& args, const model::ModelConfig& t
   summary.plan = plan::transferred(plan::read_plan(args.text("shares-of")), teacher,
                                    args.integer("width-step"));
   optimizer::predict(summary.plan, fleet);
-  const auto short_of = optimizer::shortfalls(summary.plan, fleet, options_of(args));
+  const auto short_of = optimizer::shortfalls(summary.plan, fleet, options_of(args, teacher));
   summary.termination =
       short_of.empty() ? optimizer::Termination::found : optimizer::Termination::infeasible;
   if (!short_of.empty()) summary.message = short_of.front().text;
@@ -60,7 +74,7 @@ optimizer::PlanSummary search(const Args& args, const std::string& folder,
   if (!teacher.random_weights)
     importance = decompose::summarise(decompose::weight_importance(folder));
 
-  return optimizer::search(teacher, fleet, options_of(args), importance);
+  return optimizer::search(teacher, fleet, options_of(args, teacher), importance);
 }
 
 int plan(const Args& args) {
@@ -105,7 +119,7 @@ Command plan_command() {
           {{"MODEL", "model folder"}},
           {"fleet", "out", "objective", "strategy", "latency-limit", "max-part-share",
            "min-importance", "accuracy-weight", "shares-of", "width-step", "partition", "batch",
-           "seed", "dry-run", "format", "verbose"},
+           "tokens", "generate", "seed", "dry-run", "format", "verbose"},
           "cleave plan teacher/ --fleet fleet.toml --out plan.json",
           plan};
 }

@@ -22,10 +22,12 @@ class TimedEngine : public infer::Engine {
       : compute_s(parts), engine_(std::move(engine)) {}
 
   void prepare() override { engine_->prepare(); }
+  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands) override {
+                 const std::vector<const net::Value*>& operands,
+                 const infer::Sequence& sequence) override {
     const auto started = infer::Clock::now();
-    net::Value result = engine_->run(instruction, program, operands);
+    net::Value result = engine_->run(instruction, program, operands, sequence);
     const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
     if (instruction.op == plan::Op::fuse)
       fuse_s += spent_s;
@@ -66,7 +68,8 @@ class LocalService : public infer::Service {
       response.status = infer::Status::no_device;
       response.message = "[infer] device '" + part.device + "' is needed: left out";
     } else {
-      response.output = infer::run_locally(engine_, plan_, request.input, absent_);
+      response.output =
+          infer::run_locally(engine_, plan_, request.input, absent_, request.sequence);
     }
     response.total_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
     for (std::size_t p = 0; p < plan_.parts.size(); ++p) {
@@ -81,6 +84,8 @@ class LocalService : public infer::Service {
     return ++last_;
   }
   void cancel(std::uint64_t) override {}
+  std::uint64_t new_sequence() override { return ++last_; }
+  void end_sequence(std::uint64_t id) override { engine_.forget(id); }
 
  private:
   TimedEngine engine_;

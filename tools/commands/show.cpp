@@ -79,10 +79,18 @@ std::string overlap_line(const plan::Plan& plan) {
 
 }  // namespace
 
+std::string describe(const plan::RequestShape& shape) {
+  const std::string batch = "a batch of " + std::to_string(shape.batch);
+  if (shape.tokens == 0) return batch;
+  if (shape.generate == 0) return batch + " with " + std::to_string(shape.tokens) + " tokens";
+  return "a token of " + batch + ", " + std::to_string(shape.generate) + " behind a prompt of " +
+         std::to_string(shape.tokens);
+}
+
 std::string describe(const plan::Plan& plan) {
   std::string text = "strategy " + plan.strategy + ", aggregator on " + plan.aggregator + "\n\n" +
                      parts_table(plan) + overlap_line(plan);
-  text += "\npredicted for a batch of " + std::to_string(plan.shape.batch) + ": latency " +
+  text += "\npredicted for " + describe(plan.shape) + ": latency " +
           base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
           plan.prediction.bottleneck + ", kept importance " +
           percent(plan.prediction.kept_importance, 1) + " (an estimate)\n\n" +
@@ -114,23 +122,31 @@ std::string describe_layers(const model::ModelConfig& config) {
 }
 
 double total_flops(const model::ModelConfig& config) {
-  const auto kernels = plan::kernels_of_model(config, 1, config.classes > 0);
+  const auto kernels = plan::kernels_of_model(config, {1, 1, 0}, config.classes > 0);
   return std::accumulate(
       kernels.begin(), kernels.end(), 0.0,
       [](double sum, const plan::Kernel& kernel) { return sum + kernel.flops(); });
 }
 
 std::string describe(const model::ModelConfig& config) {
-  return format(
-             "%s, %lld layers, width %lld, %lld tokens, %lld classes%s\n  %s parameters, %s, %s "
-             "FLOPs an image\n",
-             std::string(model::name_of(config.family)).c_str(),
-             static_cast<long long>(config.num_layers()), static_cast<long long>(config.width),
-             static_cast<long long>(config.num_tokens()), static_cast<long long>(config.classes),
-             config.random_weights ? ", random weights (not trained)" : "",
-             base::format_count(static_cast<double>(model::count_parameters(config))).c_str(),
-             base::format_bytes(plan::weight_bytes(config)).c_str(),
-             base::format_count(total_flops(config)).c_str()) +
+  const auto count = [](std::int64_t n) { return std::to_string(n); };
+  const std::string reads = config.is_text()
+                                ? "context of " + count(config.context) +
+                                      " tokens, vocabulary of " + count(config.vocabulary)
+                                : count(config.num_tokens()) + " tokens";
+  const std::string answers = config.task == model::Task::embedding ? "embeddings"
+                              : config.reads_every_token()
+                                  ? (config.classes > 0 ? "logits of tokens" : "features of tokens")
+                                  : count(config.classes) + " classes";
+  return format("%s, %lld layers, width %lld, %s, %s%s\n  %s parameters, %s, %s FLOPs %s\n",
+                std::string(model::name_of(config.family)).c_str(),
+                static_cast<long long>(config.num_layers()), static_cast<long long>(config.width),
+                reads.c_str(), answers.c_str(),
+                config.random_weights ? ", random weights (not trained)" : "",
+                base::format_count(static_cast<double>(model::count_parameters(config))).c_str(),
+                base::format_bytes(plan::weight_bytes(config)).c_str(),
+                base::format_count(total_flops(config)).c_str(),
+                config.is_text() ? "a token" : "an image") +
          describe_layers(config);
 }
 

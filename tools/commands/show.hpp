@@ -8,6 +8,8 @@
 namespace cleave::tools {
 
 /// A plan for people: parts, prediction for each device, overlap, the losers with their reasons.
+/// "a batch of 1 with 64 tokens".
+std::string describe(const plan::RequestShape& shape);
 std::string describe(const plan::Plan& plan);
 
 /// A model for people: parameters, FLOPs, bytes, widths by layer.

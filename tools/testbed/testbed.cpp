@@ -263,7 +263,7 @@ std::vector<SpeedCheck> check_speeds(const Ground& ground) {
 class ProductEngine : public infer::Engine {
  public:
   net::Value run(const plan::Instruction&, const plan::Program&,
-                 const std::vector<const net::Value*>&) override {
+                 const std::vector<const net::Value*>&, const infer::Sequence&) override {
     result_ = at::mm(left_, right_);
     return {};
   }

@@ -5,9 +5,9 @@
 namespace cleave::plan {
 
 void check_decomposed(const Plan& plan) {
-  if (plan.teacher.classes == 0)
+  if (!plan.teacher.answers())
     throw std::invalid_argument(
-        "[check] plan.teacher: saw no classifier, the strategy 'decomposed' needs one to fuse");
+        "[check] plan.teacher: saw no head, the strategy 'decomposed' needs one to fuse");
 }
 
 /// Agent p: f = sub_model(x); send(f). Aggregator: fuse of those that came; output.
@@ -20,13 +20,13 @@ std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& sh
     const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].config;
     const auto tag = static_cast<std::uint32_t>(p);
     ProgramBuilder agent(p);
-    const ValueId pixels = agent.input(config, shape.batch);
+    const ValueId pixels = agent.input(config, shape);
     const ValueId feature = agent.sub_model(p, config, pixels, false);
     agent.send(feature, num_parts, tag);
     features.push_back(aggregator.receive(agent.info(feature), p, tag, true));
     programs.push_back(agent.take());
   }
-  aggregator.output(aggregator.fuse(plan.teacher, std::move(features), shape.batch));
+  aggregator.output(aggregator.fuse(plan.teacher, std::move(features)));
   programs.push_back(aggregator.take());
   return programs;
 }

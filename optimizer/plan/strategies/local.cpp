@@ -22,7 +22,7 @@ std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape) 
   constexpr std::uint32_t tag = 0;
 
   ProgramBuilder agent(agent_rank);
-  const ValueId pixels = agent.input(plan.teacher, shape.batch);
+  const ValueId pixels = agent.input(plan.teacher, shape);
   const ValueId logits = agent.sub_model(0, plan.parts.front().config, pixels, true);
   agent.send(logits, aggregator_rank, tag);
 

@@ -13,17 +13,17 @@ class ProgramBuilder {
  public:
   explicit ProgramBuilder(std::int32_t rank) { program_.rank = rank; }
 
-  /// The request's pixels, uint8 [B, c, h, w].
-  ValueId input(const model::ModelConfig& config, std::int64_t batch);
-  /// Part `part` on the pixels: features [B, T, D_p], or logits [B, C] with the head.
-  ValueId sub_model(std::int32_t part, const model::ModelConfig& config, ValueId pixels,
+  /// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N].
+  ValueId input(const model::ModelConfig& config, const RequestShape& shape);
+  /// Part `part` on it: features [B, T, D_p], or with the head what the model answers. Of a causal
+  /// model both are the last token's.
+  ValueId sub_model(std::int32_t part, const model::ModelConfig& config, ValueId given,
                     bool with_head);
   void send(ValueId value, std::int32_t peer, std::uint32_t tag);
   /// What `peer` sends under `tag`: shape and element of `like`.
   ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag, bool may_be_absent);
-  /// Features of the parts, absent ones too -> logits [B, C].
-  ValueId fuse(const model::ModelConfig& teacher, std::vector<ValueId> features,
-               std::int64_t batch);
+  /// Features of the parts, absent ones too -> what the teacher's head answers.
+  ValueId fuse(const model::ModelConfig& teacher, std::vector<ValueId> features);
   void output(ValueId value);
 
   const ValueInfo& info(ValueId value) const {

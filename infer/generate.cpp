@@ -1,0 +1,107 @@
+#include "infer/generate.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+
+namespace cleave::infer {
+namespace {
+
+void check_prompts(const std::vector<Text>& prompts, const GenerateOptions& options) {
+  if (prompts.empty())
+    throw std::invalid_argument("[generate] prompts: saw none, needs at least 1");
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::string where = "[generate] prompt " + std::to_string(i) + ": saw ";
+    const auto tokens = static_cast<std::int64_t>(prompts[i].size());
+    if (tokens == 0) throw std::invalid_argument(where + "no token, needs at least 1");
+    if (tokens + options.max_tokens > options.context)
+      throw std::invalid_argument(where + std::to_string(tokens) + " tokens and " +
+                                  std::to_string(options.max_tokens) +
+                                  " to generate, needs at most " + std::to_string(options.context) +
+                                  " together, the model's context");
+  }
+}
+
+/// Checks what came for B texts, and finds V.
+std::int64_t vocabulary_of(const net::Value& logits, std::size_t texts) {
+  const bool fits = logits.present && logits.element == base::Element::f32 &&
+                    logits.dims.size() == 3 && logits.dims[0] == static_cast<std::int64_t>(texts) &&
+                    logits.dims[1] == 1 && logits.dims[2] > 0;
+  if (!fits) throw std::runtime_error("[generate] answer: saw other than logits of each text");
+  return logits.dims[2];
+}
+
+}  // namespace
+
+void GenerateOptions::check() const {
+  if (max_tokens < 1)
+    throw std::invalid_argument("[generate] max_tokens: saw " + std::to_string(max_tokens) +
+                                ", needs at least 1");
+  sampling.check();
+}
+
+std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
+                                const std::vector<Text>& prompts, const GenerateOptions& options,
+                                const OnToken& on_token) {
+  options.check();
+  check_prompts(prompts, options);
+  std::vector<Generated> results(prompts.size());
+  std::vector<Sampler> samplers;
+  std::vector<Text> texts = prompts, fresh = prompts;
+  std::vector<std::size_t> seen(prompts.size(), 0);  // tokens that the devices have
+  std::vector<bool> running(prompts.size(), true);
+  std::size_t longest = 0;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    samplers.emplace_back(options.sampling, i);
+    longest = std::max(longest, prompts[i].size());
+  }
+  Sequence at{sequence, 0, static_cast<std::int64_t>(longest) + options.max_tokens};
+  for (std::int64_t step = 0; step < options.max_tokens; ++step) {
+    at.past = static_cast<std::int64_t>(*std::max_element(seen.begin(), seen.end()));
+    const net::Value logits = ask(filled_up(fresh), at);
+    const std::int64_t vocabulary = vocabulary_of(logits, texts.size());
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      seen[i] += fresh[i].size();
+      fresh[i].clear();
+      if (!running[i]) continue;
+      const auto* row = reinterpret_cast<const float*>(logits.data.data()) +
+                        static_cast<std::int64_t>(i) * vocabulary;
+      const Choice choice = samplers[i].next(row, vocabulary, texts[i]);
+      const auto& ends = options.end_tokens;
+      if (std::find(ends.begin(), ends.end(), choice.token) != ends.end()) {
+        results[i].ending = Ending::end_token;
+        running[i] = false;
+        continue;
+      }
+      results[i].tokens.push_back(choice.token);
+      results[i].margins.push_back(choice.margin);
+      texts[i].push_back(choice.token);
+      fresh[i] = {choice.token};
+      if (on_token && !on_token(i, choice.token)) {
+        results[i].ending = Ending::stopped;
+        running[i] = false;
+        fresh[i].clear();
+      }
+    }
+    if (std::find(running.begin(), running.end(), true) == running.end()) break;
+  }
+  return results;
+}
+
+net::Value filled_up(const std::vector<Text>& texts) {
+  std::size_t longest = 1;
+  for (const Text& text : texts) longest = std::max(longest, text.size());
+  auto ids = std::make_shared<std::vector<std::int32_t>>(texts.size() * longest, -1);
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    std::transform(texts[i].begin(), texts[i].end(),
+                   ids->begin() + static_cast<std::ptrdiff_t>(i * longest),
+                   [](std::int64_t id) { return static_cast<std::int32_t>(id); });
+  net::Value value;
+  value.element = base::Element::i32;
+  value.dims = {static_cast<std::int64_t>(texts.size()), static_cast<std::int64_t>(longest)};
+  value.data = net::Buffer(ids, reinterpret_cast<const std::byte*>(ids->data()),
+                           ids->size() * sizeof(std::int32_t));
+  return value;
+}
+
+}  // namespace cleave::infer

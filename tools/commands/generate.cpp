@@ -1,0 +1,298 @@
+#include "infer/generate.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+#include <sstream>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "base/units.hpp"
+#include "infer/engine.hpp"
+#include "model/config/hugging_face.hpp"
+#include "model/tokenizer/text_stream.hpp"
+#include "model/tokenizer/unicode.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/commands/serving.hpp"
+#include "tools/commands/statistics.hpp"
+#include "tools/print.hpp"
+
+namespace cleave::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Where texts are generated, and with what.
+struct Source {
+  model::ModelConfig config;
+  std::optional<model::Tokenizer> tokenizer;  // none with --ids
+  std::unique_ptr<infer::Service> service;
+  plan::Plan plan;  // what is predicted, or empty
+};
+
+std::string checked(const Args& args, std::string text, const std::string& where) {
+  if (const auto at = model::first_invalid_utf8(text)) {
+    if (!args.flag("lossy"))
+      throw std::runtime_error("[" + where + "] byte " + std::to_string(*at) +
+                               ": is no valid UTF-8; --lossy replaces it");
+    return model::repaired_utf8(text);
+  }
+  return text;
+}
+
+std::vector<std::string> prompts_of(const Args& args) {
+  std::vector<std::string> prompts(args.positionals().begin() + 1, args.positionals().end());
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    prompts[i] = checked(args, prompts[i], "prompt " + std::to_string(i));
+  if (args.has("prompts")) {
+    const std::string file = args.text("prompts");
+    std::istringstream lines(checked(args, base::read_text(file), file));
+    for (std::string line; std::getline(lines, line);)
+      if (!line.empty()) prompts.push_back(line);
+  }
+  return prompts;
+}
+
+/// "1 2 3; 4 5" -> two texts.
+std::vector<infer::Text> ids_of(const std::string& text) {
+  std::vector<infer::Text> texts;
+  std::istringstream all(text);
+  for (std::string one; std::getline(all, one, ';');) {
+    texts.emplace_back();
+    std::istringstream words(one);
+    for (std::string word; words >> word;) {
+      std::size_t used = 0;
+      std::int64_t id = -1;
+      try {
+        id = std::stoll(word, &used);
+      } catch (const std::exception&) {
+      }
+      if (used != word.size() || id < 0)
+        throw UsageError("[--ids] saw '" + word + "', needs token numbers");
+      texts.back().push_back(id);
+    }
+  }
+  return texts;
+}
+
+Source source_of(const Args& args) {
+  const fs::path folder = args.at(0);
+  Source source;
+  const bool bundled = fs::exists(folder / "manifest.json");
+  fs::path words = folder;
+  if (bundled) {
+    const plan::Bundle bundle(folder);
+    source.plan = bundle.plan(args.text_or("plan"));
+    source.config = source.plan.teacher;
+    words = bundle.tokenizer_path(source.plan);
+    if (args.has("via")) {
+      source.service = std::make_unique<infer::Client>(args.text("via"));
+    } else if (args.flag("local")) {
+      source.service = make_local(args, bundle, source.plan);
+    } else {
+      auto aggregator = make_aggregator(args, bundle, source.plan);
+      join_agents(args, *aggregator);
+      source.service = std::move(aggregator);
+    }
+  } else {
+    source.config = model::read_config(folder);
+  }
+  if (source.config.task != model::Task::causal_lm || source.config.classes == 0)
+    throw std::runtime_error("[" + folder.string() +
+                             "] saw a model that does not generate, needs a causal language model "
+                             "with its head (GPT2LMHeadModel, LlamaForCausalLM)");
+  if (!source.service) source.service = make_original(folder.string());
+  if (!args.has("ids")) {
+    source.tokenizer = model::read_tokenizer(words);
+    if (source.tokenizer->vocabulary_size() > source.config.vocabulary)
+      throw std::runtime_error("[" + words.string() + "] tokenizer: saw " +
+                               std::to_string(source.tokenizer->vocabulary_size()) +
+                               " tokens, needs at most the model's vocabulary of " +
+                               std::to_string(source.config.vocabulary));
+  }
+  return source;
+}
+
+/// Steps on a service, and what they took.
+class Asking {
+ public:
+  Asking(const Args& args, infer::Service& service)
+      : service_(service),
+        deadline_(milliseconds_of(args, "deadline")),
+        id(service.new_sequence()) {}
+  ~Asking() { service_.end_sequence(id); }
+  Asking(const Asking&) = delete;
+  Asking& operator=(const Asking&) = delete;
+
+  net::Value operator()(const net::Value& ids, const infer::Sequence& at) {
+    if (stop_wanted()) throw std::runtime_error("[generate] stopped on request");
+    infer::Request request;
+    request.input = ids;
+    request.sequence = at;
+    request.deadline = deadline_;
+    last = ask(service_, std::move(request));
+    if (last.status != infer::Status::answered) throw std::runtime_error(last.message);
+    seconds.push_back(last.total_s);
+    std::vector<std::string> away;
+    for (const auto& device : last.devices)
+      if (!device.present) away.push_back(device.device);
+    for (const auto& device : away)
+      if (std::find(missing.begin(), missing.end(), device) == missing.end())
+        std::fprintf(stderr, "token %zu on: without '%s'\n", seconds.size(), device.c_str());
+    missing = std::move(away);
+    return last.output;
+  }
+
+ private:
+  infer::Service& service_;
+  std::chrono::milliseconds deadline_;
+
+ public:
+  std::uint64_t id;
+  std::vector<double> seconds;  // the prompt's, then each step's
+  std::vector<std::string> missing;
+  infer::Response last;
+};
+
+std::string_view name_of(infer::Ending ending) {
+  switch (ending) {
+    case infer::Ending::length:
+      return "length";
+    case infer::Ending::end_token:
+      return "end of text";
+    case infer::Ending::stopped:
+      return "stop string";
+  }
+  return "?";
+}
+
+infer::GenerateOptions options_of(const Args& args, const model::ModelConfig& config) {
+  infer::GenerateOptions options;
+  options.max_tokens = args.integer("tokens");
+  options.context = config.context;
+  options.end_tokens = config.end_tokens;
+  if (args.flag("ignore-end")) options.end_tokens.clear();
+  options.sampling.temperature = args.number("temperature");
+  options.sampling.top_k = args.integer("top-k");
+  options.sampling.top_p = args.number("top-p");
+  options.sampling.repetition_penalty = args.number("repetition-penalty");
+  options.sampling.seed = static_cast<std::uint64_t>(args.integer("seed"));
+  return options;
+}
+
+nlohmann::json to_json(const infer::Generated& text, const Asking& asking) {
+  const auto close = std::count_if(text.margins.begin(), text.margins.end(),
+                                   [](double margin) { return margin < 1e-3; });
+  nlohmann::json json = {{"ids", text.tokens},
+                         {"ending", name_of(text.ending)},
+                         {"close_choices", close},
+                         {"missing", asking.missing},
+                         {"prompt_s", asking.seconds.front()}};
+  if (asking.seconds.size() > 1) {
+    const std::vector<double> steps(asking.seconds.begin() + 1, asking.seconds.end());
+    const Spread spread = spread_of(steps);
+    json["token_s"] = spread.median;
+    json["token_mad_s"] = spread.mad;
+  }
+  return json;
+}
+
+int generate(const Args& args) {
+  if (args.has("ids") && (args.positionals().size() > 1 || args.has("prompts")))
+    throw UsageError("[--ids] saw prompts too, needs one of them");
+  check_way(args);
+  infer::set_threads(threads_of(args, 1));
+  const auto words = prompts_of(args);
+  if (words.empty() && !args.has("ids"))
+    throw UsageError("[generate] needs a PROMPT, --prompts FILE or --ids; see --help");
+  Source source = source_of(args);
+  std::vector<infer::Text> prompts;
+  if (args.has("ids")) prompts = ids_of(args.text("ids"));
+  std::vector<model::TextStream> streams;
+  std::vector<std::string> stops;
+  if (args.has("stop")) stops = {args.text("stop")};
+  for (const auto& word : words) {
+    auto ids = source.tokenizer->encode(word);
+    prompts.emplace_back(ids.begin(), ids.end());
+    streams.emplace_back(*source.tokenizer, std::move(ids), stops);
+  }
+  std::vector<std::string> texts(prompts.size());
+  const bool streaming = prompts.size() == 1 && !args.json() && !streams.empty();
+  const auto show = [&](std::size_t i, const std::string& more) {
+    texts[i] += more;
+    if (!streaming) return;
+    std::fwrite(more.data(), 1, more.size(), stdout);
+    std::fflush(stdout);
+  };
+  if (streaming) std::printf("%s", words.front().c_str());
+  Asking asking(args, *source.service);
+  const auto results =
+      infer::generate(std::ref(asking), asking.id, prompts, options_of(args, source.config),
+                      [&](std::size_t i, std::int64_t token) {
+                        if (streams.empty()) return true;
+                        show(i, streams[i].push(static_cast<model::TokenId>(token)));
+                        return !streams[i].stopped();
+                      });
+  for (std::size_t i = 0; i < streams.size(); ++i) show(i, streams[i].finish());
+  if (streaming) std::printf("\n");
+  for (std::size_t i = 0; i < results.size() && !streaming; ++i) {
+    if (args.json()) {
+      auto json = to_json(results[i], asking);
+      if (!streams.empty()) json["prompt"] = words[i];
+      if (!streams.empty()) json["text"] = texts[i];
+      std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
+    } else if (!streams.empty()) {
+      std::printf("%s%s\n", words[i].c_str(), texts[i].c_str());
+    } else {
+      for (const auto id : results[i].tokens) std::printf("%lld ", static_cast<long long>(id));
+      std::printf("\n");
+    }
+  }
+  if (args.flag("times") && !args.json()) {
+    const std::vector<double> steps(asking.seconds.begin() + 1, asking.seconds.end());
+    std::printf("\nprompt %s", base::format_seconds(asking.seconds.front()).c_str());
+    if (!steps.empty())
+      std::printf(", a token %s (MAD %s)", base::format_seconds(spread_of(steps).median).c_str(),
+                  base::format_seconds(spread_of(steps).mad).c_str());
+    std::printf("; the last one:\n%s", times_table(asking.last, source.plan).c_str());
+  }
+  return exit_done;
+}
+
+}  // namespace
+
+Command generate_command() {
+  return {"generate",
+          "go on with prompts: a model alone, or a bundle as aggregator, --local or --via",
+          {{"MODEL", "model or bundle folder"}, {"PROMPT", "how the texts begin", false, true}},
+          {"prompts",
+           "ids",
+           "tokens",
+           "temperature",
+           "top-k",
+           "top-p",
+           "repetition-penalty",
+           "seed",
+           "stop",
+           "ignore-end",
+           "lossy",
+           "local",
+           "via",
+           "fleet",
+           "hosts",
+           "plan",
+           "without",
+           "deadline",
+           "join-timeout",
+           "threads",
+           "times",
+           "format",
+           "verbose"},
+          "cleave generate bundle/ \"To be, or not to be\" --tokens 100 --temperature 0.8",
+          generate};
+}
+
+}  // namespace cleave::tools
