@@ -54,7 +54,7 @@ std::string to_text(const Measure& measure, double value) {
   if (std::isnan(value)) return "–";
   if (measure.name == "accuracy") return formatted("%.2f %%", 100 * value);
   if (measure.name == "spearman") return formatted("%.2f", 100 * value);
-  return formatted("%.4f nats", value);
+  return formatted("%.4f nats", value) + formatted(" (perplexity %.4g)", std::exp(value));
 }
 
 double lost(const Measure& measure, double teacher, double value) {
@@ -76,12 +76,24 @@ at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, s
   if (config.task == Task::classification) return answers.argmax(-1).eq(targets).to(at::kFloat);
   const at::Tensor chosen =
       at::log_softmax(answers, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1);
-  return -chosen.mean(1);
+  const std::int64_t tokens = chosen.size(1);
+  if (!data.judged.defined()) {
+    const at::Tensor count =
+        at::full({chosen.size(0)}, static_cast<double>(tokens), chosen.options());
+    return at::stack({-chosen.sum(1), count}, 1);
+  }
+  const at::Tensor judged = data.judged.narrow(0, begin, answers.size(0)).unsqueeze(1);
+  const at::Tensor counts = at::arange(tokens, judged.options()) >= tokens - judged;
+  return at::stack({-(chosen * counts).sum(1), counts.sum(1).to(chosen.scalar_type())}, 1);
 }
 
 double quality_of(const model::ModelConfig& config, const model::Dataset& data,
                   const at::Tensor& marks) {
   if (marks.size(0) == 0) return std::numeric_limits<double>::quiet_NaN();
+  if (config.reads_every_token()) {
+    const at::Tensor sums = marks.to(at::kDouble).sum(0);
+    return sums[0].item<double>() / sums[1].item<double>();
+  }
   if (config.task != Task::embedding) return marks.to(at::kDouble).mean().item<double>();
   const at::Tensor pairs = marks.unflatten(0, {-1, 2});
   return spearman((pairs.select(1, 0) * pairs.select(1, 1)).sum(1), data.scores);

@@ -20,7 +20,7 @@ struct Measure {
 };
 Measure measure_of(const model::ModelConfig& config);
 
-/// "93.48 %", "86.72" (Spearman times 100), "1.6123 nats".
+/// "93.48 %", "86.72" (Spearman times 100), "1.6123 nats (perplexity 5.01)".
 std::string to_text(const Measure& measure, double value);
 /// How much worse than the teacher's: points of accuracy or of Spearman times 100; per cent of the
 /// teacher's nats.
@@ -30,11 +30,12 @@ double lost(const Measure& measure, double teacher, double value);
 /// task has no labels.
 at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices);
 
-/// What each row brings to the measure: 1 or 0 for right and wrong [b], nats [b], or directions
-/// [b, D]. `answers` are what classify() gives for rows begin … begin + b − 1.
+/// What each row brings to the measure: 1 or 0 for right and wrong [b], nats and the number of
+/// tokens that have them [b, 2], or directions [b, D]. `answers` are what classify() gives for rows
+/// begin … begin + b − 1.
 at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, std::int64_t begin,
                  const at::Tensor& answers);
-/// The measure over the marks of all rows [n] or [n, D]; NaN without rows.
+/// The measure over the marks of all rows [n, ..]; NaN without rows.
 double quality_of(const model::ModelConfig& config, const model::Dataset& data,
                   const at::Tensor& marks);
 

@@ -37,8 +37,14 @@ struct Room {
 Room room_of(const plan::Program& program, const plan::Plan& plan) {
   Room room;
   for (const auto& value : program.values) room.values_bytes += value.bytes();
-  room.computing_bytes = std::max(0.0, plan::working_bytes(program, plan) - room.values_bytes);
+  room.computing_bytes = std::max(0.0, plan::running_bytes(program, plan) - room.values_bytes);
   return room;
+}
+
+/// The plan with nothing said of generation: caches are counted where they are kept.
+plan::Plan plan_of_requests(plan::Plan plan) {
+  plan.shape.generate = 0;
+  return plan;
 }
 
 std::int32_t rank_of(const plan::Plan& plan, const std::string& device) {
@@ -98,6 +104,7 @@ struct Agent::State {
       : options(std::move(wanted)),
         identity(bundle.identity()),
         programs(plan),
+        requests(plan_of_requests(plan)),
         rank(rank_of(plan, options.device)),
         resident_bytes(resident_memory_bytes()),
         listener(io, options.listen, options.insecure),
@@ -150,6 +157,7 @@ struct Agent::State {
   AgentOptions options;
   std::string identity;
   Programs programs;
+  plan::Plan requests;
   std::int32_t rank;
   double resident_bytes;  // with the weights, before computing
   asio::io_context io;    // outlives what its coroutines hold
@@ -314,7 +322,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
       return fail(session, envelope,
                   "request " + std::to_string(admit.request) + ": is admitted already");
 
-  const auto room = room_of(*program, plan());
+  const auto room = room_of(*program, requests);
   if (!could_fit(room))
     return fail(session, envelope,
                 "memory: saw a program whose peak is " +

@@ -24,6 +24,8 @@ struct Dataset {
   at::Tensor scores;
   /// The running text that the windows lie in, int32 [T].
   at::Tensor stream;
+  /// How many of a window's tokens, its last, are judged, int64 [n]; undefined: all.
+  at::Tensor judged;
   std::int64_t size() const { return inputs.defined() ? inputs.size(0) : 0; }
 };
 
@@ -50,6 +52,9 @@ struct DatasetSource {
   const Tokenizer* tokenizer = nullptr;
   /// Most tokens of a text, or those of a window; 0: the model's context.
   std::int64_t length = 0;
+  /// Of windows: how many tokens each begins behind the one before, so that a token is judged with
+  /// what stood before it (the sliding window of perplexity). 0: windows do not overlap.
+  std::int64_t stride = 0;
 };
 
 /// Reads and checks (magic, UTF-8, counts, sizes, labels in range). Throws std::runtime_error with

@@ -254,6 +254,23 @@ std::string read_running(const DatasetSource& source) {
   return source.split == "train" ? text.substr(0, cut) : text.substr(cut);
 }
 
+/// Windows that overlap: each judges the tokens that none before it has, the first one all of its
+/// own, the last one ends with the text.
+void slide(std::int64_t stride, std::int64_t length, Dataset& data) {
+  const std::int64_t last = data.stream.size(0) - 1 - length;
+  std::vector<at::Tensor> rows;
+  std::vector<std::int64_t> judged;
+  std::int64_t seen = 0;  // tokens judged, the first of the text is not
+  for (std::int64_t begin = 0; seen < length + last; begin += stride) {
+    begin = std::min(begin, last);
+    rows.push_back(data.stream.narrow(0, begin, length + 1));
+    judged.push_back(begin + length - seen);
+    seen = begin + length;
+  }
+  data.inputs = at::stack(rows);
+  data.judged = at::tensor(judged, at::kLong);
+}
+
 Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
   const std::vector<TokenId> ids = source.tokenizer->encode(read_running(source), false);
   const std::int64_t length = length_of(source, config);
@@ -264,9 +281,13 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
   Dataset data;
   data.stream = at::empty({count}, at::kInt);
   std::copy(ids.begin(), ids.end(), data.stream.data_ptr<std::int32_t>());
-  data.inputs = data.stream.unfold(0, length + 1, length);
+  if (source.stride > 0 && source.stride < length)
+    slide(source.stride, length, data);
+  else
+    data.inputs = data.stream.unfold(0, length + 1, length);
   if (source.limit > 0 && data.size() > source.limit)
     data.inputs = data.inputs.narrow(0, 0, source.limit);
+  if (data.judged.defined()) data.judged = data.judged.narrow(0, 0, data.size());
   return data;
 }
 

@@ -296,14 +296,19 @@ std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& pr
   return {};
 }
 
-double working_bytes(const Program& program, const Plan& plan) {
-  double values = 0, scratch = 0, loading = 0;
+double running_bytes(const Program& program, const Plan& plan) {
+  double values = 0, scratch = 0;
   for (const ValueInfo& value : program.values) values += value.bytes();
-  for (const Instruction& instruction : program.instructions) {
+  for (const Instruction& instruction : program.instructions)
     scratch = std::max(scratch, scratch_bytes(instruction, program, plan));
+  return values + scratch;
+}
+
+double working_bytes(const Program& program, const Plan& plan) {
+  double loading = 0;
+  for (const Instruction& instruction : program.instructions)
     loading = std::max(loading, loading_bytes_of(instruction, plan));
-  }
-  return std::max(values + scratch, loading);
+  return std::max(running_bytes(program, plan), loading);
 }
 
 double resident_bytes(const Program& program, const Plan& plan) {

@@ -71,8 +71,11 @@ std::string_view name_of(Op op);
 /// Compute of one instruction (send and receive have none).
 std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
                                const Plan& plan);
-/// Peak bytes on the rank beside its weights: the program's values and activations, or what loading
-/// the weights takes for a moment where that is more.
+/// Bytes on the rank beside its weights while it runs the program: values and activations, and
+/// where texts are generated the cache.
+double running_bytes(const Program& program, const Plan& plan);
+/// The peak beside the weights: running_bytes, or what loading the weights takes for a moment where
+/// that is more.
 double working_bytes(const Program& program, const Plan& plan);
 /// What reading a bundle and serving it takes beside the model (measured).
 constexpr double serving_bytes = 1.5e6;

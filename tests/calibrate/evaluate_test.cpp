@@ -104,6 +104,29 @@ TEST(Quality, IsNoNumberWithoutRows) {
   EXPECT_TRUE(std::isnan(quality(model, none, lanes)));
 }
 
+// Nats of two windows of three tokens; of the second only the last counts.
+TEST(Quality, CountsTheTokensThatAWindowJudges) {
+  model::ModelConfig config;
+  config.task = model::Task::causal_lm;
+  model::Dataset data;
+  data.stream = at::tensor({0, 1, 0, 1, 1}, at::kInt);
+  data.inputs = at::stack({data.stream.narrow(0, 0, 4), data.stream.narrow(0, 1, 4)});
+  at::manual_seed(1);
+  const at::Tensor answers = at::randn({2, 3, 2});
+  const at::Tensor nats = -at::log_softmax(answers, -1);
+  const auto sum = [&](std::int64_t row, std::int64_t from) {
+    double total = 0;
+    for (std::int64_t i = from; i < 3; ++i)
+      total += nats[row][i][data.inputs[row][i + 1].item<int>()].item<double>();
+    return total;
+  };
+  EXPECT_NEAR(quality_of(config, data, marks(config, data, 0, answers)),
+              (sum(0, 0) + sum(1, 0)) / 6, 1e-6);
+  data.judged = at::tensor({3, 1}, at::kLong);
+  EXPECT_NEAR(quality_of(config, data, marks(config, data, 0, answers)),
+              (sum(0, 0) + sum(1, 2)) / 4, 1e-6);
+}
+
 // By hand: ranks 0 1 2 3 and 0 2.5 2.5 1 (a tie shares its mean rank).
 TEST(Quality, SpearmanIsPearsonOfRanks) {
   const at::Tensor a = at::tensor({1.0, 2.0, 3.0, 9.0});

@@ -136,8 +136,7 @@ TEST(Train, RefusesAValidationSplitOfEverything) {
   TrainRecipe recipe = bars_recipe(bars(scratch));
   recipe.data.validation = 448;
   const std::string message = message_of([&] { train(recipe, scratch / "out"); });
-  EXPECT_EQ(message,
-            "[recipe] data.validation: saw 448, needs fewer than the 448 rows there are");
+  EXPECT_EQ(message, "[recipe] data.validation: saw 448, needs fewer than the 448 rows there are");
   EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
 }
 

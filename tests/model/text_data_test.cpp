@@ -99,6 +99,22 @@ TEST(TextData, CutsARunningTextIntoWindowsThatShareAToken) {
   EXPECT_EQ(data.read(config, "test", "auto", 1).size(), 1);
 }
 
+// Twelve tokens, of which the first is judged by nobody and each other by one window.
+TEST(TextData, SlidesWindowsSoThatEveryTokenIsJudgedOnce) {
+  const Data data;
+  data.write("test.txt", "0123456789ab");
+  DatasetSource source;
+  source.path = data.scratch.path();
+  source.tokenizer = &*data.tokenizer;
+  source.length = 4;
+  source.stride = 2;
+  const Dataset read = read_dataset(source, bytes_config(Family::gpt2, Task::causal_lm));
+  ASSERT_EQ(read.size(), 5);
+  EXPECT_EQ(row(read.inputs, 1), (std::vector<std::int64_t>{'2', '3', '4', '5', '6'}));
+  EXPECT_EQ(row(read.inputs, 4), (std::vector<std::int64_t>{'7', '8', '9', 'a', 'b'}));
+  EXPECT_EQ(row(read.judged.unsqueeze(0), 0), (std::vector<std::int64_t>{4, 2, 2, 2, 1}));
+}
+
 TEST(TextData, SaysWhatIsWrongAndWhere) {
   const Data data;
   const ModelConfig classes = bytes_config(Family::bert, Task::classification);

@@ -287,6 +287,8 @@ Command generate_command() {
            "without",
            "deadline",
            "join-timeout",
+           "pace",
+           "pace-turns",
            "threads",
            "times",
            "format",
