@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 
 #include "decompose/coupling.hpp"
@@ -101,20 +102,27 @@ class Measurement {
     for (auto& [name, tensor] : teacher_.tensors) tensor = tensor.detach();
   }
 
-  /// `labels` may be undefined.
-  void add(const Tensor& images, const Tensor& labels) {
+  /// Rows `indices` of the data.
+  void add(const model::Dataset& data, const Tensor& indices) {
     const at::AutoGradMode with_gradients(true);
-    // Gradients of the activations are all that is needed, and start at the pixels; the weights
-    // stay as they are.
-    const Tensor pixels =
-        model::inputs_of(teacher_.config, images).detach().clone().requires_grad_();
+    const model::ModelConfig& config = teacher_.config;
+    const Tensor rows = data.inputs.index_select(0, indices);
+    Tensor inputs = model::inputs_of(config, rows).detach();
+    // Gradients of the activations are all that is needed, and start at the pixels or at the
+    // tokens' embedding; the other weights stay as they are.
+    if (config.is_text())
+      teacher_.tensors.at("embedding.token") =
+          teacher_["embedding.token"].detach().requires_grad_();
+    else
+      inputs = inputs.clone().requires_grad_();
     Activations seen;
     const model::Observer observer = seen.observer();
-    const Tensor logits = model::forward(teacher_, pixels, &observer);
-    const Tensor targets = labels.defined() ? labels : logits.detach().argmax(1);
-    // The sum, not the mean: no image's gradient depends on the others'.
-    at::nll_loss(at::log_softmax(logits, 1), targets, {}, at::Reduction::Sum).backward();
-    gather(seen, model::embed(teacher_, pixels.detach()));
+    const Tensor answers = model::forward(teacher_, inputs, &observer);
+    Tensor targets;
+    if (data.labels.defined()) targets = data.labels.index_select(0, indices);
+    if (data.stream.defined()) targets = rows.narrow(1, 1, rows.size(1) - 1).to(at::kLong);
+    loss(answers, targets).backward();
+    gather(seen, model::embed(teacher_, inputs.detach()));
   }
 
   Importance importance(double taylor) const {
@@ -127,6 +135,17 @@ class Measurement {
   }
 
  private:
+  /// The sum, not the mean: no row's gradient depends on the others'. Without targets, those that
+  /// the teacher thinks right; of an embedding, where it points along a direction drawn for each
+  /// row: its gradient is that of the whole direction, on the mean (Hutchinson 1990).
+  Tensor loss(const Tensor& answers, const Tensor& targets) {
+    if (teacher_.config.task == model::Task::embedding)
+      return (answers * at::randn(answers.sizes(), generator_)).sum();
+    const Tensor right = targets.defined() ? targets : answers.detach().argmax(-1);
+    return at::nll_loss(at::log_softmax(answers, -1).flatten(0, -2), right.flatten(), {},
+                        at::Reduction::Sum);
+  }
+
   /// What the observer was shown in one batch; gradients are kept.
   struct Activations {
     std::map<int, Tensor> contexts, hidden, states;
@@ -195,6 +214,7 @@ class Measurement {
   }
 
   model::Transformer teacher_;
+  at::Generator generator_ = at::make_generator<at::CPUGeneratorImpl>(1);
   Seen channels_, layers_;
   std::vector<Seen> heads_, mlp_;
 };
@@ -297,8 +317,8 @@ Importance measure_importance(const model::Transformer& teacher, const model::Da
   if (data.size() == 0) {
     throw std::invalid_argument("[importance] data: saw no images, needs at least 1");
   }
-  if (teacher.config.classes == 0) {
-    throw std::invalid_argument("[importance] teacher: saw no classifier, needs one for its loss");
+  if (!teacher.config.answers()) {
+    throw std::invalid_argument("[importance] teacher: saw no head, needs one for its loss");
   }
   const std::int64_t count = std::min(options.images, data.size());
   const Tensor chosen = spread(data.size(), count);
@@ -307,8 +327,7 @@ Importance measure_importance(const model::Transformer& teacher, const model::Da
   for (std::int64_t begin = 0; begin < count; begin += options.batch) {
     steps.next();
     const Tensor batch = chosen.narrow(0, begin, std::min(options.batch, count - begin));
-    measurement.add(data.inputs.index_select(0, batch),
-                    data.labels.defined() ? data.labels.index_select(0, batch) : Tensor());
+    measurement.add(data, batch);
   }
   return measurement.importance(options.taylor);
 }

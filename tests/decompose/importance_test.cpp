@@ -183,7 +183,7 @@ TEST(Importance, SaysWhatItCannotMeasure) {
   auto headless = tiny_config();
   headless.classes = 0;
   EXPECT_EQ(refusal(lively_model(headless), tiny_data(1), {}),
-            "[importance] teacher: saw no classifier, needs one for its loss");
+            "[importance] teacher: saw no head, needs one for its loss");
 }
 
 TEST(Importance, ThatIsOfAnotherModelIsRefused) {

@@ -131,8 +131,9 @@ TEST(Preset, HasThePublishedSizes) {
 TEST(Preset, UnknownNameListsTheKnown) {
   EXPECT_EQ(
       message_of([] { preset("vit-bose"); }),
-      "[preset] saw 'vit-bose', needs one of vit-base, vit-large, deit-tiny, deit-small, deit-base "
-      "(did you mean vit-base?)");
+      "[preset] saw 'vit-bose', needs one of vit-base, vit-large, deit-tiny, deit-small, "
+      "deit-base, "
+      "bert-base, bert-large, gpt2, gpt2-medium, gpt2-large, gpt2-xl (did you mean vit-base?)");
 }
 
 }  // namespace

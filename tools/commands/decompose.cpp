@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <optional>
 
 #include <nlohmann/json.hpp>
 
@@ -29,6 +30,10 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   source.format = args.text("data-format");
   source.split = "train";
   source.limit = args.integer("images");
+  source.length = args.integer("length");
+  std::optional<model::Tokenizer> tokenizer;
+  if (teacher.config.is_text()) tokenizer = model::read_tokenizer(folder);
+  source.tokenizer = tokenizer ? &*tokenizer : nullptr;
   decompose::ImportanceOptions options;
   options.images = args.integer("images");
   const auto data = model::read_dataset(source, teacher.config);
@@ -112,8 +117,8 @@ Command decompose_command() {
   return {"decompose",
           "cut the weights as a plan says and write a bundle",
           {{"MODEL", "model folder"}},
-          {"plan", "out", "data", "data-format", "images", "importance", "fleet", "threads",
-           "dry-run", "format", "verbose"},
+          {"plan", "out", "data", "data-format", "length", "images", "importance", "fleet",
+           "threads", "dry-run", "format", "verbose"},
           "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};

@@ -122,6 +122,7 @@ class Asking {
   Asking(const Args& args, infer::Service& service)
       : service_(service),
         deadline_(milliseconds_of(args, "deadline")),
+        require_all_(args.flag("require-all")),
         id(service.new_sequence()) {}
   ~Asking() { service_.end_sequence(id); }
   Asking(const Asking&) = delete;
@@ -133,6 +134,7 @@ class Asking {
     request.input = ids;
     request.sequence = at;
     request.deadline = deadline_;
+    request.require_all = require_all_;
     last = ask(service_, std::move(request));
     if (last.status != infer::Status::answered) throw std::runtime_error(last.message);
     seconds.push_back(last.total_s);
@@ -149,6 +151,7 @@ class Asking {
  private:
   infer::Service& service_;
   std::chrono::milliseconds deadline_;
+  bool require_all_;
 
  public:
   std::uint64_t id;
@@ -285,6 +288,7 @@ Command generate_command() {
            "hosts",
            "plan",
            "without",
+           "require-all",
            "deadline",
            "join-timeout",
            "pace",

@@ -1,0 +1,174 @@
+// The main job on a language model so small that it takes seconds: train, plan, cut, calibrate,
+// measure, and generate alone, over agents and through a server.
+
+#include <map>
+#include <memory>
+
+#include <nlohmann/json.hpp>
+
+#include "optimizer/plan/bundle.hpp"
+#include "tests/tools/command_line.hpp"
+
+namespace cleave::tools {
+namespace {
+
+using nlohmann::json;
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+std::string rhyme(int lines) {
+  std::string text;
+  for (int i = 0; i < lines; ++i) text += "one two buckle my shoe, three four open the door.\n";
+  return text;
+}
+
+class TextJob : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new Scratch;
+    const Scratch& s = *shared_;
+    write_text(s / "data/rhyme.txt", rhyme(400));
+    write_text(s / "fleet.toml", tiny_fleet());
+    write_text(
+        s / "teacher.toml",
+        "format = 1\n[data]\nformat = \"text\"\npath = \"data\"\nvalidation = 8\n[model]\nfamily = "
+        "\"gpt2\"\ntokenizer = \"bytes\"\nwidth = 32\nlayers = 2\nheads = 2\ncontext = "
+        "128\n[schedule]\nepochs = 10\noptimizer = \"muon\"\nbatch = 8\nlearning_rate = 0.005\n");
+    write_text(s / "recipe.toml",
+               "format = 1\n[data]\nformat = \"text\"\npath = \"data\"\nvalidation = 8\nlength = "
+               "64\n[alone]\nepochs = 1\nbatch = 8\nrelations = 0.1\n[joint]\nepochs = 2\nbatch = "
+               "8\nlearning_rate = 0.01\n");
+    run({"train", s / "teacher.toml", "--out", s / "model", "--threads", "1"});
+    run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "decomposed",
+         "--max-part-share", "0.6", "--accuracy-weight", "1000", "--tokens", "16", "--generate",
+         "32", "--out", s / "plan.json"});
+    run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--data",
+         s / "data", "--length", "64", "--out", s / "bundle"});
+    run({"calibrate", s / "bundle", "--teacher", s / "model", "--recipe", s / "recipe.toml",
+         "--threads", "1"});
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+  static Ran run(const std::vector<std::string>& words, int code = 0) {
+    auto ran = run_cleave(*shared_, words);
+    EXPECT_EQ(ran.code, code) << words[0] << ": " << ran.error << ran.out;
+    return ran;
+  }
+  static json generated(std::vector<std::string> words) {
+    words.insert(words.begin(), "generate");
+    words.insert(words.end(), {"--tokens", "40", "--format", "json"});
+    return json::parse(run(words).out);
+  }
+
+  std::map<std::string, std::unique_ptr<Process>> start_agents() {
+    std::map<std::string, std::unique_ptr<Process>> agents;
+    std::map<std::string, std::string> hosts;
+    for (const std::string device : {"hub", "cam", "door"}) {
+      Process::Options options;
+      options.words = {CLEAVE_PROGRAM, "agent", *shared_ / "bundle", "--device", device};
+      options.log = own_ / (device + ".log");
+      agents[device] = std::make_unique<Process>(options);
+    }
+    for (auto& [device, agent] : agents) {
+      const std::string line = agent->read_line(std::chrono::seconds(30));
+      hosts[device] = line.substr(line.rfind(' ') + 1);
+    }
+    plan::write_hosts(hosts, own_ / "hosts.toml");
+    return agents;
+  }
+
+  static Scratch* shared_;
+  Scratch own_;
+};
+Scratch* TextJob::shared_ = nullptr;
+
+TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents();
+  const json local = generated({s / "bundle", "one two", "--local"});
+  const json fleet = generated({s / "bundle", "one two", "--hosts", own_ / "hosts.toml"});
+  EXPECT_EQ(fleet.at("ids"), local.at("ids"));
+  EXPECT_EQ(fleet.at("text"), local.at("text"));
+  EXPECT_EQ(fleet.at("ids").size(), 40U);
+  EXPECT_TRUE(fleet.at("missing").empty());
+
+  Process::Options options;
+  options.words = {CLEAVE_PROGRAM, "serve", s / "bundle", "--hosts", own_ / "hosts.toml"};
+  options.log = own_ / "serve.log";
+  Process server(options);
+  const std::string line = server.read_line(std::chrono::seconds(30));
+  const std::string address = line.substr(line.rfind(' ') + 1);
+  const json via = generated({s / "bundle", "one two", "--via", address});
+  EXPECT_EQ(via.at("ids"), local.at("ids"));
+}
+
+TEST_F(TextJob, StopsWhereItIsToldAndLeavesTheRestOut) {
+  const json whole = generated({*shared_ / "model", "one two buckle"});
+  const std::string text = whole.at("text");
+  const std::string stop = text.substr(3, 2);
+  const json stopped = generated({*shared_ / "model", "one two buckle", "--stop", stop});
+  EXPECT_EQ(stopped.at("text"), text.substr(0, text.find(stop)));
+  EXPECT_EQ(stopped.at("ending"), "stop string");
+}
+
+TEST_F(TextJob, DrawsTheSameTextWithTheSameSeed) {
+  const auto draw = [&](const std::string& seed) {
+    return generated(
+               {*shared_ / "model", "one", "--temperature", "2", "--top-k", "50", "--seed", seed})
+        .at("ids");
+  };
+  EXPECT_EQ(draw("1"), draw("1"));
+  EXPECT_NE(draw("1"), draw("2"));
+}
+
+TEST_F(TextJob, SeveralPromptsAtOnceAreEachAsAlone) {
+  write_text(own_ / "prompts.txt", "one two\nthree four open the\n");
+  const std::string lines = run({"generate", *shared_ / "bundle", "--local", "--prompts",
+                                 own_ / "prompts.txt", "--tokens", "40", "--format", "json"})
+                                .out;
+  const json first = json::parse(lines.substr(0, lines.find('\n')));
+  EXPECT_EQ(first.at("ids"), generated({*shared_ / "bundle", "one two", "--local"}).at("ids"));
+}
+
+TEST_F(TextJob, EvaluateMeasuresNatsAndPerplexity) {
+  const Scratch& s = *shared_;
+  const json rows = json::parse(run({"evaluate", s / "bundle", "--teacher", s / "model", "--data",
+                                     s / "data", "--length", "64", "--format", "json"})
+                                    .out);
+  EXPECT_EQ(rows.at("measure"), "nats");
+  const double teacher = rows.at("rows").at(0).at("value");
+  EXPECT_EQ(rows.at("rows").at(0).at("what"), "teacher");
+  EXPECT_LT(teacher, 2);
+  const std::string text =
+      run({"evaluate", s / "model", "--data", s / "data", "--length", "64", "--stride", "16"}).out;
+  EXPECT_TRUE(contains(text, "perplexity")) << text;
+  EXPECT_TRUE(plan::read_measured(s / "bundle").contains("accuracy"));
+}
+
+TEST_F(TextJob, SaysInOneLineWhatIsWrong) {
+  const Scratch& s = *shared_;
+  const auto error = [&](std::vector<std::string> words, int code) {
+    const auto ran = run(words, code);
+    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1) << ran.error;
+    return ran.error;
+  };
+  EXPECT_TRUE(contains(error({"generate", s / "model", "b\xff"}, 1),
+                       "[prompt 0] byte 1: is no valid UTF-8; --lossy replaces it"));
+  EXPECT_TRUE(contains(error({"generate", s / "model", std::string(100, 'a'), "--tokens", "64"}, 1),
+                       "saw 100 tokens and 64 to generate, needs at most 128 together"));
+  EXPECT_TRUE(contains(error({"generate", s / "model", "a", "--top-p", "2"}, 2), "top-p"));
+  EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "1 2 999"}, 1),
+                       "saw token 999, needs 0..255, the model's vocabulary"));
+  EXPECT_TRUE(contains(error({"generate", s / "model"}, 2), "needs a PROMPT"));
+  std::filesystem::copy(s / "model", own_ / "other");
+  write_text(own_ / "other/vocab.json", "{\"a\": 0, \"b\": 256}");
+  EXPECT_TRUE(contains(error({"generate", own_ / "other", "a"}, 1),
+                       "tokenizer: saw 257 tokens, needs at most the model's vocabulary of 256"));
+}
+
+}  // namespace
+}  // namespace cleave::tools
