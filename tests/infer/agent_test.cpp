@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "infer/compute.hpp"
+#include "infer/machine.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/fake_parts.hpp"
@@ -466,6 +467,107 @@ TEST_F(AgentTest, AnswersAPing) {
   const auto pong = caller->receive_as<net::Pong>();
   EXPECT_EQ(pong.stamp, 42u);
   EXPECT_GT(pong.memory_bytes, 1e6);
+}
+
+// ---- texts that are generated ----
+
+/// A causal model whose keys and values are large: 805 MB for 4096 tokens.
+plan::Plan text_plan() {
+  plan::Plan plan = fake_plan();
+  model::ModelConfig config;
+  config.family = model::Family::gpt2;
+  config.task = model::Task::causal_lm;
+  config.causal = config.tied_head = true;
+  config.vocabulary = config.classes = 20;
+  config.context = 4096;
+  config.width = 24;
+  config.head_width = 64;
+  config.layers.assign(24, {16, 48});
+  plan.teacher = config;
+  plan.shape = {1, 1, 0};
+  for (auto& part : plan.parts) {
+    const std::int64_t width = part.config.width;
+    part.config = config;
+    part.config.width = width;
+    part.config.classes = 0;
+    part.layers.resize(24);
+    std::iota(part.layers.begin(), part.layers.end(), 0);
+  }
+  return plan;
+}
+
+class TextAgentTest : public AgentTest {
+ protected:
+  TextAgentTest() {
+    plan = text_plan();
+    bundle = write_bundle(folder.path(), plan);
+  }
+  net::Admit step(std::uint64_t request, std::uint64_t sequence, std::int64_t past,
+                  std::int64_t capacity = 4096) {
+    net::Admit message;
+    message.request = request;
+    message.epoch = 1;
+    message.digest = plan::compile(plan, plan.shape).at(2).digest;
+    message.deadline_ms = 5000;
+    message.sequence = sequence;
+    message.past = past;
+    message.capacity = capacity;
+    message.tensor.element = base::Element::i32;
+    message.tensor.dims = {1, 1};
+    const std::int32_t id = 7;
+    message.tensor.data = net::Buffer::copy_of(&id, sizeof id);
+    return message;
+  }
+};
+
+TEST_F(TextAgentTest, ForgetsTheTextThatRestedLongestWhereAnotherNeedsTheRoom) {
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + 1.3e9;  // one such text, not two
+  const RunningAgent agent(bundle, plan, options);
+  const auto caller = join(agent);
+  caller->send(step(1, 5, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().sequence, 5u);
+  caller->send(step(2, 5, 1));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+  caller->send(step(3, 6, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 3u);
+  caller->send(step(4, 5, 2));
+  EXPECT_EQ(caller->receive_as<net::Failed>().text,
+            "sequence 5: forgotten to make room for another text");
+  caller->send(step(5, 6, 1));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 5u);
+}
+
+TEST_F(TextAgentTest, RefusesATextThatNeverFits) {
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + 0.5e9;
+  const RunningAgent agent(bundle, plan, options);
+  const auto caller = join(agent);
+  caller->send(step(1, 5, 0));
+  const std::string text = caller->receive_as<net::Failed>().text;
+  EXPECT_EQ(text.rfind("sequence 5: memory: saw no room for 805 MB of keys and values", 0), 0u)
+      << text;
+  caller->send(step(2, 5, 0, 64));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+}
+
+TEST_F(TextAgentTest, SaysWhatItHasNotSeenOrCannotHold) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  caller->send(step(1, 5, 3));
+  EXPECT_EQ(caller->receive_as<net::Failed>().text,
+            "sequence 5: saw none of its tokens, needs the 3 before (was this agent restarted?)");
+  caller->send(step(2, 5, 0, 5000));
+  EXPECT_EQ(caller->receive_as<net::Failed>().text,
+            "sequence 5: capacity: saw '5000', needs '1..4096'");
+  caller->send(step(3, 5, 0));
+  caller->receive_as<net::ValueMessage>();
+  net::EndSequence end;
+  end.sequence = 5;
+  caller->send(end);
+  caller->send(step(4, 5, 1));
+  EXPECT_NE(caller->receive_as<net::Failed>().text.find("saw none of its tokens"),
+            std::string::npos);
 }
 
 }  // namespace
