@@ -82,6 +82,7 @@ std::vector<std::int64_t> shuffled(std::int64_t count, std::initializer_list<std
 
 at::Tensor take_view(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
                      std::uint64_t seed, std::uint64_t view) {
+  if (images.dim() != 4) return images.index_select(0, indices);  // texts are what they are
   if (view == 0 || how.changes_nothing()) return images.index_select(0, indices);
   const std::int64_t planes = images.size(1), height = images.size(2), width = images.size(3);
   const std::int64_t area = height * width;

@@ -34,7 +34,7 @@ struct Augmentation {
 };
 
 /// images[indices], each mirrored and shifted by draws of (seed, view, index). View 0 is the image
-/// as it is. uint8 [n, c, h, w], int64 [b] -> uint8 [b, c, h, w].
+/// as it is. uint8 [n, c, h, w], int64 [b] -> uint8 [b, c, h, w]; texts [n, N] are never changed.
 at::Tensor take_view(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
                      std::uint64_t seed, std::uint64_t view);
 

@@ -6,11 +6,13 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include "base/file.hpp"
 #include "base/reader.hpp"
 #include "calibrate/split.hpp"
 #include "model/dataset.hpp"
 #include "tests/calibrate/killed.hpp"
 #include "tests/calibrate/task.hpp"
+#include "tests/model/fixtures.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -154,6 +156,42 @@ TEST(Train, LeavesTheNumberOfThreadsAsItWas) {
   at::set_num_threads(3);
   train(bars_recipe(bars(scratch), 1), scratch / "out");
   EXPECT_EQ(at::get_num_threads(), 3);
+}
+
+// A published encoder without a head learns labels: its own weights, a new head, texts of unequal
+// length, and the tokenizer goes with it.
+TEST(Train, FineTunesAnEncoderOnLabelledTexts) {
+  const Scratch scratch;
+  model::ModelConfig config = model::testing::tiny_text_config(model::Family::bert);
+  config.vocabulary = 256;
+  const model::Transformer encoder = model::random_model(config, 1);
+  model::save(encoder, scratch / "encoder");
+  model::write_byte_tokenizer(scratch / "encoder");
+  std::string first, second;
+  for (int i = 0; i < 120; ++i) {
+    const std::string line =
+        std::string(static_cast<std::size_t>(1 + i % 9), i % 2 == 0 ? 'a' : 'z') + "\t" +
+        (i % 2 == 0 ? "low" : "high") + "\n";
+    (i < 96 ? first : second) += line;
+  }
+  base::write_whole(scratch / "train.tsv", first);
+  base::write_whole(scratch / "test.tsv", second);
+  const TrainRecipe recipe = train_recipe_from_toml(
+      "format = 1\ndropout = 0.1\n[data]\nformat = \"tsv\"\npath = \".\"\nvalidation = "
+      "12\n[model]\n"
+      "start = \"encoder\"\ntask = \"classification\"\nclasses = 2\nlabels = [\"low\", \"high\"]\n"
+      "[schedule]\nepochs = 8\nbatch = 8\nlearning_rate = 0.01\n",
+      scratch / "recipe.toml");
+  const TrainSummary summary = train(recipe, scratch / "out");
+  EXPECT_EQ(summary.measure.name, "accuracy");
+  EXPECT_GT(summary.test, 0.95);
+  const model::Transformer tuned = model::load(scratch / "out");
+  EXPECT_EQ(tuned.config.labels, (std::vector<std::string>{"low", "high"}));
+  EXPECT_EQ(tuned.config.task, model::Task::classification);
+  EXPECT_EQ(model::read_tokenizer(scratch / "out").vocabulary_size(), 256);
+  // The first step left the start behind, but not far.
+  const at::Tensor before = encoder["blocks.0.mlp.up.weight"];
+  EXPECT_FALSE(tuned["blocks.0.mlp.up.weight"].equal(before));
 }
 
 }  // namespace

@@ -6,17 +6,25 @@
     hf/bin/pip install transformers==4.37.2 safetensors
     hf/bin/python tests/goldens/make_text_goldens.py
 
+With the folder of the shared texts as an argument, also published_text.json: what two trained models say, greedily, to some
+prompts (token ids, and how clear the least clear choice was).
+
 Writes, beside itself, models/<name>/: a small checkpoint with random weights, as Transformers saves it, and
 golden.safetensors: `ids` (int64, rows of unequal length, -1 fills up), `features` and `answer` (both 0 where nothing is).
 """
+import json
 import pathlib
 import shutil
+import subprocess
+import sys
+import tempfile
 
 import torch
 from safetensors.torch import save_file
-from transformers import (BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel,
+from transformers import (AutoModelForCausalLM, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel,
                           GPT2Model, LlamaConfig, LlamaForCausalLM)
 
+torch.set_num_threads(1)  # sums in one order
 HERE = pathlib.Path(__file__).resolve().parent
 LENGTHS = (9, 4, 1)
 BERT = dict(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40,
@@ -90,7 +98,36 @@ def make_model(name, model_class, config, dtype=torch.float32, **saving):
     save_file({key: value.contiguous() for key, value in golden.items()}, str(folder / "golden.safetensors"))
 
 
+def continued(model, prompt, count):
+    """The most likely tokens behind a prompt, and the smallest margin between the two best logits."""
+    ids, margin = torch.tensor([prompt]), float("inf")
+    with torch.no_grad():
+        for _ in range(count):
+            best = model(ids).logits[0, -1].topk(2)
+            margin = min(margin, (best.values[0] - best.values[1]).item())
+            ids = torch.cat([ids, best.indices[None, :1]], 1)
+    return ids[0, len(prompt):].tolist(), margin
+
+
+def make_published(shared):
+    with tempfile.TemporaryDirectory() as scratch:
+        stories = pathlib.Path(scratch) / "stories"
+        files = [str(shared / "stories260k" / name) for name in ("stories260K.bin", "tok512.bin")]
+        subprocess.run([str(HERE.parents[1] / "recipes/stories/convert"), *files, str(stories)], check=True)
+        found = []
+        for name, folder, prompts in [("gpt2-capp", shared / "gpt2-capp", [[1, 2, 3], [5], [10, 20, 30, 40]]),
+                                      ("stories260k", stories, [[1, 403, 407, 261, 378], [1, 100]])]:
+            model = AutoModelForCausalLM.from_pretrained(folder).eval()
+            for prompt in prompts:
+                ids, margin = continued(model, prompt, 200)
+                found.append(dict(model=name, prompt=prompt, ids=ids, margin=margin))
+    lines = ",\n".join(json.dumps(entry) for entry in found)
+    (HERE / "published_text.json").write_text("[\n" + lines + "\n]\n")
+
+
 def main():
+    if len(sys.argv) > 1:
+        make_published(pathlib.Path(sys.argv[1]) / "data")
     for name, model_class, config, saving in MODELS:
         make_model(name, model_class, config, **saving)
 
