@@ -45,9 +45,14 @@ std::string formatted(const char* pattern, double value) {
 }  // namespace
 
 Measure measure_of(const model::ModelConfig& config) {
-  if (config.task == Task::classification) return {"accuracy", true};
-  if (config.task == Task::embedding) return {"spearman", true};
-  return {"nats", false};
+  if (config.task == Task::classification) return measure_named("accuracy");
+  return measure_named(config.task == Task::embedding ? "spearman" : "nats");
+}
+
+Measure measure_named(std::string_view name) {
+  if (name == "spearman") return {"spearman", true};
+  if (name == "nats") return {"nats", false};
+  return {"accuracy", true};
 }
 
 std::string to_text(const Measure& measure, double value) {

@@ -19,6 +19,8 @@ struct Measure {
   bool more_is_better = true;
 };
 Measure measure_of(const model::ModelConfig& config);
+/// The measure of this name, as a bundle's figures have it; accuracy where it is none of them.
+Measure measure_named(std::string_view name);
 
 /// "93.48 %", "86.72" (Spearman times 100), "1.6123 nats (perplexity 5.01)".
 std::string to_text(const Measure& measure, double value);

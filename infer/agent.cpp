@@ -132,6 +132,7 @@ struct Agent::State {
   // Requests.
   void admit(const std::shared_ptr<Session>& session, net::Admit admit);
   bool fits(const Room& room) const;
+  Room beside_admitted(Room more) const;
   bool could_fit(const Room& room) const;
   void drop(const std::shared_ptr<Session>& session, std::uint64_t request);
   void post_events(std::vector<Compute::Event> events);
@@ -389,17 +390,8 @@ double Agent::State::kept_bytes() const {
 
 /// Forgets resting sequences, the longest unused first, until `bytes` fit beside the rest.
 std::string Agent::State::make_room(double bytes) {
-  const auto fits = [&](double kept_now) {
-    Room all;
-    for (const auto& [id, task] : tasks) {
-      all.values_bytes += task.room.values_bytes;
-      all.computing_bytes = std::max(all.computing_bytes, task.room.computing_bytes);
-    }
-    return options.memory_bytes == 0 ||
-           resident_bytes + all.values_bytes + all.computing_bytes + kept_now + bytes <=
-               options.memory_bytes;
-  };
-  while (!fits(kept_bytes())) {
+  // Values stay beside each other, as keys and values do.
+  while (!could_fit(beside_admitted({kept_bytes() + bytes, 0}))) {
     const auto oldest =
         std::min_element(kept.begin(), kept.end(), [](const auto& a, const auto& b) {
           return std::pair(a.second.running > 0, a.second.used_at) <
@@ -462,12 +454,16 @@ bool Agent::State::could_fit(const Room& room) const {
 
 bool Agent::State::fits(const Room& room) const {
   if (tasks.size() >= static_cast<std::size_t>(options.max_requests)) return false;
-  Room all = room;
+  return could_fit(beside_admitted(room));
+}
+
+/// `more` together with what the admitted requests hold.
+Room Agent::State::beside_admitted(Room more) const {
   for (const auto& [id, task] : tasks) {
-    all.values_bytes += task.room.values_bytes;
-    all.computing_bytes = std::max(all.computing_bytes, task.room.computing_bytes);
+    more.values_bytes += task.room.values_bytes;
+    more.computing_bytes = std::max(more.computing_bytes, task.room.computing_bytes);
   }
-  return could_fit(all);
+  return more;
 }
 
 void Agent::State::drop(const std::shared_ptr<Session>& session, std::uint64_t request) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
+#include <optional>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
@@ -119,36 +119,35 @@ std::vector<Line> read_jsonl(const fs::path& path, bool pairs) {
   return lines;
 }
 
-/// The file of a split: <split>.<extension>, sts-<split>… ; the test split may be called dev or
-/// valid.
-fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns) {
+std::vector<std::string> names_of_split(const std::string& split) {
+  if (split == "train") return {"train"};
+  return {"test", "dev", "valid", "validation"};
+}
+
+/// The file of a split, by patterns such as sts-*.tsv; the test split may be called dev or valid.
+std::optional<fs::path> find_file(const DatasetSource& source,
+                                  const std::vector<std::string>& patterns) {
   if (fs::is_regular_file(source.path)) return source.path;
-  const std::vector<std::string> names =
-      source.split == "train" ? std::vector<std::string>{"train"}
-                              : std::vector<std::string>{"test", "dev", "valid", "validation"};
-  for (const auto& name : names)
-    for (const auto& pattern : patterns) {
-      std::string file = pattern;
+  for (const auto& name : names_of_split(source.split))
+    for (std::string file : patterns) {
       file.replace(file.find('*'), 1, name);
       if (fs::is_regular_file(source.path / file)) return source.path / file;
     }
-  std::string file = patterns.front();
-  file.replace(file.find('*'), 1, names.front());
-  fail(source.path, "data: saw no file of the " + source.split + " split, needs " + file);
+  return std::nullopt;
 }
 
-bool has_file(const DatasetSource& source, const std::vector<std::string>& patterns) {
-  try {
-    file_of(source, patterns);
-    return true;
-  } catch (const std::runtime_error&) {
-    return false;
-  }
+fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns) {
+  if (const auto found = find_file(source, patterns)) return *found;
+  std::string file = patterns.front();
+  file.replace(file.find('*'), 1, names_of_split(source.split).front());
+  fail(source.path, "data: saw no file of the " + source.split + " split, needs " + file);
 }
 
 std::string detect(const DatasetSource& source, const ModelConfig& config) {
   if (config.reads_every_token()) return "text";
-  const auto has = [&](const std::string& pattern) { return has_file(source, {pattern}); };
+  const auto has = [&](const std::string& pattern) {
+    return find_file(source, {pattern}).has_value();
+  };
   if (fs::is_regular_file(source.path))
     return source.path.extension() == ".jsonl" ? "jsonl" : "tsv";
   if (has("sts-*.tsv")) return "stsb";
@@ -240,7 +239,7 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
 std::string read_running(const DatasetSource& source) {
   fs::path only = source.path;
   if (fs::is_directory(source.path)) {
-    if (has_file(source, {"*.txt"})) return read_valid(file_of(source, {"*.txt"}));
+    if (const auto named = find_file(source, {"*.txt"})) return read_valid(*named);
     std::vector<fs::path> texts;
     for (const auto& entry : fs::directory_iterator(source.path))
       if (entry.is_regular_file() && entry.path().extension() == ".txt")

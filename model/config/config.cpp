@@ -88,7 +88,7 @@ Keys keys_of(Family family) {
   switch (family) {
     case Family::vit:
     case Family::deit:
-      return {std::string(name_of(family)) + ".",
+      return {std::string(key_prefix(family)),
               "encoder.layer.#.",
               "attention.attention.query",
               "attention.attention.key",
@@ -101,7 +101,7 @@ Keys keys_of(Family family) {
               "layernorm_after",
               "layernorm"};
     case Family::bert:
-      return {"bert.",
+      return {std::string(key_prefix(family)),
               "encoder.layer.#.",
               "attention.self.query",
               "attention.self.key",
@@ -114,7 +114,7 @@ Keys keys_of(Family family) {
               "output.LayerNorm",
               ""};
     case Family::gpt2:
-      return {"transformer.",
+      return {std::string(key_prefix(family)),
               "h.#.",
               "attn.c_attn",
               "attn.c_attn",
@@ -442,6 +442,22 @@ std::string_view name_of(Family family) {
       return "llama";
   }
   return "?";
+}
+
+std::string_view key_prefix(Family family) {
+  switch (family) {
+    case Family::vit:
+      return "vit.";
+    case Family::deit:
+      return "deit.";
+    case Family::bert:
+      return "bert.";
+    case Family::gpt2:
+      return "transformer.";
+    case Family::llama:
+      return "model.";
+  }
+  return "";
 }
 
 }  // namespace cleave::model

@@ -169,6 +169,8 @@ std::int64_t count_parameters(const ModelConfig& config, bool blocks_only = fals
 
 /// "vit", "deit", "bert", "gpt2", "llama": Hugging Face's `model_type`.
 std::string_view name_of(Family family);
+/// What the keys of a model alone are missing, inside a model with a head: "vit.", "transformer." …
+std::string_view key_prefix(Family family);
 
 /// Number format of the products. bf16: operands are rounded, sums are fp32, and what passes from
 /// one product to the next inside one half of a block stays rounded; the residual stream, norms,

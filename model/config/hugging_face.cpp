@@ -401,11 +401,7 @@ std::string replaced(std::string text, const std::string& what, const std::strin
 /// The names that releases of Transformers have given to one tensor: a model alone goes without the
 /// prefix that it has inside a model with a head, and BERT's norms were gamma and beta once.
 std::vector<std::string> spellings(const ModelConfig& config, const std::string& key) {
-  const std::string prefix =
-      std::string(config.family == Family::gpt2    ? "transformer"
-                  : config.family == Family::llama ? "model"
-                                                   : name_of(config.family)) +
-      ".";
+  const std::string prefix(key_prefix(config.family));
   std::vector<std::string> found = {key};
   if (key.rfind(prefix, 0) == 0) found.push_back(key.substr(prefix.size()));
   if (config.family == Family::bert)

@@ -33,13 +33,13 @@ std::string seconds_text(const Reader& table, const std::string& key) {
 }
 
 std::string quality_text(const Reader& section) {
-  const std::string name = section.text("measure", "accuracy");
-  const calibrate::Measure measure{name, name != "nats"};
+  const auto measure = calibrate::measure_named(section.text("measure", "accuracy"));
   std::optional<double> teacher;
   const auto rows = section.at("rows").items();
   for (const auto& row : rows)
     if (row.at("what").text() == "teacher") teacher = row.at("value").number(-1, any);
-  Table table({"of", name, measure.more_is_better ? "against teacher" : "% against teacher"});
+  Table table({"of", std::string(measure.name),
+               measure.more_is_better ? "against teacher" : "% against teacher"});
   for (const auto& row : rows) {
     const double value = row.at("value").number(-1, any);
     table.row({row.at("what").text(), to_text(measure, value),
