@@ -146,21 +146,22 @@ int middle_attention(const model::ModelConfig& config) {
 class Calibration {
  public:
   Calibration(const plan::Bundle& bundle, const fs::path& teacher, const CalibrateRecipe& recipe,
-              const base::ProgressCallback& progress)
+              const base::ProgressCallback& progress, const Group& group)
       : bundle_(bundle),
         plan_(bundle.plan()),
         recipe_(recipe),
+        group_(group),
         teacher_(model::load(teacher)),
         lanes_(recipe.threads),
         student_(make_student(load_fused(bundle, plan_, recipe.compute))),
-        weights_(student_.tensors()) {
+        weights_(student_.tensors(), group) {
     teacher_.compute = recipe.compute;
     tokenizer_ = tokenizer_of(plan_.teacher, teacher);
     Split data = read_split(recipe.data, plan_.teacher, tokenizer_.get());
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
-    copies_.assign(static_cast<std::size_t>(num_pieces), student_);
-    for (std::int64_t piece = 0; piece < num_pieces; ++piece)
+    copies_.assign(static_cast<std::size_t>(group.pieces()), student_);
+    for (std::int64_t piece = 0; piece < group.pieces(); ++piece)
       weights_.bind(piece, copy(piece).handles());
     data_digest_ = digest_of(training_);
     check_losses();
@@ -171,7 +172,7 @@ class Calibration {
     run_.emplace(Run::Options{bundle.work_path() / "checkpoint.safetensors",
                               bundle.folder() / "calibration.jsonl", base::sha256(start.dump()),
                               recipe.seed},
-                 weights_, lanes_, progress);
+                 weights_, lanes_, group, progress);
   }
 
   /// False: stopped by the callback.
@@ -220,6 +221,7 @@ class Calibration {
   const plan::Bundle& bundle_;
   plan::Plan plan_;
   const CalibrateRecipe& recipe_;
+  Group group_;
   model::Transformer teacher_;
   Lanes lanes_;
   Student student_;
@@ -242,7 +244,7 @@ bool Calibration::ask_teacher() {
                     how.shift,
                     recipe_.seed,
                     static_cast<int>(recipe_.compute)};
-  const TeacherCache cache(bundle_.work_path(), base::sha256(key.dump()));
+  const TeacherCache cache(group_.work_path(bundle_.work_path()), base::sha256(key.dump()), group_);
   const bool live = plan_.teacher.reads_every_token();  // answers for every token fill no memory
   for (int view = 0; !live && view < recipe_.views; ++view) {
     const std::string what =
@@ -254,7 +256,7 @@ bool Calibration::ask_teacher() {
     if (!outputs) return false;
     views_.push_back(std::move(*outputs));
   }
-  teacher_quality_ = quality(teacher_, validation_, lanes_);
+  if (group_.leads()) teacher_quality_ = quality(teacher_, validation_, lanes_);
   return true;
 }
 
@@ -476,7 +478,7 @@ at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const St
 // -----------------------------------------------------------------------------
 
 double Calibration::fused_quality() {
-  if (validation_.size() == 0) return nan;
+  if (validation_.size() == 0 || !group_.leads()) return nan;
   const auto answer = [this](const at::Tensor& inputs) {
     const auto features = features_of(student_.fused, inputs);
     return std::vector<at::Tensor>{
@@ -558,15 +560,16 @@ void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& t
 }  // namespace
 
 CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
-                           const CalibrateRecipe& recipe, const base::ProgressCallback& progress) {
+                           const CalibrateRecipe& recipe, const base::ProgressCallback& progress,
+                           const Group& group) {
   recipe.check();
   const plan::Bundle bundle(folder);
   check(bundle, bundle.plan(), teacher);
-  Calibration calibration(bundle, teacher, recipe, progress);
+  Calibration calibration(bundle, teacher, recipe, progress, group);
   // A run that was killed while it replaced the parts has their weights in its checkpoint.
   if (!calibration.resumed()) bundle.verify("");
   const bool finished = calibration.run();
-  if (finished) calibration.write();
+  if (finished && group.leads()) calibration.write();
   return calibration.summary(finished);
 }
 

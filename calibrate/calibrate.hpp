@@ -30,6 +30,7 @@ struct CalibrateSummary {
 /// manifest last; calibration.jsonl gets a line an epoch.
 CalibrateSummary calibrate(const std::filesystem::path& bundle,
                            const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
-                           const base::ProgressCallback& progress = {});
+                           const base::ProgressCallback& progress = {},
+                           const Group& group = Group());
 
 }  // namespace cleave::calibrate

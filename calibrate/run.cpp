@@ -100,36 +100,60 @@ void restore_tensors(const std::filesystem::path& path,
   }
 }
 
-Run::Run(Options options, Weights& weights, Lanes& lanes, base::ProgressCallback progress)
+Run::Run(Options options, Weights& weights, Lanes& lanes, Group group,
+         base::ProgressCallback progress)
     : options_(std::move(options)),
       weights_(weights),
       lanes_(lanes),
+      group_(std::move(group)),
       progress_(std::move(progress)) {
+  if (group_.text_from_leader(options_.fingerprint) != options_.fingerprint)
+    throw std::runtime_error("[process " + std::to_string(group_.rank()) +
+                             "] data-parallel: has another recipe, data or start than process 0, "
+                             "needs the same in all");
+  const std::string text = group_.text_from_leader(group_.leads() ? state_of_leader() : "");
+  resumed_ = !text.empty();
+  if (resumed_) {
+    const base::Reader state = base::Reader::json_text(text, options_.checkpoint.string());
+    state.expect_format(1);
+    closed_ = state.at("closed").boolean();
+    stage_ = static_cast<int>(state.at("stage").integer(0, 1 << 20));
+    epoch_ = static_cast<int>(state.at("epoch").integer(0, 1 << 30));
+    step_ = state.at("step").integer(0, std::int64_t{1} << 50);
+    loss_sum_ = number_or_nan(state.at("loss_sum"));
+    seconds_ = state.at("seconds").number(0, 1e12);
+    weights_.set_steps(state.at("steps").integer(0, std::int64_t{1} << 50));
+    for (const base::Reader& line : state.at("records").items())
+      records_.push_back(record_from(line));
+    notes_ = state.at("notes").json();
+    mid_stage_ = epoch_ > 0 || step_ > 0;
+  }
+  restore_weights();
+}
+
+/// The state in the checkpoint to go on from; empty where there is none, or a closed run's of
+/// another recipe.
+std::string Run::state_of_leader() {
   const auto& path = options_.checkpoint;
   std::filesystem::create_directories(path.parent_path());
-  if (!std::filesystem::exists(path)) return;
-  const base::Reader state =
-      base::Reader::json_text(read_checkpoint_state(path).dump(), path.string());
+  if (!std::filesystem::exists(path)) return "";
+  const std::string text = read_checkpoint_state(path).dump();
+  const base::Reader state = base::Reader::json_text(text, path.string());
   state.expect_format(1);
-  closed_ = state.at("closed").boolean();
-  if (state.at("fingerprint").text() != options_.fingerprint) {
-    if (std::exchange(closed_, false)) return;
-    throw std::runtime_error("[" + path.string() +
-                             "] checkpoint: belongs to a run with another recipe, data or start; "
-                             "remove it to start anew");
-  }
-  stage_ = static_cast<int>(state.at("stage").integer(0, 1 << 20));
-  epoch_ = static_cast<int>(state.at("epoch").integer(0, 1 << 30));
-  step_ = state.at("step").integer(0, std::int64_t{1} << 50);
-  loss_sum_ = number_or_nan(state.at("loss_sum"));
-  seconds_ = state.at("seconds").number(0, 1e12);
-  weights_.set_steps(state.at("steps").integer(0, std::int64_t{1} << 50));
-  for (const base::Reader& line : state.at("records").items())
-    records_.push_back(record_from(line));
-  notes_ = state.at("notes").json();
-  restore_tensors(path, weights_.state());
-  resumed_ = true;
-  mid_stage_ = epoch_ > 0 || step_ > 0;
+  if (state.at("fingerprint").text() == options_.fingerprint) return text;
+  if (state.at("closed").boolean()) return "";
+  throw std::runtime_error("[" + path.string() +
+                           "] checkpoint: belongs to a run with another recipe, data or start; "
+                           "remove it to start anew");
+}
+
+/// What the checkpoint has of the weights' present state, in all processes.
+void Run::restore_weights() {
+  const auto state = weights_.state();
+  if (resumed_ && group_.leads()) restore_tensors(options_.checkpoint, state);
+  std::vector<at::Tensor> tensors;
+  for (const auto& [name, tensor] : state) tensors.push_back(tensor);
+  group_.copy_from(0, tensors);
 }
 
 bool Run::finish(const Stage& stage) {
@@ -143,7 +167,7 @@ bool Run::finish(const Stage& stage) {
   weights_.start(options, stage.moves);
   if (mid_stage_) {
     weights_.set_steps(steps);
-    restore_tensors(options_.checkpoint, weights_.state());
+    restore_weights();
     mid_stage_ = false;
   }
   while (epoch_ < stage.schedule.epochs)
@@ -170,7 +194,7 @@ bool Run::run_epoch(const Stage& stage) {
     const double spent = now_s() - started;
     const std::string note =
         loss_note(loss_sum_ / static_cast<double>(step_), (step_ - first) * batch, spent);
-    if (step_ < steps && !report({what, step_, steps, note})) {
+    if (step_ < steps && group_.any(!report({what, step_, steps, note}))) {
       seconds_ += spent;
       save();
       return false;
@@ -181,21 +205,23 @@ bool Run::run_epoch(const Stage& stage) {
   const EpochRecord& last = records_.back();
   const std::string note =
       std::isnan(last.validation) ? "" : "validation " + to_text(stage.measure, last.validation);
-  return !progress_ || progress_({what, steps, steps, note});
+  return !group_.any(progress_ && !progress_({what, steps, steps, note}));
 }
 
 double Run::train_step(const Stage& stage, const std::vector<std::int64_t>& order,
                        std::int64_t batch) {
-  std::vector<double> losses(static_cast<std::size_t>(num_pieces), 0.0);
-  lanes_.run(num_pieces, [&](std::int64_t piece) {
-    const Slice mine = slice_of(batch, piece, num_pieces);
+  const Slice own = group_.own_pieces();
+  std::vector<double> losses(static_cast<std::size_t>(own.size()), 0.0);
+  lanes_.run(own.size(), [&](std::int64_t i) {
+    const std::int64_t piece = own.begin + i;
+    const Slice mine = slice_of(batch, piece, group_.pieces());
     if (mine.size() == 0) return;
     const at::Tensor indices = at::empty({mine.size()}, at::kLong);
     std::copy_n(order.begin() + step_ * batch + mine.begin, mine.size(),
                 indices.data_ptr<std::int64_t>());
     const double share = static_cast<double>(mine.size()) / static_cast<double>(batch);
     const at::Tensor loss = stage.loss({piece, epoch_, step_}, indices) * share;
-    losses[static_cast<std::size_t>(piece)] = loss.item<double>();
+    losses[static_cast<std::size_t>(i)] = loss.item<double>();
     loss.backward();
   });
   const double epochs = static_cast<double>(epoch_) + static_cast<double>(step_ + 1) *
@@ -205,6 +231,11 @@ double Run::train_step(const Stage& stage, const std::vector<std::int64_t>& orde
                                          stage.schedule.warmup_epochs, stage.schedule.epochs));
   double loss = 0;
   for (const double part : losses) loss += part;
+  if (group_.size() > 1) {
+    at::Tensor sum = at::full({1}, loss, at::kDouble);
+    group_.sum(sum);
+    loss = sum.item<double>();
+  }
   if (!std::isfinite(loss))
     throw std::runtime_error("[" + stage.name + "] loss: is no longer a number in epoch " +
                              std::to_string(epoch_ + 1) +
@@ -219,7 +250,8 @@ void Run::end_epoch(const Stage& stage, std::int64_t steps) {
   record.loss = loss_sum_ / static_cast<double>(steps);
   const double started = now_s();
   if (stage.ema > 0) weights_.swap_average();
-  record.validation = stage.validate ? stage.validate() : std::numeric_limits<double>::quiet_NaN();
+  record.validation = stage.validate && group_.leads() ? stage.validate()
+                                                       : std::numeric_limits<double>::quiet_NaN();
   if (stage.ema > 0) weights_.swap_average();
   record.seconds = seconds_ + now_s() - started;
   records_.push_back(record);
@@ -231,6 +263,7 @@ void Run::end_epoch(const Stage& stage, std::int64_t steps) {
 }
 
 void Run::save() const {
+  if (!group_.leads()) return;
   json records = json::array();
   for (const EpochRecord& record : records_) records.push_back(to_json(record));
   const json state = {{"format", 1},           {"fingerprint", options_.fingerprint},
@@ -243,6 +276,7 @@ void Run::save() const {
 }
 
 void Run::write_log() const {
+  if (!group_.leads()) return;
   // Whole each time: after a kill between checkpoint and log no line is missing or twice.
   std::string lines;
   for (const EpochRecord& record : records_) lines += to_json(record).dump() + "\n";

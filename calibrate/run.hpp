@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/progress.hpp"
+#include "calibrate/group.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/train.hpp"
 #include "calibrate/weights.hpp"
@@ -54,7 +55,8 @@ struct Stage {
 
 /// Runs stages one after another so that it can be killed anywhere: everything that decides what
 /// comes next is in the checkpoint (weights, moments, place in the epoch) or a function of the
-/// seed. One checkpoint an epoch and one on stop.
+/// seed. One checkpoint an epoch and one on stop. Of a group the leader alone has the files; a
+/// process that is asked to stop stops all.
 class Run {
  public:
   struct Options {
@@ -65,7 +67,8 @@ class Run {
     std::uint64_t seed = 1;
   };
   /// Resumes where there is a checkpoint: weights are restored here.
-  Run(Options options, Weights& weights, Lanes& lanes, base::ProgressCallback progress);
+  Run(Options options, Weights& weights, Lanes& lanes, Group group,
+      base::ProgressCallback progress);
 
   bool resumed() const { return resumed_; }
   /// True where the stage of this number (0, 1 …) lies behind.
@@ -77,13 +80,16 @@ class Run {
   /// Figures of the caller that must survive a kill; saved with the next checkpoint.
   nlohmann::json& notes() { return notes_; }
   const nlohmann::json& notes() const { return notes_; }
-  /// Reports outside of stages too, at most ten times a second; false: asked to stop.
+  /// Reports outside of stages too, at most ten times a second; false: this process is asked to
+  /// stop.
   bool report(const base::Progress& progress);
   /// The run is over and its result written. The checkpoint stays, so that the same call does
   /// nothing but write the same result again; another recipe starts anew.
   void close();
 
  private:
+  std::string state_of_leader();
+  void restore_weights();
   bool run_epoch(const Stage& stage);
   double train_step(const Stage& stage, const std::vector<std::int64_t>& order, std::int64_t batch);
   void end_epoch(const Stage& stage, std::int64_t steps);
@@ -93,6 +99,7 @@ class Run {
   Options options_;
   Weights& weights_;
   Lanes& lanes_;
+  Group group_;
   base::ProgressCallback progress_;
   bool resumed_ = false, mid_stage_ = false, closed_ = false;
   int stage_ = 0, epoch_ = 0;

@@ -37,8 +37,8 @@ model::TensorEntry entry_of(const std::string& name, const at::Tensor& tensor) {
 
 }  // namespace
 
-TeacherCache::TeacherCache(std::filesystem::path folder, std::string key)
-    : folder_(std::move(folder)), key_(std::move(key)) {
+TeacherCache::TeacherCache(std::filesystem::path folder, std::string key, Group group)
+    : folder_(std::move(folder)), key_(std::move(key)), group_(std::move(group)) {
   std::filesystem::create_directories(folder_);
 }
 
@@ -50,9 +50,13 @@ std::optional<TeacherView> TeacherCache::view(
     const model::Transformer& teacher, const at::Tensor& images, const Augmentation& how,
     std::uint64_t seed, int view, Lanes& lanes,
     const std::function<bool(std::int64_t)>& report) const {
-  if (auto cached = read(view, teacher.config, images.size(0))) return cached;
-  TeacherView outputs = empty_view(teacher.config, images.size(0));
-  const auto work = [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t count = images.size(0);
+  auto cached = read(view, teacher.config, count);
+  if (!group_.any(!cached)) return cached;
+  TeacherView outputs = empty_view(teacher.config, count);
+  const Slice own = slice_of(count, group_.rank(), group_.size());
+  const auto work = [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = own.begin + first, end = own.begin + last;
     const at::Tensor indices = at::arange(begin, end, at::kLong);
     const at::Tensor batch =
         take_view(images, indices, how, seed, static_cast<std::uint64_t>(view));
@@ -60,7 +64,13 @@ std::optional<TeacherView> TeacherCache::view(
     outputs.features.narrow(0, begin, end - begin).copy_(features);
     outputs.logits.narrow(0, begin, end - begin).copy_(model::classify(teacher, features));
   };
-  if (!for_pieces(images.size(0), images_a_piece, lanes, work, report)) return std::nullopt;
+  const auto done = [&](std::int64_t rows) { return !report || report(rows * group_.size()); };
+  if (group_.any(!for_pieces(own.size(), images_a_piece, lanes, work, done))) return std::nullopt;
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const Slice share = slice_of(count, rank, group_.size());
+    group_.copy_from(rank, {outputs.logits.narrow(0, share.begin, share.size()),
+                            outputs.features.narrow(0, share.begin, share.size())});
+  }
   write(view, outputs);
   return outputs;
 }

@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "calibrate/augment.hpp"
+#include "calibrate/group.hpp"
 #include "calibrate/lanes.hpp"
 #include "model/dataset.hpp"
 #include "model/transformer.hpp"
@@ -26,8 +27,9 @@ class TeacherCache {
  public:
   /// `key` says what the outputs are a function of (teacher, images, augmentation, seed); a file
   /// with another key is not used.
-  TeacherCache(std::filesystem::path folder, std::string key);
-  /// From disk, or computed and written. Nothing when `report` (images done) asked to stop.
+  TeacherCache(std::filesystem::path folder, std::string key, Group group = Group());
+  /// From disk, or computed, each process of the group a share, and written. Nothing when a
+  /// `report` (rows done) asked to stop.
   std::optional<TeacherView> view(const model::Transformer& teacher, const at::Tensor& images,
                                   const Augmentation& how, std::uint64_t seed, int view,
                                   Lanes& lanes,
@@ -41,6 +43,7 @@ class TeacherCache {
 
   std::filesystem::path folder_;
   std::string key_;
+  Group group_;
 };
 
 /// SHA-256 of all that a data set says.

@@ -112,13 +112,13 @@ model::Transformer start_of(const TrainRecipe& recipe) {
 /// One training run: the data, a model for each piece of a batch and what a batch costs.
 class Trainer {
  public:
-  Trainer(const TrainRecipe& recipe, Split data)
-      : recipe_(recipe), model_(start_of(recipe)), weights_(named_tensors(model_)) {
+  Trainer(const TrainRecipe& recipe, Split data, const Group& group)
+      : recipe_(recipe), model_(start_of(recipe)), weights_(named_tensors(model_), group) {
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
     model_.compute = recipe.compute;
-    copies_.assign(static_cast<std::size_t>(num_pieces), model_);
-    for (std::int64_t piece = 0; piece < num_pieces; ++piece)
+    copies_.assign(static_cast<std::size_t>(group.pieces()), model_);
+    for (std::int64_t piece = 0; piece < group.pieces(); ++piece)
       weights_.bind(piece, handles(copies_[static_cast<std::size_t>(piece)]));
   }
 
@@ -203,11 +203,11 @@ std::unique_ptr<const model::Tokenizer> tokenizer_for(const TrainRecipe& recipe,
 }  // namespace
 
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
-                   const base::ProgressCallback& progress) {
+                   const base::ProgressCallback& progress, const Group& group) {
   recipe.check();
   if (!std::filesystem::exists(out / ".work"))
     decompose::expect_replaceable(out, "config.json", "model folder");
-  const std::filesystem::path work = out / ".work";
+  const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
   // A test split that is not there should not be found missing after hours.
   model::DatasetSource test = source_of(recipe.data, "test", tokenizer.get());
@@ -215,10 +215,10 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   model::read_dataset(test, recipe.model);
   Split data = read_split(recipe.data, recipe.model, tokenizer.get());
   Lanes lanes(recipe.threads);
-  Trainer trainer(recipe, std::move(data));
+  Trainer trainer(recipe, std::move(data), group);
   Run run(
       {work / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe), recipe.seed},
-      trainer.weights(), lanes, progress);
+      trainer.weights(), lanes, group, progress);
   TrainSummary summary;
   summary.measure = measure_of(recipe.model);
   summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));
@@ -227,13 +227,14 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
     summary.message = "stopped; the same command goes on from " + work.string();
     return summary;
   }
+  summary.message = "trained";
+  if (!group.leads()) return summary;
   model::save(trainer.model(), out);
   if (recipe.model.is_text())
     model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);
   run.close();
   test.limit = 0;
   summary.test = quality(trainer.model(), model::read_dataset(test, recipe.model), lanes);
-  summary.message = "trained";
   return summary;
 }
 

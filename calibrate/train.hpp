@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/progress.hpp"
+#include "calibrate/group.hpp"
 #include "calibrate/quality.hpp"
 #include "calibrate/recipe.hpp"
 
@@ -21,7 +22,7 @@ struct TrainSummary {
   bool finished = false;  // false: stopped by the callback, resumable
   std::vector<EpochRecord> epochs;
   Measure measure;
-  double test = 0;  // on the test split
+  double test = 0;  // on the test split; the leader's alone
   std::string message;
 };
 
@@ -30,7 +31,8 @@ struct TrainSummary {
 /// returns false) under `out`/.work/, with optimizer, shuffling and random state: killed anywhere,
 /// the same call resumes to the same weights, byte for byte (same machine, same thread count). One
 /// JSON line an epoch is appended to `out`/training.jsonl. The test split is read once, at the end.
+/// Of a group, every process needs the data and the start; the leader writes.
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
-                   const base::ProgressCallback& progress = {});
+                   const base::ProgressCallback& progress = {}, const Group& group = Group());
 
 }  // namespace cleave::calibrate

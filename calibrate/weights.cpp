@@ -21,12 +21,13 @@ bool is_muons(const std::string& name, const at::Tensor& x) {
 
 }  // namespace
 
-Weights::Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors) {
+Weights::Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors, Group group)
+    : group_(std::move(group)) {
   for (const auto& [name, tensor] : tensors) {
     Entry entry;
     entry.name = name;
     entry.value = tensor->detach().to(at::kFloat).clone(at::MemoryFormat::Contiguous);
-    entry.leaves.resize(static_cast<std::size_t>(num_pieces));
+    entry.leaves.resize(static_cast<std::size_t>(group_.pieces()));
     *tensor = entry.value;
     entries_.push_back(std::move(entry));
   }
@@ -60,8 +61,8 @@ void Weights::start(const StepOptions& options,
   }
 }
 
+/// Leaves the gradient of the whole batch with the first piece. Returns its norm.
 double Weights::sum_gradients(Lanes& lanes) {
-  std::vector<double> squares(entries_.size(), 0.0);
   lanes.run(static_cast<std::int64_t>(entries_.size()), [&](std::int64_t i) {
     const c10::NoGradGuard no_grad;
     Entry& entry = entries_[static_cast<std::size_t>(i)];
@@ -71,6 +72,11 @@ double Weights::sum_gradients(Lanes& lanes) {
       const at::Tensor& part = entry.leaves[piece].grad();
       if (part.defined()) total = total.defined() ? total.add_(part) : part;
     }
+  });
+  if (group_.size() > 1) sum_over_group();
+  std::vector<double> squares(entries_.size(), 0.0);
+  lanes.run(static_cast<std::int64_t>(entries_.size()), [&](std::int64_t i) {
+    const at::Tensor& total = entries_[static_cast<std::size_t>(i)].leaves[0].grad();
     if (!total.defined()) return;
     const double norm = total.norm().item<double>();
     squares[static_cast<std::size_t>(i)] = norm * norm;
@@ -78,6 +84,32 @@ double Weights::sum_gradients(Lanes& lanes) {
   double sum = 0;
   for (const double square : squares) sum += square;
   return std::sqrt(sum);
+}
+
+/// One sum of all gradients, and of how many processes have each: a tensor that no piece of any
+/// process reads does not move.
+void Weights::sum_over_group() {
+  std::vector<at::Tensor> flat;
+  at::Tensor counts = at::zeros({static_cast<std::int64_t>(entries_.size())});
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (!entries_[i].moves) continue;
+    const at::Tensor& mine = entries_[i].leaves[0].grad();
+    counts[static_cast<std::int64_t>(i)] = mine.defined() ? 1 : 0;
+    flat.push_back(mine.defined() ? mine.reshape({-1}) : at::zeros({entries_[i].value.numel()}));
+  }
+  flat.push_back(counts);
+  at::Tensor all = at::cat(flat);
+  group_.sum(all);
+  counts = all.narrow(0, all.numel() - counts.numel(), counts.numel());
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (!entries_[i].moves) continue;
+    const at::Tensor& value = entries_[i].value;
+    if (counts[static_cast<std::int64_t>(i)].item<double>() > 0)
+      entries_[i].leaves[0].mutable_grad() =
+          all.narrow(0, begin, value.numel()).view(value.sizes());
+    begin += value.numel();
+  }
 }
 
 void Weights::update(Entry& entry, double learning_rate, double scale) const {

@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "calibrate/group.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/recipe.hpp"
 
@@ -23,20 +24,17 @@ struct StepOptions {
   double ema = 0;                                // 0: none
 };
 
-/// A batch is differentiated in this many pieces whatever the number of threads, so that results do
-/// not depend on it.
-constexpr std::int64_t num_pieces = 4;
-
 /// Tensors that training moves, with AdamW (Loshchilov and Hutter 2019), or the matrices of blocks
 /// with Muon (Jordan and others 2024) and only the rest with AdamW.
 ///
 /// Each piece of a batch has its own leaf tensors over the same weights, so that pieces are
-/// differentiated independently; step() sums their gradients in order. A step is the same to the
-/// bit each time, on any number of lanes.
+/// differentiated independently; step() sums their gradients in order, then over the group. A step
+/// is the same to the bit each time, on any number of lanes.
 class Weights {
  public:
   /// Takes over named fp32 tensors: the pointers then share memory with this.
-  explicit Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors);
+  explicit Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors,
+                   Group group = Group());
 
   /// Makes `tensors` (a piece's own copies of the model's handles, same order) leaves whose
   /// gradients are the piece's.
@@ -67,10 +65,12 @@ class Weights {
     std::vector<at::Tensor> leaves;  // by piece
   };
   double sum_gradients(Lanes& lanes);
+  void sum_over_group();
   void update(Entry& entry, double learning_rate, double scale) const;
   void adamw_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const;
   void muon_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const;
 
+  Group group_;
   std::vector<Entry> entries_;
   StepOptions options_;
   std::int64_t steps_ = 0;

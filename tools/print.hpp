@@ -41,7 +41,8 @@ std::size_t display_width(std::string_view text);
 /// callback returns false once SIGINT came, so that the work stops at its next checkpoint.
 class ProgressBar {
  public:
-  ProgressBar();
+  /// Silent where standard error is no terminal or `shown` is false.
+  explicit ProgressBar(bool shown = true);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;

@@ -14,6 +14,7 @@ bool all_move(const std::string&) { return true; }
 struct Small {
   at::Tensor matrix = at::ones({2, 2}), vector = at::ones({2});
   Weights weights{{{"matrix", &matrix}, {"vector", &vector}}};
+  const std::int64_t num_pieces = Group().pieces();
   std::vector<std::pair<at::Tensor, at::Tensor>> copies{static_cast<std::size_t>(num_pieces)};
   Lanes lanes{2};
 
@@ -138,7 +139,7 @@ TEST(Weights, MuonMovesMatricesOfBlocksAndAdamWTheRest) {
   at::Tensor hidden = at::ones({4, 2}), head = at::ones({4, 2});
   Weights weights{{{"blocks.0.mlp.up.weight", &hidden}, {"head.weight", &head}}};
   std::vector<at::Tensor> copies(2), others(2);
-  for (std::int64_t piece = 1; piece < num_pieces; ++piece)
+  for (std::int64_t piece = 1; piece < Group().pieces(); ++piece)
     weights.bind(piece, {&others[0], &others[1]});
   weights.bind(0, {&copies[0], &copies[1]});
   StepOptions options;

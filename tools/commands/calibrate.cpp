@@ -48,11 +48,13 @@ int calibrate(const Args& args) {
     print_intent(args, recipe);
     return exit_done;
   }
+  const auto group = calibrate::Group::from_environment();
   calibrate::CalibrateSummary summary;
   {
-    ProgressBar bar;
-    summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback());
+    ProgressBar bar(group.leads());
+    summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback(), group);
   }
+  if (!group.leads()) return summary.finished ? exit_done : exit_failed;
   const auto& measure = summary.measure;
   const double lost = calibrate::lost(measure, summary.teacher_quality, summary.fused_quality);
   const char* unit = measure.more_is_better ? "points" : "%";

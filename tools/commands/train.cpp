@@ -29,11 +29,13 @@ int train(const Args& args) {
       std::printf("would train %d epochs and write %s\n", recipe.schedule.epochs, out.c_str());
     return exit_done;
   }
+  const auto group = calibrate::Group::from_environment();
   calibrate::TrainSummary summary;
   {
-    ProgressBar bar;
-    summary = calibrate::train(recipe, out, bar.callback());
+    ProgressBar bar(group.leads());
+    summary = calibrate::train(recipe, out, bar.callback(), group);
   }
+  if (!group.leads()) return summary.finished ? exit_done : exit_failed;
   if (args.json()) {
     nlohmann::json json{{"finished", summary.finished},
                         {"measure", summary.measure.name},
