@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#define CXXOPTS_VECTOR_DELIMITER '\0'  // a text may have commas
 #include <cxxopts.hpp>
 
 #include "base/reader.hpp"
@@ -48,7 +49,7 @@ double to_number(const Option& option, const std::string& text) {
 /// came from.
 void check_value(const Option& option, const std::string& text, const std::string& where) {
   using Kind = Option::Kind;
-  if (option.kind == Kind::text) return;
+  if (option.kind == Kind::text || option.kind == Kind::texts) return;
   if (option.kind == Kind::flag) {
     if (text == "1" || text == "0" || text == "true" || text == "false") return;
     throw UsageError("[" + where + "] saw '" + text + "', needs 1 or 0");
@@ -104,6 +105,7 @@ std::string Option::range() const {
     for (const auto& choice : choices) result += (result.empty() ? "" : "|") + std::string(choice);
     return result;
   }
+  if (kind == Kind::texts) return "several";
   if (kind == Kind::flag || kind == Kind::text || kind == Kind::address) return {};
   const auto show = [this](double bound) {
     if (kind == Kind::seconds) return bound == 0 ? std::string("0") : base::format_seconds(bound);
@@ -218,6 +220,8 @@ const std::vector<Option>& options() {
       {"deadline", Kind::seconds, "TIME", "10 s", "how long to wait for an answer", 0.001, 86400},
       {"join-timeout", Kind::seconds, "TIME", "5 s", "how long to wait for agents at the start", 0,
        3600},
+      {"texts", Kind::text, "FILE", "", "texts, one a line, beside those given"},
+      {"tokenizer", Kind::text, "MODEL", "", "folder of the tokenizer, with --via"},
       {"prompts", Kind::text, "FILE", "", "prompts, one a line, beside those given"},
       {"ids", Kind::text, "\"1 2; 3\"", "",
        "prompts as token numbers, for models without a tokenizer"},
@@ -233,9 +237,9 @@ const std::vector<Option>& options() {
        1e-9, 1},
       {"repetition-penalty", Kind::number, "F", "1",
        "makes tokens less likely that the text has already", 0.001, 1000},
-      {"stop", Kind::text, "TEXT", "", "end a text where this comes"},
+      {"stop", Kind::texts, "TEXT", "", "end a text where this comes"},
       {"ignore-end", Kind::flag, "", "", "go on behind the model's end of text"},
-      {"top", Kind::integer, "N", "1", "classes to print for an image", 1, 1000},
+      {"top", Kind::integer, "N", "1", "classes to print, or tokens for a mask", 1, 1000},
       {"logits", Kind::flag, "", "", "print all logits"},
       {"lossy", Kind::flag, "", "", "replace what is no valid UTF-8 instead of refusing it"},
       {"times", Kind::flag, "", "", "say where the time went, predicted beside measured"},
@@ -259,7 +263,10 @@ Args Args::parse(const Command& command, const std::vector<std::string>& words) 
   add("h,help", "");
   for (const auto& name : command.options) {
     const std::string text(name);
-    if (find_option(name).kind == Option::Kind::flag)
+    const Option::Kind kind = find_option(name).kind;
+    if (kind == Option::Kind::texts)
+      add(text, "", cxxopts::value<std::vector<std::string>>());
+    else if (kind == Option::Kind::flag)
       add(text, "", cxxopts::value<std::string>()->implicit_value("1"));
     else
       add(text, "", cxxopts::value<std::string>());
@@ -290,6 +297,13 @@ Args Args::parse(const Command& command, const std::vector<std::string>& words) 
     const std::string key(name);
     const char* environment = std::getenv(option.variable().c_str());
     std::string value(option.fallback), where = "--" + key;
+    if (option.kind == Option::Kind::texts) {
+      if (parsed->count(key) > 0)
+        args.lists_[key] = (*parsed)[key].as<std::vector<std::string>>();
+      else if (environment != nullptr && *environment != '\0')
+        args.lists_[key] = {environment};
+      continue;
+    }
     if (parsed->count(key) > 0) {
       value = (*parsed)[key].as<std::string>();
       args.given_.insert(key);
@@ -341,6 +355,11 @@ std::string Args::text(std::string_view name) const {
 double Args::number(std::string_view name) const {
   return to_number(find_option(name), text(name));
 }
+std::vector<std::string> Args::texts(std::string_view name) const {
+  const auto found = lists_.find(name);
+  return found == lists_.end() ? std::vector<std::string>{} : found->second;
+}
+
 std::string Args::text_or(std::string_view name, const std::string& fallback) const {
   return has(name) ? text(name) : fallback;
 }

@@ -19,7 +19,8 @@ class UsageError : public std::runtime_error {
 /// One row of the table of options. An option means the same in every command that takes it, and
 /// can be given as --name or as the environment variable CLEAVE_NAME (the flag wins).
 struct Option {
-  enum class Kind { flag, text, choice, integer, number, seconds, bytes, address };
+  /// texts: may be given several times.
+  enum class Kind { flag, text, texts, choice, integer, number, seconds, bytes, address };
   std::string_view name;
   Kind kind = Kind::text;
   std::string_view value;     // what the help calls its value: "FILE"
@@ -72,6 +73,8 @@ class Args {
   std::string text(std::string_view name) const;
   /// `fallback` where it is not given, or not an option of the command.
   std::string text_or(std::string_view name, const std::string& fallback = {}) const;
+  /// Each time that it was given.
+  std::vector<std::string> texts(std::string_view name) const;
   std::int64_t integer(std::string_view name) const;
   double number(std::string_view name) const;
   double seconds(std::string_view name) const;
@@ -81,6 +84,7 @@ class Args {
 
  private:
   std::map<std::string, std::string, std::less<>> values_;
+  std::map<std::string, std::vector<std::string>, std::less<>> lists_;  // Kind::texts
   std::set<std::string, std::less<>> given_;
   std::vector<std::string> positionals_;
   bool help_ = false;

@@ -196,7 +196,7 @@ TEST_F(BadInput, FlagsThatContradictEachOtherAreWrongUsage) {
 TEST_F(BadInput, InferNeedsABundleAndAnImage) {
   fs::create_directory(own_ / "empty");
   const std::string bundle = *shared_ / "bundle";
-  expect_refusal({"infer"}, 2, {"BUNDLE", "IMAGE", "--via"});
+  expect_refusal({"infer"}, 2, {"MODEL", "IMAGE", "--via"});
   expect_refusal({"infer", "--via", "127.0.0.1:1"}, 2, {"IMAGE"});
   // Nobody is dialled before: that would fail with 1.
   expect_refusal({"infer", bundle, "--join-timeout", "0"}, 2, {"IMAGE"});

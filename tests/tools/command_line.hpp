@@ -6,16 +6,20 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <memory>
 #include <random>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "base/file.hpp"
 #include "model/image.hpp"
+#include "optimizer/plan/bundle.hpp"
 #include "tools/testbed/process.hpp"
 
 namespace cleave::tools {
@@ -141,6 +145,47 @@ inline void make_tiny_bundle(const Scratch& s) {
   const auto ran =
       run_cleave(s, {"decompose", s / "model", "--plan", s / "plan.json", "--out", s / "bundle"});
   ASSERT_EQ(ran.code, 0) << ran.error;
+}
+
+/// The devices of tiny_fleet().
+inline const std::vector<std::string> tiny_devices = {"hub", "cam", "door"};
+
+/// An agent of the bundle for each device, listening; where, is in hosts.toml of `own`, with nobody
+/// at the address of a device that is left out. `more` goes to every one.
+inline std::map<std::string, std::unique_ptr<Process>> start_agents(
+    const std::string& bundle, const Scratch& own,
+    const std::vector<std::string>& devices = tiny_devices,
+    const std::vector<std::string>& more = {}) {
+  std::map<std::string, std::unique_ptr<Process>> agents;
+  std::map<std::string, std::string> hosts;
+  for (const auto& device : tiny_devices) hosts[device] = "127.0.0.1:1";
+  for (const auto& device : devices) {
+    Process::Options options;
+    options.words = {CLEAVE_PROGRAM, "agent", bundle, "--device", device};
+    options.words.insert(options.words.end(), more.begin(), more.end());
+    options.log = own / (device + ".log");
+    agents[device] = std::make_unique<Process>(options);
+  }
+  for (auto& [device, agent] : agents) {
+    const std::string line = agent->read_line(std::chrono::seconds(30));
+    hosts[device] = line.substr(line.rfind(' ') + 1);
+  }
+  plan::write_hosts(hosts, own / "hosts.toml");
+  return agents;
+}
+
+/// `cleave serve` in front of the agents in hosts.toml of `own`, all joined, and where it listens.
+inline std::pair<std::unique_ptr<Process>, std::string> start_server(const std::string& bundle,
+                                                                     const Scratch& own) {
+  Process::Options options;
+  options.words = {CLEAVE_PROGRAM, "serve", bundle, "--hosts", own / "hosts.toml"};
+  options.log = own / "serve.log";
+  auto server = std::make_unique<Process>(options);
+  const std::string line = server->read_line(std::chrono::seconds(30));
+  const std::string address = line.substr(line.rfind(' ') + 1);
+  for (int i = 0; i < 100 && run_cleave(own, {"status", address}).code != 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  return {std::move(server), address};
 }
 
 }  // namespace cleave::tools

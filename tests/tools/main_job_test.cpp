@@ -44,39 +44,6 @@ class MainJob : public testing::Test {
   }
 
   /// Agents of the bundle, each on a port of its own; their addresses in hosts.toml.
-  std::map<std::string, std::unique_ptr<Process>> start_agents(
-      const std::vector<std::string>& devices, const std::vector<std::string>& more = {}) {
-    std::map<std::string, std::unique_ptr<Process>> agents;
-    std::map<std::string, std::string> hosts{
-        {"hub", "127.0.0.1:1"}, {"cam", "127.0.0.1:1"}, {"door", "127.0.0.1:1"}};
-    for (const auto& device : devices) {
-      Process::Options options;
-      options.words = {CLEAVE_PROGRAM, "agent", *shared_ / "bundle", "--device", device};
-      options.words.insert(options.words.end(), more.begin(), more.end());
-      options.log = own_ / (device + ".log");
-      agents[device] = std::make_unique<Process>(options);
-    }
-    for (auto& [device, agent] : agents) {
-      const std::string line = agent->read_line(std::chrono::seconds(30));
-      hosts[device] = line.substr(line.rfind(' ') + 1);
-    }
-    plan::write_hosts(hosts, own_ / "hosts.toml");
-    return agents;
-  }
-
-  /// An aggregator in front of the agents in hosts.toml, every one of them joined.
-  std::pair<std::unique_ptr<Process>, std::string> start_server() {
-    Process::Options options;
-    options.words = {CLEAVE_PROGRAM, "serve", *shared_ / "bundle", "--hosts", own_ / "hosts.toml"};
-    options.log = own_ / "serve.log";
-    auto server = std::make_unique<Process>(options);
-    const std::string line = server->read_line(std::chrono::seconds(30));
-    const std::string address = line.substr(line.rfind(' ') + 1);
-    for (int i = 0; i < 100 && run_cleave(own_, {"status", address}).code != 0; ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    return {std::move(server), address};
-  }
-
   /// Logits by image, from `infer --logits --format json`.
   static std::map<std::string, std::vector<double>> logits_of(const std::string& lines) {
     std::map<std::string, std::vector<double>> logits;
@@ -95,7 +62,7 @@ Scratch* MainJob::shared_ = nullptr;
 
 TEST_F(MainJob, AgentsGiveTheLocalAnswer) {
   const Scratch& s = *shared_;
-  const auto agents = start_agents({"hub", "cam", "door"});
+  const auto agents = start_agents(s / "bundle", own_);
   const auto local = logits_of(
       run({"infer", s / "bundle", s / "data/test", "--local", "--logits", "--format", "json"}).out);
   const auto fleet =
@@ -114,7 +81,7 @@ TEST_F(MainJob, AgentsGiveTheLocalAnswer) {
 
 TEST_F(MainJob, AMissingDeviceIsMarkedAndEqualsTheLocalRunWithoutIt) {
   const Scratch& s = *shared_;
-  const auto agents = start_agents({"hub", "door"});
+  const auto agents = start_agents(s / "bundle", own_, {"hub", "door"});
   const std::vector<std::string> ask{"infer",    s / "bundle", s / "data/test/low",
                                      "--logits", "--format",   "json"};
   auto with = [&](std::vector<std::string> more) {
@@ -133,8 +100,8 @@ TEST_F(MainJob, AMissingDeviceIsMarkedAndEqualsTheLocalRunWithoutIt) {
 
 TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
   const Scratch& s = *shared_;
-  const auto agents = start_agents({"hub", "cam", "door"});
-  const auto [server, address] = start_server();
+  const auto agents = start_agents(s / "bundle", own_);
+  const auto [server, address] = start_server(s / "bundle", own_);
   const auto status = nlohmann::json::parse(run({"status", address, "--format", "json"}).out);
   ASSERT_EQ(status.size(), 3U);
   for (const auto& agent : status) EXPECT_TRUE(agent.at("connected").get<bool>()) << agent;
@@ -152,8 +119,9 @@ TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
 }
 
 TEST_F(MainJob, EveryRequestIsAnsweredWhenAnAgentIsKilledUnderLoad) {
-  const auto agents = start_agents({"hub", "cam", "door"}, {"--pace", "0.05"});
-  const auto [server, address] = start_server();
+  const Scratch& s = *shared_;
+  const auto agents = start_agents(s / "bundle", own_, tiny_devices, {"--pace", "0.05"});
+  const auto [server, address] = start_server(s / "bundle", own_);
   Process::Options options;
   options.words = {CLEAVE_PROGRAM,  "bench", "--via",      address, "--requests", "600",
                    "--warmup",      "0",     "--deadline", "5 s",   "--format",   "json",
@@ -172,10 +140,10 @@ TEST_F(MainJob, EveryRequestIsAnsweredWhenAnAgentIsKilledUnderLoad) {
 }
 
 TEST_F(MainJob, AgentsAcceptTheNextAggregatorAfterOneIsKilled) {
-  const auto agents = start_agents({"hub", "cam", "door"}, {"--pace", "0.05"});
   const Scratch& s = *shared_;
+  const auto agents = start_agents(s / "bundle", own_, tiny_devices, {"--pace", "0.05"});
   for (int i = 0; i < 2; ++i) {
-    const auto [server, address] = start_server();
+    const auto [server, address] = start_server(s / "bundle", own_);
     const auto answers = run({"infer", "--via", address, s / "data/test", "--require-all"});
     EXPECT_EQ(answers.out.find("missing"), std::string::npos) << answers.out;
     // In the middle of requests.

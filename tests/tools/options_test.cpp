@@ -102,6 +102,14 @@ TEST(Options, PositionalsMayRepeat) {
   EXPECT_EQ(Args::parse(command, {"model", "a.png", "b.png"}).positionals().size(), 3U);
 }
 
+TEST(Options, TextsKeepTheirCommas) {
+  const auto args =
+      Args::parse(generate_command(), {"model", "one, two", "--stop", "a,b", "--stop", "c"});
+  EXPECT_EQ(args.positionals(), (std::vector<std::string>{"model", "one, two"}));
+  EXPECT_EQ(args.texts("stop"), (std::vector<std::string>{"a,b", "c"}));
+  EXPECT_TRUE(Args::parse(generate_command(), {"model"}).texts("stop").empty());
+}
+
 TEST(Options, AMisspeltOptionNamesTheNearest) {
   EXPECT_EQ(usage_error({"model", "--flet", "x"}),
             "[demo] unknown option --flet; did you mean --fleet?");

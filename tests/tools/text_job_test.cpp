@@ -64,23 +64,6 @@ class TextJob : public testing::Test {
     return json::parse(run(words).out);
   }
 
-  std::map<std::string, std::unique_ptr<Process>> start_agents() {
-    std::map<std::string, std::unique_ptr<Process>> agents;
-    std::map<std::string, std::string> hosts;
-    for (const std::string device : {"hub", "cam", "door"}) {
-      Process::Options options;
-      options.words = {CLEAVE_PROGRAM, "agent", *shared_ / "bundle", "--device", device};
-      options.log = own_ / (device + ".log");
-      agents[device] = std::make_unique<Process>(options);
-    }
-    for (auto& [device, agent] : agents) {
-      const std::string line = agent->read_line(std::chrono::seconds(30));
-      hosts[device] = line.substr(line.rfind(' ') + 1);
-    }
-    plan::write_hosts(hosts, own_ / "hosts.toml");
-    return agents;
-  }
-
   static Scratch* shared_;
   Scratch own_;
 };
@@ -88,7 +71,7 @@ Scratch* TextJob::shared_ = nullptr;
 
 TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
   const Scratch& s = *shared_;
-  const auto agents = start_agents();
+  const auto agents = start_agents(s / "bundle", own_);
   const json local = generated({s / "bundle", "one two", "--local"});
   const json fleet = generated({s / "bundle", "one two", "--hosts", own_ / "hosts.toml"});
   EXPECT_EQ(fleet.at("ids"), local.at("ids"));
@@ -96,12 +79,7 @@ TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
   EXPECT_EQ(fleet.at("ids").size(), 40U);
   EXPECT_TRUE(fleet.at("missing").empty());
 
-  Process::Options options;
-  options.words = {CLEAVE_PROGRAM, "serve", s / "bundle", "--hosts", own_ / "hosts.toml"};
-  options.log = own_ / "serve.log";
-  Process server(options);
-  const std::string line = server.read_line(std::chrono::seconds(30));
-  const std::string address = line.substr(line.rfind(' ') + 1);
+  const auto [server, address] = start_server(s / "bundle", own_);
   const json via = generated({s / "bundle", "one two", "--via", address});
   EXPECT_EQ(via.at("ids"), local.at("ids"));
 }

@@ -14,7 +14,6 @@
 #include "infer/engine.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/tokenizer/text_stream.hpp"
-#include "model/tokenizer/unicode.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
@@ -23,33 +22,13 @@
 namespace cleave::tools {
 namespace {
 
-namespace fs = std::filesystem;
-
-/// Where texts are generated, and with what.
-struct Source {
-  model::ModelConfig config;
-  std::optional<model::Tokenizer> tokenizer;  // none with --ids
-  std::unique_ptr<infer::Service> service;
-  plan::Plan plan;  // what is predicted, or empty
-};
-
-std::string checked(const Args& args, std::string text, const std::string& where) {
-  if (const auto at = model::first_invalid_utf8(text)) {
-    if (!args.flag("lossy"))
-      throw std::runtime_error("[" + where + "] byte " + std::to_string(*at) +
-                               ": is no valid UTF-8; --lossy replaces it");
-    return model::repaired_utf8(text);
-  }
-  return text;
-}
-
 std::vector<std::string> prompts_of(const Args& args) {
   std::vector<std::string> prompts(args.positionals().begin() + 1, args.positionals().end());
   for (std::size_t i = 0; i < prompts.size(); ++i)
-    prompts[i] = checked(args, prompts[i], "prompt " + std::to_string(i));
+    prompts[i] = checked_text(args, prompts[i], "prompt " + std::to_string(i));
   if (args.has("prompts")) {
     const std::string file = args.text("prompts");
-    std::istringstream lines(checked(args, base::read_text(file), file));
+    std::istringstream lines(checked_text(args, base::read_text(file), file));
     for (std::string line; std::getline(lines, line);)
       if (!line.empty()) prompts.push_back(line);
   }
@@ -78,42 +57,12 @@ std::vector<infer::Text> ids_of(const std::string& text) {
   return texts;
 }
 
-Source source_of(const Args& args) {
-  const fs::path folder = args.at(0);
-  Source source;
-  const bool bundled = fs::exists(folder / "manifest.json");
-  fs::path words = folder;
-  if (bundled) {
-    const plan::Bundle bundle(folder);
-    source.plan = bundle.plan(args.text_or("plan"));
-    source.config = source.plan.teacher;
-    words = bundle.tokenizer_path(source.plan);
-    if (args.has("via")) {
-      source.service = std::make_unique<infer::Client>(args.text("via"));
-    } else if (args.flag("local")) {
-      source.service = make_local(args, bundle, source.plan);
-    } else {
-      auto aggregator = make_aggregator(args, bundle, source.plan);
-      join_agents(args, *aggregator);
-      source.service = std::move(aggregator);
-    }
-  } else {
-    source.config = model::read_config(folder);
-  }
-  if (source.config.task != model::Task::causal_lm || source.config.classes == 0)
-    throw std::runtime_error("[" + folder.string() +
-                             "] saw a model that does not generate, needs a causal language model "
-                             "with its head (GPT2LMHeadModel, LlamaForCausalLM)");
-  if (!source.service) source.service = make_original(folder.string());
-  if (!args.has("ids")) {
-    source.tokenizer = model::read_tokenizer(words);
-    if (source.tokenizer->vocabulary_size() > source.config.vocabulary)
-      throw std::runtime_error("[" + words.string() + "] tokenizer: saw " +
-                               std::to_string(source.tokenizer->vocabulary_size()) +
-                               " tokens, needs at most the model's vocabulary of " +
-                               std::to_string(source.config.vocabulary));
-  }
-  return source;
+/// Throws std::runtime_error where the model does not generate.
+void expect_generates(const model::ModelConfig& config, const std::string& where) {
+  if (config.task == model::Task::causal_lm && config.classes > 0) return;
+  throw std::runtime_error("[" + where +
+                           "] saw a model that does not generate, needs a causal language model "
+                           "with its head (GPT2LMHeadModel, LlamaForCausalLM)");
 }
 
 /// Steps on a service, and what they took.
@@ -211,16 +160,21 @@ int generate(const Args& args) {
   const auto words = prompts_of(args);
   if (words.empty() && !args.has("ids"))
     throw UsageError("[generate] needs a PROMPT, --prompts FILE or --ids; see --help");
-  Source source = source_of(args);
+  const Source source = source_of(args, args.at(0));
+  const model::ModelConfig& config = source.plan.teacher;
+  expect_generates(config, args.at(0));
+  std::optional<model::Tokenizer> tokenizer;
   std::vector<infer::Text> prompts;
-  if (args.has("ids")) prompts = ids_of(args.text("ids"));
+  if (args.has("ids"))
+    prompts = ids_of(args.text("ids"));
+  else
+    tokenizer = tokenizer_for(config, source.tokenizer);
   std::vector<model::TextStream> streams;
-  std::vector<std::string> stops;
-  if (args.has("stop")) stops = {args.text("stop")};
+  const std::vector<std::string> stops = args.texts("stop");
   for (const auto& word : words) {
-    auto ids = source.tokenizer->encode(word);
+    auto ids = tokenizer->encode(word);
     prompts.emplace_back(ids.begin(), ids.end());
-    streams.emplace_back(*source.tokenizer, std::move(ids), stops);
+    streams.emplace_back(*tokenizer, std::move(ids), stops);
   }
   std::vector<std::string> texts(prompts.size());
   const bool streaming = prompts.size() == 1 && !args.json() && !streams.empty();
@@ -231,9 +185,10 @@ int generate(const Args& args) {
     std::fflush(stdout);
   };
   if (streaming) std::printf("%s", words.front().c_str());
-  Asking asking(args, *source.service);
+  const auto service = source.open();
+  Asking asking(args, *service);
   const auto results =
-      infer::generate(std::ref(asking), asking.id, prompts, options_of(args, source.config),
+      infer::generate(std::ref(asking), asking.id, prompts, options_of(args, config),
                       [&](std::size_t i, std::int64_t token) {
                         if (streams.empty()) return true;
                         show(i, streams[i].push(static_cast<model::TokenId>(token)));

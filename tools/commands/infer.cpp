@@ -1,21 +1,23 @@
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <memory>
-#include <numeric>
+#include <sstream>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
+#include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
+#include "infer/generate.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/dataset.hpp"
 #include "model/image.hpp"
+#include "tools/commands/answers.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/print.hpp"
@@ -31,22 +33,6 @@ net::Value to_pixels(const std::filesystem::path& path, const model::ModelConfig
   value.dims = {1, config.channels, config.image_height, config.image_width};
   value.data = net::Buffer::copy_of(planes.data(), planes.size());
   return value;
-}
-
-std::vector<float> logits_of(const net::Value& value) {
-  std::vector<float> logits(static_cast<std::size_t>(value.count()));
-  std::memcpy(logits.data(), value.data.data(), logits.size() * sizeof(float));
-  return logits;
-}
-
-std::vector<float> softmax(const std::vector<float>& logits) {
-  const float highest = *std::max_element(logits.begin(), logits.end());
-  std::vector<float> shares(logits.size());
-  std::transform(logits.begin(), logits.end(), shares.begin(),
-                 [highest](float x) { return std::exp(x - highest); });
-  const float sum = std::accumulate(shares.begin(), shares.end(), 0.0F);
-  for (float& share : shares) share /= sum;
-  return shares;
 }
 
 std::vector<std::string> missing_of(const infer::Response& response) {
@@ -87,8 +73,9 @@ nlohmann::json times_of(const infer::Response& response, const plan::Plan& plan)
 }
 
 /// Prints one answer, as a line of text or of JSON.
-void report(const Args& args, const std::string& image, const infer::Response& response,
-            const plan::Plan& plan, Counts& counts) {
+void report(const Args& args, const Question& question, const infer::Response& response,
+            const plan::Plan& plan, Answers& answers, Counts& counts) {
+  const char* kind = plan.teacher.is_text() ? "text" : "image";
   const auto missing = missing_of(response);
   if (response.status != infer::Status::answered) {
     ++counts.failed;
@@ -96,71 +83,95 @@ void report(const Args& args, const std::string& image, const infer::Response& r
     if (args.json())
       std::printf(
           "%s\n",
-          nlohmann::json{{"image", image}, {"error", response.message}, {"missing", missing}}
+          nlohmann::json{{kind, question.what}, {"error", response.message}, {"missing", missing}}
               .dump(-1, ' ', false, replace_invalid)
               .c_str());
     else
-      std::fprintf(stderr, "%s: no answer: %s\n", image.c_str(), response.message.c_str());
+      std::fprintf(stderr, "%s: no answer: %s\n", question.what.c_str(), response.message.c_str());
     return;
   }
   ++counts.answered;
   if (!missing.empty()) ++counts.partial;
-  const auto logits = logits_of(response.output);
-  const auto shares = softmax(logits);
-  std::vector<std::size_t> order(shares.size());
-  std::iota(order.begin(), order.end(), 0U);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](auto a, auto b) { return shares[a] > shares[b]; });
-  order.resize(std::min(order.size(), static_cast<std::size_t>(args.integer("top"))));
-  const auto label = [&](std::size_t c) {
-    const auto& labels = plan.teacher.labels;
-    return c < labels.size() ? labels[c] : "class " + std::to_string(c);
-  };
   if (args.json()) {
-    nlohmann::json json{{"image", image},
-                        {"missing", missing},
-                        {"seconds", response.total_s},
-                        {"classes", nlohmann::json::array()}};
-    for (auto c : order)
-      json["classes"].push_back({{"class", c}, {"label", label(c)}, {"share", shares[c]}});
-    if (args.flag("logits")) json["logits"] = logits;
+    nlohmann::json json = answers.json(question, response.output);
+    json[kind] = question.what;
+    json["missing"] = missing;
+    json["seconds"] = response.total_s;
+    if (args.flag("logits")) json["logits"] = floats_of(response.output);
     if (args.flag("times")) json["times"] = times_of(response, plan);
     std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
     return;
   }
-  std::string line = image + ": ";
-  for (auto c : order) line += label(c) + " " + percent(shares[c], 1) + "  ";
-  if (!missing.empty()) line += "(without " + join(missing) + ")";
+  std::string line = question.what + ": " + answers.line(question, response.output);
+  if (!missing.empty()) line += " (without " + join(missing) + ")";
   std::printf("%s\n", line.c_str());
   if (args.flag("logits")) {
-    for (float logit : logits) std::printf(" %.6g", static_cast<double>(logit));
+    for (float logit : floats_of(response.output)) std::printf(" %.6g", static_cast<double>(logit));
     std::printf("\n");
   }
 }
 
-using Images = std::vector<std::filesystem::path>;
+/// A question that is read when its turn comes: an image that cannot be read, or a text that is too
+/// long, fails alone.
+struct Asked {
+  std::string what;
+  std::function<Question()> read;
+};
 
-/// What is asked about. Throws UsageError where there is nothing.
-Images images_of(const Args& args) {
-  const bool via = args.has("via");
-  const std::size_t first = via ? 0 : 1;
-  if (args.positionals().size() <= first)
-    throw UsageError(std::string("[infer] needs ") +
-                     (via ? "IMAGE…" : "BUNDLE IMAGE…, or IMAGE… and --via HOST:PORT") +
-                     "; see --help");
-  Images images;
-  for (std::size_t i = first; i < args.positionals().size(); ++i)
-    for (auto& path : model::list_images(args.at(i))) images.push_back(std::move(path));
-  if (images.empty()) throw UsageError("[infer] no image to look at");
-  return images;
+std::vector<Asked> images_of(const std::vector<std::string>& words,
+                             const model::ModelConfig& config) {
+  std::vector<Asked> asked;
+  for (const auto& word : words)
+    for (const auto& path : model::list_images(word))
+      asked.push_back({path.string(), [path, &config] {
+                         return Question{path.string(), to_pixels(path, config), {}};
+                       }});
+  return asked;
 }
 
-/// Asks for every image, several in flight, and reports in order.
+Question read_text(const std::string& text, const model::ModelConfig& config,
+                   const model::Tokenizer& tokenizer) {
+  Question question;
+  question.what = text;
+  question.ids = tokenizer.encode(text);
+  if (static_cast<std::int64_t>(question.ids.size()) > config.context)
+    throw std::runtime_error("[infer] text: saw " + std::to_string(question.ids.size()) +
+                             " tokens, needs at most " + std::to_string(config.context));
+  if (config.task == model::Task::masked_lm) {
+    const auto mask = Answers::mask_of(tokenizer);
+    if (std::find(question.ids.begin(), question.ids.end(), mask) == question.ids.end())
+      throw std::runtime_error("[infer] text: saw no " + tokenizer.decode({mask}, false) +
+                               ", needs one to fill in");
+  }
+  question.input = infer::filled_up({{question.ids.begin(), question.ids.end()}});
+  return question;
+}
+
+/// The words, and the lines of --texts.
+std::vector<Asked> texts_of(const Args& args, std::vector<std::string> words,
+                            const model::ModelConfig& config, const model::Tokenizer& tokenizer) {
+  for (std::size_t i = 0; i < words.size(); ++i)
+    words[i] = checked_text(args, words[i], "text " + std::to_string(i));
+  if (args.has("texts")) {
+    const std::string file = args.text("texts");
+    std::istringstream lines(checked_text(args, base::read_text(file), file));
+    for (std::string line; std::getline(lines, line);)
+      if (!line.empty()) words.push_back(line);
+  }
+  std::vector<Asked> asked;
+  for (const auto& word : words)
+    asked.push_back(
+        {word, [word, &config, &tokenizer] { return read_text(word, config, tokenizer); }});
+  return asked;
+}
+
+/// Asks every question, several in flight, and reports in order.
 int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
-            const Images& images) {
+            const model::Tokenizer* tokenizer, const std::vector<Asked>& asked) {
   Counts counts;
+  Answers answers(plan.teacher, tokenizer, static_cast<std::size_t>(args.integer("top")));
   struct Pending {
-    std::string image;
+    Question question;
     std::future<infer::Response> answer;
   };
   std::deque<Pending> pending;
@@ -172,27 +183,29 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
   std::int64_t done = 0;
   const auto finish = [&] {
     last = pending.front().answer.get();
-    report(args, pending.front().image, last, plan, counts);
+    report(args, pending.front().question, last, plan, answers, counts);
     pending.pop_front();
-    progress({"infer", ++done, static_cast<std::int64_t>(images.size()), ""});
+    progress({"infer", ++done, static_cast<std::int64_t>(asked.size()), ""});
   };
-  for (const auto& path : images) {
+  for (const auto& one : asked) {
     infer::Request request;
+    Question question;
     try {
-      request.input = to_pixels(path, plan.teacher);
-    } catch (const std::runtime_error& error) {  // this image's alone
+      question = one.read();
+    } catch (const std::runtime_error& error) {  // this one's alone
       std::promise<infer::Response> unread;
-      pending.push_back({path.string(), unread.get_future()});
+      pending.push_back({{one.what, {}, {}}, unread.get_future()});
       infer::Response response;
       response.status = infer::Status::failed;
       response.message = error.what();
       unread.set_value(std::move(response));
       continue;
     }
+    request.input = question.input;
     request.deadline = milliseconds_of(args, "deadline");
     request.require_all = args.flag("require-all");
     auto answer = std::make_shared<std::promise<infer::Response>>();
-    pending.push_back({path.string(), answer->get_future()});
+    pending.push_back({std::move(question), answer->get_future()});
     service.submit(std::move(request),
                    [answer](infer::Response response) { answer->set_value(std::move(response)); });
     if (pending.size() >= static_cast<std::size_t>(args.integer("concurrency"))) finish();
@@ -202,49 +215,68 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
   if (args.flag("times") && !args.json()) std::printf("\n%s", times_table(last, plan).c_str());
   if (counts.partial > 0 && !args.json())
     std::fprintf(stderr, "%zu of %zu answers are without some device\n", counts.partial,
-                 images.size());
+                 asked.size());
   if (counts.failed == 0) return exit_done;
   const bool only_devices = counts.failed == counts.without_device;
   return args.flag("require-all") && only_devices ? exit_negative : exit_failed;
 }
 
-int infer(const Args& args) {
-  infer::set_threads(1);
-  check_way(args);
-  const auto images = images_of(args);
-  if (args.has("via")) {
-    infer::Client client(args.text("via"));
-    plan::Plan known;  // of a server's plan: what it takes, no prediction
-    known.teacher =
-        model::config_from_json(base::Reader::json_text(client.model_json(), args.text("via")));
-    return ask_all(args, client, known, images);
-  }
-  const plan::Bundle bundle(args.at(0));
-  const auto plan = bundle.plan(args.text_or("plan"));
-  if (args.flag("local")) return ask_all(args, *make_local(args, bundle, plan), plan, images);
-  auto aggregator = make_aggregator(args, bundle, plan);
+int open_and_ask(const Args& args, const Source& source, const model::Tokenizer* tokenizer,
+                 const std::vector<Asked>& asked) {
+  std::unique_ptr<infer::Service> service;
   try {
-    join_agents(args, *aggregator);
-  } catch (const std::runtime_error& nobody) {
+    service = source.open();
+  } catch (const NobodyAnswers& nobody) {
     if (!args.flag("require-all")) throw;
     std::fprintf(stderr, "cleave: %s\n", nobody.what());
     return exit_negative;
   }
-  return ask_all(args, *aggregator, plan, images);
+  return ask_all(args, *service, source.plan, tokenizer, asked);
+}
+
+int infer(const Args& args) {
+  infer::set_threads(1);
+  check_way(args);
+  std::vector<std::string> words = args.positionals();
+  std::filesystem::path folder;
+  if (args.has("via")) {
+    if (args.has("tokenizer")) folder = args.text("tokenizer");
+  } else if (!words.empty()) {
+    folder = words.front();
+    words.erase(words.begin());
+  }
+  if (words.empty() && !args.has("texts"))
+    throw UsageError(
+        std::string("[infer] needs ") +
+        (args.has("via") ? "IMAGE… or TEXT…" : "MODEL IMAGE…, or IMAGE… and --via HOST:PORT") +
+        "; see --help");
+  const Source source = source_of(args, folder);
+  const model::ModelConfig& config = source.plan.teacher;
+  if (!config.is_text()) {
+    const auto images = images_of(words, config);
+    if (images.empty()) throw UsageError("[infer] no image to look at");
+    return open_and_ask(args, source, nullptr, images);
+  }
+  if (config.task == model::Task::causal_lm)
+    throw std::runtime_error("[infer] saw a model that generates, needs `cleave generate`");
+  if (source.tokenizer.empty())
+    throw UsageError("[--tokenizer] is needed with --via: a server does not cut texts");
+  const auto tokenizer = tokenizer_for(config, source.tokenizer);
+  return open_and_ask(args, source, &tokenizer, texts_of(args, words, config, tokenizer));
 }
 
 }  // namespace
 
 Command infer_command() {
-  return {
-      "infer",
-      "answer for images: as aggregator, --local, or --via a running one",
-      {{"BUNDLE", "bundle folder (not with --via)", false},
-       {"IMAGE", "images or folders of images", false, true}},
-      {"local", "via", "fleet", "hosts", "plan", "without", "require-all", "deadline",
-       "join-timeout", "concurrency", "top", "logits", "times", "max-queue", "format", "verbose"},
-      "cleave infer bundle/ cat.png --top 3",
-      infer};
+  return {"infer",
+          "answer for images or texts: a model alone, or a bundle as aggregator, --local or --via",
+          {{"MODEL", "model or bundle folder (not with --via)", false},
+           {"INPUT", "images or folders of images; of models of text, texts", false, true}},
+          {"texts", "tokenizer", "lossy", "local", "via", "fleet", "hosts", "plan", "without",
+           "require-all", "deadline", "join-timeout", "concurrency", "top", "logits", "times",
+           "max-queue", "format", "verbose"},
+          "cleave infer bundle/ cat.png --top 3",
+          infer};
 }
 
 }  // namespace cleave::tools

@@ -9,6 +9,7 @@
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/tokenizer/unicode.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/print.hpp"
 
@@ -109,7 +110,74 @@ std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
   return absent;
 }
 
+/// A model alone as a plan: one part, here.
+plan::Plan whole_model(const std::string& folder) {
+  plan::Plan plan;
+  plan.strategy = "local";
+  plan.teacher = model::read_config(folder);
+  plan.parts.resize(1);
+  plan.parts[0].device = plan.aggregator = "here";
+  plan.parts[0].config = plan.teacher;
+  for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer)
+    plan.parts[0].layers.push_back(layer);
+  return plan;
+}
+
 }  // namespace
+
+Source source_of(const Args& args, const std::filesystem::path& folder) {
+  Source source;
+  const bool bundled = !folder.empty() && std::filesystem::exists(folder / "manifest.json");
+  std::shared_ptr<const plan::Bundle> bundle;
+  if (bundled) {
+    bundle = std::make_shared<plan::Bundle>(folder);
+    source.plan = bundle->plan(args.text_or("plan"));
+    source.tokenizer = bundle->tokenizer_path(source.plan);
+  } else {
+    source.tokenizer = folder;
+  }
+  if (args.has("via")) {
+    const std::string address = args.text("via");
+    const auto client = std::make_shared<std::unique_ptr<infer::Service>>();
+    auto dialled = std::make_unique<infer::Client>(address);
+    if (!bundled)
+      source.plan.teacher =
+          model::config_from_json(base::Reader::json_text(dialled->model_json(), address));
+    *client = std::move(dialled);
+    source.open = [client] { return std::move(*client); };
+  } else if (!bundled) {
+    source.plan = whole_model(folder.string());
+    source.open = [folder] { return make_original(folder.string()); };
+  } else if (args.flag("local")) {
+    source.open = [&args, bundle, plan = source.plan] { return make_local(args, *bundle, plan); };
+  } else {
+    source.open = [&args, bundle, plan = source.plan]() -> std::unique_ptr<infer::Service> {
+      auto aggregator = make_aggregator(args, *bundle, plan);
+      join_agents(args, *aggregator);
+      return aggregator;
+    };
+  }
+  return source;
+}
+
+std::string checked_text(const Args& args, const std::string& text, const std::string& where) {
+  const auto at = model::first_invalid_utf8(text);
+  if (!at) return text;
+  if (!args.flag("lossy"))
+    throw std::runtime_error("[" + where + "] byte " + std::to_string(*at) +
+                             ": is no valid UTF-8; --lossy replaces it");
+  return model::repaired_utf8(text);
+}
+
+model::Tokenizer tokenizer_for(const model::ModelConfig& config,
+                               const std::filesystem::path& folder) {
+  model::Tokenizer tokenizer = model::read_tokenizer(folder);
+  if (tokenizer.vocabulary_size() > config.vocabulary)
+    throw std::runtime_error(
+        "[" + folder.string() + "] tokenizer: saw " + std::to_string(tokenizer.vocabulary_size()) +
+        " tokens, needs at most the model's vocabulary of " + std::to_string(config.vocabulary));
+  return tokenizer;
+}
 
 void check_way(const Args& args) {
   if (args.has("via") && args.flag("local"))
@@ -159,16 +227,8 @@ std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle&
 }
 
 std::unique_ptr<infer::Service> make_original(const std::string& model_folder) {
-  plan::Plan plan;
-  plan.strategy = "local";
-  plan.teacher = model::read_config(model_folder);
-  plan.parts.resize(1);
-  plan.parts[0].device = plan.aggregator = "here";
-  plan.parts[0].config = plan.teacher;
-  for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer)
-    plan.parts[0].layers.push_back(layer);
-  return std::make_unique<LocalService>(infer::model_engine(model_folder), plan,
-                                        std::vector<bool>{});
+  return std::make_unique<LocalService>(infer::model_engine(model_folder),
+                                        whole_model(model_folder), std::vector<bool>{});
 }
 
 void join_agents(const Args& args, infer::Aggregator& aggregator) {
@@ -177,7 +237,7 @@ void join_agents(const Args& args, infer::Aggregator& aggregator) {
   for (const auto& agent : aggregator.status())
     text += (text.empty() ? "" : "; ") + agent.device + " at " + agent.address + ": " +
             (agent.last_error.empty() ? "no answer" : agent.last_error);
-  throw std::runtime_error("[fleet] no agent is joined: " + text);
+  throw NobodyAnswers("[fleet] no agent is joined: " + text);
 }
 
 std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option) {

@@ -1,15 +1,47 @@
 #pragma once
 
 #include <chrono>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "infer/aggregator.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tools/options.hpp"
 
 namespace cleave::tools {
+
+/// Where answers come from.
+struct Source {
+  /// Of a server or a model alone: what it takes, and no prediction.
+  plan::Plan plan;
+  /// The folder with a text model's tokenizer; empty where it is not known (--via).
+  std::filesystem::path tokenizer;
+  /// Loads or joins what answers, once. Throws NobodyAnswers where no agent does.
+  std::function<std::unique_ptr<infer::Service>()> open;
+};
+
+/// The server of --via, or what is in `folder`: a bundle's agents (its parts in this process with
+/// --local), or a model alone, whole. With --via a folder is asked for its tokenizer only, and may
+/// be empty.
+Source source_of(const Args& args, const std::filesystem::path& folder);
+
+/// No agent could be reached.
+struct NobodyAnswers : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// `text` where it is valid UTF-8, or repaired with --lossy. Throws std::runtime_error "[prompt 0]
+/// byte 1: is no valid UTF-8; --lossy replaces it".
+std::string checked_text(const Args& args, const std::string& text, const std::string& where);
+
+/// The tokenizer in `folder`. Throws std::runtime_error where it knows more tokens than the model.
+model::Tokenizer tokenizer_for(const model::ModelConfig& config,
+                               const std::filesystem::path& folder);
 
 /// Throws UsageError where --via, --local and --without contradict each other.
 void check_way(const Args& args);
@@ -30,8 +62,8 @@ std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle&
 /// The whole model of a folder in this process: the original that a fleet is compared with.
 std::unique_ptr<infer::Service> make_original(const std::string& model_folder);
 
-/// Waits for the agents at most --join-timeout; throws std::runtime_error with each one's error
-/// where none answers.
+/// Waits for the agents at most --join-timeout; throws NobodyAnswers with each one's error where
+/// none answers.
 void join_agents(const Args& args, infer::Aggregator& aggregator);
 
 /// A time option for the service.

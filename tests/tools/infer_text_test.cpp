@@ -1,0 +1,160 @@
+// What `cleave infer` makes of texts: classes, embeddings, tokens for a mask, alone and over
+// agents.
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include "model/checkpoint.hpp"
+#include "optimizer/plan/bundle.hpp"
+#include "tests/tools/command_line.hpp"
+
+namespace cleave::tools {
+namespace {
+
+using nlohmann::json;
+
+const std::vector<std::string> words = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the",  "cat",
+                                        "dog",   "sits",  "runs",  ",",     "a",      "film", "."};
+// [CLS] the cat [MASK] [SEP]
+const std::vector<int> masked_ids = {2, 5, 6, 4, 3};
+
+class InferText : public testing::Test {
+ protected:
+  void SetUp() override {
+    make_model("classifier", "BertForSequenceClassification");
+    make_model("encoder", "BertModel");
+    make_model("masked", "BertForMaskedLM");
+  }
+
+  void make_model(const std::string& name, const std::string& architecture) {
+    const std::string config = scratch_ / (name + "-config/config.json");
+    write_text(config, R"({"model_type": "bert", "architectures": [")" + architecture +
+                           R"("], "hidden_size": 32, "num_hidden_layers": 2,
+      "num_attention_heads": 2, "intermediate_size": 64, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "vocab_size": 14,
+      "type_vocab_size": 2, "max_position_embeddings": 16, "id2label": {"0": "bad", "1": "good"}})");
+    run({"init", "--config", scratch_ / (name + "-config"), "--out", scratch_ / name});
+    std::string vocabulary;
+    for (const auto& word : words) vocabulary += word + "\n";
+    write_text(scratch_ / (name + "/vocab.txt"), vocabulary);
+    write_text(scratch_ / (name + "/tokenizer_config.json"),
+               R"({"tokenizer_class": "BertTokenizer", "do_lower_case": true})");
+  }
+  void make_bundle(const std::string& model) {
+    write_text(scratch_ / "fleet.toml", tiny_fleet());
+    run({"plan", scratch_ / model, "--fleet", scratch_ / "fleet.toml", "--strategy", "decomposed",
+         "--max-part-share", "0.8", "--accuracy-weight", "1000", "--tokens", "8", "--out",
+         scratch_ / "plan.json"});
+    run({"decompose", scratch_ / model, "--plan", scratch_ / "plan.json", "--out",
+         scratch_ / "bundle"});
+  }
+  Ran run(const std::vector<std::string>& command, int code = 0) const {
+    auto ran = run_cleave(scratch_, command);
+    EXPECT_EQ(ran.code, code) << command[0] << ": " << ran.error << ran.out;
+    return ran;
+  }
+  std::vector<json> answers(std::vector<std::string> command) const {
+    command.insert(command.begin(), "infer");
+    command.insert(command.end(), {"--format", "json"});
+    std::istringstream lines(run(command).out);
+    std::vector<json> found;
+    for (std::string line; std::getline(lines, line);) found.push_back(json::parse(line));
+    return found;
+  }
+  /// What the model says of token numbers.
+  at::Tensor expected(const std::string& model, const std::vector<int>& ids) const {
+    const c10::NoGradGuard no_grad;
+    return model::forward(model::load(scratch_ / model), at::tensor(ids, at::kInt).unsqueeze(0));
+  }
+
+  Scratch scratch_;
+};
+
+TEST_F(InferText, AMaskGetsItsLikeliestTokens) {
+  const auto found = answers({scratch_ / "masked", "The cat [MASK]", "--top", "3"});
+  const at::Tensor shares = expected("masked", masked_ids)[0][3].softmax(0);
+  const auto [likely, order] = shares.sort(0, true);
+  const json& tokens = found.at(0).at("masks").at(0).at("tokens");
+  EXPECT_EQ(found.at(0).at("masks").at(0).at("position"), 3);
+  ASSERT_EQ(tokens.size(), 3U);
+  for (int i = 0; i < 3; ++i) {
+    const auto& token = tokens.at(static_cast<std::size_t>(i));
+    EXPECT_EQ(token.at("id"), order[i].item<std::int64_t>());
+    EXPECT_EQ(token.at("token"), words.at(static_cast<std::size_t>(order[i].item<int>())));
+    EXPECT_NEAR(token.at("share").get<double>(), likely[i].item<double>(), 1e-5);
+  }
+  const auto without = run({"infer", scratch_ / "masked", "the cat"}, 1);
+  EXPECT_NE(without.error.find("saw no [MASK], needs one to fill in"), std::string::npos);
+}
+
+TEST_F(InferText, AClassifierSaysItsLabels) {
+  write_text(scratch_ / "texts.txt", "the dog runs.\n\nthe film\n");
+  const auto found = answers(
+      {scratch_ / "classifier", "the cat, a dog", "--texts", scratch_ / "texts.txt", "--top", "2"});
+  ASSERT_EQ(found.size(), 3U);
+  EXPECT_EQ(found[0].at("text"), "the cat, a dog");
+  EXPECT_EQ(found[1].at("text"), "the dog runs.");
+  const at::Tensor shares = expected("classifier", {2, 5, 6, 10, 11, 7, 3})[0].softmax(0);
+  const auto best = shares.argmax().item<std::int64_t>();
+  const json& likeliest = found[0].at("classes").at(0);
+  EXPECT_EQ(likeliest.at("label"), best == 1 ? "good" : "bad");
+  EXPECT_NEAR(likeliest.at("share").get<double>(), shares[best].item<double>(), 1e-5);
+}
+
+TEST_F(InferText, AnEncoderGivesEmbeddings) {
+  const auto found = answers({scratch_ / "encoder", "the cat sits", "the dog runs"});
+  const at::Tensor first = expected("encoder", {2, 5, 6, 8, 3})[0];
+  const at::Tensor second = expected("encoder", {2, 5, 7, 9, 3})[0];
+  for (std::int64_t i = 0; i < first.size(0); ++i)
+    EXPECT_NEAR(found[0].at("embedding").at(static_cast<std::size_t>(i)).get<double>(),
+                first[i].item<double>(), 1e-5);
+  EXPECT_NEAR(found[0].at("cosine_with_first").get<double>(), 1, 1e-6);
+  EXPECT_NEAR(found[1].at("cosine_with_first").get<double>(),
+              at::cosine_similarity(first, second, 0).item<double>(), 1e-5);
+}
+
+TEST_F(InferText, AgentsAndAServerGiveTheLocalAnswer) {
+  make_bundle("encoder");
+  const auto agents = start_agents(scratch_ / "bundle", scratch_);
+  const std::vector<std::string> texts = {"the cat sits", "a film.", "the dog"};
+  const auto ask = [&](std::vector<std::string> how) {
+    std::vector<std::string> command = texts;
+    if (how[0] != "--via") command.insert(command.begin(), scratch_ / "bundle");
+    command.insert(command.end(), how.begin(), how.end());
+    return answers(command);
+  };
+  const auto local = ask({"--local"}), fleet = ask({"--hosts", scratch_ / "hosts.toml"});
+  const auto [server, address] = start_server(scratch_ / "bundle", scratch_);
+  const auto via = ask({"--via", address, "--tokenizer", scratch_ / "bundle"});
+  ASSERT_EQ(local.size(), 3U);
+  for (std::size_t i = 0; i < local.size(); ++i) {
+    const auto vector = local[i].at("embedding").get<std::vector<double>>();
+    for (std::size_t n = 0; n < vector.size(); ++n) {
+      EXPECT_NEAR(fleet.at(i).at("embedding").at(n).get<double>(), vector[n], 1e-5);
+      EXPECT_NEAR(via.at(i).at("embedding").at(n).get<double>(), vector[n], 1e-5);
+    }
+    EXPECT_TRUE(fleet[i].at("missing").empty());
+  }
+}
+
+TEST_F(InferText, SaysInOneLineWhatIsWrong) {
+  const auto error = [&](const std::vector<std::string>& command, int code) {
+    const auto ran = run(command, code);
+    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1) << ran.error;
+    return ran.error;
+  };
+  const auto expect_part = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  std::string text;
+  for (int i = 0; i < 20; ++i) text += "cat ";
+  expect_part(error({"infer", scratch_ / "encoder", text}, 1), "saw 22 tokens, needs at most 16");
+  expect_part(error({"infer", scratch_ / "encoder", "a\xff"}, 1),
+              "[text 0] byte 1: is no valid UTF-8; --lossy replaces it");
+  expect_part(error({"infer", scratch_ / "encoder"}, 2), "needs MODEL");
+  expect_part(error({"generate", scratch_ / "masked", "the"}, 1), "does not generate");
+  std::filesystem::remove(scratch_ / "encoder/vocab.txt");
+  expect_part(error({"infer", scratch_ / "encoder", "a"}, 1), "tokenizer");
+}
+
+}  // namespace
+}  // namespace cleave::tools
