@@ -181,7 +181,7 @@ const std::vector<Option>& options() {
        "search nothing: the relative widths, heads and depth of this plan"},
       {"width-step", Kind::integer, "N", "8", "widths are multiples of this", 1, 4096},
       {"partition", Kind::flag, "", "", "parts may not share channels or heads"},
-      {"batch", Kind::integer, "N", "1", "images in a request; a plan has its own", 1, 65536},
+      {"batch", Kind::integer, "N", "1", "images or texts in a request; a plan has its own", 1, 65536},
       {"importance",
        Kind::choice,
        "HOW",

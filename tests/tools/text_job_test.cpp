@@ -127,6 +127,56 @@ TEST_F(TextJob, EvaluateMeasuresNatsAndPerplexity) {
   EXPECT_TRUE(plan::read_measured(s / "bundle").contains("accuracy"));
 }
 
+TEST_F(TextJob, BenchMeasuresTokensAndTheirPrompts) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents(s / "bundle", own_);
+  const auto [server, address] = start_server(s / "bundle", own_);
+  const std::vector<std::vector<std::string>> ways = {
+      {s / "bundle", "--local"},
+      {s / "bundle", "--hosts", own_ / "hosts.toml"},
+      {s / "model"},
+      {"--via", address}};
+  for (auto words : ways) {
+    words.insert(words.begin(), "bench");
+    words.insert(words.end(), {"--requests", "20", "--warmup", "2", "--tokens", "10", "--generate",
+                               "8", "--concurrency", "2", "--format", "json"});
+    const json measured = json::parse(run(words).out);
+    EXPECT_EQ(measured.at("latency").at("count"), 20);
+    EXPECT_GE(measured.at("prompt").at("count"), 3);  // of 8 tokens each
+    EXPECT_LE(measured.at("prompt").at("count"), 5);
+    EXPECT_EQ(measured.at("failed"), 0);
+    EXPECT_GT(measured.at("tokens_per_s").get<double>(), 0);
+  }
+  // The plan's own shape where nothing is said.
+  const json planned = json::parse(
+      run({"bench", s / "bundle", "--local", "--requests", "2", "--format", "json"}).out);
+  EXPECT_EQ(planned.at("tokens"), 16);
+  EXPECT_EQ(planned.at("generate"), 32);
+  const auto refused = run({"bench", s / "model", "--tokens", "127", "--generate", "2"}, 2);
+  EXPECT_TRUE(contains(refused.error, "saw 127 and 2 to generate, needs at most 128 together"));
+}
+
+TEST_F(TextJob, TheTestbedAsksFleetAndOriginalForTokensInTurn) {
+  Process::Options options;
+  options.words = {CLEAVE_TESTBED, *shared_ / "bundle",
+                   "--fleet",      *shared_ / "fleet.toml",
+                   "--original",   *shared_ / "model",
+                   "--requests",   "40",
+                   "--warmup",     "2",
+                   "--loopback",   "--format",
+                   "json",         "--dry-run"};
+  options.log = own_ / "testbed.log";
+  Process testbed(options);
+  const json measured = json::parse(testbed.read_all());
+  EXPECT_NE(testbed.wait(), 1) << base::read_text(options.log);  // 3: this machine is busy
+  EXPECT_EQ(measured.at("generate"), 32);
+  EXPECT_LE(measured.at("against_local").get<double>(), 1e-5);
+  for (const auto& system : measured.at("systems")) {
+    EXPECT_EQ(system.at("latency_s").size(), 40U);
+    EXPECT_EQ(system.at("failed"), 0);
+  }
+}
+
 TEST_F(TextJob, SaysInOneLineWhatIsWrong) {
   const Scratch& s = *shared_;
   const auto error = [&](std::vector<std::string> words, int code) {

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <mutex>
 
 #include <nlohmann/json.hpp>
@@ -10,10 +11,10 @@
 #include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
-#include "model/config/hugging_face.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
+#include "tools/commands/workload.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -22,6 +23,7 @@ namespace {
 /// What a run of requests showed.
 struct Measured {
   std::vector<double> latency_s, overhead_s, fuse_s;
+  std::vector<double> prompt_s;  // of texts that are generated; the rest is of their steps
   std::map<std::string, std::vector<double>> compute_s, round_trip_s;
   std::size_t failed = 0, partial = 0;
   double wall_s = 0, bytes_on_wire = 0;
@@ -29,20 +31,28 @@ struct Measured {
 };
 
 /// Keeps `concurrency` requests in flight until `count` are answered, or the callback stops it.
-Measured measure(infer::Service& service, const infer::Request& request, std::int64_t count,
-                 std::int64_t concurrency, const base::ProgressCallback& progress) {
+Measured measure(infer::Service& service, const Workload& workload,
+                 std::chrono::milliseconds deadline, std::int64_t count, std::int64_t concurrency,
+                 const base::ProgressCallback& progress) {
   Measured measured;
   std::mutex mutex;
   std::condition_variable changed;
-  std::int64_t in_flight = 0, done = 0;
+  std::vector<Workload::Stream> streams(static_cast<std::size_t>(concurrency));
+  std::vector<Workload::Stream*> resting;
+  for (auto& stream : streams) resting.push_back(&stream);
+  std::atomic<std::int64_t> done{0};
   const auto started = infer::Clock::now();
-  const auto on_done = [&](infer::Clock::time_point asked, const infer::Response& response) {
+  const auto on_done = [&](Workload::Stream* stream, bool counts, infer::Clock::time_point asked,
+                           const infer::Response& response) {
     const double latency_s = std::chrono::duration<double>(infer::Clock::now() - asked).count();
     const std::lock_guard lock(mutex);
-    --in_flight;
-    ++done;
+    resting.push_back(stream);
     if (response.status != infer::Status::answered) {
       if (measured.failed++ == 0) measured.first_failure = response.message;
+      stream->past = std::numeric_limits<std::int64_t>::max();  // this text is over
+      done += counts ? 0 : 1;                                   // nor will it ask for a step
+    } else if (!counts) {
+      measured.prompt_s.push_back(latency_s);
     } else {
       measured.latency_s.push_back(latency_s);
       measured.overhead_s.push_back(response.overhead_s);
@@ -61,17 +71,25 @@ Measured measure(infer::Service& service, const infer::Request& request, std::in
     }
     changed.notify_all();
   };
-  for (std::int64_t i = 0; i < count && progress({"bench", i, count, ""}); ++i) {
+  while (progress({"bench", done, count, ""})) {
     std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return in_flight < concurrency; });
-    ++in_flight;
+    changed.wait(lock, [&] { return !resting.empty(); });
+    if (done >= count) break;
+    Workload::Stream* stream = resting.back();
+    resting.pop_back();
     lock.unlock();
-    service.submit(request, [&on_done, asked = infer::Clock::now()](
-                                const infer::Response& response) { on_done(asked, response); });
+    auto [request, counts] = workload.next(*stream, service);
+    request.deadline = deadline;
+    done += counts ? 1 : 0;
+    service.submit(
+        std::move(request),
+        [&on_done, stream, counts = counts, asked = infer::Clock::now()](
+            const infer::Response& response) { on_done(stream, counts, asked, response); });
   }
   std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return in_flight == 0; });
+  changed.wait(lock, [&] { return resting.size() == streams.size(); });
   measured.wall_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
+  for (auto& stream : streams) workload.end(stream, service);
   return measured;
 }
 
@@ -99,48 +117,30 @@ nlohmann::json to_json(const std::vector<double>& values) {
 /// What is asked, and what is known of it.
 struct Target {
   std::unique_ptr<infer::Service> service;
-  model::ModelConfig config;
-  plan::Plan plan;  // empty where only a model or a server is known
+  plan::Plan plan;  // of a model alone or a server: what it takes, no prediction
   std::string what;
 };
 
 Target find_target(const Args& args) {
-  Target target;
-  if (args.has("via")) {
-    target.what = args.text("via");
-    auto client = std::make_unique<infer::Client>(target.what);
-    target.config =
-        model::config_from_json(base::Reader::json_text(client->model_json(), target.what));
-    target.service = std::move(client);
-    return target;
-  }
-  if (args.positionals().empty())
+  const bool via = args.has("via");
+  if (!via && args.positionals().empty())
     throw UsageError("[bench] needs a BUNDLE, a MODEL or --via HOST:PORT");
-  target.what = args.at(0);
-  if (!std::filesystem::exists(std::filesystem::path(target.what) / "manifest.json")) {
-    if (args.has("without"))
-      throw UsageError("[--without] saw " + target.what + ", a model folder; needs a bundle");
-    target.config = model::read_config(target.what);
-    target.service = make_original(target.what);
-    return target;
-  }
-  const plan::Bundle bundle(target.what);
-  target.plan = bundle.plan(args.text_or("plan"));
-  target.config = target.plan.teacher;
-  if (args.flag("local")) {
-    target.service = make_local(args, bundle, target.plan);
-  } else {
-    auto aggregator = make_aggregator(args, bundle, target.plan);
-    join_agents(args, *aggregator);
-    target.service = std::move(aggregator);
-  }
+  Target target;
+  target.what = via ? args.text("via") : args.at(0);
+  const std::filesystem::path folder = via ? "" : target.what;
+  if (!via && args.has("without") && !std::filesystem::exists(folder / "manifest.json"))
+    throw UsageError("[--without] saw " + target.what + ", a model folder; needs a bundle");
+  const Source source = source_of(args, folder);
+  target.plan = source.plan;
+  target.service = source.open();
   return target;
 }
 
-void print_text(const Measured& measured, const Table& table, std::int64_t batch,
-                std::int64_t concurrency, double images_per_s) {
-  std::printf("%s\nbatch %lld, %lld in flight: %.1f images/s", table.text().c_str(),
-              static_cast<long long>(batch), static_cast<long long>(concurrency), images_per_s);
+void print_text(const Measured& measured, const Table& table, const Workload& workload,
+                std::int64_t concurrency, double rate) {
+  std::printf("%s\nbatch %lld, %lld in flight: %.1f %s/s", table.text().c_str(),
+              static_cast<long long>(workload.shape().batch), static_cast<long long>(concurrency),
+              rate, workload.unit());
   if (measured.bytes_on_wire > 0)
     std::printf(", %s on the wire a request", base::format_bytes(measured.bytes_on_wire).c_str());
   std::printf("\n");
@@ -149,16 +149,20 @@ void print_text(const Measured& measured, const Table& table, std::int64_t batch
     std::printf("%zu requests failed: %s\n", measured.failed, measured.first_failure.c_str());
 }
 
-void print_json(const Measured& measured, const Target& target, std::int64_t batch,
-                std::int64_t concurrency, double images_per_s) {
+void print_json(const Measured& measured, const Target& target, const Workload& workload,
+                std::int64_t concurrency, double rate) {
+  const plan::RequestShape& shape = workload.shape();
   nlohmann::json json{{"what", target.what},
-                      {"batch", batch},
+                      {"batch", shape.batch},
+                      {"tokens", shape.tokens},
+                      {"generate", shape.generate},
                       {"concurrency", concurrency},
                       {"latency", to_json(measured.latency_s)},
                       {"aggregator_overhead", to_json(measured.overhead_s)},
                       {"fuse", to_json(measured.fuse_s)},
                       {"predicted_fuse_s", predicted_fuse_s(target.plan)},
-                      {"images_per_s", images_per_s},
+                      {"prompt", to_json(measured.prompt_s)},
+                      {std::string(workload.unit()) + "_per_s", rate},
                       {"bytes_on_wire", measured.bytes_on_wire},
                       {"predicted_latency_s", target.plan.prediction.latency_s},
                       {"failed", measured.failed},
@@ -173,26 +177,34 @@ void print_json(const Measured& measured, const Target& target, std::int64_t bat
 
 int bench(const Args& args) {
   infer::set_threads(1);
-  const auto batch = args.integer("batch"), concurrency = args.integer("concurrency");
+  const auto concurrency = args.integer("concurrency");
   check_way(args);
   const Target target = find_target(args);
+  const Workload workload = from_options([&] {
+    const auto& config = target.plan.teacher;
+    return Workload(config, shape_of(args, target.plan.shape, config),
+                    static_cast<std::uint64_t>(args.integer("seed")));
+  });
   catch_signals();
-  infer::Request request;
-  request.input =
-      noise_images(target.config, batch, static_cast<std::uint64_t>(args.integer("seed")));
-  request.deadline = milliseconds_of(args, "deadline");
+  const auto deadline = milliseconds_of(args, "deadline");
   const Measured measured = [&] {
     ProgressBar bar;
     const auto progress = bar.callback();
-    measure(*target.service, request, args.integer("warmup"), concurrency, progress);
-    return measure(*target.service, request, args.integer("requests"), concurrency, progress);
+    const auto run = [&](const char* count) {
+      return measure(*target.service, workload, deadline, args.integer(count), concurrency,
+                     progress);
+    };
+    run("warmup");
+    return run("requests");
   }();
 
   // The plan's figures are of its fleet and its batch; others are compared with nothing.
   const plan::Prediction& predicted = target.plan.prediction;
-  const bool on_fleet = !args.flag("local") && batch == target.plan.shape.batch;
+  const bool on_fleet = !args.flag("local") && workload.shape() == target.plan.shape;
   Table table({"what", "median", "MAD", "p90", "p99", "predicted", "requests"});
-  add_row(table, "latency", measured.latency_s, on_fleet ? predicted.latency_s : 0);
+  add_row(table, workload.generates() ? "a token" : "latency", measured.latency_s,
+          on_fleet ? predicted.latency_s : 0);
+  add_row(table, "prompt", measured.prompt_s);
   for (const auto& [device, values] : measured.compute_s) {
     add_row(table, "compute " + device, values, on_fleet ? predicted.of(device).compute_s : 0);
     add_row(table, "round trip " + device, measured.round_trip_s.at(device));
@@ -201,12 +213,12 @@ int bench(const Args& args) {
   add_row(table, "aggregator overhead", measured.overhead_s);
   write_csv(args, table);
 
-  const double images_per_s =
-      static_cast<double>(batch) * static_cast<double>(measured.latency_s.size()) / measured.wall_s;
+  const double rate = static_cast<double>(workload.shape().batch) *
+                      static_cast<double>(measured.latency_s.size()) / measured.wall_s;
   if (args.json())
-    print_json(measured, target, batch, concurrency, images_per_s);
+    print_json(measured, target, workload, concurrency, rate);
   else
-    print_text(measured, table, batch, concurrency, images_per_s);
+    print_text(measured, table, workload, concurrency, rate);
   if (stop_wanted())
     std::fprintf(stderr, "stopped after %zu requests\n",
                  measured.latency_s.size() + measured.failed);
@@ -219,9 +231,9 @@ Command bench_command() {
   return {"bench",
           "latency and throughput with their spread",
           {{"BUNDLE", "bundle folder, or a model folder (the original, in this process)", false}},
-          {"via", "local", "fleet", "hosts", "plan", "requests", "warmup", "concurrency", "batch",
-           "deadline", "join-timeout", "max-queue", "without", "seed", "csv", "dry-run", "format",
-           "verbose"},
+          {"via",         "local", "fleet",  "hosts",    "plan",     "requests",     "warmup",
+           "concurrency", "batch", "tokens", "generate", "deadline", "join-timeout", "max-queue",
+           "without",     "seed",  "csv",    "dry-run",  "format",   "verbose"},
           "cleave bench bundle/ --requests 500 --concurrency 8",
           bench};
 }

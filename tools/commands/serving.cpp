@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
-#include <random>
 #include <sstream>
 
 #include "base/units.hpp"
@@ -242,17 +241,6 @@ void join_agents(const Args& args, infer::Aggregator& aggregator) {
 
 std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * args.seconds(option)));
-}
-
-net::Value noise_images(const model::ModelConfig& config, std::int64_t batch, std::uint64_t seed) {
-  net::Value value;
-  value.element = base::Element::u8;
-  value.dims = {batch, config.channels, config.image_height, config.image_width};
-  std::mt19937_64 random(seed);
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(value.count()));
-  for (auto& byte : bytes) byte = static_cast<std::uint8_t>(random() & 0xFF);
-  value.data = net::Buffer::copy_of(bytes.data(), bytes.size());
-  return value;
 }
 
 infer::Response ask(infer::Service& service, infer::Request request) {

@@ -69,9 +69,6 @@ void join_agents(const Args& args, infer::Aggregator& aggregator);
 /// A time option for the service.
 std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option);
 
-/// Pixels for measuring: compute does not depend on what is in an image. uint8 [batch, c, h, w].
-net::Value noise_images(const model::ModelConfig& config, std::int64_t batch, std::uint64_t seed);
-
 /// Waits for one answer.
 infer::Response ask(infer::Service& service, infer::Request request);
 

@@ -26,6 +26,7 @@
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
+#include "tools/commands/workload.hpp"
 #include "tools/print.hpp"
 #include "tools/testbed/memory_cgroup.hpp"
 #include "tools/testbed/network.hpp"
@@ -93,6 +94,7 @@ struct System {
   std::unique_ptr<Process> server;
   std::map<std::string, double> runtime_bytes;  // of each process, before its model
   std::unique_ptr<infer::Client> client;
+  Workload::Stream stream;
   std::vector<double> latency_s, overhead_s, fuse_s;
   std::map<std::string, std::vector<double>> compute_s, round_trip_s;
   double bytes_on_wire = 0;
@@ -181,9 +183,11 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
 }
 
 /// A bundle of strategy `local`: the whole model on the fastest device.
-fs::path make_original_bundle(const Ground& ground, const fs::path& model, const fs::path& out) {
+fs::path make_original_bundle(const Ground& ground, const fs::path& model,
+                              const plan::RequestShape& shape, const fs::path& out) {
   plan::Plan plan;
   plan.strategy = "local";
+  plan.shape = shape;
   plan.teacher = model::read_config(model);
   plan.aggregator = ground.fleet.devices[ground.fleet.aggregator()].name;
   plan::PlanPart whole;
@@ -197,8 +201,18 @@ fs::path make_original_bundle(const Ground& ground, const fs::path& model, const
   return out;
 }
 
-void ask_once(System& system, const infer::Request& request, bool count) {
-  const auto response = ask(*system.client, request);
+/// One request that counts, behind the prompt that it needs.
+void ask_once(System& system, const Workload& workload, milliseconds deadline, bool count) {
+  infer::Response response;
+  for (bool counts = false; !counts;) {
+    auto item = workload.next(system.stream, *system.client);
+    counts = item.counts;
+    item.request.deadline = deadline;
+    response = ask(*system.client, std::move(item.request));
+    if (response.status == infer::Status::answered) continue;
+    workload.end(system.stream, *system.client);
+    break;
+  }
   if (!count) return;
   if (response.status != infer::Status::answered) {
     ++system.failed;
@@ -221,15 +235,16 @@ void ask_once(System& system, const infer::Request& request, bool count) {
 }
 
 /// Asks each system once in every round; the first `warmup` rounds do not count.
-void ask_in_turn(std::vector<System>& systems, const infer::Request& request, std::int64_t warmup,
-                 std::int64_t requests) {
+void ask_in_turn(std::vector<System>& systems, const Workload& workload, milliseconds deadline,
+                 std::int64_t warmup, std::int64_t requests) {
   ProgressBar bar;
   const auto progress = bar.callback();
   base::Progress now{"testbed", 0, warmup + requests, ""};
   for (; now.done < now.total && !stop_wanted(); ++now.done) {
-    for (auto& system : systems) ask_once(system, request, now.done >= warmup);
+    for (auto& system : systems) ask_once(system, workload, deadline, now.done >= warmup);
     progress(now);
   }
+  for (auto& system : systems) workload.end(system.stream, *system.client);
 }
 
 /// Every device multiplies matrices at once, each in its own process; measured share of a core
@@ -298,14 +313,15 @@ int speed_check(double share, const std::string& turns) {
 }
 
 /// The fused answer over the wire against every part in this process.
-double largest_difference(System& system, const fs::path& bundle, const net::Value& input) {
+double largest_difference(System& system, const fs::path& bundle, const net::Value& input,
+                          milliseconds deadline) {
   const plan::Bundle files(bundle);
   const auto engine = infer::local_engine(files, system.plan);
   engine->prepare();
   const auto expected = infer::run_locally(*engine, system.plan, input);
   infer::Request request;
   request.input = input;
-  request.deadline = std::chrono::seconds(60);
+  request.deadline = deadline;
   request.require_all = true;
   const auto response = ask(*system.client, request);
   if (response.status != infer::Status::answered)
@@ -483,6 +499,10 @@ int testbed(const Args& args) {
   const auto wanted = plan::Bundle(bundle).plan();
   ground.index_of(wanted.aggregator);
   for (const auto& part : wanted.parts) ground.index_of(part.device);
+  const Workload workload = from_options([&] {
+    return Workload(wanted.teacher, shape_of(args, wanted.shape, wanted.teacher),
+                    static_cast<std::uint64_t>(args.integer("seed")));
+  });
   const auto speeds = check_speeds(ground);
   std::vector<System> systems(args.has("original") ? 2 : 1);
   systems[0].what = "system";
@@ -491,15 +511,13 @@ int testbed(const Args& args) {
     systems[1].what = "original";
     systems[1].limited = false;
     start(systems[1], ground,
-          make_original_bundle(ground, args.text("original"), scratch.path() / "original"));
+          make_original_bundle(ground, args.text("original"), workload.shape(),
+                               scratch.path() / "original"));
   }
 
-  infer::Request request;
-  request.input =
-      noise_images(systems[0].plan.teacher, 1, static_cast<std::uint64_t>(args.integer("seed")));
-  request.deadline = milliseconds_of(args, "deadline");
-  const double difference = largest_difference(systems[0], bundle, request.input);
-  ask_in_turn(systems, request, args.integer("warmup"), args.integer("requests"));
+  const auto deadline = milliseconds_of(args, "deadline");
+  const double difference = largest_difference(systems[0], bundle, workload.input(), deadline);
+  ask_in_turn(systems, workload, deadline, args.integer("warmup"), args.integer("requests"));
   if (stop_wanted()) {
     std::fprintf(stderr, "cleave-testbed: stopped\n");
     return exit_failed;
@@ -512,6 +530,9 @@ int testbed(const Args& args) {
                            : 0;
   const auto failures = shortfalls(speeds, systems, ground);
   nlohmann::json json{{"bundle", identity},
+                      {"batch", workload.shape().batch},
+                      {"tokens", workload.shape().tokens},
+                      {"generate", workload.shape().generate},
                       {"holds", failures.empty()},
                       {"network", network_note},
                       {"dilate", ground.dilate},
@@ -551,8 +572,8 @@ Command testbed_command() {
   return {"testbed",
           "a fleet on this one machine: paced agents, shaped links, the original in turn",
           {{"BUNDLE", "bundle folder"}},
-          {"fleet", "original", "requests", "warmup", "deadline", "dilate", "loopback", "seed",
-           "dry-run", "format", "verbose"},
+          {"fleet", "original", "requests", "warmup", "batch", "tokens", "generate", "deadline",
+           "dilate", "loopback", "seed", "dry-run", "format", "verbose"},
           "cleave-testbed bundle/ --fleet fleet.toml --original teacher/",
           testbed};
 }
