@@ -8,6 +8,7 @@
 #include "base/progress.hpp"
 #include "decompose/importance.hpp"
 #include "decompose/slice.hpp"
+#include "model/config/safetensors.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace cleave::decompose {
@@ -48,9 +49,11 @@ DecomposeSummary decompose(const std::filesystem::path& teacher, plan::Plan plan
                            const SelectOptions& options = {});
 
 /// A randomly initialised model folder from a config, streamed (peak memory: below a megabyte);
-/// marked in its config. Same seed: same bytes, on every machine. `progress` counts tensors.
+/// marked in its config; in shards of `shard_bytes`. Same seed: same bytes, on every machine.
+/// `progress` counts tensors.
 void init(const model::ModelConfig& config, std::uint64_t seed, const std::filesystem::path& out,
-          const base::ProgressCallback& progress = {});
+          const base::ProgressCallback& progress = {},
+          std::uint64_t shard_bytes = model::shard_bytes);
 /// "vit-base", "vit-large", "deit-tiny", "deit-small", "deit-base": shapes of published models.
 model::ModelConfig preset(const std::string& name);
 std::vector<std::string> preset_names();

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "model/config/hugging_face.hpp"
+#include "model/config/safetensors.hpp"
 
 namespace cleave::decompose {
 namespace {
@@ -29,10 +30,11 @@ void expect_replaceable(const std::filesystem::path& out, const std::string& mar
 }
 
 ModelFolder::ModelFolder(const std::filesystem::path& out)
-    : staged_(replaceable_model(out), config_file) {}
+    : out_(out), staged_(replaceable_model(out), config_file) {}
 
 void ModelFolder::commit(const model::ModelConfig& config) {
   model::write_config(config, staged_.path());
+  model::remove_other_weights(out_, staged_.path());
   staged_.commit();
 }
 

@@ -23,11 +23,12 @@ class ModelFolder {
  public:
   explicit ModelFolder(const std::filesystem::path& out);
   /// Where the weights go.
-  std::filesystem::path weights() const { return staged_.path() / "model.safetensors"; }
+  const std::filesystem::path& path() const { return staged_.path(); }
   /// Once the weights are complete.
   void commit(const model::ModelConfig& config);
 
  private:
+  std::filesystem::path out_;
   base::StagedFolder staged_;
 };
 

@@ -92,7 +92,7 @@ void fill(const std::string& name, const Normal& normal, std::uint64_t begin,
 }
 
 void write_tensor(const model::StoredTensor& stored, std::uint64_t seed,
-                  model::SafetensorsWriter& writer) {
+                  model::ModelWriter& writer) {
   constexpr std::int64_t chunk = 1 << 16;
   const std::string& name = stored.parts.front().name;
   std::int64_t count = 0;
@@ -188,7 +188,7 @@ model::ModelConfig config_of(const Preset& preset) {
 }  // namespace
 
 void init(const model::ModelConfig& config, std::uint64_t seed, const std::filesystem::path& out,
-          const base::ProgressCallback& progress) {
+          const base::ProgressCallback& progress, std::uint64_t shard_bytes) {
   config.check();
   const auto tensors = model::stored_tensors(config);
   std::vector<model::TensorEntry> entries;
@@ -199,7 +199,7 @@ void init(const model::ModelConfig& config, std::uint64_t seed, const std::files
     entries.push_back(std::move(entry));
   }
   ModelFolder folder(out);
-  model::SafetensorsWriter writer(folder.weights(), std::move(entries));
+  model::ModelWriter writer(folder.path(), std::move(entries), {}, shard_bytes);
   Steps steps("init " + out.filename().string(), static_cast<std::int64_t>(tensors.size()),
               progress);
   for (const auto& stored : tensors) {

@@ -146,7 +146,7 @@ class Cuts {
 class Gather {
  public:
   Gather(const std::vector<std::int64_t>& dims, std::vector<std::vector<Run>> runs,
-         std::int64_t element_bytes, model::SafetensorsWriter& writer)
+         std::int64_t element_bytes, model::ModelWriter& writer)
       : runs_(std::move(runs)), strides_(dims.size()), writer_(writer) {
     std::int64_t stride = element_bytes;
     for (std::size_t axis = dims.size(); axis-- > 0;) {
@@ -196,7 +196,7 @@ class Gather {
 
   std::vector<std::vector<Run>> runs_;  // by axis
   std::vector<std::int64_t> strides_;   // bytes
-  model::SafetensorsWriter& writer_;
+  model::ModelWriter& writer_;
   std::vector<std::byte> buffer_;
 };
 
@@ -326,7 +326,7 @@ void slice(const std::filesystem::path& teacher, const KeepList& keep,
   const auto pieces = pieces_of(config, part, keep, files);
 
   ModelFolder folder(out);
-  model::SafetensorsWriter writer(folder.weights(), entries_of(pieces), files.metadata());
+  model::ModelWriter writer(folder.path(), entries_of(pieces), files.metadata());
   Steps steps("cut " + out.filename().string(), static_cast<std::int64_t>(pieces.size()), progress);
   for (const auto& piece : pieces) {
     steps.next();

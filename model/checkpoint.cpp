@@ -81,20 +81,21 @@ Transformer load(const std::filesystem::path& folder) {
   return model;
 }
 
-void save(const Transformer& model, const std::filesystem::path& folder) {
+void save(const Transformer& model, const std::filesystem::path& folder, std::uint64_t most) {
   model.config.check();
   const auto list = stored_tensors(model.config);
   std::vector<TensorEntry> entries;
   for (const StoredTensor& stored : list)
     entries.push_back({stored.key, base::Element::f32, stored.dims(), 0, 0});
   base::StagedFolder staged(folder, "config.json");
-  SafetensorsWriter writer(staged.path() / "model.safetensors", std::move(entries));
+  ModelWriter writer(staged.path(), std::move(entries), {}, most);
   for (const StoredTensor& stored : list) {
     const Tensor tensor = to_stored(model, stored);
     writer.write(tensor.data_ptr<float>(), tensor.nbytes());
   }
   writer.commit();
   write_config(model.config, staged.path());
+  remove_other_weights(folder, staged.path());
   staged.commit();
 }
 

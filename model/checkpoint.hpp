@@ -14,9 +14,11 @@ namespace cleave::model {
 /// (check_tensors). Throws std::runtime_error.
 Transformer load(const std::filesystem::path& folder);
 
-/// Writes config.json, for images preprocessor_config.json, and model.safetensors under the
-/// checkpoint's own names; `folder` exists afterwards whole or not at all.
-void save(const Transformer& model, const std::filesystem::path& folder);
+/// Writes config.json, for images preprocessor_config.json, and model.safetensors (above `most`
+/// bytes shards with their index) under the checkpoint's own names; `folder` exists afterwards
+/// whole or not at all.
+void save(const Transformer& model, const std::filesystem::path& folder,
+          std::uint64_t most = shard_bytes);
 
 /// Random weights as Hugging Face initialises them (normal 0.02, zeros, ones). Same seed: same
 /// weights.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -14,6 +15,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/file.hpp"
 #include "base/reader.hpp"
 
 namespace cleave::model {
@@ -25,6 +27,7 @@ constexpr std::uint64_t length_bytes = 8;  // of the header's length at the star
 constexpr std::uint64_t max_header_bytes = 100'000'000;
 constexpr std::uint64_t data_alignment = 64;
 constexpr std::string_view metadata_key = "__metadata__";
+constexpr const char* index_file = "model.safetensors.index.json";
 
 constexpr std::array<std::pair<std::string_view, Element>, 9> dtypes = {
     {{"F32", Element::f32},
@@ -384,7 +387,7 @@ std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::ui
 TensorFiles::TensorFiles(const std::filesystem::path& path) : path_(path) {
   const bool folder = std::filesystem::is_directory(path);
   const auto single = folder ? path / "model.safetensors" : path;
-  const auto index = path / "model.safetensors.index.json";
+  const auto index = path / index_file;
   if (std::filesystem::is_regular_file(single)) {
     add_file(single);
   } else if (folder && std::filesystem::exists(index)) {
@@ -479,6 +482,77 @@ void SafetensorsWriter::commit() {
     throw std::logic_error("[safetensors] saw " + std::to_string(written_) +
                            " bytes of tensors, needs " + std::to_string(expected_));
   file_.commit();
+}
+
+ModelWriter::ModelWriter(const std::filesystem::path& folder, std::vector<TensorEntry> entries,
+                         const std::map<std::string, std::string>& metadata, std::uint64_t most)
+    : folder_(folder), metadata_(metadata), shards_(1) {
+  for (TensorEntry& entry : entries) {
+    const std::uint64_t bytes = byte_count(entry.element, entry.dims).value_or(0);
+    if (shards_.back().bytes > 0 && shards_.back().bytes + bytes > most) shards_.emplace_back();
+    shards_.back().bytes += bytes;
+    shards_.back().entries.push_back(std::move(entry));
+  }
+  for (std::size_t i = 0; i < shards_.size(); ++i) {
+    char name[64];
+    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards_.size());
+    shards_[i].file = shards_.size() == 1 ? "model.safetensors" : name;
+  }
+  begin(0);
+}
+
+void ModelWriter::begin(std::size_t shard) {
+  shard_ = shard;
+  written_ = 0;
+  writer_ = std::make_unique<SafetensorsWriter>(folder_ / shards_[shard].file,
+                                                shards_[shard].entries, metadata_);
+}
+
+void ModelWriter::write(const void* data, std::size_t bytes) {
+  const auto* next = static_cast<const std::byte*>(data);
+  while (bytes > 0) {
+    if (written_ == shards_[shard_].bytes && shard_ + 1 < shards_.size()) {
+      writer_->commit();
+      begin(shard_ + 1);
+    }
+    const bool last = shard_ + 1 == shards_.size();
+    const std::uint64_t room = shards_[shard_].bytes - written_;
+    const auto count =
+        last ? bytes : static_cast<std::size_t>(std::min<std::uint64_t>(bytes, room));
+    writer_->write(next, count);
+    next += count;
+    written_ += count;
+    bytes -= count;
+  }
+}
+
+void ModelWriter::commit() {
+  writer_->commit();
+  if (shard_ + 1 != shards_.size())
+    throw std::logic_error("[safetensors] saw " + std::to_string(shard_ + 1) + " shards, needs " +
+                           std::to_string(shards_.size()));
+  if (shards_.size() == 1) return;
+  nlohmann::json index = {{"metadata", {{"total_size", 0}}},
+                          {"weight_map", nlohmann::json::object()}};
+  std::uint64_t total = 0;
+  for (const Shard& shard : shards_) {
+    total += shard.bytes;
+    for (const TensorEntry& entry : shard.entries) index["weight_map"][entry.name] = shard.file;
+  }
+  index["metadata"]["total_size"] = total;
+  base::write_whole(folder_ / index_file, index.dump(2) + "\n");
+}
+
+void remove_other_weights(const std::filesystem::path& old, const std::filesystem::path& fresh) {
+  if (!std::filesystem::is_directory(old)) return;
+  std::vector<std::filesystem::path> stale;
+  for (const auto& entry : std::filesystem::directory_iterator(old)) {
+    const std::string name = entry.path().filename().string();
+    const bool weights = entry.path().extension() == ".safetensors" || name == index_file;
+    if (weights && name.rfind("model", 0) == 0 && !std::filesystem::exists(fresh / name))
+      stale.push_back(entry.path());
+  }
+  for (const auto& path : stale) std::filesystem::remove(path);
 }
 
 void convert_to_f32(Element from, const std::byte* source, std::int64_t count, float* target) {

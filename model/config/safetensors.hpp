@@ -80,6 +80,40 @@ class SafetensorsWriter {
   std::uint64_t expected_ = 0, written_ = 0;
 };
 
+/// Bytes of tensors in one file of a model folder, above which Transformers begins another.
+constexpr std::uint64_t shard_bytes = 5'000'000'000;
+
+/// Writes the tensors of a model folder: model.safetensors, or where they are more than `most`
+/// bytes model-00001-of-00003.safetensors … and model.safetensors.index.json, each file with as
+/// many tensors as it can take. write() as SafetensorsWriter's.
+class ModelWriter {
+ public:
+  ModelWriter(const std::filesystem::path& folder, std::vector<TensorEntry> entries,
+              const std::map<std::string, std::string>& metadata = {},
+              std::uint64_t most = shard_bytes);
+  void write(const void* data, std::size_t bytes);
+  void commit();
+
+ private:
+  struct Shard {
+    std::string file;
+    std::vector<TensorEntry> entries;
+    std::uint64_t bytes = 0;
+  };
+  void begin(std::size_t shard);
+
+  std::filesystem::path folder_;
+  std::map<std::string, std::string> metadata_;
+  std::vector<Shard> shards_;
+  std::size_t shard_ = 0;
+  std::uint64_t written_ = 0;  // of this shard
+  std::unique_ptr<SafetensorsWriter> writer_;
+};
+
+/// Removes weights from the model folder `old` that `fresh`, which takes its place, does not have:
+/// what lies there in one file would hide shards.
+void remove_other_weights(const std::filesystem::path& old, const std::filesystem::path& fresh);
+
 /// Any element type -> fp32, elementwise, any alignment. `count` elements.
 void convert_to_f32(base::Element from, const std::byte* source, std::int64_t count, float* target);
 

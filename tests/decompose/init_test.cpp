@@ -35,6 +35,22 @@ TEST(Init, WritesAFolderThatSaysItIsRandom) {
   EXPECT_NO_THROW(model::check_tensors(config, files));
 }
 
+TEST(Init, ShardsHoldTheSameWeightsAndGoWhereOneFileComes) {
+  const Scratch scratch;
+  init(tiny_config(), 7, scratch / "one");
+  init(tiny_config(), 7, scratch / "shards", {}, 10000);
+  const model::TensorFiles one(scratch / "one"), shards(scratch / "shards");
+  ASSERT_EQ(one.entries().size(), shards.entries().size());
+  for (const auto& [name, entry] : one.entries())
+    EXPECT_EQ(std::memcmp(one.data(entry), shards.data(shards.at(name)), entry.bytes), 0) << name;
+  EXPECT_FALSE(std::filesystem::exists(scratch / "shards/model.safetensors"));
+  init(tiny_config(), 7, scratch / "shards");
+  init(tiny_config(), 7, scratch / "one", {}, 10000);
+  EXPECT_TRUE(std::filesystem::exists(scratch / "shards/model.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "shards/model.safetensors.index.json"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "one/model.safetensors"));
+}
+
 TEST(Init, WeightsAreNormalBiasesZeroAndNormsOne) {
   const Scratch scratch;
   auto config = tiny_config();

@@ -210,6 +210,48 @@ TEST(TensorFiles, ReadBackWhatTheWriterWrote) {
   EXPECT_EQ(std::memcmp(files.data(files.at("b")), b.data(), 8), 0);
 }
 
+TEST(ModelWriter, CutsIntoShardsAndPutsOneFileInTheirPlaceAgain) {
+  const Scratch scratch;
+  const std::vector<float> values = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  const std::vector<TensorEntry> entries = {{"a", Element::f32, {2, 2}, 0, 0},
+                                            {"b", Element::f32, {0}, 0, 0},
+                                            {"c", Element::f32, {1}, 0, 0},
+                                            {"d", Element::f32, {5}, 0, 0}};
+  const auto write = [&](const std::filesystem::path& folder, std::uint64_t most) {
+    std::filesystem::create_directories(folder);
+    ModelWriter writer(folder, entries, {{"origin", "test"}}, most);
+    writer.write(values.data(), 12);  // in pieces that are not the tensors'
+    writer.write(values.data() + 3, 28);
+    writer.commit();
+    const TensorFiles files(folder);
+    EXPECT_EQ(files.metadata().at("origin"), "test");
+    std::vector<float> read;
+    for (const auto& entry : entries) {
+      const auto& found = files.at(entry.name);
+      EXPECT_EQ(found.dims, entry.dims);
+      const auto* data = reinterpret_cast<const float*>(files.data(found));
+      read.insert(read.end(), data, data + found.bytes / sizeof(float));
+    }
+    EXPECT_EQ(read, values);
+  };
+  write(scratch / "shards", 20);
+  EXPECT_TRUE(std::filesystem::exists(scratch / "shards/model-00001-of-00002.safetensors"));
+  EXPECT_TRUE(std::filesystem::exists(scratch / "shards/model-00002-of-00002.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "shards/model.safetensors"));
+  write(scratch / "each", 1);
+  EXPECT_TRUE(std::filesystem::exists(scratch / "each/model-00003-of-00003.safetensors"));
+  write(scratch / "one", 40);
+  EXPECT_TRUE(std::filesystem::exists(scratch / "one/model.safetensors"));
+
+  std::ofstream(scratch / "shards/vocab.txt") << "x";
+  remove_other_weights(scratch / "shards", scratch / "one");
+  EXPECT_FALSE(std::filesystem::exists(scratch / "shards/model.safetensors.index.json"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "shards/model-00001-of-00002.safetensors"));
+  EXPECT_TRUE(std::filesystem::exists(scratch / "shards/vocab.txt"));
+  remove_other_weights(scratch / "one", scratch / "one");
+  EXPECT_TRUE(std::filesystem::exists(scratch / "one/model.safetensors"));
+}
+
 TEST(TensorFiles, StayReadableAfterRelease) {
   const Scratch scratch;
   std::vector<float> values(1 << 16, 2.5F);

@@ -47,9 +47,10 @@ void write_tensors(const std::filesystem::path& path,
 }
 
 /// A model folder with what Cleave answers to some pixels.
-void write_model(const Transformer& model, const std::filesystem::path& folder) {
+void write_model(const Transformer& model, const std::filesystem::path& folder,
+                 std::uint64_t most) {
   const ModelConfig& config = model.config;
-  save(model, folder);
+  save(model, folder, most);
   at::manual_seed(6);
   const Tensor input =
       config.is_text() ? at::randint(config.vocabulary, {2, 9},
@@ -104,8 +105,11 @@ TEST(Transformers, LoadsUniformModelsAndAgrees) {
   std::string command = std::string(python != nullptr ? python : "python3") + " '" +
                         CLEAVE_SOURCE_DIR + "/tests/model/load_in_transformers.py'";
   for (const auto& [name, config] : configs) {
-    write_model(lively_model(config), scratch / name);
-    command += " '" + (scratch / name).string() + "'";
+    write_model(lively_model(config), scratch / name, shard_bytes);
+    write_model(lively_model(config), scratch / (name + "_sharded"), 4000);
+    ASSERT_TRUE(
+        std::filesystem::exists(scratch / (name + "_sharded/model.safetensors.index.json")));
+    command += " '" + (scratch / name).string() + "' '" + (scratch / name).string() + "_sharded'";
   }
   const Outcome outcome = run(command);
   if (outcome.code == 77 || outcome.code == 127)

@@ -17,7 +17,8 @@ int init(const Args& args) {
   const double parameters = static_cast<double>(model::count_parameters(config));
   if (!args.flag("dry-run")) {
     ProgressBar bar;
-    decompose::init(config, static_cast<std::uint64_t>(args.integer("seed")), out, bar.callback());
+    decompose::init(config, static_cast<std::uint64_t>(args.integer("seed")), out, bar.callback(),
+                    static_cast<std::uint64_t>(args.bytes("shard-size")));
   }
   if (args.json())
     std::printf("%s\n", nlohmann::json{{"out", out},
@@ -40,7 +41,7 @@ Command init_command() {
   return {"init",
           "write a randomly initialised checkpoint, for speed and memory work",
           {},
-          {"config", "out", "seed", "dry-run", "format", "verbose"},
+          {"config", "out", "seed", "shard-size", "dry-run", "format", "verbose"},
           "cleave init --config vit-base --out vit-base-random/",
           init};
 }
