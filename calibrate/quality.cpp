@@ -17,7 +17,14 @@ namespace {
 
 using model::Task;
 
-constexpr std::int64_t rows_a_piece = 64;
+/// Rows that are judged at once: so many that a language model's answers (for every token one
+/// number a word) are some 16 MB. More would be fetched from the system anew for each piece.
+std::int64_t rows_a_piece(const model::ModelConfig& config, const model::Dataset& data) {
+  constexpr std::int64_t most_rows = 64, most_answers = 1 << 22;
+  if (!config.reads_every_token()) return most_rows;
+  const std::int64_t row = data.inputs.size(1) * config.classes;
+  return std::clamp<std::int64_t>(most_answers / row, 1, most_rows);
+}
 
 /// 0 … n − 1 by size, equal values at the mean of their places.
 std::vector<double> ranks(const at::Tensor& values) {
@@ -108,20 +115,20 @@ std::vector<double> qualities(
     const model::ModelConfig& config, const model::Dataset& data, std::size_t variants,
     const std::function<std::vector<at::Tensor>(const at::Tensor&)>& answer, Lanes& lanes,
     const std::function<bool(std::int64_t)>& report) {
-  const auto pieces = static_cast<std::size_t>((data.size() + rows_a_piece - 1) / rows_a_piece);
+  const std::int64_t rows = data.size() == 0 ? 1 : rows_a_piece(config, data);
+  const auto pieces = static_cast<std::size_t>((data.size() + rows - 1) / rows);
   std::vector<std::vector<at::Tensor>> found(variants, std::vector<at::Tensor>(pieces));
   const auto work = [&](std::int64_t begin, std::int64_t end) {
     const auto answers =
         answer(model::inputs_of(config, data.inputs.narrow(0, begin, end - begin)));
     for (std::size_t v = 0; v < variants; ++v)
-      found[v][static_cast<std::size_t>(begin / rows_a_piece)] =
-          marks(config, data, begin, answers[v]);
+      found[v][static_cast<std::size_t>(begin / rows)] = marks(config, data, begin, answers[v]);
   };
-  if (!for_pieces(data.size(), rows_a_piece, lanes, work, report)) return {};
+  if (!for_pieces(data.size(), rows, lanes, work, report)) return {};
   std::vector<double> result;
-  for (const auto& rows : found)
+  for (const auto& judged : found)
     result.push_back(pieces == 0 ? std::numeric_limits<double>::quiet_NaN()
-                                 : quality_of(config, data, at::cat(rows)));
+                                 : quality_of(config, data, at::cat(judged)));
   return result;
 }
 

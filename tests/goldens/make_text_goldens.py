@@ -76,6 +76,16 @@ def padded(rows, length):
     return torch.cat([torch.nn.functional.pad(row, (0, 0, 0, length - row.shape[1])) for row in rows])
 
 
+def golden_of(model, ids):
+    """What Transformers makes of texts, each by itself."""
+    lengths = (ids >= 0).sum(1).tolist()
+    with torch.no_grad():
+        found = [answers(model, ids[row], length) for row, length in enumerate(lengths)]
+    golden = dict(ids=ids, features=padded([feature for feature, _ in found], max(lengths)),
+                  answer=padded([answer for _, answer in found], max(lengths)))
+    return {key: value.contiguous() for key, value in golden.items()}
+
+
 def make_model(name, model_class, config, dtype=torch.float32, **saving):
     folder = HERE / "models" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,11 +101,7 @@ def make_model(name, model_class, config, dtype=torch.float32, **saving):
     ids = torch.full((len(LENGTHS), max(LENGTHS)), -1)
     for row, length in enumerate(LENGTHS):
         ids[row, :length] = torch.randint(0, config.vocab_size, (length,), generator=generator)
-    with torch.no_grad():
-        found = [answers(model, ids[row], length) for row, length in enumerate(LENGTHS)]
-    golden = dict(ids=ids, features=padded([feature for feature, _ in found], max(LENGTHS)),
-                  answer=padded([answer for _, answer in found], max(LENGTHS)))
-    save_file({key: value.contiguous() for key, value in golden.items()}, str(folder / "golden.safetensors"))
+    save_file(golden_of(model, ids), str(folder / "golden.safetensors"))
 
 
 def continued(model, prompt, count):
@@ -132,4 +138,5 @@ def main():
         make_model(name, model_class, config, **saving)
 
 
-main()
+if __name__ == "__main__":
+    main()
