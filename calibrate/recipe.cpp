@@ -138,10 +138,15 @@ model::ModelConfig read_image_model(const Reader& table) {
   return config;
 }
 
-/// What is trained, and what it starts from.
-void read_model(const Reader& table, const std::filesystem::path& path, TrainRecipe& recipe) {
-  if (const auto start = table.find("start")) {
-    recipe.start = recipe.tokenizer = beside(path, start->text());
+/// What is trained, and what it starts from; `other` stands for the recipe's start where it is
+/// given.
+void read_model(const Reader& table, const std::filesystem::path& path,
+                const std::filesystem::path& other, TrainRecipe& recipe) {
+  const auto start = table.find("start");
+  if (!start && !other.empty())
+    throw table.error("saw a model that begins at random, needs one with a start to give another");
+  if (start) {
+    recipe.start = recipe.tokenizer = other.empty() ? beside(path, start->text()) : other;
     recipe.model = read_started(table, recipe.start);
   } else if (table.text("family", "vit") == "gpt2") {
     if (const auto tokenizer = table.find("tokenizer"); tokenizer && tokenizer->text() != "bytes")
@@ -242,22 +247,24 @@ void CalibrateRecipe::check() const {
     throw std::invalid_argument("[recipe] epochs: every stage has 0, needs one with more");
 }
 
-TrainRecipe read_train_recipe(const std::filesystem::path& path) {
-  return train_recipe_from_toml(base::read_text(path), path);
+TrainRecipe read_train_recipe(const std::filesystem::path& path,
+                              const std::filesystem::path& start) {
+  return train_recipe_from_toml(base::read_text(path), path, start);
 }
 
 CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path) {
   return calibrate_recipe_from_toml(base::read_text(path), path);
 }
 
-TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path) {
+TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path,
+                                   const std::filesystem::path& start) {
   const Reader file = Reader::toml_text(text, path.string());
   file.expect_format(1);
   file.allow({"format", "seed", "threads", "compute", "mixup", "dropout", "ema", "data", "model",
               "schedule"});
   TrainRecipe recipe;
   recipe.data = read_data(file.at("data"), path);
-  read_model(file.at("model"), path, recipe);
+  read_model(file.at("model"), path, start, recipe);
   const Reader schedule = file.at("schedule");
   schedule.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                   "label_smoothing", "clip_norm"});

@@ -118,11 +118,13 @@ struct CalibrateRecipe {
 
 /// Reads a recipe (format 1). A misspelt key names the nearest one. Throws std::runtime_error with
 /// file and field. Relative data paths are taken from the recipe's folder; `${VAR}` is not
-/// expanded.
-TrainRecipe read_train_recipe(const std::filesystem::path& path);
+/// expanded. `start` stands for the model folder that a recipe starts from, where it is given.
+TrainRecipe read_train_recipe(const std::filesystem::path& path,
+                              const std::filesystem::path& start = {});
 CalibrateRecipe read_calibrate_recipe(const std::filesystem::path& path);
 /// The same from text; `path` is where it stands.
-TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path);
+TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesystem::path& path,
+                                   const std::filesystem::path& start = {});
 CalibrateRecipe calibrate_recipe_from_toml(const std::string& text,
                                            const std::filesystem::path& path);
 

@@ -197,6 +197,7 @@ const std::vector<Option>& options() {
       {"listen", Kind::address, "HOST:PORT", "127.0.0.1:0", "where to listen; port 0: any free one",
        0, 65535},
       {"insecure", Kind::flag, "", "", "allow listening beyond loopback without TLS"},
+      {"start", Kind::text, "MODEL", "", "folder of the model that the recipe starts from"},
       {"shard-size", Kind::bytes, "SIZE", "5 GB", "most bytes of weights in one file", 1, no_limit},
       {"memory", Kind::bytes, "SIZE", "0", "what this process may take; 0: no limit", 0, no_limit},
       {"max-requests", Kind::integer, "N", "4", "requests admitted at once", 1, 1024},

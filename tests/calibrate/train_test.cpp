@@ -176,12 +176,14 @@ TEST(Train, FineTunesAnEncoderOnLabelledTexts) {
   }
   base::write_whole(scratch / "train.tsv", first);
   base::write_whole(scratch / "test.tsv", second);
-  const TrainRecipe recipe = train_recipe_from_toml(
+  const std::string text =
       "format = 1\ndropout = 0.1\n[data]\nformat = \"tsv\"\npath = \".\"\nvalidation = "
       "12\n[model]\n"
       "start = \"encoder\"\ntask = \"classification\"\nclasses = 2\nlabels = [\"low\", \"high\"]\n"
-      "[schedule]\nepochs = 8\nbatch = 8\nlearning_rate = 0.01\n",
-      scratch / "recipe.toml");
+      "[schedule]\nepochs = 8\nbatch = 8\nlearning_rate = 0.01\n";
+  const TrainRecipe recipe = train_recipe_from_toml(text, scratch / "recipe.toml");
+  EXPECT_THROW(train_recipe_from_toml(text, scratch / "recipe.toml", scratch / "nowhere"),
+               std::runtime_error);  // another start is asked for
   const TrainSummary summary = train(recipe, scratch / "out");
   EXPECT_EQ(summary.measure.name, "accuracy");
   EXPECT_GT(summary.test, 0.95);

@@ -12,7 +12,7 @@ namespace cleave::tools {
 namespace {
 
 int train(const Args& args) {
-  auto recipe = calibrate::read_train_recipe(args.at(0));
+  auto recipe = calibrate::read_train_recipe(args.at(0), args.text_or("start"));
   if (args.has("data")) recipe.data.path = args.text("data");
   if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
@@ -67,7 +67,7 @@ Command train_command() {
   return {"train",
           "train a model, new or on from a checkpoint, as a recipe says; the same call resumes",
           {{"RECIPE", "recipe (TOML)"}},
-          {"out", "data", "seed", "threads", "dry-run", "format", "verbose"},
+          {"out", "data", "start", "seed", "threads", "dry-run", "format", "verbose"},
           "cleave train recipes/fashion-mnist/teacher.toml --out teacher/",
           train};
 }
