@@ -100,8 +100,9 @@ Student make_student(FusedModel fused) {
 }
 
 json describe(const CalibrateRecipe::Joint& joint) {
-  return {describe(joint.schedule), joint.labels,      joint.soft_targets,
-          joint.features,           joint.temperature, joint.device_dropout};
+  return {describe(joint.schedule), joint.labels, joint.soft_targets,
+          joint.features,           joint.tokens, joint.temperature,
+          joint.device_dropout};
 }
 
 json describe(const CalibrateRecipe& recipe) {
@@ -110,7 +111,7 @@ json describe(const CalibrateRecipe& recipe) {
   return {{"data", {recipe.data.validation, recipe.data.flip, recipe.data.shift}},
           {"alone",
            {describe(alone.schedule), alone.labels, alone.soft_targets, alone.features,
-            alone.relations, alone.temperature}},
+            alone.tokens, alone.relations, alone.temperature}},
           {"boost",
            {describe(boost.schedule), boost.labels, boost.soft_targets, boost.features,
             boost.temperature, boost.focus}},
@@ -192,11 +193,12 @@ class Calibration {
     at::Tensor inputs;   // as features() takes them
     at::Tensor targets;  // undefined where the task has no labels
     at::Tensor teacher_answers, teacher_features;
+    at::Tensor teacher_tokens, real;  // where every token is compared; real: where tokens are
   };
 
   Student& copy(std::int64_t piece) { return copies_[static_cast<std::size_t>(piece)]; }
   bool ask_teacher();
-  Batch batch(const Stage::Position& at, const at::Tensor& indices) const;
+  Batch batch(const Stage::Position& at, const at::Tensor& indices, bool tokens = false) const;
   bool run_group(const std::string& name, std::vector<Stage> stages);
   Stage stage(const std::string& name, const Schedule& schedule, const std::string& moves) const;
   std::vector<Stage> alone_stages();
@@ -211,7 +213,8 @@ class Calibration {
   at::Tensor answer_losses(const Weighted& weights, const at::Tensor& answers,
                            const Batch& batch) const;
   at::Tensor joint_loss(const CalibrateRecipe::Joint& joint, const Student& student,
-                        const Batch& batch, const std::vector<at::Tensor>& features) const;
+                        const Batch& batch, const std::vector<TokenFeatures>& made,
+                        const Presence& present) const;
   at::Tensor relation_target_loss(std::size_t part, int layer, const at::Tensor& inputs,
                                   const Relations& seen) const;
   void check_losses() const;
@@ -260,7 +263,8 @@ bool Calibration::ask_teacher() {
   return true;
 }
 
-Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tensor& indices) const {
+Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tensor& indices,
+                                      bool tokens) const {
   Batch batch;
   if (training_.stream.defined()) {
     // No window of two epochs is the same, and the teacher reads each as it comes.
@@ -283,11 +287,20 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
   batch.targets = targets_of(training_, indices);
   batch.teacher_answers = teacher.logits.index_select(0, indices).to(at::kFloat);
   batch.teacher_features = teacher.features.index_select(0, indices).to(at::kFloat);
+  if (tokens) {
+    const c10::NoGradGuard no_grad;
+    batch.teacher_tokens = token_features(teacher_, batch.inputs).tokens;
+    if (plan_.teacher.is_text()) batch.real = (batch.inputs >= 0).to(at::kFloat);
+  }
   return batch;
 }
 
 /// Weights of losses that the task does not have would be left out without a word.
 void Calibration::check_losses() const {
+  if (plan_.teacher.reads_every_token() &&
+      recipe_.alone.tokens + recipe_.joint.tokens + recipe_.head.tokens > 0)
+    throw std::invalid_argument(
+        "[recipe] tokens: saw a weight, needs 0 (a language model's features are every token's)");
   if (plan_.teacher.task != model::Task::embedding) return;
   const auto expect_none = [](double labels, const std::string& stage) {
     if (labels != 0)
@@ -385,7 +398,7 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
                                    const at::Tensor& indices) {
   const auto& recipe = recipe_.alone;
   const Student& student = copy(at.piece);
-  const Batch batch = this->batch(at, indices);
+  const Batch batch = this->batch(at, indices, recipe.tokens > 0);
   const int layer = recipe.relations > 0 ? middle_attention(plan_.parts[part].config) : -1;
   Relations relations;
   model::Observer observer;
@@ -393,13 +406,24 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
                               const at::Tensor& v) {
     if (seen == layer) relations = {q, k, v};
   };
-  const at::Tensor features =
-      summary_features(student.fused.parts[part], batch.inputs, layer >= 0 ? &observer : nullptr);
-  const at::Tensor answers = student.classify_alone(part, features);
+  const model::Transformer& model = student.fused.parts[part];
+  const model::Observer* watching = layer >= 0 ? &observer : nullptr;
+  TokenFeatures made;
+  if (recipe.tokens > 0)
+    made = token_features(model, batch.inputs, watching);
+  else
+    made.features = summary_features(model, batch.inputs, watching);
+  const at::Tensor answers = student.classify_alone(part, made.features);
   const at::Tensor kept = at::tensor(student.fused.fusion.parts[part].channels, at::kLong);
   at::Tensor loss =
       answer_losses(recipe, answers, batch).mean() +
-      recipe.features * feature_loss(features, batch.teacher_features.index_select(2, kept)).mean();
+      recipe.features *
+          feature_loss(made.features, batch.teacher_features.index_select(2, kept)).mean();
+  if (recipe.tokens > 0)
+    loss =
+        loss +
+        recipe.tokens *
+            token_loss(made.tokens, batch.teacher_tokens.index_select(2, kept), batch.real).mean();
   if (layer >= 0)
     loss = loss + recipe.relations * relation_target_loss(part, layer, batch.inputs, relations);
   return loss;
@@ -448,30 +472,43 @@ at::Tensor Calibration::boost_loss(std::size_t part, const Stage::Position& at,
 at::Tensor Calibration::fused_loss(const CalibrateRecipe::Joint& joint, const Stage::Position& at,
                                    const at::Tensor& indices) {
   const Student& student = copy(at.piece);
-  const Batch batch = this->batch(at, indices);
-  const auto features = features_of(student.fused, batch.inputs);
-  const double dropout = features.size() > 1 ? joint.device_dropout : 0;
+  const Batch batch = this->batch(at, indices, joint.tokens > 0);
+  std::vector<TokenFeatures> made;
+  for (const auto& part : student.fused.parts)
+    made.push_back(joint.tokens > 0 ? token_features(part, batch.inputs)
+                                    : TokenFeatures{{}, summary_features(part, batch.inputs)});
+  const double dropout = made.size() > 1 ? joint.device_dropout : 0;
   at::Tensor loss = at::zeros({});
-  if (dropout < 1) loss = (1 - dropout) * joint_loss(joint, student, batch, features);
+  if (dropout < 1)
+    loss = (1 - dropout) * joint_loss(joint, student, batch, made, all_present(made.size()));
   if (dropout == 0) return loss;
   Draw draw({recipe_.seed, static_cast<std::uint64_t>(next_stage_),
              static_cast<std::uint64_t>(at.epoch), static_cast<std::uint64_t>(at.step),
              static_cast<std::uint64_t>(at.piece)});
-  const Presence present = draw_presence(draw, features.size());
-  std::vector<at::Tensor> some(features.size());
-  for (std::size_t p = 0; p < features.size(); ++p)
-    if (present[p]) some[p] = features[p];
-  return loss + dropout * joint_loss(joint, student, batch, some);
+  const Presence present = draw_presence(draw, made.size());
+  return loss + dropout * joint_loss(joint, student, batch, made, present);
 }
 
-/// Of the answer from the features that are there.
+/// Of the answer from the parts that are there.
 at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const Student& student,
-                                   const Batch& batch,
-                                   const std::vector<at::Tensor>& features) const {
-  const at::Tensor fused = model::fuse(student.fused.fusion, features);
+                                   const Batch& batch, const std::vector<TokenFeatures>& made,
+                                   const Presence& present) const {
+  const auto fused_of = [&](at::Tensor TokenFeatures::*which) {
+    std::vector<at::Tensor> there(made.size());
+    for (std::size_t p = 0; p < made.size(); ++p)
+      if (present[p]) there[p] = made[p].*which;
+    return model::fuse(student.fused.fusion, there);
+  };
+  const at::Tensor fused = fused_of(&TokenFeatures::features);
   const at::Tensor answers = model::answer(student.fused.fusion, fused);
-  return answer_losses(joint, answers, batch).mean() +
-         joint.features * feature_loss(fused, batch.teacher_features).mean();
+  at::Tensor loss = answer_losses(joint, answers, batch).mean() +
+                    joint.features * feature_loss(fused, batch.teacher_features).mean();
+  if (joint.tokens > 0)
+    loss =
+        loss +
+        joint.tokens *
+            token_loss(fused_of(&TokenFeatures::tokens), batch.teacher_tokens, batch.real).mean();
+  return loss;
 }
 
 // ---- quality on the validation split

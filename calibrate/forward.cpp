@@ -47,4 +47,14 @@ at::Tensor summary_features(const model::Transformer& model, const at::Tensor& i
   return model::norm(model, "norm", last_block(model, last, x, config.summary_tokens));
 }
 
+TokenFeatures token_features(const model::Transformer& model, const at::Tensor& inputs,
+                             const model::Observer* observer) {
+  const model::Sight sight = model::sight(model, inputs);
+  at::Tensor x = model::embed(model, inputs);
+  for (int layer = 0; layer < static_cast<int>(model.config.num_layers()); ++layer)
+    x = model::block(model, layer, x, sight, observer);
+  const bool before = model.config.norm_placement == model::NormPlacement::before;
+  return {before ? model::norm(model, "norm", x) : x, model::read_out(model, x, sight)};
+}
+
 }  // namespace cleave::calibrate

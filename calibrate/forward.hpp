@@ -11,4 +11,11 @@ namespace cleave::calibrate {
 at::Tensor summary_features(const model::Transformer& model, const at::Tensor& inputs,
                             const model::Observer* observer = nullptr);
 
+/// What a model makes of every token, after its last norm [B, N, D], and its features [B, T, D].
+struct TokenFeatures {
+  at::Tensor tokens, features;
+};
+TokenFeatures token_features(const model::Transformer& model, const at::Tensor& inputs,
+                             const model::Observer* observer = nullptr);
+
 }  // namespace cleave::calibrate

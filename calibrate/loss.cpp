@@ -55,6 +55,11 @@ at::Tensor feature_loss(const at::Tensor& features, const at::Tensor& teacher) {
   return (features - teacher).square().flatten(1).mean(1);
 }
 
+at::Tensor token_loss(const at::Tensor& tokens, const at::Tensor& teacher, const at::Tensor& real) {
+  const at::Tensor distances = (tokens - teacher).square().mean(2);
+  return real.defined() ? (distances * real).sum(1) / real.sum(1) : distances.mean(1);
+}
+
 at::Tensor similarity_loss(const at::Tensor& directions, const at::Tensor& teacher,
                            double temperature) {
   const auto cosines = [temperature](const at::Tensor& x) {

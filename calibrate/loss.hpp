@@ -18,6 +18,10 @@ at::Tensor soft_target_loss(const at::Tensor& logits, const at::Tensor& teacher,
 /// Mean squared distance. [B, T, D], [B, T, D] -> [B].
 at::Tensor feature_loss(const at::Tensor& features, const at::Tensor& teacher);
 
+/// The same over every token that is one: `real` [B, N], undefined where all are. [B, N, D],
+/// [B, N, D] -> [B].
+at::Tensor token_loss(const at::Tensor& tokens, const at::Tensor& teacher, const at::Tensor& real);
+
 /// How the directions of a batch lie to each other, as the teacher's do: KL between the row
 /// softmaxes of cosines / T, T = temperature, a sample with itself left out. [B, D], [B, D] -> [B].
 at::Tensor similarity_loss(const at::Tensor& directions, const at::Tensor& teacher,

@@ -170,13 +170,14 @@ void read_model(const Reader& table, const std::filesystem::path& path,
 CalibrateRecipe::Alone read_alone(const Reader& table) {
   table.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
                "label_smoothing", "clip_norm", "labels", "soft_targets", "relations", "features",
-               "temperature"});
+               "tokens", "temperature"});
   CalibrateRecipe::Alone alone;
   alone.schedule = read_schedule(table);
   alone.labels = table.number("labels", 0, any, alone.labels);
   alone.soft_targets = table.number("soft_targets", 0, any, alone.soft_targets);
   alone.relations = table.number("relations", 0, any, alone.relations);
   alone.features = table.number("features", 0, any, alone.features);
+  alone.tokens = table.number("tokens", 0, any, alone.tokens);
   alone.temperature = table.number("temperature", 0.01, 1000, alone.temperature);
   return alone;
 }
@@ -198,12 +199,13 @@ CalibrateRecipe::Boost read_boost(const Reader& table) {
 /// Stages (c) and (d) read the same fields.
 CalibrateRecipe::Joint read_joint(const Reader& table, CalibrateRecipe::Joint joint) {
   table.allow({"epochs", "optimizer", "batch", "learning_rate", "weight_decay", "warmup_epochs",
-               "label_smoothing", "clip_norm", "labels", "soft_targets", "features", "temperature",
-               "device_dropout"});
+               "label_smoothing", "clip_norm", "labels", "soft_targets", "features", "tokens",
+               "temperature", "device_dropout"});
   joint.schedule = read_schedule(table);
   joint.labels = table.number("labels", 0, any, joint.labels);
   joint.soft_targets = table.number("soft_targets", 0, any, joint.soft_targets);
   joint.features = table.number("features", 0, any, joint.features);
+  joint.tokens = table.number("tokens", 0, any, joint.tokens);
   joint.temperature = table.number("temperature", 0.01, 1000, joint.temperature);
   joint.device_dropout = table.number("device_dropout", 0, 1, joint.device_dropout);
   return joint;

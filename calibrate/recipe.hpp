@@ -70,13 +70,14 @@ struct TrainRecipe {
 ///   labels        cross-entropy with the labels
 ///   soft_targets  T² · KL(softmax(teacher / T) ‖ softmax(answer / T)), T = temperature
 ///   features      mean squared distance to the teacher's feature (normalised class token)
+///   tokens        the same for every token, class token or not; the teacher is asked in each step
 struct CalibrateRecipe {
   DataRecipe data;
   model::Compute compute = model::Compute::f32;
   /// (a) each sub-model alone, answering through its own column of the fusion head.
   struct Alone {
     Schedule schedule;
-    double labels = 0.5, soft_targets = 0.5, features = 0.5;
+    double labels = 0.5, soft_targets = 0.5, features = 0.5, tokens = 0;
     /// KL between the row softmaxes of the teacher's and the part's relation matrices X·Xᵀ/√K of
     /// queries, keys and values at the middle layer, weighted 0.2, 0.1, 0.3 as DEKD does; needs the
     /// teacher's forward pass up to there. 0: off.
@@ -98,12 +99,12 @@ struct CalibrateRecipe {
   /// some absent.
   struct Joint {
     Schedule schedule;
-    double labels = 0.5, soft_targets = 0.5, features = 1;
+    double labels = 0.5, soft_targets = 0.5, features = 1, tokens = 0;
     double temperature = 2;
     double device_dropout = 0.3;
   } joint;
   /// (d) alone: only the fusion head moves.
-  Joint head = {{}, 0.5, 0.5, 1, 2, 0.5};
+  Joint head = {{}, 0.5, 0.5, 1, 0, 2, 0.5};
   /// Teacher outputs are cached for this many views of each image: the image as it is, then
   /// augmented ones. Epochs go through the views in turn.
   int views = 1;

@@ -44,7 +44,7 @@ struct FusionHead {
 FusionHead make_fusion(const Transformer& teacher, const std::vector<std::string>& devices,
                        const std::vector<std::vector<std::int64_t>>& channels);
 
-/// features[p] is [B, T, D_p] (T: summary tokens, or those of the texts), or undefined where part p
+/// features[p] is [B, T, D_p] (T: summary tokens, or all), or undefined where part p
 /// is absent. At least one is defined, else std::invalid_argument. Returns the fused state [B, T,
 /// D].
 Tensor fuse(const FusionHead& head, const std::vector<Tensor>& features);

@@ -53,6 +53,20 @@ TEST(Calibrate, RestoresWhatCuttingLost) {
   EXPECT_GT(summary.teacher_quality, 0.9);
 }
 
+TEST(Calibrate, EveryTokenOfTheTeacherTeachesByItself) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.boost.schedule.epochs = recipe.head.schedule.epochs = 0;
+  recipe.alone.labels = recipe.alone.soft_targets = recipe.alone.features = 0;
+  recipe.joint.labels = recipe.joint.soft_targets = recipe.joint.features = 0;
+  recipe.alone.relations = 0;
+  recipe.alone.tokens = recipe.joint.tokens = 1;
+  const double before = fused_accuracy(cut.bundle, cut.data);
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, recipe);
+  EXPECT_GT(fused_accuracy(cut.bundle, cut.data), before + 0.1);
+  EXPECT_LT(summary.epochs.back().loss, 0.5 * summary.epochs.front().loss);
+}
+
 TEST(Calibrate, SaysWhatEachStageBrought) {
   const Cut cut;
   const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/calibrate/task.hpp"
+#include "tests/model/fixtures.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -34,6 +35,22 @@ TEST(SummaryFeatures, AreThoseOfALastBlockThatLacksAHalf) {
   expect_features_of(config);
   config.layers = {{2, 32}, {1, 0}};
   expect_features_of(config);
+}
+
+TEST(TokenFeatures, HaveTheModelsFeaturesAmongThem) {
+  const auto vit = model::random_model(bars_config(), 5);
+  const auto pixels = at::randn({3, 1, 8, 8});
+  const TokenFeatures of_images = token_features(vit, pixels);
+  EXPECT_TRUE(of_images.features.equal(model::features(vit, pixels)));
+  EXPECT_EQ(of_images.tokens.size(1), 5);
+  EXPECT_TRUE(of_images.tokens.narrow(1, 0, 1).allclose(of_images.features, 1e-5, 1e-6));
+
+  const auto bert = model::random_model(model::testing::tiny_text_config(model::Family::bert), 5);
+  const auto ids = at::tensor({4, 7, 9, 2, 11, -1}, at::kInt).view({2, 3});
+  const TokenFeatures of_texts = token_features(bert, ids);
+  EXPECT_TRUE(of_texts.features.equal(model::features(bert, ids)));
+  const auto first_two = of_texts.tokens.narrow(0, 1, 1).narrow(1, 0, 2).mean(1, true);
+  EXPECT_TRUE(of_texts.features.narrow(0, 1, 1).allclose(first_two, 1e-5, 1e-6));
 }
 
 TEST(SummaryFeatures, HaveTheSameGradients) {

@@ -36,6 +36,15 @@ TEST(FeatureLoss, IsTheMeanSquareOfEachSample) {
   EXPECT_TRUE(feature_loss(a, b).equal(at::tensor({1.0F, 9.0F})));
 }
 
+TEST(TokenLoss, IsTheMeanSquareOfTheTokensThatAreThere) {
+  const auto a = at::zeros({2, 3, 4}), b = at::ones({2, 3, 4});
+  b.select(0, 1).mul_(2);
+  b.select(0, 1).select(0, 2).fill_(100);
+  const auto real = at::tensor({1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 0.0F}).view({2, 3});
+  EXPECT_TRUE(token_loss(a, b, real).equal(at::tensor({1.0F, 4.0F})));
+  EXPECT_TRUE(token_loss(a, b, {}).allclose(at::tensor({1.0F, (4 + 4 + 10000) / 3.0F})));
+}
+
 TEST(AttentionToErrors, WeighsWhatWasMissedAndKeepsHalfEven) {
   const auto logits = at::tensor({20.0F, 0.0F, 0.0F, 20.0F}).view({2, 2});
   const auto labels = at::tensor({0, 0}, at::kLong);  // the first is right, the second wrong
