@@ -13,19 +13,16 @@ namespace {
 
 using at::Tensor;
 using model::Axis;
+using testing::cut;
 using testing::expect_equal;
 using testing::expect_near;
 using testing::lively_model;
 using testing::lively_teacher;
+using testing::mask;
 using testing::pictures;
 using testing::Scratch;
+using testing::spare;
 using testing::tiny_config;
-
-model::Transformer cut(const Scratch& scratch, const std::filesystem::path& teacher,
-                       const KeepList& keep) {
-  slice(teacher, keep, scratch / "part");
-  return model::load(scratch / "part");
-}
 
 TEST(CutModel, KeepingEverythingChangesNothing) {
   for (const auto& config : {tiny_config(), testing::tiny_distilled_config()}) {
@@ -35,13 +32,6 @@ TEST(CutModel, KeepingEverythingChangesNothing) {
     expect_equal(model::features(part, x), model::features(lively_model(config), x));
     expect_equal(model::forward(part, x), model::forward(lively_model(config), x));
   }
-}
-
-/// Zeroes what the units that are not in `kept` add to the residual stream.
-void mask(Tensor& outgoing, const std::vector<std::int64_t>& kept, std::int64_t unit) {
-  Tensor on = at::zeros({outgoing.size(1) / unit});
-  for (const auto u : kept) on[u] = 1;
-  outgoing = outgoing * on.repeat_interleave(unit);
 }
 
 TEST(CutModel, WithoutHeadsAndMlpUnitsIsTheTeacherWithThemMasked) {
@@ -82,17 +72,6 @@ TEST(CutModel, WithoutTheClassifierGivesTheSameFeatures) {
   const auto with = model::features(cut(scratch, teacher, keep), x);
   keep.classifier = false;
   expect_equal(model::features(cut(scratch, teacher, keep), x), with);
-}
-
-/// Everything but `without` of one group.
-KeepList spare(const model::ModelConfig& config, const WidthGroup& group, std::int64_t without) {
-  auto keep = keep_all(config);
-  const auto layer = static_cast<std::size_t>(std::max(group.layer, 0));
-  auto& list = group.kind == Axis::Kind::residual ? keep.channels
-               : group.kind == Axis::Kind::heads  ? keep.heads[layer]
-                                                  : keep.mlp[layer];
-  list.erase(list.begin() + static_cast<std::ptrdiff_t>(without));
-  return keep;
 }
 
 TEST(CutModel, CuttingAnyGroupAnywhereLeavesAModelThatRuns) {

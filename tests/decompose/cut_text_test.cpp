@@ -17,11 +17,14 @@ namespace {
 using at::Tensor;
 using model::Axis;
 using model::Family;
+using testing::cut;
 using testing::expect_equal;
 using testing::expect_near;
 using testing::lively_model;
 using testing::lively_teacher;
+using testing::mask;
 using testing::Scratch;
+using testing::spare;
 
 /// Three unlike layers of width 16; Llama's heads share keys and values in twos.
 model::ModelConfig config_of(Family family) {
@@ -40,12 +43,6 @@ Tensor texts(const model::ModelConfig& config) {
   return ids;
 }
 
-model::Transformer cut(const Scratch& scratch, const std::filesystem::path& teacher,
-                       const KeepList& keep) {
-  slice(teacher, keep, scratch / "part");
-  return model::load(scratch / "part");
-}
-
 class CutText : public ::testing::TestWithParam<Family> {};
 INSTANTIATE_TEST_SUITE_P(Families, CutText,
                          ::testing::Values(Family::bert, Family::gpt2, Family::llama),
@@ -57,13 +54,6 @@ TEST_P(CutText, KeepingEverythingChangesNothing) {
   const auto part = cut(scratch, lively_teacher(scratch, config), keep_all(config));
   expect_equal(model::forward(part, texts(config)),
                model::forward(lively_model(config), texts(config)));
-}
-
-/// Zeroes what the units that are not in `kept` add to the residual stream.
-void mask(Tensor& outgoing, const std::vector<std::int64_t>& kept, std::int64_t unit) {
-  Tensor on = at::zeros({outgoing.size(1) / unit});
-  for (const auto u : kept) on[u] = 1;
-  outgoing = outgoing * on.repeat_interleave(unit);
 }
 
 TEST_P(CutText, WithoutHeadsAndMlpUnitsIsTheTeacherWithThemMasked) {
@@ -115,17 +105,6 @@ TEST_P(CutText, TheVocabularyIsWholeAndItsRowsAreNarrower) {
     if (tensor.dim() == 2 && tensor.size(0) == config.vocabulary) {
       expect_equal(part[name], tensor.index_select(1, channels));
     }
-}
-
-/// Everything but `without` of one group.
-KeepList spare(const model::ModelConfig& config, const WidthGroup& group, std::int64_t without) {
-  auto keep = keep_all(config);
-  const auto layer = static_cast<std::size_t>(std::max(group.layer, 0));
-  auto& list = group.kind == Axis::Kind::residual ? keep.channels
-               : group.kind == Axis::Kind::heads  ? keep.heads[layer]
-                                                  : keep.mlp[layer];
-  list.erase(list.begin() + static_cast<std::ptrdiff_t>(without));
-  return keep;
 }
 
 TEST_P(CutText, CuttingAnyGroupAnywhereLeavesAModelThatRuns) {

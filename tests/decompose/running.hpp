@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
+#include "decompose/coupling.hpp"
 #include "model/checkpoint.hpp"
 #include "model/transformer.hpp"
 #include "tests/decompose/teacher.hpp"
@@ -48,6 +49,32 @@ inline void expect_equal(const at::Tensor& a, const at::Tensor& b) {
 inline void expect_near(const at::Tensor& a, const at::Tensor& b, double relative) {
   ASSERT_EQ(a.sizes(), b.sizes());
   EXPECT_LE((a - b).abs().max().item<double>(), relative * b.abs().max().item<double>());
+}
+
+/// The part of `teacher` that `keep` names.
+inline model::Transformer cut(const Scratch& scratch, const std::filesystem::path& teacher,
+                              const decompose::KeepList& keep) {
+  decompose::slice(teacher, keep, scratch / "part");
+  return model::load(scratch / "part");
+}
+
+/// Zeroes what the units that are not in `kept` add to the residual stream.
+inline void mask(at::Tensor& outgoing, const std::vector<std::int64_t>& kept, std::int64_t unit) {
+  at::Tensor on = at::zeros({outgoing.size(1) / unit});
+  for (const auto u : kept) on[u] = 1;
+  outgoing = outgoing * on.repeat_interleave(unit);
+}
+
+/// Everything but `without` of one group.
+inline decompose::KeepList spare(const model::ModelConfig& config,
+                                 const decompose::WidthGroup& group, std::int64_t without) {
+  auto keep = decompose::keep_all(config);
+  const auto layer = static_cast<std::size_t>(std::max(group.layer, 0));
+  auto& list = group.kind == model::Axis::Kind::residual ? keep.channels
+               : group.kind == model::Axis::Kind::heads  ? keep.heads[layer]
+                                                         : keep.mlp[layer];
+  list.erase(list.begin() + static_cast<std::ptrdiff_t>(without));
+  return keep;
 }
 
 }  // namespace cleave::testing

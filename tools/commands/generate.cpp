@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <optional>
 #include <sstream>
 
 #include <nlohmann/json.hpp>
 
-#include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "model/config/hugging_face.hpp"
@@ -21,19 +19,6 @@
 
 namespace cleave::tools {
 namespace {
-
-std::vector<std::string> prompts_of(const Args& args) {
-  std::vector<std::string> prompts(args.positionals().begin() + 1, args.positionals().end());
-  for (std::size_t i = 0; i < prompts.size(); ++i)
-    prompts[i] = checked_text(args, prompts[i], "prompt " + std::to_string(i));
-  if (args.has("prompts")) {
-    const std::string file = args.text("prompts");
-    std::istringstream lines(checked_text(args, base::read_text(file), file));
-    for (std::string line; std::getline(lines, line);)
-      if (!line.empty()) prompts.push_back(line);
-  }
-  return prompts;
-}
 
 /// "1 2 3; 4 5" -> two texts.
 std::vector<infer::Text> ids_of(const std::string& text) {
@@ -157,7 +142,8 @@ int generate(const Args& args) {
     throw UsageError("[--ids] saw prompts too, needs one of them");
   check_way(args);
   infer::set_threads(threads_of(args, 1));
-  const auto words = prompts_of(args);
+  const auto words = texts_of(args, {args.positionals().begin() + 1, args.positionals().end()},
+                              "prompt", "prompts");
   if (words.empty() && !args.has("ids"))
     throw UsageError("[generate] needs a PROMPT, --prompts FILE or --ids; see --help");
   const Source source = source_of(args, args.at(0));

@@ -5,12 +5,10 @@
 #include <functional>
 #include <future>
 #include <memory>
-#include <sstream>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
-#include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "infer/generate.hpp"
@@ -147,17 +145,8 @@ Question read_text(const std::string& text, const model::ModelConfig& config,
   return question;
 }
 
-/// The words, and the lines of --texts.
-std::vector<Asked> texts_of(const Args& args, std::vector<std::string> words,
-                            const model::ModelConfig& config, const model::Tokenizer& tokenizer) {
-  for (std::size_t i = 0; i < words.size(); ++i)
-    words[i] = checked_text(args, words[i], "text " + std::to_string(i));
-  if (args.has("texts")) {
-    const std::string file = args.text("texts");
-    std::istringstream lines(checked_text(args, base::read_text(file), file));
-    for (std::string line; std::getline(lines, line);)
-      if (!line.empty()) words.push_back(line);
-  }
+std::vector<Asked> asked_of(const std::vector<std::string>& words, const model::ModelConfig& config,
+                            const model::Tokenizer& tokenizer) {
   std::vector<Asked> asked;
   for (const auto& word : words)
     asked.push_back(
@@ -262,7 +251,8 @@ int infer(const Args& args) {
   if (source.tokenizer.empty())
     throw UsageError("[--tokenizer] is needed with --via: a server does not cut texts");
   const auto tokenizer = tokenizer_for(config, source.tokenizer);
-  return open_and_ask(args, source, &tokenizer, texts_of(args, words, config, tokenizer));
+  return open_and_ask(args, source, &tokenizer,
+                      asked_of(texts_of(args, words, "text", "texts"), config, tokenizer));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <future>
 #include <sstream>
 
+#include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "model/config/hugging_face.hpp"
@@ -166,6 +167,18 @@ std::string checked_text(const Args& args, const std::string& text, const std::s
     throw std::runtime_error("[" + where + "] byte " + std::to_string(*at) +
                              ": is no valid UTF-8; --lossy replaces it");
   return model::repaired_utf8(text);
+}
+
+std::vector<std::string> texts_of(const Args& args, std::vector<std::string> words,
+                                  const std::string& what, const std::string& option) {
+  for (std::size_t i = 0; i < words.size(); ++i)
+    words[i] = checked_text(args, words[i], what + " " + std::to_string(i));
+  if (!args.has(option)) return words;
+  const std::string file = args.text(option);
+  std::istringstream lines(checked_text(args, base::read_text(file), file));
+  for (std::string line; std::getline(lines, line);)
+    if (!line.empty()) words.push_back(line);
+  return words;
 }
 
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,

@@ -39,6 +39,10 @@ struct NobodyAnswers : std::runtime_error {
 /// byte 1: is no valid UTF-8; --lossy replaces it".
 std::string checked_text(const Args& args, const std::string& text, const std::string& where);
 
+/// `words`, and the lines of the file that `option` names, all checked; `what` says which is wrong.
+std::vector<std::string> texts_of(const Args& args, std::vector<std::string> words,
+                                  const std::string& what, const std::string& option);
+
 /// The tokenizer in `folder`. Throws std::runtime_error where it knows more tokens than the model.
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,
                                const std::filesystem::path& folder);
