@@ -132,6 +132,13 @@ Presence draw_presence(Draw& draw, std::size_t parts) {
   return present;
 }
 
+/// A part's features, and with `tokens` what they are read from.
+TokenFeatures made_by(const model::Transformer& part, const at::Tensor& inputs, bool tokens,
+                      const model::Observer* observer = nullptr) {
+  if (tokens) return token_features(part, inputs, observer);
+  return {{}, summary_features(part, inputs, observer)};
+}
+
 /// The part's attention layer nearest to its middle, or −1.
 int middle_attention(const model::ModelConfig& config) {
   const int layers = static_cast<int>(config.num_layers()), middle = layers / 2;
@@ -407,12 +414,8 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
     if (seen == layer) relations = {q, k, v};
   };
   const model::Transformer& model = student.fused.parts[part];
-  const model::Observer* watching = layer >= 0 ? &observer : nullptr;
-  TokenFeatures made;
-  if (recipe.tokens > 0)
-    made = token_features(model, batch.inputs, watching);
-  else
-    made.features = summary_features(model, batch.inputs, watching);
+  const TokenFeatures made =
+      made_by(model, batch.inputs, recipe.tokens > 0, layer >= 0 ? &observer : nullptr);
   const at::Tensor answers = student.classify_alone(part, made.features);
   const at::Tensor kept = at::tensor(student.fused.fusion.parts[part].channels, at::kLong);
   at::Tensor loss =
@@ -475,8 +478,7 @@ at::Tensor Calibration::fused_loss(const CalibrateRecipe::Joint& joint, const St
   const Batch batch = this->batch(at, indices, joint.tokens > 0);
   std::vector<TokenFeatures> made;
   for (const auto& part : student.fused.parts)
-    made.push_back(joint.tokens > 0 ? token_features(part, batch.inputs)
-                                    : TokenFeatures{{}, summary_features(part, batch.inputs)});
+    made.push_back(made_by(part, batch.inputs, joint.tokens > 0));
   const double dropout = made.size() > 1 ? joint.device_dropout : 0;
   at::Tensor loss = at::zeros({});
   if (dropout < 1)

@@ -22,7 +22,6 @@ void write_checkpoint(const std::filesystem::path& path,
                       const std::map<std::string, at::Tensor>& tensors,
                       const nlohmann::json& state);
 /// The JSON state of a checkpoint. Throws std::runtime_error where the file is none.
-
 nlohmann::json read_checkpoint_state(const std::filesystem::path& path);
 void restore_tensors(const std::filesystem::path& path,
                      const std::map<std::string, at::Tensor>& tensors);

@@ -54,7 +54,7 @@ DecomposeSummary decompose(const std::filesystem::path& teacher, plan::Plan plan
 void init(const model::ModelConfig& config, std::uint64_t seed, const std::filesystem::path& out,
           const base::ProgressCallback& progress = {},
           std::uint64_t shard_bytes = model::shard_bytes);
-/// "vit-base", "vit-large", "deit-tiny", "deit-small", "deit-base": shapes of published models.
+/// Shapes of published models, by the names that preset_names() lists ("vit-base", "gpt2-xl" …).
 model::ModelConfig preset(const std::string& name);
 std::vector<std::string> preset_names();
 

@@ -62,8 +62,7 @@ std::int64_t check_features(const FusionHead& head, const std::vector<Tensor>& f
     throw std::invalid_argument("[fuse] features: saw " + std::to_string(features.size()) +
                                 ", needs one for each of " + std::to_string(head.parts.size()) +
                                 " parts, undefined where absent");
-  std::int64_t batch = -1,
-               tokens = -1;  // every token of a part can be fused, as those that are read
+  std::int64_t batch = -1, tokens = -1;  // as the first part has them
   for (std::size_t p = 0; p < features.size(); ++p) {
     if (!features[p].defined()) continue;
     const auto width = static_cast<std::int64_t>(head.parts[p].channels.size());

@@ -33,11 +33,10 @@ std::string Answers::line(const Question& question, const net::Value& output) {
     return text;
   }
   const auto row = static_cast<std::size_t>(config_.classes);
-  for (std::size_t at = 0; at < question.ids.size(); ++at)
-    if (question.ids[at] == mask_of(*tokenizer_)) {
-      text += text.empty() ? "" : "| ";
-      say(likeliest(numbers.data() + at * row, row));
-    }
+  for (const std::size_t at : masks_of(question)) {
+    text += text.empty() ? "" : "| ";
+    say(likeliest(numbers.data() + at * row, row));
+  }
   return text;
 }
 
@@ -52,8 +51,7 @@ nlohmann::json Answers::json(const Question& question, const net::Value& output)
     return {{"classes", list}};
   }
   const auto row = static_cast<std::size_t>(config_.classes);
-  for (std::size_t at = 0; at < question.ids.size(); ++at) {
-    if (question.ids[at] != mask_of(*tokenizer_)) continue;
+  for (const std::size_t at : masks_of(question)) {
     nlohmann::json tokens = nlohmann::json::array();
     for (const auto& one : likeliest(numbers.data() + at * row, row))
       tokens.push_back({{"id", one.index}, {"token", label(one.index)}, {"share", one.share}});
@@ -66,6 +64,14 @@ model::TokenId Answers::mask_of(const model::Tokenizer& tokenizer) {
   for (const char* name : {"[MASK]", "<mask>"})
     if (const auto id = tokenizer.find(name)) return *id;
   throw std::runtime_error("[tokenizer] saw no [MASK], needs one to fill in");
+}
+
+std::vector<std::size_t> Answers::masks_of(const Question& question) const {
+  const model::TokenId mask = mask_of(*tokenizer_);
+  std::vector<std::size_t> places;
+  for (std::size_t at = 0; at < question.ids.size(); ++at)
+    if (question.ids[at] == mask) places.push_back(at);
+  return places;
 }
 
 std::vector<Answers::Likely> Answers::likeliest(const float* logits, std::size_t count) const {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +40,8 @@ class Answers {
     std::size_t index = 0;
     float share = 0;
   };
+  /// Where a text has masks.
+  std::vector<std::size_t> masks_of(const Question& question) const;
   std::vector<Likely> likeliest(const float* logits, std::size_t count) const;
   std::string label(std::size_t index) const;
   double cosine_with_first(const std::vector<float>& embedding);
