@@ -117,8 +117,8 @@ inline void make_images(const std::string& folder, int count, unsigned seed) {
   }
 }
 
-/// Three devices on loopback with hand-written figures.
-inline std::string tiny_fleet(const std::string& memory = "400 MB") {
+/// Three devices on loopback with hand-written figures. A process under a sanitizer fits too.
+inline std::string tiny_fleet(const std::string& memory = "1 GB") {
   std::string text = "format = 1\n[links]\nbandwidth = \"100 Mbit/s\"\nlatency = \"0.2 ms\"\n";
   const char* names[] = {"hub", "cam", "door"};
   const char* speeds[] = {"1.0", "0.6", "0.35"};

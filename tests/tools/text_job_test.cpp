@@ -167,8 +167,9 @@ TEST_F(TextJob, TheTestbedAsksFleetAndOriginalForTokensInTurn) {
                    "json",         "--dry-run"};
   options.log = own_ / "testbed.log";
   Process testbed(options);
-  const json measured = json::parse(testbed.read_all());
-  EXPECT_NE(testbed.wait(), 1) << base::read_text(options.log);  // 3: this machine is busy
+  const std::string said = testbed.read_all();
+  ASSERT_NE(testbed.wait(), 1) << base::read_text(options.log);  // 3: this machine is busy
+  const json measured = json::parse(said);
   EXPECT_EQ(measured.at("generate"), 32);
   EXPECT_LE(measured.at("against_local").get<double>(), 1e-5);
   for (const auto& system : measured.at("systems")) {
