@@ -45,6 +45,8 @@ class Group {
   /// need (a tokenizer, the teacher's answers): some may stand on the same disk.
   std::filesystem::path work_path(const std::filesystem::path& folder) const;
 
+  /// Goes on once all processes have come here.
+  void meet() const { any(false); }
   /// Adds up over the processes, in place; fp32, the same shape in all of them.
   void sum(at::Tensor& values) const;
   bool any(bool mine) const;

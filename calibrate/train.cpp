@@ -207,6 +207,7 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   recipe.check();
   if (!std::filesystem::exists(out / ".work"))
     decompose::expect_replaceable(out, "config.json", "model folder");
+  group.meet();  // all have looked before one writes: the folder may be on a disk they share
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
   // A test split that is not there should not be found missing after hours.
