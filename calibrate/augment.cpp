@@ -52,6 +52,43 @@ void move_plane(const std::uint8_t* from, std::uint8_t* to, std::int64_t height,
   }
 }
 
+at::Tensor moved(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
+                 std::uint64_t seed, std::uint64_t view) {
+  const std::int64_t planes = images.size(1), height = images.size(2), width = images.size(3);
+  const std::int64_t area = height * width;
+  at::Tensor moved = at::zeros({indices.size(0), planes, height, width}, at::kByte);
+  for (std::int64_t i = 0; i < indices.size(0); ++i) {
+    const std::int64_t index = indices.data_ptr<std::int64_t>()[i];
+    const Move move = draw_move(how, seed, view, index);
+    for (std::int64_t c = 0; c < planes; ++c)
+      move_plane(images.data_ptr<std::uint8_t>() + (index * planes + c) * area,
+                 moved.data_ptr<std::uint8_t>() + (i * planes + c) * area, height, width, move);
+  }
+  return moved;
+}
+
+/// A text keeps its first token, and ends with the last one of the other: what a tokenizer puts
+/// around texts stays around them.
+at::Tensor spliced(const at::Tensor& texts, const at::Tensor& indices, double share,
+                   std::uint64_t seed, std::uint64_t view) {
+  at::Tensor rows = texts.index_select(0, indices);
+  const auto length_of = [](const at::Tensor& row) {
+    return (row >= 0).sum().item<std::int64_t>();
+  };
+  for (std::int64_t i = 0; i < rows.size(0); ++i) {
+    Draw draw({seed, view, static_cast<std::uint64_t>(indices[i].item<std::int64_t>())});
+    at::Tensor row = rows[i];
+    const at::Tensor other = texts[draw.below(texts.size(0))];
+    const std::int64_t length = length_of(row), other_length = length_of(other);
+    if (draw.uniform() >= share || length < 2 || other_length < 2) continue;
+    const std::int64_t begin = 1 + draw.below(length - 1);
+    const std::int64_t end = std::min(1 + draw.below(other_length - 1), row.size(0) - begin);
+    row.narrow(0, begin, row.size(0) - begin).fill_(-1);
+    row.narrow(0, begin, end).copy_(other.narrow(0, other_length - end, end));
+  }
+  return rows;
+}
+
 }  // namespace
 
 Draw::Draw(std::initializer_list<std::uint64_t> key) {
@@ -80,21 +117,13 @@ std::vector<std::int64_t> shuffled(std::int64_t count, std::initializer_list<std
   return order;
 }
 
-at::Tensor take_view(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
+at::Tensor take_view(const at::Tensor& rows, const at::Tensor& indices, const Augmentation& how,
                      std::uint64_t seed, std::uint64_t view) {
-  if (images.dim() != 4) return images.index_select(0, indices);  // texts are what they are
-  if (view == 0 || how.changes_nothing()) return images.index_select(0, indices);
-  const std::int64_t planes = images.size(1), height = images.size(2), width = images.size(3);
-  const std::int64_t area = height * width;
-  at::Tensor moved = at::zeros({indices.size(0), planes, height, width}, at::kByte);
-  for (std::int64_t i = 0; i < indices.size(0); ++i) {
-    const std::int64_t index = indices.data_ptr<std::int64_t>()[i];
-    const Move move = draw_move(how, seed, view, index);
-    for (std::int64_t c = 0; c < planes; ++c)
-      move_plane(images.data_ptr<std::uint8_t>() + (index * planes + c) * area,
-                 moved.data_ptr<std::uint8_t>() + (i * planes + c) * area, height, width, move);
-  }
-  return moved;
+  const bool images = rows.dim() == 4;
+  if (view > 0 && images && (how.flip || how.shift > 0))
+    return moved(rows, indices, how, seed, view);
+  if (view > 0 && !images && how.splice > 0) return spliced(rows, indices, how.splice, seed, view);
+  return rows.index_select(0, indices);
 }
 
 at::Tensor take_windows(const at::Tensor& stream, const at::Tensor& inputs,

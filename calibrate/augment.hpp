@@ -26,16 +26,19 @@ class Draw {
 /// 0 … count − 1 in random order.
 std::vector<std::int64_t> shuffled(std::int64_t count, std::initializer_list<std::uint64_t> key);
 
-/// How an image may be changed at random without changing what it shows.
+/// How rows of the data are changed at random.
 struct Augmentation {
-  bool flip = false;
-  std::int64_t shift = 0;  // pixels, both directions; what comes in is 0
-  bool changes_nothing() const { return !flip && shift == 0; }
+  /// Of images, which show what they showed before.
+  bool flip = true;        // mirror left-right
+  std::int64_t shift = 2;  // pixels, both directions; what comes in is 0
+  /// Share of texts that become the beginning of one and the end of another: more to ask a teacher
+  /// than there are texts, though nobody knows their labels.
+  double splice = 0;
 };
 
-/// images[indices], each mirrored and shifted by draws of (seed, view, index). View 0 is the image
-/// as it is. uint8 [n, c, h, w], int64 [b] -> uint8 [b, c, h, w]; texts [n, N] are never changed.
-at::Tensor take_view(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
+/// rows[indices], each changed by draws of (seed, view, index). View 0 is the row as it is. Images
+/// uint8 [n, c, h, w] or token ids [n, N], int64 [b] -> [b, …].
+at::Tensor take_view(const at::Tensor& rows, const at::Tensor& indices, const Augmentation& how,
                      std::uint64_t seed, std::uint64_t view);
 
 /// Windows of a running text as epoch `view` sees them: rows begin up to a window later, by a draw

@@ -108,7 +108,7 @@ json describe(const CalibrateRecipe::Joint& joint) {
 json describe(const CalibrateRecipe& recipe) {
   const auto& alone = recipe.alone;
   const auto& boost = recipe.boost;
-  return {{"data", {recipe.data.validation, recipe.data.flip, recipe.data.shift}},
+  return {{"data", {recipe.data.validation, describe(recipe.data.augmentation)}},
           {"alone",
            {describe(alone.schedule), alone.labels, alone.soft_targets, alone.features,
             alone.tokens, alone.relations, alone.temperature}},
@@ -247,12 +247,8 @@ class Calibration {
 };
 
 bool Calibration::ask_teacher() {
-  const Augmentation how{recipe_.data.flip, recipe_.data.shift};
-  const json key = {plan_.teacher_digest,
-                    data_digest_,
-                    how.flip,
-                    how.shift,
-                    recipe_.seed,
+  const Augmentation& how = recipe_.data.augmentation;
+  const json key = {plan_.teacher_digest, data_digest_, describe(how), recipe_.seed,
                     static_cast<int>(recipe_.compute)};
   const TeacherCache cache(group_.work_path(bundle_.work_path()), base::sha256(key.dump()), group_);
   const bool live = plan_.teacher.reads_every_token();  // answers for every token fill no memory
@@ -287,9 +283,8 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
   }
   const int view = at.epoch % recipe_.views;
   const TeacherView& teacher = views_[static_cast<std::size_t>(view)];
-  const at::Tensor rows =
-      take_view(training_.inputs, indices, {recipe_.data.flip, recipe_.data.shift}, recipe_.seed,
-                static_cast<std::uint64_t>(view));
+  const at::Tensor rows = take_view(training_.inputs, indices, recipe_.data.augmentation,
+                                    recipe_.seed, static_cast<std::uint64_t>(view));
   batch.inputs = model::inputs_of(plan_.teacher, rows);
   batch.targets = targets_of(training_, indices);
   batch.teacher_answers = teacher.logits.index_select(0, indices).to(at::kFloat);
@@ -308,18 +303,20 @@ void Calibration::check_losses() const {
       recipe_.alone.tokens + recipe_.joint.tokens + recipe_.head.tokens > 0)
     throw std::invalid_argument(
         "[recipe] tokens: saw a weight, needs 0 (a language model's features are every token's)");
-  if (plan_.teacher.task != model::Task::embedding) return;
-  const auto expect_none = [](double labels, const std::string& stage) {
+  std::string unlabelled;
+  if (plan_.teacher.task == model::Task::embedding) unlabelled = "an embedding has no labels";
+  if (recipe_.data.augmentation.splice > 0) unlabelled = "a text made of two has no label";
+  if (unlabelled.empty()) return;
+  const auto expect_none = [&](double labels, const std::string& stage) {
     if (labels != 0)
-      throw std::invalid_argument("[recipe] " + stage +
-                                  ".labels: saw a weight, needs 0 (an embedding has no labels)");
+      throw std::invalid_argument("[recipe] " + stage + ".labels: saw a weight, needs 0 (" +
+                                  unlabelled + ")");
   };
   if (recipe_.alone.schedule.epochs > 0) expect_none(recipe_.alone.labels, "alone");
   if (recipe_.joint.schedule.epochs > 0) expect_none(recipe_.joint.labels, "joint");
   if (recipe_.head.schedule.epochs > 0) expect_none(recipe_.head.labels, "head");
   if (recipe_.boost.schedule.epochs > 0)
-    throw std::invalid_argument(
-        "[recipe] boost.epochs: saw some, needs 0 (an embedding is never wrong)");
+    throw std::invalid_argument("[recipe] boost.epochs: saw some, needs 0 (" + unlabelled + ")");
 }
 
 // ---- stages
@@ -331,7 +328,7 @@ Stage Calibration::stage(const std::string& name, const Schedule& schedule,
   stage.name = name;
   stage.schedule = schedule;
   stage.compute = recipe_.compute;
-  stage.images = training_.size();
+  stage.rows = training_.size();
   stage.measure = measure_of(plan_.teacher);
   stage.moves = [moves](const std::string& tensor) { return starts_with(tensor, moves); };
   return stage;

@@ -23,7 +23,7 @@ std::filesystem::path beside(const std::filesystem::path& recipe, std::filesyste
 }
 
 DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
-  table.allow({"format", "path", "train_limit", "validation", "flip", "shift", "length"});
+  table.allow({"format", "path", "train_limit", "validation", "flip", "shift", "splice", "length"});
   DataRecipe data;
   if (const auto format = table.find("format"))
     data.format = format->one_of(
@@ -32,8 +32,10 @@ DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
   data.path = beside(recipe, data.path);
   data.train_limit = table.integer("train_limit", 0, many, data.train_limit);
   data.validation = table.integer("validation", 0, many, data.validation);
-  data.flip = table.boolean("flip", data.flip);
-  data.shift = table.integer("shift", 0, 64, data.shift);
+  Augmentation& how = data.augmentation;
+  how.flip = table.boolean("flip", how.flip);
+  how.shift = table.integer("shift", 0, 64, how.shift);
+  how.splice = table.number("splice", 0, 1, how.splice);
   data.length = table.integer("length", 0, 1 << 22, data.length);
   return data;
 }
@@ -233,6 +235,8 @@ void TrainRecipe::check() const {
   schedule.check("schedule");
   expect(schedule.epochs >= 1, "schedule.epochs", schedule.epochs, "at least 1");
   expect(ema >= 0 && ema < 1, "ema", ema, "0 or more and less than 1");
+  expect(data.augmentation.splice == 0, "data.splice", data.augmentation.splice,
+         "0 (a text made of two has no label)");
   expect(mixup >= 0, "mixup", mixup, "at least 0");
   expect(dropout >= 0 && dropout < 1, "dropout", dropout, "0 or more and less than 1");
 }

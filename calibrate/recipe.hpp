@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "calibrate/augment.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::calibrate {
@@ -18,8 +19,7 @@ struct DataRecipe {
   std::int64_t train_limit = 0;
   /// Rows of the training data, its last, kept for choosing; 0: none.
   std::int64_t validation = 0;
-  bool flip = true;        // mirror left-right at random
-  std::int64_t shift = 2;  // pixels, at random, both directions
+  Augmentation augmentation;
   /// Most tokens of a text, or those of a window of running text; 0: the model's context.
   std::int64_t length = 0;
 };

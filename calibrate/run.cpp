@@ -49,14 +49,16 @@ EpochRecord record_from(const base::Reader& line) {
   return record;
 }
 
-std::string loss_note(double loss, std::int64_t images, double seconds) {
+std::string loss_note(double loss, std::int64_t rows, double seconds) {
   char text[64];
-  std::snprintf(text, sizeof text, "loss %.4f, %.0f images/s", loss,
-                seconds > 0 ? static_cast<double>(images) / seconds : 0.0);
+  std::snprintf(text, sizeof text, "loss %.4f, %.0f rows/s", loss,
+                seconds > 0 ? static_cast<double>(rows) / seconds : 0.0);
   return text;
 }
 
 }  // namespace
+
+json describe(const Augmentation& how) { return {how.flip, how.shift, how.splice}; }
 
 json describe(const Schedule& schedule) {
   return {schedule.epochs,          static_cast<int>(schedule.optimizer),
@@ -180,10 +182,10 @@ bool Run::finish(const Stage& stage) {
 }
 
 bool Run::run_epoch(const Stage& stage) {
-  const std::int64_t batch = std::min(stage.schedule.batch, stage.images);
-  const std::int64_t steps = stage.images / batch;
-  const auto order = shuffled(stage.images, {options_.seed, static_cast<std::uint64_t>(stage_),
-                                             static_cast<std::uint64_t>(epoch_)});
+  const std::int64_t batch = std::min(stage.schedule.batch, stage.rows);
+  const std::int64_t steps = stage.rows / batch;
+  const auto order = shuffled(stage.rows, {options_.seed, static_cast<std::uint64_t>(stage_),
+                                           static_cast<std::uint64_t>(epoch_)});
   const std::string what = stage.name + " epoch " + std::to_string(epoch_ + 1) + "/" +
                            std::to_string(stage.schedule.epochs);
   const double started = now_s();
@@ -226,7 +228,7 @@ double Run::train_step(const Stage& stage, const std::vector<std::int64_t>& orde
   });
   const double epochs = static_cast<double>(epoch_) + static_cast<double>(step_ + 1) *
                                                           static_cast<double>(batch) /
-                                                          static_cast<double>(stage.images);
+                                                          static_cast<double>(stage.rows);
   weights_.step(lanes_, learning_rate_at(epochs, stage.schedule.learning_rate,
                                          stage.schedule.warmup_epochs, stage.schedule.epochs));
   double loss = 0;

@@ -28,6 +28,7 @@ void restore_tensors(const std::filesystem::path& path,
 
 /// A schedule in a run's fingerprint.
 nlohmann::json describe(const Schedule& schedule);
+nlohmann::json describe(const Augmentation& how);
 
 /// A stage of training: what one pass over the data does.
 struct Stage {
@@ -37,15 +38,15 @@ struct Stage {
   model::Compute compute = model::Compute::f32;
   /// Which weights move, by name.
   std::function<bool(const std::string&)> moves;
-  /// Images to go through in an epoch.
-  std::int64_t images = 0;
+  /// Rows of the data to go through in an epoch.
+  std::int64_t rows = 0;
   /// Where one piece of a batch stands in the run.
   struct Position {
     std::int64_t piece = 0;
     int epoch = 0;
     std::int64_t step = 0;
   };
-  /// The mean loss over some images, on the piece's own leaves.
+  /// The mean loss over some rows, on the piece's own leaves.
   std::function<at::Tensor(const Position&, const at::Tensor& indices)> loss;
   /// Quality on the validation split or NaN, in `measure`; all lanes are free.
   std::function<double()> validate;

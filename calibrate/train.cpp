@@ -47,8 +47,8 @@ std::string fingerprint(const TrainRecipe& recipe) {
   const DataRecipe& data = recipe.data;
   const json all = {
       {"data",
-       {data.format, data.path.string(), data.train_limit, data.validation, data.flip, data.shift,
-        data.length}},
+       {data.format, data.path.string(), data.train_limit, data.validation,
+        describe(data.augmentation), data.length}},
       {"model", model::config_to_json(recipe.model)},
       {"start", {recipe.start.string(), recipe.tokenizer.string()}},
       {"schedule", describe(recipe.schedule)},
@@ -129,7 +129,7 @@ class Trainer {
     stage.ema = recipe_.ema;
     stage.compute = recipe_.compute;
     stage.moves = [](const std::string&) { return true; };
-    stage.images = training_.size();
+    stage.rows = training_.size();
     stage.measure = measure_of(recipe_.model);
     stage.loss = [this](const Stage::Position& at, const at::Tensor& indices) {
       return loss(at, indices);
@@ -158,8 +158,8 @@ class Trainer {
       const at::Tensor inputs = model::inputs_of(model.config, windows);
       return cross_entropy(model::forward(model, inputs, observed(observer)), targets);
     }
-    const at::Tensor rows = take_view(training_.inputs, indices,
-                                      {recipe_.data.flip, recipe_.data.shift}, recipe_.seed, view);
+    const at::Tensor rows =
+        take_view(training_.inputs, indices, recipe_.data.augmentation, recipe_.seed, view);
     at::Tensor inputs = model::inputs_of(model.config, rows);
     const at::Tensor labels = training_.labels.index_select(0, indices);
     if (recipe_.mixup <= 0)

@@ -51,9 +51,9 @@ Scores to_scores(const Tensor& values) {
   return {flat.data_ptr<double>(), flat.data_ptr<double>() + flat.numel()};
 }
 
-// ---- from images ----
+// ---- from data ----
 
-/// What one group of units was seen to do, summed over images.
+/// What one group of units was seen to do, summed over rows of the data.
 struct Seen {
   Tensor change;  // |Σ a·∂loss/∂a|
   Tensor energy;
@@ -74,6 +74,8 @@ struct Seen {
   }
 };
 
+constexpr std::int64_t no_target = -100;
+
 /// Activations [B, N, U·unit] and their gradients -> [U]: the first-order change of the loss
 /// without each unit.
 Tensor loss_change(const Tensor& activations, std::int64_t unit) {
@@ -87,11 +89,11 @@ Tensor token_energy(const Tensor& x) { return x.flatten(0, 1).square().sum(0); }
 /// The energy of each unit's contribution through its outgoing weights [D, U·unit], cross terms
 /// left out. -> [U].
 Tensor output_energy(const Tensor& activations, const Tensor& outgoing, std::int64_t unit) {
-  const Tensor energy = token_energy(activations.detach()) * outgoing.square().sum(0);
+  const Tensor energy = token_energy(activations) * outgoing.square().sum(0);
   return energy.unflatten(0, {-1, unit}).sum(1).to(at::kDouble);
 }
 
-/// Runs the teacher on images and gathers what each unit does.
+/// Runs the teacher on data and gathers what each unit does.
 class Measurement {
  public:
   explicit Measurement(const model::Transformer& teacher)
@@ -116,12 +118,13 @@ class Measurement {
     else
       inputs = inputs.clone().requires_grad_();
     Activations seen;
+    seen.real = model::sight(teacher_, inputs).real;
     const model::Observer observer = seen.observer();
     const Tensor answers = model::forward(teacher_, inputs, &observer);
     Tensor targets;
     if (data.labels.defined()) targets = data.labels.index_select(0, indices);
     if (data.stream.defined()) targets = rows.narrow(1, 1, rows.size(1) - 1).to(at::kLong);
-    loss(answers, targets).backward();
+    loss(answers, targets, seen.real).backward();
     gather(seen, model::embed(teacher_, inputs.detach()));
   }
 
@@ -138,17 +141,22 @@ class Measurement {
   /// The sum, not the mean: no row's gradient depends on the others'. Without targets, those that
   /// the teacher thinks right; of an embedding, where it points along a direction drawn for each
   /// row: its gradient is that of the whole direction, on the mean (Hutchinson 1990).
-  Tensor loss(const Tensor& answers, const Tensor& targets) {
+  Tensor loss(const Tensor& answers, const Tensor& targets, const Tensor& real) {
     if (teacher_.config.task == model::Task::embedding)
       return (answers * at::randn(answers.sizes(), generator_)).sum();
-    const Tensor right = targets.defined() ? targets : answers.detach().argmax(-1);
+    Tensor right = targets.defined() ? targets : answers.detach().argmax(-1);
+    if (real.defined() && right.dim() == 2) right = right.masked_fill(real == 0, no_target);
     return at::nll_loss(at::log_softmax(answers, -1).flatten(0, -2), right.flatten(), {},
-                        at::Reduction::Sum);
+                        at::Reduction::Sum, no_target);
   }
 
   /// What the observer was shown in one batch; gradients are kept.
   struct Activations {
     std::map<int, Tensor> contexts, hidden, states;
+    Tensor real;  // [B, N] as in model::Sight
+
+    /// Without what only fills up a row: what is computed there reaches no answer.
+    Tensor only_real(const Tensor& x) const { return real.defined() ? x * real.unsqueeze(2) : x; }
 
     model::Observer observer() {
       const auto keep_in = [](std::map<int, Tensor>& kept) {
@@ -174,20 +182,22 @@ class Measurement {
     for (const auto& [layer, context] : seen.contexts) {
       heads_[static_cast<std::size_t>(layer)].add(
           loss_change(context, head_width),
-          output_energy(context, outgoing(layer, "attention.output"), head_width));
+          output_energy(seen.only_real(context.detach()), outgoing(layer, "attention.output"),
+                        head_width));
     }
     for (const auto& [layer, hidden] : seen.hidden) {
       mlp_[static_cast<std::size_t>(layer)].add(
-          loss_change(hidden, 1), output_energy(hidden, outgoing(layer, "mlp.down"), 1));
+          loss_change(hidden, 1),
+          output_energy(seen.only_real(hidden.detach()), outgoing(layer, "mlp.down"), 1));
     }
     gather_states(seen, embedded);
   }
 
   void gather_states(const Activations& seen, const Tensor& embedded) {
-    Tensor before = embedded;
+    Tensor before = seen.only_real(embedded);
     std::vector<Tensor> changes, steps;
     for (const auto& [layer, state] : seen.states) {
-      const Tensor x = state.detach();
+      const Tensor x = seen.only_real(state.detach());
       channels_.add(loss_change(state, 1), token_energy(x).to(at::kDouble));
       const Tensor step = x - before;
       changes.push_back((step * state.grad()).sum({1, 2}).abs().sum());
@@ -218,11 +228,6 @@ class Measurement {
   Seen channels_, layers_;
   std::vector<Seen> heads_, mlp_;
 };
-
-/// `count` numbers evenly spread over 0..size−1: data sorted by class must not show one class only.
-Tensor spread(std::int64_t size, std::int64_t count) {
-  return at::arange(count, at::kLong).mul(size).floor_divide(count);
-}
 
 // ---- from weights ----
 
@@ -305,7 +310,6 @@ void ImportanceOptions::check() const {
     throw std::invalid_argument("[importance] options." + field + ": saw " + saw + ", needs " +
                                 needs);
   };
-  if (images < 1) refuse("images", std::to_string(images), "at least 1");
   if (batch < 1) refuse("batch", std::to_string(batch), "at least 1");
   if (!(taylor >= 0 && taylor <= 1)) refuse("taylor", std::to_string(taylor), "0..1");
 }
@@ -315,19 +319,17 @@ Importance measure_importance(const model::Transformer& teacher, const model::Da
                               const base::ProgressCallback& progress) {
   options.check();
   if (data.size() == 0) {
-    throw std::invalid_argument("[importance] data: saw no images, needs at least 1");
+    throw std::invalid_argument("[importance] data: saw no rows, needs at least 1");
   }
   if (!teacher.config.answers()) {
     throw std::invalid_argument("[importance] teacher: saw no head, needs one for its loss");
   }
-  const std::int64_t count = std::min(options.images, data.size());
-  const Tensor chosen = spread(data.size(), count);
+  const std::int64_t count = data.size();
   Measurement measurement(teacher);
   Steps steps("importance", (count + options.batch - 1) / options.batch, progress);
   for (std::int64_t begin = 0; begin < count; begin += options.batch) {
     steps.next();
-    const Tensor batch = chosen.narrow(0, begin, std::min(options.batch, count - begin));
-    measurement.add(data, batch);
+    measurement.add(data, at::arange(begin, std::min(begin + options.batch, count), at::kLong));
   }
   return measurement.importance(options.taylor);
 }

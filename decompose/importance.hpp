@@ -24,9 +24,6 @@ struct Importance {
 };
 
 struct ImportanceOptions {
-  /// Images of the calibration data that gradients and activations are taken on, evenly spread over
-  /// it.
-  std::int64_t images = 512;
   std::int64_t batch = 64;
   /// score = taylor · first-order loss change + (1 − taylor) · activation energy, each normalised
   /// to sum 1 in its group.
@@ -35,12 +32,13 @@ struct ImportanceOptions {
   void check() const;
 };
 
-/// From images. The first-order change of the loss without a unit is |Σ a·∂loss/∂a| over its
-/// activations in an image, which equals |Σ w·∂loss/∂w| over its outgoing weights (Molchanov et al.
-/// 2019), averaged over images; the energy is that of what the unit adds to the residual stream.
-/// Channels sum both over the blocks; a layer's own are of what it adds. Labels are the data's, or
-/// the teacher's answers where the data has none. Throws std::invalid_argument: no images, no
-/// classifier. `progress` counts batches; std::runtime_error where it asks to stop.
+/// From images or texts. The first-order change of the loss without a unit is |Σ a·∂loss/∂a| over
+/// its activations in a row of the data, which equals |Σ w·∂loss/∂w| over its outgoing weights
+/// (Molchanov et al. 2019), averaged over rows; the energy is that of what the unit adds to the
+/// residual stream. What only fills up a row has no part in either. Channels sum both over the
+/// blocks; a layer's own are of what it adds. Labels are the data's, or the teacher's answers where
+/// the data has none. Throws std::invalid_argument: no rows, no head. `progress` counts batches;
+/// std::runtime_error where it asks to stop.
 Importance measure_importance(const model::Transformer& teacher, const model::Dataset& data,
                               const ImportanceOptions& options = {},
                               const base::ProgressCallback& progress = {});

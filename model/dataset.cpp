@@ -80,10 +80,6 @@ std::int64_t big_endian(const std::uint8_t* bytes) {
          (std::int64_t{bytes[2]} << 8) | std::int64_t{bytes[3]};
 }
 
-std::int64_t limited(std::int64_t count, std::int64_t limit) {
-  return limit > 0 ? std::min(count, limit) : count;
-}
-
 /// What the readers gather: one stack of equal images in a layout of planes, before it is fitted to
 /// the model.
 struct RawImages {
@@ -130,18 +126,22 @@ void store(const std::vector<std::uint8_t>& planes, std::int64_t index, at::Tens
   std::memcpy(images.data_ptr<std::uint8_t>() + index * size, planes.data(), planes.size());
 }
 
-Dataset fit(RawImages raw, const ModelConfig& config) {
+Dataset fit(const RawImages& raw, std::int64_t limit, const ModelConfig& config) {
+  const auto chosen = spread_over(raw.count, limit);
+  const bool as_they_are = fits(raw, config);
+  const std::int64_t size = raw.channels * raw.height * raw.width;
   Dataset data;
-  data.inputs = empty_images(raw.count, config);
-  if (fits(raw, config)) {
-    std::copy(raw.planes.begin(), raw.planes.end(), data.inputs.data_ptr<std::uint8_t>());
-  } else {
-    for (std::int64_t i = 0; i < raw.count; ++i)
-      store(prepare(interleave(raw, i, config.channels), config.processing, config.channels), i,
-            data.inputs);
+  data.inputs = empty_images(static_cast<std::int64_t>(chosen.size()), config);
+  data.labels = at::empty({static_cast<std::int64_t>(chosen.size())}, at::kLong);
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    const auto row = static_cast<std::int64_t>(i);
+    const auto begin = raw.planes.begin() + chosen[i] * size;
+    store(as_they_are ? std::vector<std::uint8_t>(begin, begin + size)
+                      : prepare(interleave(raw, chosen[i], config.channels), config.processing,
+                                config.channels),
+          row, data.inputs);
+    data.labels.data_ptr<std::int64_t>()[row] = raw.labels[static_cast<std::size_t>(chosen[i])];
   }
-  data.labels = at::empty({raw.count}, at::kLong);
-  std::copy(raw.labels.begin(), raw.labels.end(), data.labels.data_ptr<std::int64_t>());
   return data;
 }
 
@@ -208,13 +208,11 @@ RawImages read_idx(const DatasetSource& source, std::int64_t classes) {
     fail(*labels_path, "count: saw " + std::to_string(count) + " labels, needs " +
                            std::to_string(dims[0]) + " as there are images");
   check_sides(*images_path, dims[0], dims[1], dims[2]);
-  RawImages raw{limited(count, source.limit), 1, dims[1], dims[2], {}, {}};
+  RawImages raw{count, 1, dims[1], dims[2], {}, {}};
   raw.planes = images.read(raw.count * dims[1] * dims[2], "pixels");
   const auto bytes = labels.read(raw.count, "labels");
-  if (raw.count == count) {
-    expect_end(images);
-    expect_end(labels);
-  }
+  expect_end(images);
+  expect_end(labels);
   raw.labels.assign(bytes.begin(), bytes.end());
   for (std::int64_t i = 0; i < raw.count; ++i)
     check_label(raw.labels[static_cast<std::size_t>(i)], i, classes, *labels_path);
@@ -249,15 +247,15 @@ std::optional<fs::path> find_cifar(const fs::path& folder, const CifarLayout& la
   return std::nullopt;
 }
 
-void read_cifar_file(const fs::path& path, const CifarLayout& layout, std::int64_t limit,
-                     std::int64_t classes, RawImages& raw) {
+void read_cifar_file(const fs::path& path, const CifarLayout& layout, std::int64_t classes,
+                     RawImages& raw) {
   const std::int64_t pixels = 3 * 32 * 32, record = layout.label_bytes + pixels;
   const auto size = fs::exists(path) ? static_cast<std::int64_t>(fs::file_size(path)) : 0;
   if (size == 0 || size % record != 0)
     fail(path, "size: saw " + std::to_string(size) + " bytes, needs a multiple of " +
                    std::to_string(record));
   ByteSource source(path);
-  for (std::int64_t i = 0; i < size / record && (limit == 0 || raw.count < limit); ++i) {
+  for (std::int64_t i = 0; i < size / record; ++i) {
     const auto bytes = source.read(record, "image " + std::to_string(i));
     raw.labels.push_back(bytes[static_cast<std::size_t>(layout.label_bytes - 1)]);
     check_label(raw.labels.back(), i, classes > 0 ? classes : layout.classes, path);
@@ -283,9 +281,8 @@ Dataset read_cifar(const DatasetSource& source, const std::string& format,
   if (!folder) fail(source.path, format + ": saw none of its files, needs " + layout.test[0]);
   RawImages raw{0, 3, 32, 32, {}, {}};
   for (const auto& name : source.split == "train" ? layout.train : layout.test)
-    if (source.limit == 0 || raw.count < source.limit)
-      read_cifar_file(*folder / name, layout, source.limit, config.classes, raw);
-  Dataset data = fit(std::move(raw), config);
+    read_cifar_file(*folder / name, layout, config.classes, raw);
+  Dataset data = fit(raw, source.limit, config);
   data.label_names = read_lines(*folder / layout.names);
   return data;
 }
@@ -331,11 +328,13 @@ Dataset read_folder(const DatasetSource& source, const ModelConfig& config) {
       files.emplace_back(path, static_cast<std::int64_t>(c));
   }
   if (files.empty()) fail(folder, "folder: saw no PNG or JPEG file in its classes");
-  const auto count = limited(static_cast<std::int64_t>(files.size()), source.limit);
+  const auto chosen = spread_over(static_cast<std::int64_t>(files.size()), source.limit);
+  const auto count = static_cast<std::int64_t>(chosen.size());
   data.inputs = empty_images(count, config);
   data.labels = at::empty({count}, at::kLong);
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto& [path, label] = files[static_cast<std::size_t>(i)];
+    const auto& [path, label] =
+        files[static_cast<std::size_t>(chosen[static_cast<std::size_t>(i)])];
     store(prepare(read_image(path, config.channels), config.processing, config.channels), i,
           data.inputs);
     data.labels.data_ptr<std::int64_t>()[i] = label;
@@ -377,7 +376,7 @@ Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   const std::string format = source.format == "auto" ? detect(source) : source.format;
   Dataset data;
   if (format == "idx") {
-    data = fit(read_idx(source, config.classes), config);
+    data = fit(read_idx(source, config.classes), source.limit, config);
   } else if (format == "cifar10" || format == "cifar100") {
     data = read_cifar(source, format, config);
   } else if (format == "folder") {
@@ -388,6 +387,13 @@ Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   }
   if (!config.labels.empty()) data.label_names = config.labels;
   return data;
+}
+
+std::vector<std::int64_t> spread_over(std::int64_t count, std::int64_t limit) {
+  const std::int64_t chosen = limit > 0 ? std::min(count, limit) : count;
+  std::vector<std::int64_t> rows;
+  for (std::int64_t i = 0; i < chosen; ++i) rows.push_back(i * count / chosen);
+  return rows;
 }
 
 at::Tensor inputs_of(const ModelConfig& config, const at::Tensor& rows) {

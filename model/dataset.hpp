@@ -29,6 +29,9 @@ struct Dataset {
   std::int64_t size() const { return inputs.defined() ? inputs.size(0) : 0; }
 };
 
+/// `limit` of 0 … count − 1, evenly spread, or all of them where it is 0 or not below.
+std::vector<std::int64_t> spread_over(std::int64_t count, std::int64_t limit);
+
 /// What features() takes, of rows of `Dataset::inputs`: pixels normalised; ids without columns that
 /// no row uses; of windows all but the last token, which is only asked for.
 at::Tensor inputs_of(const ModelConfig& config, const at::Tensor& rows);
@@ -46,7 +49,7 @@ struct DatasetSource {
   /// "train" or "test". A data set that is not split is refused: what learns from it would be
   /// judged by the same images.
   std::string split = "test";
-  /// At most this many, the first; 0: all.
+  /// At most this many, evenly spread, so that data sorted by class shows all of them; 0: all.
   std::int64_t limit = 0;
   /// Of texts.
   const Tokenizer* tokenizer = nullptr;

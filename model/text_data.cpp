@@ -212,24 +212,24 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
   fs::path file;
   auto lines = read_lines(source, format, pairs, file);
   if (lines.empty()) fail(file, "data: saw no line, needs at least 1");
-  if (source.limit > 0 && static_cast<std::int64_t>(lines.size()) > source.limit)
-    lines.resize(static_cast<std::size_t>(source.limit));
+  const auto chosen = spread_over(static_cast<std::int64_t>(lines.size()), source.limit);
   const auto length = static_cast<std::size_t>(length_of(source, config));
-  const auto count = static_cast<std::int64_t>(lines.size());
+  const auto count = static_cast<std::int64_t>(chosen.size());
   Dataset data;
   data.label_names = config.labels;
   pairs ? data.scores = at::empty({count}, at::kFloat)
         : data.labels = at::empty({count}, at::kLong);
   std::vector<std::vector<TokenId>> rows;
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    for (const auto& text : lines[i].texts) {
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    const auto& line = lines[static_cast<std::size_t>(chosen[i])];
+    for (const auto& text : line.texts) {
       rows.push_back(source.tokenizer->encode(text, true, length));
-      if (rows.back().empty()) fail_at(file, lines[i].number, "text: saw none, needs some");
+      if (rows.back().empty()) fail_at(file, line.number, "text: saw none, needs some");
     }
     if (pairs)
-      data.scores.data_ptr<float>()[i] = score_of(lines[i], file);
+      data.scores.data_ptr<float>()[i] = score_of(line, file);
     else
-      data.labels.data_ptr<std::int64_t>()[i] = label_of(lines[i], config, file);
+      data.labels.data_ptr<std::int64_t>()[i] = label_of(line, config, file);
   }
   data.inputs = filled_up(rows);
   return data;
@@ -284,9 +284,11 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
     slide(source.stride, length, data);
   else
     data.inputs = data.stream.unfold(0, length + 1, length);
-  if (source.limit > 0 && data.size() > source.limit)
-    data.inputs = data.inputs.narrow(0, 0, source.limit);
-  if (data.judged.defined()) data.judged = data.judged.narrow(0, 0, data.size());
+  if (source.limit > 0 && data.size() > source.limit) {
+    const at::Tensor chosen = at::tensor(spread_over(data.size(), source.limit), at::kLong);
+    data.inputs = data.inputs.index_select(0, chosen);
+    if (data.judged.defined()) data.judged = data.judged.index_select(0, chosen);
+  }
   return data;
 }
 

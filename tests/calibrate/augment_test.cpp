@@ -89,6 +89,38 @@ TEST(TakeView, IsAFunctionOfSeedViewAndIndex) {
   EXPECT_TRUE(take_view(images, some, how, 1, 1).equal(view.index_select(0, some)));
 }
 
+TEST(TakeView, SplicesTextsOfTheBeginningOfOneAndTheEndOfAnother) {
+  // Text i: 1, then 10 i + 2 … , then 0; 2 to 7 tokens in rows of 8.
+  const std::int64_t count = 40;
+  at::Tensor texts = at::full({count, 8}, -1, at::kInt);
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t k = 0; k < 1 + i % 6; ++k) texts[i][k] = k == 0 ? 1 : 10 * i + k + 1;
+    texts[i][1 + i % 6] = 0;
+  }
+  EXPECT_TRUE(take_view(texts, all(count), {false, 0, 1}, 1, 0).equal(texts));
+  EXPECT_TRUE(take_view(texts, all(count), {true, 2, 0}, 1, 1).equal(texts));
+  const auto view = take_view(texts, all(count), {false, 0, 1}, 1, 1);
+  std::set<std::int64_t> others;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto length = (view[i] >= 0).sum().item<std::int64_t>();
+    EXPECT_TRUE((view[i].narrow(0, 0, length) >= 0).all().item<bool>());
+    EXPECT_EQ(view[i][0].item<int>(), 1);
+    EXPECT_EQ(view[i][length - 1].item<int>(), 0);
+    int switches = 0;
+    for (std::int64_t k = 1; k + 1 < length; ++k) {
+      const std::int64_t from = view[i][k].item<int>() / 10;
+      if (from != i) others.insert(from);
+      switches += k > 1 && from != view[i][k - 1].item<int>() / 10 ? 1 : 0;
+    }
+    EXPECT_LE(switches, 1) << view[i];
+  }
+  EXPECT_GT(others.size(), 10U);
+  const auto half = take_view(texts, all(count), {false, 0, 0.5}, 1, 1);
+  const auto changed = (half != texts).any(1).sum().item<std::int64_t>();
+  EXPECT_GT(changed, 5);
+  EXPECT_LT(changed, 35);
+}
+
 TEST(TakeView, SurvivesAShiftWiderThanTheImage) {
   const auto view = take_view(numbered(20), all(20), {false, 9}, 1, 1);
   EXPECT_TRUE(view.flatten(1).amax(1).eq(0).any().item<bool>());

@@ -238,6 +238,15 @@ TEST(Calibrate, RefusesARecipeThatDoesNothing) {
             "[recipe] epochs: every stage has 0, needs one with more");
 }
 
+TEST(Calibrate, RefusesLabelsOfTextsMadeOfTwo) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.data.augmentation.splice = 0.5;
+  recipe.alone.labels = 0.3;
+  EXPECT_EQ(message_of([&] { calibrate(cut.bundle, cut.teacher, recipe); }),
+            "[recipe] alone.labels: saw a weight, needs 0 (a text made of two has no label)");
+}
+
 TEST(Calibrate, SaysWhenTheTargetIsMissed) {
   const Cut cut;
   CalibrateRecipe recipe = bars_calibration(cut.data);

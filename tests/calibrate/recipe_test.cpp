@@ -132,6 +132,10 @@ TEST(TrainRecipe, ChecksWhatACallerFilledIn) {
   recipe.ema = 1;
   EXPECT_EQ(message_of([&] { recipe.check(); }),
             "[recipe] ema: saw 1, needs 0 or more and less than 1");
+  recipe.ema = 0;
+  recipe.data.augmentation.splice = 0.5;
+  EXPECT_EQ(message_of([&] { recipe.check(); }),
+            "[recipe] data.splice: saw 0.5, needs 0 (a text made of two has no label)");
 }
 
 TEST(Recipes, EveryOneInTheRepositoryReads) {

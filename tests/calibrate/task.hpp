@@ -74,8 +74,8 @@ inline calibrate::TrainRecipe bars_recipe(const std::filesystem::path& data, int
   calibrate::TrainRecipe recipe;
   recipe.data.path = data;
   recipe.data.validation = 64;
-  recipe.data.flip = true;
-  recipe.data.shift = 0;
+  recipe.data.augmentation.flip = true;
+  recipe.data.augmentation.shift = 0;
   recipe.model = bars_config();
   recipe.schedule.epochs = epochs;
   recipe.schedule.batch = 32;
@@ -120,7 +120,7 @@ inline calibrate::CalibrateRecipe bars_calibration(const std::filesystem::path& 
   calibrate::CalibrateRecipe recipe;
   recipe.data.path = data;
   recipe.data.validation = 64;
-  recipe.data.shift = 0;
+  recipe.data.augmentation.shift = 0;
   recipe.views = 2;
   recipe.threads = 2;
   for (auto* schedule : {&recipe.alone.schedule, &recipe.boost.schedule, &recipe.joint.schedule,

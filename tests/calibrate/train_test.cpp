@@ -74,7 +74,7 @@ TEST(Train, StoppedAndResumedGivesTheSameWeights) {
   TrainRecipe recipe = bars_recipe(bars(scratch));
   recipe.mixup = 0.4;
   recipe.ema = 0.9;
-  recipe.data.shift = 1;
+  recipe.data.augmentation.shift = 1;
   const TrainSummary whole = train(recipe, scratch / "whole");
   // The first report comes within the first epoch, the second at some epoch's end or within it.
   const TrainSummary within = train(recipe, scratch / "resumed", stop_at(1));

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/decompose/running.hpp"
+#include "tests/model/fixtures.hpp"
 
 namespace cleave::decompose {
 namespace {
@@ -146,17 +147,21 @@ TEST(Importance, FitsTheModelAndLeavesItAsItWas) {
   }
 }
 
-TEST(Importance, LooksAtImagesFromTheWholeOfTheData) {
-  // Data sorted by class must not show its first class only.
-  const auto data = tiny_data(40);
-  auto few = options(0.7);
-  few.images = 4;
-  model::Dataset every_tenth;
-  const auto tenth = at::tensor({0, 10, 20, 30}, at::kLong);
-  every_tenth.inputs = data.inputs.index_select(0, tenth);
-  every_tenth.labels = data.labels.index_select(0, tenth);
-  EXPECT_EQ(measure_importance(lively_model(), data, few).channels,
-            measure_importance(lively_model(), every_tenth, few).channels);
+TEST(Importance, OfTextsDoesNotDependOnWhatFillsThemUp) {
+  auto config = model::testing::tiny_text_config(model::Family::bert);
+  config.task = model::Task::masked_lm;
+  config.classes = config.vocabulary;
+  const auto teacher = lively_model(config);
+  model::Dataset texts;
+  texts.inputs = at::tensor({1, 2, 3, 4, 5, 6, 7, -1, 8, -1, -1, -1}, at::kInt).view({3, 4});
+  const auto together = measure_importance(teacher, texts, options(0.5));
+  const auto alone = measure_importance(teacher, texts, options(0.5, 1));  // nothing to fill up
+  expect_close(together.channels, alone.channels, 1e-5);
+  expect_close(together.layers, alone.layers, 1e-5);
+  for (std::size_t l = 0; l < 3; ++l) {
+    expect_close(together.heads[l], alone.heads[l], 1e-5);
+    expect_close(together.mlp[l], alone.mlp[l], 1e-5);
+  }
 }
 
 TEST(Importance, TakesTheTeachersAnswersWhereThereAreNoLabels) {
@@ -175,7 +180,7 @@ TEST(Importance, SaysWhatItCannotMeasure) {
                           const ImportanceOptions& chosen) {
     return message_of([&] { measure_importance(teacher, data, chosen); });
   };
-  EXPECT_EQ(refusal(lively_model(), {}, {}), "[importance] data: saw no images, needs at least 1");
+  EXPECT_EQ(refusal(lively_model(), {}, {}), "[importance] data: saw no rows, needs at least 1");
   EXPECT_EQ(refusal(lively_model(), tiny_data(1), options(1.5)),
             "[importance] options.taylor: saw 1.500000, needs 0..1");
   EXPECT_EQ(refusal(lively_model(), tiny_data(1), options(1, 0)),

@@ -91,11 +91,12 @@ TEST(Idx, ReadsGzipAndTheTrainSplit) {
   EXPECT_EQ(data.inputs[4][0][1][2].item<int>(), 29);
 }
 
-TEST(Idx, TakesTheFirstWhereLimited) {
+TEST(Idx, TakesSomeOfTheWholeWhereLimited) {
   const Scratch scratch;
-  const Dataset data = read_dataset({"idx", idx_folder(scratch), "test", 3}, idx_input());
-  EXPECT_EQ(data.size(), 3);
-  EXPECT_EQ(data.labels.size(0), 3);
+  const Dataset data = read_dataset({"idx", idx_folder(scratch), "test", 2}, idx_input());
+  ASSERT_EQ(data.size(), 2);
+  EXPECT_EQ(data.inputs[1][0][0][0].item<int>(), 12);
+  EXPECT_TRUE(data.labels.equal(at::tensor({0, 2}, at::kLong)));
 }
 
 TEST(Idx, ResizesToTheInputAndCopiesGreyToEachChannel) {
@@ -247,6 +248,15 @@ TEST(ClassFolder, NumbersClassesInOrderOfTheirNames) {
   EXPECT_EQ(data.label_names, (std::vector<std::string>{"cat", "dog"}));
   EXPECT_TRUE(data.labels.equal(at::tensor({0, 0, 1}, at::kLong)));
   EXPECT_EQ(data.inputs[2][0][3][3].item<int>(), 30);
+}
+
+TEST(ClassFolder, ShowsEveryClassWhereLimited) {
+  const Scratch scratch;
+  class_folder(scratch);
+  fs::copy(scratch / "test/dog/a.png", scratch / "test/dog/b.png");
+  const Dataset data = read_dataset({"folder", scratch.path(), "test", 2}, input(6, 3, 2));
+  EXPECT_TRUE(data.labels.equal(at::tensor({0, 1}, at::kLong)));
+  EXPECT_EQ(data.inputs[1][0][3][3].item<int>(), 30);
 }
 
 TEST(ClassFolder, NumbersClassesAsTheModelNamesThem) {

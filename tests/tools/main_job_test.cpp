@@ -29,7 +29,7 @@ class MainJob : public testing::Test {
                "0\n[joint]\nepochs = "
                "2\nbatch = 16\nlearning_rate = 0.003\n");
     run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--data",
-         s / "data", "--images", "60", "--out", s / "bundle"});
+         s / "data", "--rows", "60", "--out", s / "bundle"});
     run({"calibrate", s / "bundle", "--teacher", s / "model", "--data", s / "data", "--recipe",
          s / "recipe.toml", "--threads", "1"});
   }

@@ -29,16 +29,14 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   source.path = args.text("data");
   source.format = args.text("data-format");
   source.split = "train";
-  source.limit = args.integer("images");
+  source.limit = args.integer("rows");
   source.length = args.integer("length");
   std::optional<model::Tokenizer> tokenizer;
   if (teacher.config.is_text()) tokenizer = model::read_tokenizer(folder);
   source.tokenizer = tokenizer ? &*tokenizer : nullptr;
-  decompose::ImportanceOptions options;
-  options.images = args.integer("images");
   const auto data = model::read_dataset(source, teacher.config);
   ProgressBar bar;
-  return decompose::measure_importance(teacher, data, options, bar.callback());
+  return decompose::measure_importance(teacher, data, {}, bar.callback());
 }
 
 /// For hosts.toml. An address is optional in a fleet; who has none is left out.
@@ -117,8 +115,8 @@ Command decompose_command() {
   return {"decompose",
           "cut the weights as a plan says and write a bundle",
           {{"MODEL", "model folder"}},
-          {"plan", "out", "data", "data-format", "length", "images", "importance", "fleet",
-           "threads", "dry-run", "format", "verbose"},
+          {"plan", "out", "data", "data-format", "length", "rows", "importance", "fleet", "threads",
+           "dry-run", "format", "verbose"},
           "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};
