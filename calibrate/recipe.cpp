@@ -83,6 +83,7 @@ model::ImageProcessing read_processing(const Reader& table, const model::ModelCo
 model::ModelConfig read_started(const Reader& table, const std::filesystem::path& start) {
   table.allow({"start", "task", "classes", "labels"});
   model::ModelConfig config = model::read_config(start);
+  config.random_weights = false;  // they will be trained ones
   if (table.has("task")) {
     if (config.family != model::Family::bert)
       throw table.at("task").error("saw a task, which only BERT is given anew here");
@@ -91,8 +92,10 @@ model::ModelConfig read_started(const Reader& table, const std::filesystem::path
     config.classes = table.at("classes").integer(2, 1 << 20);
     config.labels.clear();
   }
-  if (const auto labels = table.find("labels"))
+  if (const auto labels = table.find("labels")) {
+    config.labels.clear();
     for (const Reader& label : labels->items()) config.labels.push_back(label.text());
+  }
   return config;
 }
 
@@ -238,6 +241,7 @@ void TrainRecipe::check() const {
   expect(data.augmentation.splice == 0, "data.splice", data.augmentation.splice,
          "0 (a text made of two has no label)");
   expect(mixup >= 0, "mixup", mixup, "at least 0");
+  expect(temperature > 0, "temperature", temperature, "more than 0");
   expect(dropout >= 0 && dropout < 1, "dropout", dropout, "0 or more and less than 1");
 }
 
@@ -266,8 +270,8 @@ TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesyste
                                    const std::filesystem::path& start) {
   const Reader file = Reader::toml_text(text, path.string());
   file.expect_format(1);
-  file.allow({"format", "seed", "threads", "compute", "mixup", "dropout", "ema", "data", "model",
-              "schedule"});
+  file.allow({"format", "seed", "threads", "compute", "mixup", "temperature", "dropout", "ema",
+              "data", "model", "schedule"});
   TrainRecipe recipe;
   recipe.data = read_data(file.at("data"), path);
   read_model(file.at("model"), path, start, recipe);
@@ -277,6 +281,7 @@ TrainRecipe train_recipe_from_toml(const std::string& text, const std::filesyste
   recipe.schedule = read_schedule(schedule);
   recipe.compute = read_compute(file);
   recipe.mixup = file.number("mixup", 0, 10, recipe.mixup);
+  recipe.temperature = file.number("temperature", 0.1, 10, recipe.temperature);
   recipe.dropout = file.number("dropout", 0, 0.9, recipe.dropout);
   recipe.ema = file.number("ema", 0, 0.999999, recipe.ema);
   recipe.threads = static_cast<int>(file.integer("threads", 0, 4096, recipe.threads));

@@ -55,6 +55,9 @@ struct TrainRecipe {
   Schedule schedule;
   model::Compute compute = model::Compute::f32;
   double mixup = 0;
+  /// The loss reads the logits times this, so that answers are softer by as much where it is above
+  /// 1: of what was not learned from, a model is too sure (Guo and others 2017).
+  double temperature = 1;
   /// Share of what each half of a block adds that is left out at random.
   double dropout = 0;
   /// Exponential moving average of the weights; 0: off.

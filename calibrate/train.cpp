@@ -43,17 +43,19 @@ std::vector<at::Tensor*> handles(model::Transformer& model) {
   return pointers;
 }
 
+const char log_file[] = "training.jsonl";
+
 std::string fingerprint(const TrainRecipe& recipe) {
   const DataRecipe& data = recipe.data;
-  const json all = {
-      {"data",
-       {data.format, data.path.string(), data.train_limit, data.validation,
-        describe(data.augmentation), data.length}},
-      {"model", model::config_to_json(recipe.model)},
-      {"start", {recipe.start.string(), recipe.tokenizer.string()}},
-      {"schedule", describe(recipe.schedule)},
-      {"rest",
-       {static_cast<int>(recipe.compute), recipe.mixup, recipe.dropout, recipe.ema, recipe.seed}}};
+  const json all = {{"data",
+                     {data.format, data.path.string(), data.train_limit, data.validation,
+                      describe(data.augmentation), data.length}},
+                    {"model", model::config_to_json(recipe.model)},
+                    {"start", {recipe.start.string(), recipe.tokenizer.string()}},
+                    {"schedule", describe(recipe.schedule)},
+                    {"rest",
+                     {static_cast<int>(recipe.compute), recipe.mixup, recipe.temperature,
+                      recipe.dropout, recipe.ema, recipe.seed}}};
   return base::sha256(all.dump());
 }
 
@@ -180,7 +182,8 @@ class Trainer {
   }
 
   at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels) const {
-    return label_loss(logits, labels, recipe_.schedule.label_smoothing).mean();
+    return label_loss(logits * recipe_.temperature, labels, recipe_.schedule.label_smoothing)
+        .mean();
   }
 
   const TrainRecipe& recipe_;
@@ -200,13 +203,22 @@ std::unique_ptr<const model::Tokenizer> tokenizer_for(const TrainRecipe& recipe,
   return tokenizer_of(recipe.model, work);
 }
 
+/// A model that somebody else made is not written over.
+void expect_own_folder(const std::filesystem::path& out) {
+  decompose::expect_replaceable(out, "config.json", "model folder");
+  const bool holds_model = std::filesystem::exists(out / "config.json");
+  if (!holds_model || std::filesystem::exists(out / log_file)) return;
+  if (model::read_config(out).random_weights) return;
+  throw std::invalid_argument("[" + out.string() + "] holds a model: saw no " + log_file +
+                              " of a training, needs a new or an empty folder");
+}
+
 }  // namespace
 
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress, const Group& group) {
   recipe.check();
-  if (!std::filesystem::exists(out / ".work"))
-    decompose::expect_replaceable(out, "config.json", "model folder");
+  if (!std::filesystem::exists(out / ".work")) expect_own_folder(out);
   group.meet();  // all have looked before one writes: the folder may be on a disk they share
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
@@ -217,9 +229,8 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   Split data = read_split(recipe.data, recipe.model, tokenizer.get());
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data), group);
-  Run run(
-      {work / "checkpoint.safetensors", out / "training.jsonl", fingerprint(recipe), recipe.seed},
-      trainer.weights(), lanes, group, progress);
+  Run run({work / "checkpoint.safetensors", out / log_file, fingerprint(recipe), recipe.seed},
+          trainer.weights(), lanes, group, progress);
   TrainSummary summary;
   summary.measure = measure_of(recipe.model);
   summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));

@@ -8,6 +8,7 @@
 #include "base/reader.hpp"
 #include "decompose/decompose.hpp"
 #include "decompose/folder.hpp"
+#include "model/config/hugging_face.hpp"
 #include "model/config/safetensors.hpp"
 
 namespace cleave::decompose {
@@ -198,6 +199,10 @@ void init(const model::ModelConfig& config, std::uint64_t seed, const std::files
     entry.dims = stored.dims();
     entries.push_back(std::move(entry));
   }
+  if (std::filesystem::exists(out / "config.json") && !model::read_config(out).random_weights)
+    throw std::invalid_argument("[" + out.string() +
+                                "] holds a model whose weights are not random, needs a new or an "
+                                "empty folder, or one of random weights");
   ModelFolder folder(out);
   model::ModelWriter writer(folder.path(), std::move(entries), {}, shard_bytes);
   Steps steps("init " + out.filename().string(), static_cast<std::int64_t>(tensors.size()),

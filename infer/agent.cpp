@@ -397,7 +397,8 @@ std::string Agent::State::make_room(double bytes) {
           return std::pair(a.second.running > 0, a.second.used_at) <
                  std::pair(b.second.running > 0, b.second.used_at);
         });
-    if (oldest == kept.end() || oldest->second.running > 0)
+    if (oldest == kept.end() || oldest->second.running > 0 ||
+        Clock::now() - oldest->second.used_at < options.sequence_rest)
       return "memory: saw no room for " + base::format_bytes(bytes) +
              " of keys and values, gives " + base::format_bytes(options.memory_bytes);
     forget(oldest->first, "forgotten to make room for another text");

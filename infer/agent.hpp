@@ -27,6 +27,8 @@ struct AgentOptions {
   double memory_bytes = 0;
   /// A text that is being generated and that nobody went on with for so long is forgotten.
   std::chrono::milliseconds sequence_idle = std::chrono::minutes(10);
+  /// One that nobody went on with for so long may be forgotten to make room for another.
+  std::chrono::milliseconds sequence_rest = std::chrono::seconds(10);
   /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
   /// One line for each thing worth knowing, on the thread of run().
@@ -43,7 +45,7 @@ struct AgentOptions {
 /// peak fits in the memory given; else the answer is *busy*, or *failed* where it could never fit.
 /// A lost connection ends its requests and sequences, nothing more. Keys and values of a sequence
 /// count as memory given; where there is no room, the sequence that rested longest is forgotten,
-/// which is logged, and told to whoever goes on with it.
+/// which is logged, and told to whoever goes on with it; where none rests, there is no room.
 class Agent {
  public:
   /// Listens, and returns when the engine is prepared. Throws std::system_error where the port

@@ -73,11 +73,18 @@ const plan::ValueInfo* input_of(const plan::Program& program) {
   return nullptr;
 }
 
-double predicted_s(const plan::Plan& plan, const std::string& device, std::int64_t batch) {
+/// Of an input [B, …] or, of texts, [B, N]. What a plan of generated texts predicts is a step of
+/// one token; prompts bring many.
+double predicted_s(const plan::Plan& plan, const std::string& device,
+                   const std::vector<std::int64_t>& input) {
   const auto prediction = plan.prediction.of(device);
-  return (prediction.compute_s + prediction.send_s + prediction.receive_s) *
-         static_cast<double>(batch) /
-         static_cast<double>(std::max<std::int64_t>(1, plan.shape.batch));
+  const auto times = [](std::int64_t now, std::int64_t planned) {
+    return static_cast<double>(now) / static_cast<double>(std::max<std::int64_t>(1, planned));
+  };
+  double more = times(input[0], plan.shape.batch);
+  if (plan.teacher.is_text() && input.size() > 1)
+    more *= std::max(1.0, times(input[1], plan.shape.generate > 0 ? 1 : plan.shape.tokens));
+  return (prediction.compute_s + prediction.send_s + prediction.receive_s) * more;
 }
 
 }  // namespace
@@ -92,6 +99,8 @@ void AggregatorOptions::check() const {
   need(max_in_flight >= 1, "max_in_flight", std::to_string(max_in_flight), "1 or more");
   need(lateness > 0, "lateness", std::to_string(lateness), "a number above 0");
   need(min_wait.count() >= 0, "min_wait", std::to_string(min_wait.count()) + " ms", "0 ms or more");
+  need(min_wait_in_text.count() >= 0, "min_wait_in_text",
+       std::to_string(min_wait_in_text.count()) + " ms", "0 ms or more");
 }
 
 struct Aggregator::State {
@@ -123,7 +132,6 @@ struct Aggregator::State {
     bool must_come = false;           // one of its values may not be absent
     DeviceReport report;
     Clock::time_point sent_at, decided_at;
-    std::string why;  // lost
   };
 
   struct Job {
@@ -176,6 +184,9 @@ struct Aggregator::State {
   void launch_next();
   void launch(Job& job);
   Clock::time_point late_at(const Job& job) const;
+  std::chrono::milliseconds least_wait(const Job& job) const {
+    return job.request.sequence.id != 0 ? options.min_wait_in_text : options.min_wait;
+  }
   void set_timer(Job& job, Clock::time_point at);
   void timer_fired(Id id);
   void give_up_late(Job& job, Clock::time_point now);
@@ -205,8 +216,8 @@ struct Aggregator::State {
   std::vector<std::unique_ptr<Peer>> peers;  // by rank
   std::map<Id, std::shared_ptr<Job>> jobs;
   std::deque<Id> queue;
-  /// Texts that are being generated, and which ranks do not keep theirs any more.
-  std::map<std::uint64_t, std::set<std::size_t>> sequences;
+  /// Texts that are being generated, and why which ranks do not keep theirs any more.
+  std::map<std::uint64_t, std::map<std::size_t, std::string>> sequences;
   int in_flight = 0;
   bool launching = false;
   bool draining = false, stopped = false;
@@ -492,7 +503,6 @@ void Aggregator::State::launch_next() {
 
 void Aggregator::State::launch(Job& job) {
   const auto id = job.id;
-  const auto batch = job.request.input.dims[0];
   const auto& own = job.programs->at(own_rank());
   job.running = true;
   job.launched = Clock::now();
@@ -501,7 +511,7 @@ void Aggregator::State::launch(Job& job) {
   for (std::size_t rank = 0; rank < peers.size(); ++rank) {
     auto& share = job.shares[rank];
     share.report.device = peers[rank]->device;
-    share.report.predicted_s = predicted_s(plan(), peers[rank]->device, batch);
+    share.report.predicted_s = predicted_s(plan(), peers[rank]->device, job.request.input.dims);
     if (job.programs->at(rank)->instructions.empty()) continue;
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
@@ -524,7 +534,7 @@ void Aggregator::State::launch(Job& job) {
     const bool away = !peers[rank]->joined();
     const bool behind = left != sequences.end() && left->second.count(rank) != 0;
     if (job.shares[rank].open() && (away || behind) &&
-        !lose(id, rank, away ? "not joined" : "left the sequence"))
+        !lose(id, rank, behind ? left->second.at(rank) : "not joined"))
       return;
   }
   for (auto& peer : peers) offer(*peer);
@@ -544,7 +554,7 @@ Clock::time_point Aggregator::State::late_at(const Job& job) const {
     slowest_s = std::max(
         slowest_s, share.report.predicted_s * static_cast<double>(std::max<std::size_t>(1, ahead)));
   }
-  const auto patience = std::max(Seconds(options.min_wait), Seconds(options.lateness * slowest_s));
+  const auto patience = std::max(Seconds(least_wait(job)), Seconds(options.lateness * slowest_s));
   // A prediction of hours must not overflow the clock.
   if (patience >= Seconds(last - job.launched)) return last;
   return job.launched + std::chrono::duration_cast<Clock::duration>(patience);
@@ -604,7 +614,7 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   if (job.request.sequence.id != 0) leave(job.request.sequence.id, rank, why);
   share.stage = Share::Stage::lost;
   share.decided_at = Clock::now();
-  share.why = why;
+  share.report.why = why;
   const auto& device = share.report.device;
   const bool any = std::any_of(job.shares.begin(), job.shares.end(), [](const Share& other) {
     return other.open() || other.stage == Share::Stage::received;
@@ -612,8 +622,8 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   if (!any) {
     std::vector<std::string> reasons;
     for (const auto& other : job.shares)
-      if (other.stage == Share::Stage::lost && other.why != "not joined")
-        reasons.push_back("'" + other.report.device + "' " + other.why);
+      if (other.stage == Share::Stage::lost && other.report.why != "not joined")
+        reasons.push_back("'" + other.report.device + "' " + other.report.why);
     if (const auto away = who_is_missing(); !away.empty()) reasons.push_back("not joined: " + away);
     finish(id, Status::no_device, "[infer] no device answers: " + join(reasons, "; "));
     return false;
@@ -640,7 +650,7 @@ void Aggregator::State::received_share(Job& job, Share& share) {
   job.overdue = false;
   // The first of a late company: the others get a moment.
   const auto last = job.deadline - margin_of(job.request.deadline);
-  set_timer(job, std::min(last, share.decided_at + options.min_wait));
+  set_timer(job, std::min(last, share.decided_at + least_wait(job)));
 }
 
 /// Compute thread.
@@ -725,7 +735,7 @@ std::string Aggregator::State::sequence_objection(const Sequence& sequence) cons
 /// The device has not seen every token of the text: it is left out until the next one.
 void Aggregator::State::leave(std::uint64_t sequence, std::size_t rank, const std::string& why) {
   const auto at = sequences.find(sequence);
-  if (at == sequences.end() || !at->second.insert(rank).second) return;
+  if (at == sequences.end() || !at->second.emplace(rank, why).second) return;
   log("[" + peers[rank]->device + "] sequence " + std::to_string(sequence) +
       ": goes on without it (" + why + ")");
 }

@@ -25,10 +25,12 @@ struct AggregatorOptions {
   /// Requests in flight at once, over all agents.
   int max_in_flight = 4;
   /// A late device is waited for until min(deadline, lateness · its predicted time), at least
-  /// min_wait. The prediction is scaled by the batch and by the requests that the device has before
-  /// this one; without one the deadline decides.
+  /// min_wait. The prediction is scaled by the batch, by the tokens, and by the requests that the
+  /// device has before this one; without one the deadline decides.
   double lateness = 3;
   std::chrono::milliseconds min_wait{50};
+  /// The same where a text is generated: who is given up there is missing to its end.
+  std::chrono::milliseconds min_wait_in_text{2000};
   /// One line for each thing worth knowing, on the I/O thread.
   std::function<void(const std::string&)> log;
   /// Puts a stream over each connection's: TLS, or a test's recorder.

@@ -47,6 +47,7 @@ Response response_of(net::InferAnswer answer) {
     report.predicted_s = device.predicted_s;
     report.sent_bytes = device.sent_bytes;
     report.received_bytes = device.received_bytes;
+    report.why = std::move(device.why);
     response.devices.push_back(std::move(report));
   }
   if (response.status == Status::answered && !response.output.present) {

@@ -42,7 +42,7 @@ void GenerateOptions::check() const {
 
 std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
                                 const std::vector<Text>& prompts, const GenerateOptions& options,
-                                const OnToken& on_token) {
+                                const OnToken& on_token, std::exception_ptr* failure) {
   options.check();
   check_prompts(prompts, options);
   std::vector<Generated> results(prompts.size());
@@ -58,15 +58,26 @@ std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
   Sequence at{sequence, 0, static_cast<std::int64_t>(longest) + options.max_tokens};
   for (std::int64_t step = 0; step < options.max_tokens; ++step) {
     at.past = static_cast<std::int64_t>(*std::max_element(seen.begin(), seen.end()));
-    const net::Value logits = ask(filled_up(fresh), at);
+    net::Value logits;
+    try {
+      logits = ask(filled_up(fresh), at);
+    } catch (...) {
+      if (failure == nullptr) throw;
+      *failure = std::current_exception();
+      for (std::size_t i = 0; i < results.size(); ++i)
+        if (running[i]) results[i].ending = Ending::failed;
+      return results;
+    }
     const std::int64_t vocabulary = vocabulary_of(logits, texts.size());
+    const std::int64_t drawn =
+        options.vocabulary > 0 ? std::min(options.vocabulary, vocabulary) : vocabulary;
     for (std::size_t i = 0; i < texts.size(); ++i) {
       seen[i] += fresh[i].size();
       fresh[i].clear();
       if (!running[i]) continue;
       const auto* row = reinterpret_cast<const float*>(logits.data.data()) +
                         static_cast<std::int64_t>(i) * vocabulary;
-      const Choice choice = samplers[i].next(row, vocabulary, texts[i]);
+      const Choice choice = samplers[i].next(row, drawn, texts[i]);
       const auto& ends = options.end_tokens;
       if (std::find(ends.begin(), ends.end(), choice.token) != ends.end()) {
         results[i].ending = Ending::end_token;

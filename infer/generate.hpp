@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -20,12 +21,14 @@ struct GenerateOptions {
   std::vector<std::int64_t> end_tokens;
   /// Most tokens of prompt and answer.
   std::int64_t context = 0;
+  /// Ids from here on are never drawn: a vocabulary may be filled up behind its tokens. 0: all may.
+  std::int64_t vocabulary = 0;
   /// Throws std::invalid_argument.
   void check() const;
 };
 
 /// Why a text ended.
-enum class Ending { length, end_token, stopped };
+enum class Ending { length, end_token, stopped, failed };
 
 struct Generated {
   Text tokens;  // without the prompt
@@ -41,10 +44,12 @@ using OnToken = std::function<bool(std::size_t text, std::int64_t token)>;
 
 /// Generates a continuation of each prompt, all in one sequence. Throws std::invalid_argument where
 /// a prompt is empty, or with the answer longer than the context ("[generate] prompt 0: saw 1020
-/// tokens and 64 to generate, needs at most 1024 together"), and what `ask` throws.
+/// tokens and 64 to generate, needs at most 1024 together"). What `ask` throws goes to `failure`,
+/// and the texts end where they are; without one it is thrown on.
 std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
                                 const std::vector<Text>& prompts, const GenerateOptions& options,
-                                const OnToken& on_token = {});
+                                const OnToken& on_token = {},
+                                std::exception_ptr* failure = nullptr);
 
 /// Texts as a request holds them: int32 [B, N], −1 at the end of the shorter ones.
 net::Value filled_up(const std::vector<Text>& texts);

@@ -73,7 +73,8 @@ Choice Sampler::next(const float* logits, std::int64_t vocabulary,
   if (options_.repetition_penalty != 1) {
     const auto penalty = static_cast<float>(options_.repetition_penalty);
     for (const std::int64_t token : std::set<std::int64_t>(text.begin(), text.end())) {
-      float& value = changed.at(static_cast<std::size_t>(token));
+      if (token >= vocabulary) continue;  // never drawn
+      float& value = changed[static_cast<std::size_t>(token)];
       value = value > 0 ? value / penalty : value * penalty;
     }
   }

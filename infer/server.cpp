@@ -56,6 +56,7 @@ net::InferAnswer answer_of(std::uint64_t request, Response response) {
     device.predicted_s = report.predicted_s;
     device.sent_bytes = report.sent_bytes;
     device.received_bytes = report.received_bytes;
+    device.why = report.why.substr(0, 400);
     answer.devices.push_back(std::move(device));
   }
   if (response.status == Status::answered) answer.tensor = std::move(response.output);

@@ -40,6 +40,7 @@ struct DeviceReport {
   double predicted_s = 0;
   std::uint64_t sent_bytes = 0,
                 received_bytes = 0;  // of this request, headers included, seen from the aggregator
+  std::string why;                   // not present
 };
 
 struct Response {

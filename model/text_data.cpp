@@ -137,6 +137,10 @@ std::optional<fs::path> find_file(const DatasetSource& source,
 }
 
 fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns) {
+  if (source.split == "train" && fs::is_regular_file(source.path))
+    fail(source.path,
+         "data: saw one file, needs a folder with the files of both splits: what learns from it "
+         "would be judged by the same lines");
   if (const auto found = find_file(source, patterns)) return *found;
   std::string file = patterns.front();
   file.replace(file.find('*'), 1, names_of_split(source.split).front());
@@ -240,6 +244,9 @@ std::string read_running(const DatasetSource& source) {
   fs::path only = source.path;
   if (fs::is_directory(source.path)) {
     if (const auto named = find_file(source, {"*.txt"})) return read_valid(*named);
+    DatasetSource other = source;
+    other.split = source.split == "train" ? "test" : "train";
+    if (find_file(other, {"*.txt"})) file_of(source, {"*.txt"});  // says what is missing
     std::vector<fs::path> texts;
     for (const auto& entry : fs::directory_iterator(source.path))
       if (entry.is_regular_file() && entry.path().extension() == ".txt")
@@ -297,10 +304,7 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
 Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
   if (source.tokenizer == nullptr)
     throw std::runtime_error("[data] tokenizer: saw none, needs the model's");
-  if (source.tokenizer->vocabulary_size() > config.vocabulary)
-    throw std::runtime_error(
-        "[data] tokenizer: saw " + std::to_string(source.tokenizer->vocabulary_size()) +
-        " tokens, needs at most the model's vocabulary of " + std::to_string(config.vocabulary));
+  expect_fits(*source.tokenizer, config.vocabulary, "data");
   const std::string format = source.format == "auto" ? detect(source, config) : source.format;
   if (format == "text" && config.reads_every_token()) return read_windows(source, config);
   if (format != "tsv" && format != "jsonl" && format != "stsb")

@@ -248,10 +248,11 @@ struct InferAnswer : Envelope {
     bool present = false;
     double queued_s = 0, compute_s = 0, round_trip_s = 0, predicted_s = 0;
     std::uint64_t sent_bytes = 0, received_bytes = 0;
+    std::string why;
     template <class Self, class Archive>
     static void fields(Self& m, Archive& archive) {
       archive(m.device, m.present, m.queued_s, m.compute_s, m.round_trip_s, m.predicted_s,
-              m.sent_bytes, m.received_bytes);
+              m.sent_bytes, m.received_bytes, m.why);
     }
   };
   std::uint8_t status = 0;

@@ -1,4 +1,5 @@
 // Which files a model folder's tokenizer lies in.
+#include <algorithm>
 #include <map>
 #include <sstream>
 #include <stdexcept>
@@ -44,6 +45,30 @@ Reader config_of(const fs::path& folder) {
   return fs::exists(file) ? Reader::json_file(file) : Reader::json_text("{}", file.string());
 }
 
+/// Tokens that a folder adds to those of `file` are refused: the reference's versions do not agree
+/// on the text around them.
+void expect_no_more_tokens(const fs::path& folder, const std::string& file,
+                           const Vocabulary& vocabulary) {
+  const Reader config = config_of(folder);
+  const auto expect_known = [&](const Reader& place, const std::string& token, std::int64_t id) {
+    const auto known = vocabulary.find(token);
+    if (!known || *known != id)
+      throw place.error("saw '" + token + "', needs a token of " + file + " with this number");
+  };
+  if (const fs::path more = folder / "added_tokens.json"; fs::exists(more)) {
+    const Reader table = Reader::json_file(more);
+    for (const std::string& token : table.keys())
+      expect_known(table.at(token), token, table.at(token).integer(0, Vocabulary::most - 1));
+  }
+  if (const auto table = config.find("added_tokens_decoder"))
+    for (const std::string& id : table->keys()) {
+      const Reader place = table->at(id);
+      const std::string token = place.at("content").text();
+      const auto known = vocabulary.find(token);
+      expect_known(place, token, known && std::to_string(*known) == id ? *known : -1);
+    }
+}
+
 Tokenizer from_vocab_txt(const fs::path& folder) {
   const fs::path file = folder / "vocab.txt";
   Vocabulary vocabulary;
@@ -54,6 +79,7 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
       throw at_line(file, number, wrong.what());
     }
   });
+  expect_no_more_tokens(folder, "vocab.txt", vocabulary);
   const Reader config = config_of(folder);
   WordPieceOptions options;
   options.lower_case = config.boolean("do_lower_case", true);
@@ -82,6 +108,7 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   });
   Vocabulary vocabulary = vocabulary_from_json(Reader::json_file(vocab_file));
+  expect_no_more_tokens(folder, "vocab.json", vocabulary);
   std::vector<AddedToken> added;
   if (const auto id = vocabulary.find("<|endoftext|>")) added.push_back({"<|endoftext|>", *id});
   BytePairOptions options;
@@ -101,29 +128,6 @@ std::string special_token(const Reader& config, const std::string& key,
   return field->json().is_object() ? field->at("content").text() : field->text();
 }
 
-/// Tokens that a folder adds to those of tokenizer.model are refused: the reference's versions do
-/// not agree on the text around them.
-void expect_no_more_tokens(const fs::path& folder, const Reader& config,
-                           const Vocabulary& vocabulary) {
-  const auto expect_known = [&](const Reader& place, const std::string& token, std::int64_t id) {
-    const auto known = vocabulary.find(token);
-    if (!known || *known != id)
-      throw place.error("saw '" + token + "', needs a token of tokenizer.model with this number");
-  };
-  if (const fs::path file = folder / "added_tokens.json"; fs::exists(file)) {
-    const Reader table = Reader::json_file(file);
-    for (const std::string& token : table.keys())
-      expect_known(table.at(token), token, table.at(token).integer(0, Vocabulary::most - 1));
-  }
-  if (const auto table = config.find("added_tokens_decoder"))
-    for (const std::string& id : table->keys()) {
-      const Reader place = table->at(id);
-      const std::string token = place.at("content").text();
-      const auto known = vocabulary.find(token);
-      expect_known(place, token, known && std::to_string(*known) == id ? *known : -1);
-    }
-}
-
 Tokenizer from_sentence_piece(const fs::path& folder) {
   const Reader config = config_of(folder);
   if (const auto kind = config.find("tokenizer_class"))
@@ -133,7 +137,7 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
                     unknown = special_token(config, "unk_token", "<unk>");
   auto scheme = sentence_piece(folder / "tokenizer.model", {begin, end, unknown});
   const Vocabulary& vocabulary = scheme->vocabulary();
-  expect_no_more_tokens(folder, config, vocabulary);
+  expect_no_more_tokens(folder, "tokenizer.model", vocabulary);
   // "<s>" in a text is text to this library: these are known by their numbers alone.
   std::map<std::string, AddedToken> special;
   for (const auto& [key, token] : {std::pair("bos_token", begin), std::pair("eos_token", end),
@@ -158,10 +162,23 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
 }  // namespace
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
+  if (fs::equivalent(from, to)) return;
   for (const char* name : {"tokenizer.model", "tokenizer.json", "vocab.txt", "vocab.json",
                            "merges.txt", "tokenizer_config.json"})
     if (fs::exists(from / name))
       base::write_whole(to / name, base::read_text(from / name, largest_file));
+    else
+      fs::remove(to / name);  // another tokenizer's
+}
+
+void expect_fits(const Tokenizer& tokenizer, std::int64_t vocabulary, const std::string& where) {
+  // Vocabularies are filled up to round numbers, at times beyond a hundred tokens.
+  const std::int64_t known = tokenizer.vocabulary_size();
+  const std::int64_t spare = std::max<std::int64_t>(256, vocabulary / 32);
+  if (known > vocabulary || vocabulary - known > spare)
+    throw std::runtime_error("[" + where + "] tokenizer: saw " + std::to_string(known) +
+                             " tokens, needs " + (known > vocabulary ? "at most " : "about ") +
+                             "the model's vocabulary of " + std::to_string(vocabulary));
 }
 
 void write_byte_tokenizer(const fs::path& folder) {

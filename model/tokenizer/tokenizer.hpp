@@ -70,8 +70,11 @@ class Tokenizer {
 /// (SentencePiece; tokenizer_config.json says what surrounds a text). Throws std::runtime_error
 /// with the file, the place in it, what was seen and what is needed.
 Tokenizer read_tokenizer(const std::filesystem::path& folder);
-/// The files that read_tokenizer() looks at, from one folder into another; nothing where there are
-/// none.
+/// Throws std::runtime_error "[where] tokenizer: saw 257 tokens, needs at most the model's
+/// vocabulary of 256" where the numbers of its tokens are not those of a model: more, or far fewer.
+void expect_fits(const Tokenizer& tokenizer, std::int64_t vocabulary, const std::string& where);
+/// The files that read_tokenizer() looks at, from one folder into another, where those that it does
+/// not have go.
 void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to);
 /// vocab.json and merges.txt of a tokenizer whose 256 tokens are the bytes: for models that read
 /// characters.

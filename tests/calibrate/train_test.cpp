@@ -1,5 +1,6 @@
 #include "calibrate/train.hpp"
 
+#include <cmath>
 #include <fstream>
 
 #include <ATen/ATen.h>
@@ -69,6 +70,25 @@ TEST(Train, DependsOnTheSeed) {
             bytes_of(scratch / "two/model.safetensors"));
 }
 
+TEST(Train, ReadsAnswersSharpenedByTheTemperature) {
+  const Scratch scratch;
+  const auto data = bars(scratch);
+  TrainRecipe recipe = bars_recipe(data, 1);
+  recipe.start = bars_teacher(scratch);
+  recipe.data.validation = 0;
+  recipe.data.augmentation.flip = false;
+  recipe.schedule.learning_rate = 0;
+  recipe.temperature = 3;
+  const auto summary = train(recipe, scratch / "again");
+  const auto model = model::load(scratch / "teacher");
+  const auto seen = model::read_dataset({"auto", data, "train"}, model.config);
+  ASSERT_EQ(seen.size() % recipe.schedule.batch, 0);
+  const auto logits = model::forward(model, model::inputs_of(model.config, seen.inputs));
+  EXPECT_NEAR(summary.epochs[0].loss,
+              at::cross_entropy_loss(logits * 3, seen.labels).item<double>(), 1e-4);
+  EXPECT_TRUE(std::isnan(summary.epochs[0].validation));
+}
+
 TEST(Train, StoppedAndResumedGivesTheSameWeights) {
   const Scratch scratch;
   TrainRecipe recipe = bars_recipe(bars(scratch));
@@ -98,6 +118,20 @@ TEST(Train, KilledAnywhereItResumesToTheSameWeights) {
   EXPECT_EQ(deaths.exit_code, 0);
   EXPECT_GT(deaths.killed, 0);
   EXPECT_EQ(contents(scratch / "killed"), contents(scratch / "whole"));
+}
+
+TEST(Train, DoesNotReplaceAModelThatItDidNotMake) {
+  const Scratch scratch;
+  const auto data = bars(scratch);
+  model::save(model::random_model(bars_config(), 5), scratch / "mine");
+  const auto weights = bytes_of(scratch / "mine/model.safetensors");
+  EXPECT_EQ(message_of([&] { train(bars_recipe(data, 1), scratch / "mine"); }),
+            "[" + (scratch / "mine").string() +
+                "] holds a model: saw no training.jsonl of a training, needs a new or an empty "
+                "folder");
+  EXPECT_EQ(bytes_of(scratch / "mine/model.safetensors"), weights);
+  train(bars_recipe(data, 1), scratch / "trained");
+  EXPECT_NO_THROW(train(bars_recipe(data, 1), scratch / "trained"));
 }
 
 TEST(Train, RefusesTheCheckpointOfAnotherRecipe) {

@@ -124,6 +124,22 @@ TEST(Init, RefusesAFolderThatIsNoModel) {
   EXPECT_EQ(base::read_text(scratch / "photos" / "cat.png"), "x");
 }
 
+TEST(Init, DoesNotReplaceWeightsThatAreNotRandom) {
+  const Scratch scratch;
+  init(tiny_config(), 7, scratch / "model");
+  EXPECT_NO_THROW(init(tiny_config(), 8, scratch / "model"));
+  const auto mine = scratch / "model";
+  auto config = model::read_config(mine);
+  config.random_weights = false;
+  model::write_config(config, mine);
+  const auto weights = base::read_text(mine / "model.safetensors");
+  EXPECT_EQ(message_of([&] { init(tiny_config(), 7, mine); }),
+            "[" + mine.string() +
+                "] holds a model whose weights are not random, needs a new or an empty folder, or "
+                "one of random weights");
+  EXPECT_EQ(base::read_text(mine / "model.safetensors"), weights);
+}
+
 TEST(Init, StopsOnRequestAndLeavesNothing) {
   const Scratch scratch;
   EXPECT_EQ(message_of([&] {

@@ -523,6 +523,7 @@ class TextAgentTest : public AgentTest {
 TEST_F(TextAgentTest, ForgetsTheTextThatRestedLongestWhereAnotherNeedsTheRoom) {
   auto options = RunningAgent::options_for("cam");
   options.memory_bytes = resident_memory_bytes() + 1.3e9;  // one such text, not two
+  options.sequence_rest = 0ms;
   const RunningAgent agent(bundle, plan, options);
   const auto caller = join(agent);
   caller->send(step(1, 5, 0));
@@ -536,6 +537,20 @@ TEST_F(TextAgentTest, ForgetsTheTextThatRestedLongestWhereAnotherNeedsTheRoom) {
             "sequence 5: forgotten to make room for another text");
   caller->send(step(5, 6, 1));
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 5u);
+}
+
+TEST_F(TextAgentTest, KeepsTheTextThatGoesOnWhereAnotherNeedsTheRoom) {
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + 1.3e9;
+  const RunningAgent agent(bundle, plan, options);
+  const auto caller = join(agent);
+  caller->send(step(1, 5, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().sequence, 5u);
+  caller->send(step(2, 6, 0));
+  EXPECT_NE(caller->receive_as<net::Failed>().text.find("sequence 6: memory: saw no room for"),
+            std::string::npos);
+  caller->send(step(3, 5, 1));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 3u);
 }
 
 TEST_F(TextAgentTest, RefusesATextThatNeverFits) {

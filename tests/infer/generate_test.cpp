@@ -2,6 +2,7 @@
 
 #include "infer/generate.hpp"
 
+#include <algorithm>
 #include <map>
 
 #include <ATen/ATen.h>
@@ -234,6 +235,52 @@ TEST_F(Generation, ForgetsTheTextThatRestedLongestForAnotherAndSaysSo) {
   EXPECT_NE(log().find("[cam] sequence 1: goes on without it (failed: sequence 1: forgotten after"),
             std::string::npos)
       << log();
+}
+
+TEST_F(Generation, KeepsWhatThereIsWhereAStepFails) {
+  const auto engine = local_engine(bundle_, plan_);
+  engine->prepare();
+  const Continue steps = [&, step = 0](const net::Value& ids, const Sequence& at) mutable {
+    if (++step == 4) throw std::runtime_error("the plug was pulled");
+    return run_locally(*engine, plan_, ids, {}, at);
+  };
+  std::exception_ptr failure;
+  const auto made = generate(steps, 1, {{1, 2, 3}}, greedy(20), {}, &failure);
+  const auto whole = locally({{1, 2, 3}}, greedy(20));
+  EXPECT_EQ(made.at(0).tokens, Text(whole.at(0).tokens.begin(), whole.at(0).tokens.begin() + 3));
+  EXPECT_EQ(made.at(0).ending, Ending::failed);
+  EXPECT_THROW(std::rethrow_exception(failure), std::runtime_error);
+}
+
+TEST_F(Generation, NeverDrawsWhatTheTokenizerDoesNotHave) {
+  GenerateOptions options = greedy(40);
+  options.sampling.temperature = 1000;
+  const auto largest = [&] {
+    const Text tokens = locally({{1, 2, 3}}, options).at(0).tokens;
+    return *std::max_element(tokens.begin(), tokens.end());
+  };
+  EXPECT_GE(largest(), 15);  // of 20
+  options.vocabulary = 15;
+  EXPECT_LT(largest(), 15);
+}
+
+// What the plan says of a step does not make a prompt of forty tokens late.
+TEST_F(Generation, PromptsArePredictedByTheirTokens) {
+  for (const auto& device : devices) {
+    plan::DevicePrediction prediction;
+    prediction.device = device;
+    prediction.compute_s = 0.001;
+    plan_.prediction.devices.push_back(prediction);
+    start(device);
+  }
+  const auto service = aggregator();
+  const auto predicted = [&](std::size_t tokens) {
+    Request request;
+    request.input = filled_up({Text(tokens, 5)});
+    return ask(*service, std::move(request)).devices.at(0).predicted_s;
+  };
+  EXPECT_DOUBLE_EQ(predicted(1), 0.001);
+  EXPECT_DOUBLE_EQ(predicted(40), 0.04);
 }
 
 TEST_F(Generation, EndsAtEndTokensAndWhereItIsTold) {

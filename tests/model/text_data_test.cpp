@@ -115,6 +115,37 @@ TEST(TextData, SlidesWindowsSoThatEveryTokenIsJudgedOnce) {
   EXPECT_EQ(row(read.judged.unsqueeze(0), 0), (std::vector<std::int64_t>{4, 2, 2, 2, 1}));
 }
 
+// What learns from lines must not be judged by them.
+TEST(TextData, DoesNotTakeOneFileForBothSplits) {
+  const Data data;
+  data.write("all.tsv", "good\t1\nbad\t0\n");
+  const ModelConfig classes = bytes_config(Family::bert, Task::classification);
+  DatasetSource source;
+  source.path = data.scratch / "all.tsv";
+  source.tokenizer = &*data.tokenizer;
+  EXPECT_EQ(read_dataset(source, classes).size(), 2);
+  source.split = "train";
+  EXPECT_EQ(error_of([&] { read_dataset(source, classes); }),
+            "[" + source.path.string() +
+                "] data: saw one file, needs a folder with the files of both splits: what learns "
+                "from it would be judged by the same lines");
+  const Data running;
+  running.write("train.txt", std::string(200, 'a'));
+  EXPECT_EQ(running.error(bytes_config(Family::gpt2, Task::causal_lm)),
+            "[] data: saw no file of the test split, needs test.txt");
+}
+
+TEST(TextData, RefusesATokenizerOfAnotherModel) {
+  const Data data;
+  data.write("test.tsv", "good\t1\n");
+  ModelConfig config = bytes_config(Family::bert, Task::classification);
+  config.vocabulary = 300;  // filled up
+  EXPECT_NO_THROW(data.read(config));
+  config.vocabulary = 30522;
+  EXPECT_EQ(data.error(config),
+            "[data] tokenizer: saw 256 tokens, needs about the model's vocabulary of 30522");
+}
+
 TEST(TextData, SaysWhatIsWrongAndWhere) {
   const Data data;
   const ModelConfig classes = bytes_config(Family::bert, Task::classification);

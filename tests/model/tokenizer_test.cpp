@@ -187,6 +187,23 @@ TEST(Tokenizer, RefusesMergesThatMakeNoToken) {
             "[" + (scratch / "model/merges.txt").string() + "] line 3: saw 'th', needs two tokens");
 }
 
+TEST(Tokenizer, RefusesTokensAddedBesideTheVocabularyFiles) {
+  const Scratch scratch;
+  copy_files("byte_pair", {"vocab.json", "merges.txt"}, scratch / "bpe");
+  copy_files("wordpiece", {"vocab.txt"}, scratch / "pieces");
+  const auto added = [&](const std::string& folder, const std::string& tokens) {
+    base::write_whole(scratch / folder / "added_tokens.json", tokens);
+    return refusal(scratch / folder);
+  };
+  EXPECT_EQ(added("bpe", R"({"<|user|>": 50258})"),
+            "[" + (scratch / "bpe/added_tokens.json").string() +
+                "] \"<|user|>\": saw '<|user|>', needs a token of vocab.json with this number");
+  EXPECT_NE(added("pieces", R"({"[E1]": 30522})").find("needs a token of vocab.txt"),
+            std::string::npos);
+  const auto mask = read_tokenizer(goldens / "wordpiece").find("[MASK]");
+  EXPECT_EQ(added("pieces", "{\"[MASK]\": " + std::to_string(*mask) + "}"), "nothing was refused");
+}
+
 TEST(Tokenizer, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(refusal_of("wordpiece", [](auto& json) { json["model"]["type"] = "Unigram"; }),
             "[tokenizer.json] model.type: saw \"Unigram\", needs one of WordPiece, BPE");

@@ -84,6 +84,20 @@ TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
   EXPECT_EQ(via.at("ids"), local.at("ids"));
 }
 
+TEST_F(TextJob, SaysWhoIsAwayAndWhyAndInItsExitCodeWhoIsNeeded) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents(s / "bundle", own_, {"hub", "door"});
+  const std::vector<std::string> ask = {"generate",          s / "bundle",     "one two", "--hosts",
+                                        own_ / "hosts.toml", "--join-timeout", "500 ms"};
+  const auto ran = run(ask);
+  EXPECT_TRUE(contains(ran.error, "token 1 on: without 'cam' (not joined)")) << ran.error;
+  auto all = ask;
+  all.emplace_back("--require-all");
+  const auto refused = run(all, 3);
+  EXPECT_TRUE(contains(refused.error, "is needed: not joined")) << refused.error;
+  EXPECT_EQ(refused.out, "");
+}
+
 TEST_F(TextJob, StopsWhereItIsToldAndLeavesTheRestOut) {
   const json whole = generated({*shared_ / "model", "one two buckle"});
   const std::string text = whole.at("text");
@@ -192,6 +206,10 @@ TEST_F(TextJob, SaysInOneLineWhatIsWrong) {
   EXPECT_TRUE(contains(error({"generate", s / "model", "a", "--top-p", "2"}, 2), "top-p"));
   EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "1 2 999"}, 1),
                        "saw token 999, needs 0..255, the model's vocabulary"));
+  EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "4294967297"}, 2),
+                       "saw '4294967297', needs token numbers"));
+  EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "1", "--stop", "a"}, 2),
+                       "[--stop] saw --ids too, needs prompts that are texts"));
   EXPECT_TRUE(contains(error({"generate", s / "model"}, 2), "needs a PROMPT"));
   std::filesystem::copy(s / "model", own_ / "other");
   write_text(own_ / "other/vocab.json", "{\"a\": 0, \"b\": 256}");

@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <exception>
+#include <limits>
+#include <map>
 #include <optional>
 #include <sstream>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -34,7 +38,7 @@ std::vector<infer::Text> ids_of(const std::string& text) {
         id = std::stoll(word, &used);
       } catch (const std::exception&) {
       }
-      if (used != word.size() || id < 0)
+      if (used != word.size() || id < 0 || id > std::numeric_limits<std::int32_t>::max())
         throw UsageError("[--ids] saw '" + word + "', needs token numbers");
       texts.back().push_back(id);
     }
@@ -50,11 +54,41 @@ void expect_generates(const model::ModelConfig& config, const std::string& where
                            "with its head (GPT2LMHeadModel, LlamaForCausalLM)");
 }
 
+/// Standard output as one text goes on in it.
+class Screen {
+ public:
+  /// Nothing is shown where `prompt` is none.
+  explicit Screen(std::optional<std::string> prompt) : prompt_(std::move(prompt)) {}
+
+  /// The prompt comes with the first of it.
+  void show(const std::string& more) {
+    if (!prompt_) return;
+    const std::string text = shown_ ? more : *prompt_ + more;
+    shown_ = true;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+  /// A line of its own on standard error, also where both are one terminal.
+  void say(const std::string& line) const {
+    const bool in_line = shown_ && isatty(STDOUT_FILENO) != 0;
+    std::fprintf(stderr, "%s%s\n", in_line ? "\n" : "", line.c_str());
+  }
+  void end() const {
+    if (shown_) std::printf("\n");
+  }
+  bool shows() const { return prompt_.has_value(); }
+
+ private:
+  std::optional<std::string> prompt_;
+  bool shown_ = false;
+};
+
 /// Steps on a service, and what they took.
 class Asking {
  public:
-  Asking(const Args& args, infer::Service& service)
+  Asking(const Args& args, infer::Service& service, const Screen& screen)
       : service_(service),
+        screen_(screen),
         deadline_(milliseconds_of(args, "deadline")),
         require_all_(args.flag("require-all")),
         id(service.new_sequence()) {}
@@ -70,27 +104,26 @@ class Asking {
     request.deadline = deadline_;
     request.require_all = require_all_;
     last = ask(service_, std::move(request));
+    if (last.status == infer::Status::no_device) throw NobodyAnswers(last.message);
     if (last.status != infer::Status::answered) throw std::runtime_error(last.message);
     seconds.push_back(last.total_s);
-    std::vector<std::string> away;
     for (const auto& device : last.devices)
-      if (!device.present) away.push_back(device.device);
-    for (const auto& device : away)
-      if (std::find(missing.begin(), missing.end(), device) == missing.end())
-        std::fprintf(stderr, "token %zu on: without '%s'\n", seconds.size(), device.c_str());
-    missing = std::move(away);
+      if (!device.present && missing.emplace(device.device, device.why).second)
+        screen_.say("token " + std::to_string(seconds.size()) + " on: without '" + device.device +
+                    "'" + (device.why.empty() ? "" : " (" + device.why + ")"));
     return last.output;
   }
 
  private:
   infer::Service& service_;
+  const Screen& screen_;
   std::chrono::milliseconds deadline_;
   bool require_all_;
 
  public:
   std::uint64_t id;
-  std::vector<double> seconds;  // the prompt's, then each step's
-  std::vector<std::string> missing;
+  std::vector<double> seconds;                 // the prompt's, then each step's
+  std::map<std::string, std::string> missing;  // device -> why
   infer::Response last;
 };
 
@@ -102,6 +135,8 @@ std::string_view name_of(infer::Ending ending) {
       return "end of text";
     case infer::Ending::stopped:
       return "stop string";
+    case infer::Ending::failed:
+      return "failed";
   }
   return "?";
 }
@@ -137,9 +172,74 @@ nlohmann::json to_json(const infer::Generated& text, const Asking& asking) {
   return json;
 }
 
+struct Prompts {
+  std::vector<std::string> words;  // none where they came as ids
+  std::vector<infer::Text> ids;
+  std::vector<model::TextStream> streams;  // of each text, what follows
+};
+
+void print(const std::vector<infer::Generated>& results, const Prompts& prompts,
+           const std::vector<std::string>& texts, const Args& args, const Asking& asking) {
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (args.json()) {
+      auto json = to_json(results[i], asking);
+      if (!prompts.words.empty()) json["prompt"] = prompts.words[i];
+      if (!prompts.words.empty()) json["text"] = texts[i];
+      std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
+    } else if (!prompts.words.empty()) {
+      std::printf("%s%s\n", prompts.words[i].c_str(), texts[i].c_str());
+    } else {
+      for (const auto id : results[i].tokens) std::printf("%lld ", static_cast<long long>(id));
+      std::printf("\n");
+    }
+  }
+}
+
+void print_times(const Asking& asking, const plan::Plan& plan) {
+  const std::vector<double> steps(asking.seconds.begin() + 1, asking.seconds.end());
+  std::printf("\nprompt %s", base::format_seconds(asking.seconds.front()).c_str());
+  if (!steps.empty())
+    std::printf(", a token %s (MAD %s)", base::format_seconds(spread_of(steps).median).c_str(),
+                base::format_seconds(spread_of(steps).mad).c_str());
+  std::printf("; the last one:\n%s", times_table(asking.last, plan).c_str());
+}
+
+/// What was generated is shown, also where a later token failed.
+int go_on(const Args& args, const Source& source, Prompts prompts,
+          const infer::GenerateOptions& options) {
+  std::vector<std::string> texts(prompts.ids.size());
+  const bool streaming = prompts.words.size() == 1 && !args.json();
+  Screen screen(streaming ? std::optional(prompts.words.front()) : std::nullopt);
+  const auto service = source.open();
+  Asking asking(args, *service, screen);
+  const auto show = [&](std::size_t i, const std::string& more) {
+    texts[i] += more;
+    screen.show(more);
+  };
+  std::exception_ptr failure;
+  const auto results = infer::generate(
+      std::ref(asking), asking.id, prompts.ids, options,
+      [&](std::size_t i, std::int64_t token) {
+        if (prompts.streams.empty()) return true;
+        show(i, prompts.streams[i].push(static_cast<model::TokenId>(token)));
+        return !prompts.streams[i].stopped();
+      },
+      &failure);
+  if (failure && asking.seconds.empty()) std::rethrow_exception(failure);
+  for (std::size_t i = 0; i < prompts.streams.size(); ++i) show(i, prompts.streams[i].finish());
+  screen.end();
+  if (!screen.shows()) print(results, prompts, texts, args, asking);
+  if (args.flag("times") && !args.json()) print_times(asking, source.plan);
+  std::fflush(stdout);
+  if (failure) std::rethrow_exception(failure);
+  return exit_done;
+}
+
 int generate(const Args& args) {
   if (args.has("ids") && (args.positionals().size() > 1 || args.has("prompts")))
     throw UsageError("[--ids] saw prompts too, needs one of them");
+  if (args.has("ids") && !args.texts("stop").empty())
+    throw UsageError("[--stop] saw --ids too, needs prompts that are texts");
   check_way(args);
   infer::set_threads(threads_of(args, 1));
   const auto words = texts_of(args, {args.positionals().begin() + 1, args.positionals().end()},
@@ -162,48 +262,11 @@ int generate(const Args& args) {
     prompts.emplace_back(ids.begin(), ids.end());
     streams.emplace_back(*tokenizer, std::move(ids), stops);
   }
-  std::vector<std::string> texts(prompts.size());
-  const bool streaming = prompts.size() == 1 && !args.json() && !streams.empty();
-  const auto show = [&](std::size_t i, const std::string& more) {
-    texts[i] += more;
-    if (!streaming) return;
-    std::fwrite(more.data(), 1, more.size(), stdout);
-    std::fflush(stdout);
-  };
-  if (streaming) std::printf("%s", words.front().c_str());
-  const auto service = source.open();
-  Asking asking(args, *service);
-  const auto results =
-      infer::generate(std::ref(asking), asking.id, prompts, options_of(args, config),
-                      [&](std::size_t i, std::int64_t token) {
-                        if (streams.empty()) return true;
-                        show(i, streams[i].push(static_cast<model::TokenId>(token)));
-                        return !streams[i].stopped();
-                      });
-  for (std::size_t i = 0; i < streams.size(); ++i) show(i, streams[i].finish());
-  if (streaming) std::printf("\n");
-  for (std::size_t i = 0; i < results.size() && !streaming; ++i) {
-    if (args.json()) {
-      auto json = to_json(results[i], asking);
-      if (!streams.empty()) json["prompt"] = words[i];
-      if (!streams.empty()) json["text"] = texts[i];
-      std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
-    } else if (!streams.empty()) {
-      std::printf("%s%s\n", words[i].c_str(), texts[i].c_str());
-    } else {
-      for (const auto id : results[i].tokens) std::printf("%lld ", static_cast<long long>(id));
-      std::printf("\n");
-    }
-  }
-  if (args.flag("times") && !args.json()) {
-    const std::vector<double> steps(asking.seconds.begin() + 1, asking.seconds.end());
-    std::printf("\nprompt %s", base::format_seconds(asking.seconds.front()).c_str());
-    if (!steps.empty())
-      std::printf(", a token %s (MAD %s)", base::format_seconds(spread_of(steps).median).c_str(),
-                  base::format_seconds(spread_of(steps).mad).c_str());
-    std::printf("; the last one:\n%s", times_table(asking.last, source.plan).c_str());
-  }
-  return exit_done;
+  infer::GenerateOptions options = options_of(args, config);
+  if (tokenizer) options.vocabulary = tokenizer->vocabulary_size();
+  return with_every_device(args, [&] {
+    return go_on(args, source, Prompts{words, prompts, std::move(streams)}, options);
+  });
 }
 
 }  // namespace

@@ -212,15 +212,10 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
 
 int open_and_ask(const Args& args, const Source& source, const model::Tokenizer* tokenizer,
                  const std::vector<Asked>& asked) {
-  std::unique_ptr<infer::Service> service;
-  try {
-    service = source.open();
-  } catch (const NobodyAnswers& nobody) {
-    if (!args.flag("require-all")) throw;
-    std::fprintf(stderr, "cleave: %s\n", nobody.what());
-    return exit_negative;
-  }
-  return ask_all(args, *service, source.plan, tokenizer, asked);
+  return with_every_device(args, [&] {
+    const auto service = source.open();
+    return ask_all(args, *service, source.plan, tokenizer, asked);
+  });
 }
 
 int infer(const Args& args) {

@@ -11,6 +11,7 @@
 #include "model/config/hugging_face.hpp"
 #include "model/tokenizer/unicode.hpp"
 #include "optimizer/plan/fleet.hpp"
+#include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -184,10 +185,7 @@ std::vector<std::string> texts_of(const Args& args, std::vector<std::string> wor
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,
                                const std::filesystem::path& folder) {
   model::Tokenizer tokenizer = model::read_tokenizer(folder);
-  if (tokenizer.vocabulary_size() > config.vocabulary)
-    throw std::runtime_error(
-        "[" + folder.string() + "] tokenizer: saw " + std::to_string(tokenizer.vocabulary_size()) +
-        " tokens, needs at most the model's vocabulary of " + std::to_string(config.vocabulary));
+  model::expect_fits(tokenizer, config.vocabulary, folder.string());
   return tokenizer;
 }
 
@@ -241,6 +239,16 @@ std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle&
 std::unique_ptr<infer::Service> make_original(const std::string& model_folder) {
   return std::make_unique<LocalService>(infer::model_engine(model_folder),
                                         whole_model(model_folder), std::vector<bool>{});
+}
+
+int with_every_device(const Args& args, const std::function<int()>& work) {
+  try {
+    return work();
+  } catch (const NobodyAnswers& nobody) {
+    if (!args.flag("require-all")) throw;
+    std::fprintf(stderr, "cleave: %s\n", nobody.what());
+    return exit_negative;
+  }
 }
 
 void join_agents(const Args& args, infer::Aggregator& aggregator) {

@@ -30,10 +30,14 @@ struct Source {
 /// be empty.
 Source source_of(const Args& args, const std::filesystem::path& folder);
 
-/// No agent could be reached.
+/// No agent could be reached, or not one that is needed.
 struct NobodyAnswers : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// What `work` returns. Where it throws NobodyAnswers and --require-all asks for every device, that
+/// is a result: it is said, and the exit code is exit_negative.
+int with_every_device(const Args& args, const std::function<int()>& work);
 
 /// `text` where it is valid UTF-8, or repaired with --lossy. Throws std::runtime_error "[prompt 0]
 /// byte 1: is no valid UTF-8; --lossy replaces it".
@@ -43,7 +47,7 @@ std::string checked_text(const Args& args, const std::string& text, const std::s
 std::vector<std::string> texts_of(const Args& args, std::vector<std::string> words,
                                   const std::string& what, const std::string& option);
 
-/// The tokenizer in `folder`. Throws std::runtime_error where it knows more tokens than the model.
+/// The tokenizer in `folder`. Throws std::runtime_error where it is not the model's.
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,
                                const std::filesystem::path& folder);
 
