@@ -121,11 +121,11 @@ model::ModelConfig read_text_model(const Reader& table, const std::filesystem::p
 }
 
 model::ModelConfig read_image_model(const Reader& table) {
-  table.allow({"family", "width", "layers", "heads", "head_width", "mlp_width", "patch", "image",
-               "channels", "classes", "labels", "mean", "std", "norm_eps"});
   model::ModelConfig config;
   if (const auto family = table.find("family"))
     if (family->one_of({"vit", "deit", "gpt2"}) == "deit") config.family = model::Family::deit;
+  table.allow({"family", "width", "layers", "heads", "head_width", "mlp_width", "patch", "image",
+               "channels", "classes", "labels", "mean", "std", "norm_eps"});
   config.width = table.at("width").integer(1, 1 << 16);
   const auto heads = table.at("heads").integer(1, 1 << 10);
   config.head_width = table.integer("head_width", 1, 1 << 12, config.width / heads);

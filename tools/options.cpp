@@ -250,7 +250,8 @@ const std::vector<Option>& options() {
       {"requests", Kind::integer, "N", "200", "requests to measure", 1, 10000000},
       {"warmup", Kind::integer, "N", "20", "requests before that, not counted", 0, 1000000},
       {"concurrency", Kind::integer, "N", "1", "requests in flight at once", 1, 1024},
-      {"target", Kind::number, "ACCURACY", "0", "exit 3 below this accuracy (0..1)", 0, 1},
+      {"target", Kind::number, "QUALITY", "0",
+       "exit 3 where it is worse than this (accuracy or rank correlation 0..1, or nats)", 0, 1000},
   };
   return table;
 }

@@ -114,7 +114,7 @@ struct Symbol {
 class BytePair : public TokenScheme {
  public:
   BytePair(Vocabulary vocabulary, const Merges& merges, BytePairOptions options)
-      : vocabulary_(std::move(vocabulary)), options_(options) {
+      : vocabulary_(std::move(vocabulary)), options_(std::move(options)) {
     const auto letters = letters_of_bytes();
     for (std::size_t byte = 0; byte < letters.size(); ++byte) {
       std::string letter;
@@ -132,9 +132,14 @@ class BytePair : public TokenScheme {
     std::string changed;
     if (options_.compose) text = changed = to_nfc(text);
     if (options_.prefix_space && text.front() != ' ') text = changed = " " + std::string(text);
-    Words words(text);
-    for (std::string_view word = words.next(); !word.empty(); word = words.next())
-      encode_word(word, ids);
+    std::vector<std::string_view> pieces = {text};
+    for (const auto& pattern : options_.cuts) {
+      std::vector<std::string_view> smaller;
+      for (const std::string_view piece : pieces)
+        for (const std::string_view part : pattern->cut(piece)) smaller.push_back(part);
+      pieces = std::move(smaller);
+    }
+    for (const std::string_view piece : pieces) encode_piece(piece, ids);
   }
 
   std::string decode(const std::vector<std::string>& tokens) const override {
@@ -182,7 +187,19 @@ class BytePair : public TokenScheme {
     return found == merges_.end() ? nullptr : &found->second;
   }
 
+  void encode_piece(std::string_view piece, std::vector<TokenId>& ids) const {
+    if (!options_.gpt2_words) return encode_word(piece, ids);
+    Words words(piece);
+    for (std::string_view word = words.next(); !word.empty(); word = words.next())
+      encode_word(word, ids);
+  }
+
   void encode_word(std::string_view word, std::vector<TokenId>& ids) const {
+    if (options_.words_first) {
+      std::string letters;
+      for (const char byte : word) letters += letter_of_byte(static_cast<unsigned char>(byte));
+      if (const auto id = vocabulary_.find(letters)) return ids.push_back(*id);
+    }
     std::vector<TokenId> symbols;
     symbols.reserve(word.size());
     for (const char byte : word) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/tokenizer/tokenizer.hpp"
+#include "model/tokenizer/unicode.hpp"
 
 namespace cleave::model {
 
@@ -14,6 +15,12 @@ struct BytePairOptions {
   bool prefix_space = false;
   /// Text is composed (NFC) first.
   bool compose = false;
+  /// The text is cut by each of these in turn, before words are.
+  std::vector<std::shared_ptr<const Pattern>> cuts;
+  /// What is left is cut into words as GPT-2 does; else it is words already.
+  bool gpt2_words = true;
+  /// A word that is a token is that token, whatever its merges say.
+  bool words_first = false;
 };
 
 /// Two tokens that are joined, in the order of their rank.

@@ -91,14 +91,25 @@ Frame read_template(const Reader& processor) {
   return frame;
 }
 
+Frame read_processor(const Reader& processor) {
+  const std::string type = processor.at("type").one_of(
+      {"TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel"});
+  if (type == "ByteLevel") return {};  // only offsets
+  if (type == "TemplateProcessing") return read_template(processor);
+  return {{read_pair(processor.at("cls"))}, {read_pair(processor.at("sep"))}};
+}
+
 Frame read_frame(const Reader& file) {
   const auto processor = file.find("post_processor");
   if (!processor) return {};
-  const std::string type = processor->at("type").one_of(
-      {"TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel"});
-  if (type == "ByteLevel") return {};  // only offsets
-  if (type == "TemplateProcessing") return read_template(*processor);
-  return {{read_pair(processor->at("cls"))}, {read_pair(processor->at("sep"))}};
+  if (processor->at("type").text() != "Sequence") return read_processor(*processor);
+  Frame frame;
+  for (const Reader& step : processor->at("processors").items()) {
+    Frame more = read_processor(step);
+    frame.begin.insert(frame.begin.begin(), more.begin.begin(), more.begin.end());
+    frame.end.insert(frame.end.end(), more.end.begin(), more.end.end());
+  }
+  return frame;
 }
 
 std::unique_ptr<TokenScheme> read_wordpiece(const Reader& file, const Reader& model) {
@@ -121,19 +132,52 @@ std::unique_ptr<TokenScheme> read_wordpiece(const Reader& file, const Reader& mo
   }
 }
 
+/// Digits, or a Split that makes every match a piece of its own.
+std::shared_ptr<const Pattern> read_cut(const Reader& step) {
+  if (step.at("type").text() == "Digits")
+    return std::make_shared<Pattern>(step.boolean("individual_digits", false) ? "\\p{N}"
+                                                                              : "\\p{N}+");
+  step.at("behavior").one_of({"Isolated"});
+  expect(step, "invert", false, "false");
+  const Reader pattern = step.at("pattern");
+  const Reader expression = pattern.at("Regex");
+  try {
+    return std::make_shared<Pattern>(expression.text());
+  } catch (const std::invalid_argument& wrong) {
+    throw expression.error(wrong.what());
+  }
+}
+
+/// How a text is cut before its bytes are joined: by ByteLevel, or by a Sequence that ends with it.
+void read_cuts(const Reader& words, BytePairOptions& options) {
+  std::vector<Reader> steps = {words};
+  if (words.at("type").one_of({"ByteLevel", "Sequence"}) == "Sequence")
+    steps = words.at("pretokenizers").items();
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (i + 1 < steps.size()) {
+      steps[i].at("type").one_of({"Split", "Digits"});
+      options.cuts.push_back(read_cut(steps[i]));
+      continue;
+    }
+    steps[i].at("type").one_of({"ByteLevel"});
+    options.gpt2_words = steps[i].boolean("use_regex", true);
+    options.prefix_space = steps[i].boolean("add_prefix_space", true);
+    if (steps.size() > 1 && options.prefix_space)
+      throw steps[i].error("add_prefix_space: saw true, needs false in a Sequence");
+  }
+  if (steps.empty()) throw words.error("saw no step, needs ByteLevel at the end");
+}
+
 std::unique_ptr<TokenScheme> read_byte_pair(const Reader& file, const Reader& model) {
   expect(model, "dropout", nullptr, "none");
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
     expect(model, affix, "", "none: byte-level BPE has it not");
   expect(model, "byte_fallback", false, "false: SentencePiece is not known");
-  expect(model, "ignore_merges", false, "false");
   BytePairOptions options;
+  options.words_first = model.boolean("ignore_merges", false);
   if (const auto normalizer = file.find("normalizer"))
     options.compose = normalizer->at("type").one_of({"NFC"}) == "NFC";
-  const Reader words = file.at("pre_tokenizer");
-  words.at("type").one_of({"ByteLevel"});
-  expect(words, "use_regex", true, "true");
-  options.prefix_space = words.boolean("add_prefix_space", true);
+  read_cuts(file.at("pre_tokenizer"), options);
   try {
     return byte_pair(vocabulary_from_json(model.at("vocab")), read_merges(model.at("merges")),
                      options);

@@ -1,11 +1,15 @@
 #include "model/tokenizer/unicode.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
+#include <unicode/regex.h>
 #include <unicode/uchar.h>
 #include <unicode/ustring.h>
+#include <unicode/utext.h>
 #include <unicode/utf8.h>
+#include <utility>
 
 namespace cleave::model {
 namespace {
@@ -13,6 +17,9 @@ namespace {
 constexpr char32_t last_ascii = 0x7F;
 
 std::uint32_t category(char32_t point) { return U_GET_GC_MASK(static_cast<UChar32>(point)); }
+
+/// What ICU counts as steps of matching, of a match each; a text that needs more is hostile.
+constexpr std::int32_t most_steps = 10000;
 
 const icu::Normalizer2& normalizer(const icu::Normalizer2* (*instance)(UErrorCode&)) {
   UErrorCode status = U_ZERO_ERROR;
@@ -115,6 +122,65 @@ void append_lower(char32_t point, std::string& text) {
     return;
   }
   append_utf8(static_cast<char32_t>(u_tolower(static_cast<UChar32>(point))), text);
+}
+
+struct Pattern::Compiled {
+  std::unique_ptr<const icu::RegexPattern> pattern;
+};
+
+Pattern::Pattern(const std::string& expression) {
+  // ICU's own \s leaves out U+000B and U+0085.
+  std::string known;
+  for (std::size_t i = 0; i < expression.size(); ++i) {
+    const bool escape = expression[i] == '\\' && i + 1 < expression.size();
+    if (!escape) {
+      known += expression[i];
+      continue;
+    }
+    const char what = expression[++i];
+    if (what == 's' || what == 'S')
+      known += what == 's' ? "\\p{White_Space}" : "\\P{White_Space}";
+    else
+      known.append({'\\', what});
+  }
+  UErrorCode status = U_ZERO_ERROR;
+  UParseError where{};
+  std::unique_ptr<const icu::RegexPattern> pattern(
+      icu::RegexPattern::compile(icu::UnicodeString::fromUTF8(known), 0, where, status));
+  if (U_FAILURE(status) != 0)
+    throw std::invalid_argument("saw '" + expression + "', needs a regular expression (" +
+                                u_errorName(status) + ")");
+  compiled_ = std::make_unique<const Compiled>(Compiled{std::move(pattern)});
+}
+
+Pattern::~Pattern() = default;
+Pattern::Pattern(Pattern&&) noexcept = default;
+Pattern& Pattern::operator=(Pattern&&) noexcept = default;
+
+std::vector<std::string_view> Pattern::cut(std::string_view text) const {
+  UErrorCode status = U_ZERO_ERROR;
+  UText utf8 = UTEXT_INITIALIZER;
+  utext_openUTF8(&utf8, text.data(), static_cast<std::int64_t>(text.size()), &status);
+  const std::unique_ptr<UText, decltype(&utext_close)> open(&utf8, utext_close);
+  const std::unique_ptr<icu::RegexMatcher> matcher(compiled_->pattern->matcher(status));
+  if (U_FAILURE(status) != 0) throw std::runtime_error(u_errorName(status));
+  matcher->setTimeLimit(most_steps, status);
+  matcher->reset(&utf8);
+  std::vector<std::string_view> pieces;
+  std::size_t at = 0;
+  const auto take = [&](std::size_t end) {
+    if (end > at) pieces.push_back(text.substr(at, end - at));
+    at = std::max(at, end);
+  };
+  while (matcher->find(status)) {
+    take(static_cast<std::size_t>(matcher->start64(status)));
+    take(static_cast<std::size_t>(matcher->end64(status)));
+  }
+  if (U_FAILURE(status) != 0)
+    throw std::runtime_error(std::string("[tokenizer] pattern: takes too long on this text (") +
+                             u_errorName(status) + ")");
+  take(text.size());
+  return pieces;
 }
 
 }  // namespace cleave::model

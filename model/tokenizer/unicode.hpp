@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace cleave::model {
 
@@ -29,6 +31,23 @@ bool is_nonspacing_mark(char32_t point);
 /// Canonical decomposition and composition of valid UTF-8.
 std::string to_nfd(std::string_view text);
 std::string to_nfc(std::string_view text);
+/// A regular expression over valid UTF-8, by ICU; \s is the property White_Space.
+class Pattern {
+ public:
+  /// Throws std::invalid_argument with what ICU says of it.
+  explicit Pattern(const std::string& expression);
+  ~Pattern();
+  Pattern(Pattern&&) noexcept;
+  Pattern& operator=(Pattern&&) noexcept;
+  /// Cuts the text at the beginning and the end of every match: pieces in order, none empty. Throws
+  /// std::runtime_error where matching takes too long.
+  std::vector<std::string_view> cut(std::string_view text) const;
+
+ private:
+  struct Compiled;
+  std::unique_ptr<const Compiled> compiled_;
+};
+
 /// Full lower case of one code point, without context ("İ" becomes "i" and U+0307).
 void append_lower(char32_t point, std::string& text);
 

@@ -16,7 +16,7 @@ import pathlib
 import sys
 
 import sentencepiece
-from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertTokenizerFast, LlamaTokenizer
 
 HERE = pathlib.Path(__file__).resolve().parent / "tokenizers"
@@ -100,6 +100,26 @@ def byte_pair():
     cases(lambda text: made.encode(text).ids, lambda ids: made.decode(ids), "byte_pair")
 
 
+def cut_first():
+    """Byte-level BPE whose text is cut by more than GPT-2's pattern: every digit by itself, and Llama 3's words."""
+    llama3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    level = pre_tokenizers.ByteLevel
+    ways = dict(digits=[pre_tokenizers.Digits(individual_digits=True), level(add_prefix_space=False)],
+                split=[pre_tokenizers.Split(Regex(llama3), "isolated"), level(add_prefix_space=False, use_regex=False)])
+    for name, steps in ways.items():
+        folder = HERE / name
+        folder.mkdir(parents=True, exist_ok=True)
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        made.decoder = decoders.ByteLevel()
+        made.train_from_iterator(SENTENCES, trainers.BpeTrainer(
+            vocab_size=520, special_tokens=["<|endoftext|>"], show_progress=False, initial_alphabet=level.alphabet()))
+        made.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])])
+        made.save(str(folder / "tokenizer.json"))
+        cases(lambda text: made.encode(text).ids, lambda ids: made.decode(ids), name)
+
+
 def sentence_piece():
     folder = HERE / "sentence_piece"
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +170,7 @@ if __name__ == "__main__":
     wordpiece()
     cased()
     byte_pair()
+    cut_first()
     sentence_piece()
     if len(sys.argv) > 1:
         published(pathlib.Path(sys.argv[1]))

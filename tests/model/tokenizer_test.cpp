@@ -77,7 +77,37 @@ TEST(Tokenizer, ReadsByteLevelBpeFromVocabularyAndMerges) {
   expect_cases(read_tokenizer(scratch / "model"), "byte_pair");
 }
 
+TEST(Tokenizer, CutsEveryDigitWhereTheFileSaysSo) {
+  expect_cases(read_tokenizer(goldens / "digits"), "digits");
+}
+
+TEST(Tokenizer, CutsByThePatternInTheFile) {
+  expect_cases(read_tokenizer(goldens / "split"), "split");
+}
+
 // --- what the reference does not say ---
+
+TEST(Tokenizer, TakesAWordThatIsATokenWholeWhereTheFileSaysSo) {
+  auto json = nlohmann::json::parse(base::read_text(goldens / "split/tokenizer.json"));
+  const auto tokens_of = [&] {
+    return tokenizer_from_json(base::Reader::json_text(json.dump(), "tokenizer.json"))
+        .encode("qzx", false);
+  };
+  json["model"]["vocab"]["qzx"] = 700;  // no merge makes it
+  EXPECT_EQ(tokens_of().size(), 3U);
+  json["model"]["ignore_merges"] = true;
+  EXPECT_EQ(tokens_of(), std::vector<TokenId>{700});
+}
+
+TEST(Tokenizer, ALongLineIsNotTooMuchForAPattern) {
+  const Tokenizer tokenizer = read_tokenizer(goldens / "split");
+  for (const std::string& unit :
+       {std::string("x"), std::string(" "), std::string("\n"), std::string("a 1")}) {
+    std::string text;
+    while (text.size() < 100000) text += unit;
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text) << unit;
+  }
+}
 
 TEST(Tokenizer, ByteLevelBpeGivesEveryTextBack) {
   const Tokenizer tokenizer = read_tokenizer(goldens / "byte_pair");
@@ -208,7 +238,22 @@ TEST(Tokenizer, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(refusal_of("wordpiece", [](auto& json) { json["model"]["type"] = "Unigram"; }),
             "[tokenizer.json] model.type: saw \"Unigram\", needs one of WordPiece, BPE");
   EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["pre_tokenizer"]["type"] = "Split"; }),
-            "[tokenizer.json] pre_tokenizer.type: saw \"Split\", needs one of ByteLevel");
+            "[tokenizer.json] pre_tokenizer.type: saw \"Split\", needs one of ByteLevel, Sequence");
+  const auto cut = [](const std::string& expression) {
+    return refusal_of("split", [&](auto& json) {
+      json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = expression;
+    });
+  };
+  EXPECT_EQ(cut("(a"),
+            "[tokenizer.json] pre_tokenizer.pretokenizers[0].pattern.Regex: saw '(a', needs a "
+            "regular expression (U_REGEX_MISMATCHED_PAREN)");
+  EXPECT_EQ(cut("a"), "nothing was refused");
+  EXPECT_EQ(refusal_of("split",
+                       [](auto& json) {
+                         json["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed";
+                       }),
+            "[tokenizer.json] pre_tokenizer.pretokenizers[0].behavior: saw \"Removed\", needs one "
+            "of Isolated");
   EXPECT_EQ(refusal_of("byte_pair", [](auto& json) { json["model"]["byte_fallback"] = true; })
                 .rfind("[tokenizer.json] model.byte_fallback: saw true, needs false", 0),
             0U);

@@ -40,17 +40,22 @@ int evaluate(const Args& args) {
                      : calibrate::evaluate_model(args.at(0), source);
   }
   const auto& measure = summary.measure;
+  const double target = args.number("target");
+  if (measure.more_is_better && target > 1)
+    throw UsageError("[--target] saw " + format("%g", target) + ", needs 0..1, as the " +
+                     std::string(measure.name) + " is");
   const auto* teacher = find_row(summary, "teacher");
   const auto* fused = find_row(summary, bundle ? "fused" : "model");
   Table table({"what", std::string(measure.name),
-               measure.more_is_better ? "against teacher" : "% against teacher"});
+               measure.more_is_better ? "against teacher" : "% above teacher"});
   nlohmann::json json{
       {"measure", measure.name}, {"size", summary.size}, {"rows", nlohmann::json::array()}};
   for (const auto& row : summary.rows) {
     table.row({row.what, to_text(measure, row.value),
                teacher == nullptr
                    ? "–"
-                   : format("%+.2f", -calibrate::lost(measure, teacher->value, row.value))});
+                   : format("%+.2f", calibrate::lost(measure, teacher->value, row.value) *
+                                         (measure.more_is_better ? -1 : 1))});
     json["rows"].push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   }
   if (bundle && !whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
@@ -60,7 +65,6 @@ int evaluate(const Args& args) {
   else
     std::printf("%s\n%lld rows of the %s split\n", table.text().c_str(),
                 static_cast<long long>(summary.size), source.split.c_str());
-  const double target = args.number("target");
   if (target <= 0 || fused == nullptr) return exit_done;
   const bool reached = measure.more_is_better ? fused->value >= target : fused->value <= target;
   return reached ? exit_done : exit_negative;

@@ -70,6 +70,15 @@ nlohmann::json times_of(const infer::Response& response, const plan::Plan& plan)
           {"devices", devices}};
 }
 
+/// An image's path or as much of a text as tells which.
+std::string in_short(const std::string& what) {
+  constexpr std::size_t most = 60;
+  if (what.size() <= most) return what;
+  std::size_t end = most;
+  while (end > 0 && (static_cast<unsigned char>(what[end]) & 0xc0) == 0x80) --end;
+  return what.substr(0, end) + "…";
+}
+
 /// Prints one answer, as a line of text or of JSON.
 void report(const Args& args, const Question& question, const infer::Response& response,
             const plan::Plan& plan, Answers& answers, Counts& counts) {
@@ -85,7 +94,8 @@ void report(const Args& args, const Question& question, const infer::Response& r
               .dump(-1, ' ', false, replace_invalid)
               .c_str());
     else
-      std::fprintf(stderr, "%s: no answer: %s\n", question.what.c_str(), response.message.c_str());
+      std::fprintf(stderr, "%s: no answer: %s\n", in_short(question.what).c_str(),
+                   response.message.c_str());
     return;
   }
   ++counts.answered;
@@ -232,7 +242,7 @@ int infer(const Args& args) {
   if (words.empty() && !args.has("texts"))
     throw UsageError(
         std::string("[infer] needs ") +
-        (args.has("via") ? "IMAGE… or TEXT…" : "MODEL IMAGE…, or IMAGE… and --via HOST:PORT") +
+        (args.has("via") ? "IMAGE… or TEXT…" : "MODEL and IMAGE… or TEXT…, or --via HOST:PORT") +
         "; see --help");
   const Source source = source_of(args, folder);
   const model::ModelConfig& config = source.plan.teacher;

@@ -23,12 +23,13 @@ namespace {
 /// What is planned for a text: a request of --tokens, or a step behind them.
 void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::RequestShape& shape) {
   if (!teacher.is_text()) return;
-  shape.tokens = std::min(args.integer("tokens"), teacher.context);
+  shape.tokens = args.integer("tokens");
+  if (!args.given("tokens")) shape.tokens = std::min(shape.tokens, teacher.context);
   shape.generate = args.integer("generate");
   if (shape.generate > 0 && !teacher.causal)
     throw UsageError("[--generate] saw a model that does not generate");
   if (shape.tokens + shape.generate > teacher.context)
-    throw UsageError("[--generate] saw " + std::to_string(shape.tokens + shape.generate) +
+    throw UsageError("[--tokens] saw " + std::to_string(shape.tokens + shape.generate) +
                      " tokens in all, needs at most " + std::to_string(teacher.context) +
                      ", the model's context");
 }

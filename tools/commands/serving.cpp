@@ -177,8 +177,10 @@ std::vector<std::string> texts_of(const Args& args, std::vector<std::string> wor
   if (!args.has(option)) return words;
   const std::string file = args.text(option);
   std::istringstream lines(checked_text(args, base::read_text(file), file));
-  for (std::string line; std::getline(lines, line);)
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
     if (!line.empty()) words.push_back(line);
+  }
   return words;
 }
 
