@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "calibrate/recipe.hpp"
+
 namespace cleave::calibrate {
 
 /// A small generator whose whole state is its key (SplitMix64): every draw of a run is a function
@@ -25,16 +27,6 @@ class Draw {
 
 /// 0 … count − 1 in random order.
 std::vector<std::int64_t> shuffled(std::int64_t count, std::initializer_list<std::uint64_t> key);
-
-/// How rows of the data are changed at random.
-struct Augmentation {
-  /// Of images, which show what they showed before.
-  bool flip = true;        // mirror left-right
-  std::int64_t shift = 2;  // pixels, both directions; what comes in is 0
-  /// Share of texts that become the beginning of one and the end of another: more to ask a teacher
-  /// than there are texts, though nobody knows their labels.
-  double splice = 0;
-};
 
 /// rows[indices], each changed by draws of (seed, view, index). View 0 is the row as it is. Images
 /// uint8 [n, c, h, w] or token ids [n, N], int64 [b] -> [b, …].

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -43,35 +42,7 @@ std::vector<double> ranks(const at::Tensor& values) {
   return rank;
 }
 
-std::string formatted(const char* pattern, double value) {
-  char text[64];
-  std::snprintf(text, sizeof text, pattern, value);
-  return text;
-}
-
 }  // namespace
-
-Measure measure_of(const model::ModelConfig& config) {
-  if (config.task == Task::classification) return measure_named("accuracy");
-  return measure_named(config.task == Task::embedding ? "spearman" : "nats");
-}
-
-Measure measure_named(std::string_view name) {
-  if (name == "spearman") return {"spearman", true};
-  if (name == "nats") return {"nats", false};
-  return {"accuracy", true};
-}
-
-std::string to_text(const Measure& measure, double value) {
-  if (std::isnan(value)) return "–";
-  if (measure.name == "accuracy") return formatted("%.2f %%", 100 * value);
-  if (measure.name == "spearman") return formatted("%.2f", 100 * value);
-  return formatted("%.4f nats", value) + formatted(" (perplexity %.4g)", std::exp(value));
-}
-
-double lost(const Measure& measure, double teacher, double value) {
-  return measure.more_is_better ? 100 * (teacher - value) : 100 * (value / teacher - 1);
-}
 
 at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices) {
   if (data.labels.defined()) return data.labels.index_select(0, indices);

@@ -5,10 +5,19 @@
 #include <string>
 #include <vector>
 
-#include "calibrate/augment.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::calibrate {
+
+/// How rows of the data are changed at random.
+struct Augmentation {
+  /// Of images, which show what they showed before.
+  bool flip = true;        // mirror left-right
+  std::int64_t shift = 2;  // pixels, both directions; what comes in is 0
+  /// Share of texts that become the beginning of one and the end of another: more to ask a teacher
+  /// than there are texts, though nobody knows their labels.
+  double splice = 0;
+};
 
 /// Where training data comes from and which part of it decides about hyper-parameters.
 struct DataRecipe {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
-#include "calibrate/quality.hpp"
+#include "calibrate/measure.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
