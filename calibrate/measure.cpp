@@ -32,6 +32,12 @@ std::string to_text(const Measure& measure, double value) {
   return formatted("%.4f nats", value) + formatted(" (perplexity %.4g)", std::exp(value));
 }
 
+std::string compared(const Measure& measure, double other, double value) {
+  if (std::isnan(other) || std::isnan(value)) return "–";
+  const double worse = lost(measure, other, value);
+  return formatted("%+.2f", measure.more_is_better ? -worse : worse);
+}
+
 double lost(const Measure& measure, double teacher, double value) {
   return measure.more_is_better ? 100 * (teacher - value) : 100 * (value / teacher - 1);
 }

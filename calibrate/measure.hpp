@@ -22,5 +22,7 @@ std::string to_text(const Measure& measure, double value);
 /// How much worse than the teacher's: points of accuracy or of Spearman times 100; per cent of the
 /// teacher's nats.
 double lost(const Measure& measure, double teacher, double value);
+/// "+0.31": points more than `other`, or per cent above its nats; "–" where one is no number.
+std::string compared(const Measure& measure, double other, double value);
 
 }  // namespace cleave::calibrate

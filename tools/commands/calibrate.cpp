@@ -16,8 +16,7 @@ std::string ablation(const calibrate::CalibrateSummary& summary) {
   const auto& measure = summary.measure;
   for (const auto& stage : summary.stages)
     table.row({stage.name, to_text(measure, stage.before), to_text(measure, stage.after),
-               format("%+.2f", -calibrate::lost(measure, stage.before, stage.after)),
-               base::format_seconds(stage.seconds)});
+               compared(measure, stage.before, stage.after), base::format_seconds(stage.seconds)});
   return table.text();
 }
 
@@ -56,7 +55,6 @@ int calibrate(const Args& args) {
   }
   if (!group.leads()) return summary.finished ? exit_done : exit_failed;
   const auto& measure = summary.measure;
-  const double lost = calibrate::lost(measure, summary.teacher_quality, summary.fused_quality);
   const char* unit = measure.more_is_better ? "points" : "%";
   if (args.json()) {
     nlohmann::json json{{"finished", summary.finished},
@@ -73,9 +71,10 @@ int calibrate(const Args& args) {
   } else {
     std::printf("%s", ablation(summary).c_str());
     if (summary.finished)
-      std::printf("\nvalidation: teacher %s, fused %s (%+.2f %s)\n",
+      std::printf("\nvalidation: teacher %s, fused %s (%s %s)\n",
                   to_text(measure, summary.teacher_quality).c_str(),
-                  to_text(measure, summary.fused_quality).c_str(), -lost, unit);
+                  to_text(measure, summary.fused_quality).c_str(),
+                  compared(measure, summary.teacher_quality, summary.fused_quality).c_str(), unit);
     if (!summary.message.empty()) std::printf("%s\n", summary.message.c_str());
     if (summary.below_target)
       std::printf("below target: the recipe allows %.2f %s\n", recipe.target_loss_points, unit);

@@ -52,10 +52,7 @@ int evaluate(const Args& args) {
       {"measure", measure.name}, {"size", summary.size}, {"rows", nlohmann::json::array()}};
   for (const auto& row : summary.rows) {
     table.row({row.what, to_text(measure, row.value),
-               teacher == nullptr
-                   ? "–"
-                   : format("%+.2f", calibrate::lost(measure, teacher->value, row.value) *
-                                         (measure.more_is_better ? -1 : 1))});
+               teacher == nullptr ? "–" : compared(measure, teacher->value, row.value)});
     json["rows"].push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   }
   if (bundle && !whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
