@@ -34,17 +34,18 @@ json to_json(const EpochRecord& record) {
           {"seconds", record.seconds}};
 }
 
-double number_or_nan(const base::Reader& field) {
-  if (field.json().is_null()) return std::numeric_limits<double>::quiet_NaN();
-  return field.number(std::numeric_limits<double>::lowest(), std::numeric_limits<double>::max());
+double number_or_nan(const base::Reader& table, const std::string& key) {
+  constexpr double any = std::numeric_limits<double>::max();
+  const auto field = table.find(key);
+  return field ? field->number(-any, any) : std::numeric_limits<double>::quiet_NaN();
 }
 
 EpochRecord record_from(const base::Reader& line) {
   EpochRecord record;
   record.stage = line.at("stage").text();
   record.epoch = static_cast<int>(line.at("epoch").integer(0, 1 << 30));
-  record.loss = number_or_nan(line.at("loss"));
-  record.validation = number_or_nan(line.at("validation"));
+  record.loss = number_or_nan(line, "loss");
+  record.validation = number_or_nan(line, "validation");
   record.seconds = line.at("seconds").number(0, 1e12);
   return record;
 }
@@ -122,7 +123,7 @@ Run::Run(Options options, Weights& weights, Lanes& lanes, Group group,
     stage_ = static_cast<int>(state.at("stage").integer(0, 1 << 20));
     epoch_ = static_cast<int>(state.at("epoch").integer(0, 1 << 30));
     step_ = state.at("step").integer(0, std::int64_t{1} << 50);
-    loss_sum_ = number_or_nan(state.at("loss_sum"));
+    loss_sum_ = number_or_nan(state, "loss_sum");
     seconds_ = state.at("seconds").number(0, 1e12);
     weights_.set_steps(state.at("steps").integer(0, std::int64_t{1} << 50));
     for (const base::Reader& line : state.at("records").items())

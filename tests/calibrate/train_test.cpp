@@ -110,6 +110,21 @@ TEST(Train, StoppedAndResumedGivesTheSameWeights) {
             bytes_of(scratch / "whole/model.safetensors"));
 }
 
+TEST(Train, GoesOnWithoutAValidationSplit) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch));
+  recipe.data.validation = 0;
+  const TrainSummary whole = train(recipe, scratch / "whole");
+  // Until an epoch is behind it.
+  for (int n = 2; !std::filesystem::exists(scratch / "resumed/training.jsonl"); ++n)
+    ASSERT_FALSE(train(recipe, scratch / "resumed", stop_at(n)).finished);
+  const TrainSummary resumed = train(recipe, scratch / "resumed");
+  ASSERT_EQ(resumed.epochs.size(), 3U);
+  EXPECT_TRUE(std::isnan(resumed.epochs[0].validation));
+  EXPECT_EQ(bytes_of(scratch / "resumed/model.safetensors"),
+            bytes_of(scratch / "whole/model.safetensors"));
+}
+
 TEST(Train, KilledAnywhereItResumesToTheSameWeights) {
   const Scratch scratch;
   const auto data = bars(scratch);
