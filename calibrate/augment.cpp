@@ -6,6 +6,8 @@
 
 #include <ATen/ATen.h>
 
+#include "model/transformer.hpp"
+
 namespace cleave::calibrate {
 namespace {
 
@@ -72,14 +74,12 @@ at::Tensor moved(const at::Tensor& images, const at::Tensor& indices, const Augm
 at::Tensor spliced(const at::Tensor& texts, const at::Tensor& indices, double share,
                    std::uint64_t seed, std::uint64_t view) {
   at::Tensor rows = texts.index_select(0, indices);
-  const auto length_of = [](const at::Tensor& row) {
-    return (row >= 0).sum().item<std::int64_t>();
-  };
   for (std::int64_t i = 0; i < rows.size(0); ++i) {
     Draw draw({seed, view, static_cast<std::uint64_t>(indices[i].item<std::int64_t>())});
     at::Tensor row = rows[i];
     const at::Tensor other = texts[draw.below(texts.size(0))];
-    const std::int64_t length = length_of(row), other_length = length_of(other);
+    const auto lengths = model::lengths_of(at::stack({row, other}));
+    const std::int64_t length = lengths[0], other_length = lengths[1];
     if (draw.uniform() >= share || length < 2 || other_length < 2) continue;
     const std::int64_t begin = 1 + draw.below(length - 1);
     const std::int64_t end = std::min(1 + draw.below(other_length - 1), row.size(0) - begin);
