@@ -186,7 +186,7 @@ TEST_F(AgentTest, ComputesItsPart) {
 }
 
 TEST_F(AgentTest, CountsTheTimeBehindOthersAsQueued) {
-  const RunningAgent agent(bundle, plan, "cam", 30ms);
+  const RunningAgent agent(bundle, plan, "cam", 200ms);
   const auto caller = join(agent);
   caller->send(admit(1));
   caller->send(admit(2));
@@ -194,9 +194,9 @@ TEST_F(AgentTest, CountsTheTimeBehindOthersAsQueued) {
   const auto second = caller->receive_as<net::ValueMessage>();
   EXPECT_EQ(first.request, 1u);
   EXPECT_EQ(second.request, 2u);
-  EXPECT_GE(first.compute_s, 0.03);
-  EXPECT_LT(first.queued_s, 0.02);
-  EXPECT_GE(second.queued_s, 0.02);
+  EXPECT_GE(first.compute_s, 0.2);
+  EXPECT_GE(second.queued_s, 0.1);
+  EXPECT_LT(first.queued_s, second.queued_s);
 }
 
 TEST_F(AgentTest, IsBusyBeyondItsRequests) {
