@@ -110,6 +110,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   EvaluateSummary summary;
   summary.measure = measure_of(plan.teacher);
   summary.size = data.size();
+  summary.shortened = data.shortened;
   if (!teacher.empty()) add_row(summary, "teacher", {}, quality(model::load(teacher), data, lanes));
   if (std::filesystem::exists(bundle.fusion_path(plan))) {
     bundle.verify("fusion/" + plan.name);
@@ -132,6 +133,7 @@ EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::Datas
   EvaluateSummary summary;
   summary.measure = measure_of(model.config);
   summary.size = data.size();
+  summary.shortened = data.shortened;
   add_row(summary, "model", {}, quality(model, data, lanes));
   return summary;
 }

@@ -20,7 +20,8 @@ struct QualityRow {
 
 struct EvaluateSummary {
   Measure measure;
-  std::int64_t size = 0;  // rows of the data set
+  std::int64_t size = 0;       // rows of the data set
+  std::int64_t shortened = 0;  // see model::Dataset
   std::vector<QualityRow> rows;
 };
 

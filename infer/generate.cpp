@@ -11,7 +11,9 @@ void check_prompts(const std::vector<Text>& prompts, const GenerateOptions& opti
   if (prompts.empty())
     throw std::invalid_argument("[generate] prompts: saw none, needs at least 1");
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    const std::string where = "[generate] prompt " + std::to_string(i) + ": saw ";
+    const std::string name =
+        i < options.names.size() ? options.names[i] : "prompt " + std::to_string(i);
+    const std::string where = "[generate] " + name + ": saw ";
     const auto tokens = static_cast<std::int64_t>(prompts[i].size());
     if (tokens == 0) throw std::invalid_argument(where + "no token, needs at least 1");
     if (tokens + options.max_tokens > options.context)

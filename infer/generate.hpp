@@ -23,6 +23,8 @@ struct GenerateOptions {
   std::int64_t context = 0;
   /// Ids from here on are never drawn: a vocabulary may be filled up behind its tokens. 0: all may.
   std::int64_t vocabulary = 0;
+  /// What a refusal calls each prompt. Empty: "prompt 0" and so on.
+  std::vector<std::string> names;
   /// Throws std::invalid_argument.
   void check() const;
 };

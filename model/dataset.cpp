@@ -355,19 +355,19 @@ bool is_text_format(const std::string& format) {
   return format == "tsv" || format == "jsonl" || format == "stsb" || format == "text";
 }
 
-void check_source(const DatasetSource& source) {
+void check_source(const DatasetSource& source, bool texts) {
   if (source.split != "train" && source.split != "test")
     throw std::runtime_error("[data] split: saw '" + source.split + "', needs train or test");
   if (source.path.empty()) throw std::runtime_error("[data] path: saw nothing, needs a folder");
   if (!fs::exists(source.path))
-    fail(source.path,
-         "data: there is no such folder (Fashion-MNIST: apt install dataset-fashion-mnist)");
+    fail(source.path, std::string("data: there is no such folder") +
+                          (texts ? "" : " (Fashion-MNIST: apt install dataset-fashion-mnist)"));
 }
 
 }  // namespace
 
 Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
-  check_source(source);
+  check_source(source, config.is_text());
   if (config.is_text()) return read_texts(source, config);
   if (is_text_format(source.format))
     throw std::runtime_error("[data] format: saw '" + source.format +

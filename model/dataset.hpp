@@ -20,6 +20,8 @@ struct Dataset {
   at::Tensor inputs;
   at::Tensor labels;  // classes, int64 [n]
   std::vector<std::string> label_names;
+  /// Texts that were longer than what was asked for, of which only the beginning is there.
+  std::int64_t shortened = 0;
   /// How alike texts 2i and 2i + 1 are, fp32 [n / 2].
   at::Tensor scores;
   /// The running text that the windows lie in, int32 [T].

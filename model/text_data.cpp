@@ -207,7 +207,19 @@ at::Tensor filled_up(const std::vector<std::vector<TokenId>>& rows) {
 }
 
 std::int64_t length_of(const DatasetSource& source, const ModelConfig& config) {
-  return source.length > 0 ? std::min(source.length, config.context) : config.context;
+  return source.length > 0 ? source.length : config.context;
+}
+
+void check_windows(const DatasetSource& source, const ModelConfig& config) {
+  const std::int64_t length = length_of(source, config);
+  if (length > config.context)
+    throw std::runtime_error("[data] length: saw " + std::to_string(length) +
+                             ", needs at most the model's context of " +
+                             std::to_string(config.context) + " tokens");
+  if (source.stride > length)
+    throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
+                             ", needs at most the length of " + std::to_string(length) +
+                             " tokens: those between two windows would be left out");
 }
 
 Dataset read_labelled(const DatasetSource& source, const std::string& format,
@@ -229,6 +241,8 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
     for (const auto& text : line.texts) {
       rows.push_back(source.tokenizer->encode(text, true, length));
       if (rows.back().empty()) fail_at(file, line.number, "text: saw none, needs some");
+      if (rows.back().size() == length && source.tokenizer->encode(text).size() > length)
+        ++data.shortened;
     }
     if (pairs)
       data.scores.data_ptr<float>()[i] = score_of(line, file);
@@ -305,6 +319,7 @@ Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
   if (source.tokenizer == nullptr)
     throw std::runtime_error("[data] tokenizer: saw none, needs the model's");
   expect_fits(*source.tokenizer, config.vocabulary, "data");
+  check_windows(source, config);
   const std::string format = source.format == "auto" ? detect(source, config) : source.format;
   if (format == "text" && config.reads_every_token()) return read_windows(source, config);
   if (format != "tsv" && format != "jsonl" && format != "stsb")

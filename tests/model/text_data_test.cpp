@@ -68,7 +68,9 @@ TEST(TextData, ReadsTextsAndLabels) {
   EXPECT_EQ(row(train.inputs, 1), (std::vector<std::int64_t>{'b', 'a', 'd', -1}));
   EXPECT_EQ(row(train.labels.unsqueeze(0), 0), (std::vector<std::int64_t>{1, 0}));
   EXPECT_EQ(data.read(config).size(), 1);
+  EXPECT_EQ(train.shortened, 0);
   EXPECT_EQ(data.read(config, "train", "tsv", 3).inputs.size(1), 3);
+  EXPECT_EQ(data.read(config, "train", "tsv", 3).shortened, 1) << "bad has three tokens";
   EXPECT_EQ(inputs_of(config, train.inputs.narrow(0, 1, 1)).size(1), 3);
 }
 
@@ -113,6 +115,22 @@ TEST(TextData, SlidesWindowsSoThatEveryTokenIsJudgedOnce) {
   EXPECT_EQ(row(read.inputs, 1), (std::vector<std::int64_t>{'2', '3', '4', '5', '6'}));
   EXPECT_EQ(row(read.inputs, 4), (std::vector<std::int64_t>{'7', '8', '9', 'a', 'b'}));
   EXPECT_EQ(row(read.judged.unsqueeze(0), 0), (std::vector<std::int64_t>{4, 2, 2, 2, 1}));
+}
+
+TEST(TextData, RefusesWindowsThatTheModelCannotReadOrThatLeaveTokensOut) {
+  const Data data;
+  data.write("test.txt", std::string(200, 'a'));
+  const ModelConfig config = bytes_config(Family::gpt2, Task::causal_lm);
+  EXPECT_EQ(error_of([&] { data.read(config, "test", "auto", 17); }),
+            "[data] length: saw 17, needs at most the model's context of 16 tokens");
+  DatasetSource source;
+  source.path = data.scratch.path();
+  source.tokenizer = &*data.tokenizer;
+  source.length = 8;
+  source.stride = 9;
+  EXPECT_EQ(error_of([&] { read_dataset(source, config); }),
+            "[data] stride: saw 9, needs at most the length of 8 tokens: those between two windows "
+            "would be left out");
 }
 
 // What learns from lines must not be judged by them.

@@ -89,7 +89,7 @@ class Testbed : public testing::Test {
   }
 
   void expect_nothing_left(int id) const {
-    for (int i = 0; i < 100 && !agents().empty(); ++i)
+    for (int i = 0; i < 600 && !agents().empty(); ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     EXPECT_TRUE(agents().empty());
     const std::string start = "cleave-" + std::to_string(id) + "-";

@@ -203,6 +203,10 @@ TEST_F(TextJob, SaysInOneLineWhatIsWrong) {
                        "[prompt 0] byte 1: is no valid UTF-8; --lossy replaces it"));
   EXPECT_TRUE(contains(error({"generate", s / "model", std::string(100, 'a'), "--tokens", "64"}, 1),
                        "saw 100 tokens and 64 to generate, needs at most 128 together"));
+  write_text(own_ / "prompts.txt", "a\n\n" + std::string(100, 'a') + "\n");
+  EXPECT_TRUE(contains(
+      error({"generate", s / "model", "--prompts", own_ / "prompts.txt", "--tokens", "64"}, 1),
+      "prompts.txt line 3: saw 100 tokens and 64 to generate"));
   EXPECT_TRUE(contains(error({"generate", s / "model", "a", "--top-p", "2"}, 2), "top-p"));
   EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "1 2 999"}, 1),
                        "saw token 999, needs 0..255, the model's vocabulary"));

@@ -1,5 +1,6 @@
 #include "calibrate/calibrate.hpp"
 
+#include <cmath>
 #include <cstdio>
 
 #include <nlohmann/json.hpp>
@@ -70,7 +71,7 @@ int calibrate(const Args& args) {
     std::printf("%s\n", json.dump(2).c_str());
   } else {
     std::printf("%s", ablation(summary).c_str());
-    if (summary.finished)
+    if (summary.finished && std::isfinite(summary.fused_quality))
       std::printf("\nvalidation: teacher %s, fused %s (%s %s)\n",
                   to_text(measure, summary.teacher_quality).c_str(),
                   to_text(measure, summary.fused_quality).c_str(),

@@ -56,6 +56,11 @@ int evaluate(const Args& args) {
     json["rows"].push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   }
   if (bundle && !whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
+  if (summary.shortened > 0)
+    std::fprintf(
+        stderr, "%lld texts are longer than %s: only their beginnings count\n",
+        static_cast<long long>(summary.shortened),
+        source.length > 0 ? (std::to_string(source.length) + " tokens").c_str() : "the context");
   write_csv(args, table);
   if (args.json())
     std::printf("%s\n", json.dump(2).c_str());

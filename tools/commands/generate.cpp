@@ -242,9 +242,9 @@ int generate(const Args& args) {
     throw UsageError("[--stop] saw --ids too, needs prompts that are texts");
   check_way(args);
   infer::set_threads(threads_of(args, 1));
-  const auto words = texts_of(args, {args.positionals().begin() + 1, args.positionals().end()},
+  const auto given = texts_of(args, {args.positionals().begin() + 1, args.positionals().end()},
                               "prompt", "prompts");
-  if (words.empty() && !args.has("ids"))
+  if (given.empty() && !args.has("ids"))
     throw UsageError("[generate] needs a PROMPT, --prompts FILE or --ids; see --help");
   const Source source = source_of(args, args.at(0));
   const model::ModelConfig& config = source.plan.teacher;
@@ -257,12 +257,15 @@ int generate(const Args& args) {
     tokenizer = tokenizer_for(config, source.tokenizer);
   std::vector<model::TextStream> streams;
   const std::vector<std::string> stops = args.texts("stop");
-  for (const auto& word : words) {
-    auto ids = tokenizer->encode(word);
+  infer::GenerateOptions options = options_of(args, config);
+  std::vector<std::string> words;
+  for (const auto& [text, where] : given) {
+    auto ids = tokenizer->encode(text);
     prompts.emplace_back(ids.begin(), ids.end());
     streams.emplace_back(*tokenizer, std::move(ids), stops);
+    words.push_back(text);
+    options.names.push_back(where);
   }
-  infer::GenerateOptions options = options_of(args, config);
   if (tokenizer) options.vocabulary = tokenizer->vocabulary_size();
   return with_every_device(args, [&] {
     return go_on(args, source, Prompts{words, prompts, std::move(streams)}, options);

@@ -137,30 +137,31 @@ std::vector<Asked> images_of(const std::vector<std::string>& words,
   return asked;
 }
 
-Question read_text(const std::string& text, const model::ModelConfig& config,
+Question read_text(const GivenText& text, const model::ModelConfig& config,
                    const model::Tokenizer& tokenizer) {
   Question question;
-  question.what = text;
-  question.ids = tokenizer.encode(text);
+  question.what = text.words;
+  question.ids = tokenizer.encode(text.words);
   if (static_cast<std::int64_t>(question.ids.size()) > config.context)
-    throw std::runtime_error("[infer] text: saw " + std::to_string(question.ids.size()) +
-                             " tokens, needs at most " + std::to_string(config.context));
+    throw std::runtime_error("[infer] " + text.where + ": saw " +
+                             std::to_string(question.ids.size()) + " tokens, needs at most " +
+                             std::to_string(config.context));
   if (config.task == model::Task::masked_lm) {
     const auto mask = Answers::mask_of(tokenizer);
     if (std::find(question.ids.begin(), question.ids.end(), mask) == question.ids.end())
-      throw std::runtime_error("[infer] text: saw no " + tokenizer.decode({mask}, false) +
-                               ", needs one to fill in");
+      throw std::runtime_error("[infer] " + text.where + ": saw no " +
+                               tokenizer.decode({mask}, false) + ", needs one to fill in");
   }
   question.input = infer::filled_up({{question.ids.begin(), question.ids.end()}});
   return question;
 }
 
-std::vector<Asked> asked_of(const std::vector<std::string>& words, const model::ModelConfig& config,
+std::vector<Asked> asked_of(const std::vector<GivenText>& texts, const model::ModelConfig& config,
                             const model::Tokenizer& tokenizer) {
   std::vector<Asked> asked;
-  for (const auto& word : words)
+  for (const auto& text : texts)
     asked.push_back(
-        {word, [word, &config, &tokenizer] { return read_text(word, config, tokenizer); }});
+        {text.words, [text, &config, &tokenizer] { return read_text(text, config, tokenizer); }});
   return asked;
 }
 

@@ -170,18 +170,23 @@ std::string checked_text(const Args& args, const std::string& text, const std::s
   return model::repaired_utf8(text);
 }
 
-std::vector<std::string> texts_of(const Args& args, std::vector<std::string> words,
-                                  const std::string& what, const std::string& option) {
-  for (std::size_t i = 0; i < words.size(); ++i)
-    words[i] = checked_text(args, words[i], what + " " + std::to_string(i));
-  if (!args.has(option)) return words;
+std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>& words,
+                                const std::string& what, const std::string& option) {
+  std::vector<GivenText> texts;
+  for (const auto& word : words) {
+    const std::string where = what + " " + std::to_string(texts.size());
+    texts.push_back({checked_text(args, word, where), where});
+  }
+  if (!args.has(option)) return texts;
   const std::string file = args.text(option);
   std::istringstream lines(checked_text(args, base::read_text(file), file));
+  int number = 0;
   for (std::string line; std::getline(lines, line);) {
+    ++number;
     if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) words.push_back(line);
+    if (!line.empty()) texts.push_back({line, file + " line " + std::to_string(number)});
   }
-  return words;
+  return texts;
 }
 
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,

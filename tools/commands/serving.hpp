@@ -43,9 +43,14 @@ int with_every_device(const Args& args, const std::function<int()>& work);
 /// byte 1: is no valid UTF-8; --lossy replaces it".
 std::string checked_text(const Args& args, const std::string& text, const std::string& where);
 
-/// `words`, and the lines of the file that `option` names, all checked; `what` says which is wrong.
-std::vector<std::string> texts_of(const Args& args, std::vector<std::string> words,
-                                  const std::string& what, const std::string& option);
+/// What somebody asks about, and what an error calls it: "prompt 0", "prompts.txt line 3".
+struct GivenText {
+  std::string words, where;
+};
+
+/// `words`, and the lines of the file that `option` names, all checked; `what` is one of `words`.
+std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>& words,
+                                const std::string& what, const std::string& option);
 
 /// The tokenizer in `folder`. Throws std::runtime_error where it is not the model's.
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,
