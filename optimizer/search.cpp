@@ -84,6 +84,7 @@ class Planner {
 
   void consider_local() {
     for (std::size_t device = 0; device < fleet().devices.size(); ++device) {
+      if (!fleet().devices[device].agent) continue;
       Considered local;
       local.plan = local_plan(device);
       finish(local);
@@ -110,6 +111,7 @@ class Planner {
   Team able_devices() {
     Team able;
     for (std::size_t device = 0; device < fleet().devices.size(); ++device) {
+      if (!fleet().devices[device].agent) continue;
       Considered alone;
       Pricer pricer(space_, options_, {device});
       alone.plan = pricer.plan({space_.smallest()});

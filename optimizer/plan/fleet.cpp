@@ -1,5 +1,6 @@
 #include "optimizer/plan/fleet.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <set>
@@ -129,7 +130,7 @@ Profile read_speeds(const base::Reader& device, const std::filesystem::path& fol
 
 Device read_device(const base::Reader& reader, const std::filesystem::path& folder) {
   reader.allow({"name", "address", "memory", "disk", "speed", "watts_idle", "watts_busy", "profile",
-                "preset", "figures", "aggregator"});
+                "preset", "figures", "aggregator", "agent"});
   Device device;
   const base::Reader name = reader.at("name");
   device.name = name.text();
@@ -143,6 +144,7 @@ Device read_device(const base::Reader& reader, const std::filesystem::path& fold
   if (const auto disk = reader.find("disk")) device.disk_bytes = static_cast<double>(disk->bytes());
   if (const auto speed = reader.find("speed"))
     device.speed = above_zero(*speed, speed->number(0, 1e6));
+  device.agent = reader.boolean("agent", true);
   device.watts_idle = reader.number("watts_idle", 0, 1e6, 0);
   device.watts_busy = reader.number("watts_busy", 0, 1e6, 0);
   device.profile = read_speeds(reader, folder);
@@ -248,6 +250,9 @@ Fleet read(const base::Reader& reader, const std::filesystem::path& folder) {
   const base::Reader devices = reader.at("device");
   read_devices(devices, folder, fleet);
   read_aggregators(devices, fleet);
+  if (std::none_of(fleet.devices.begin(), fleet.devices.end(),
+                   [](const Device& device) { return device.agent; }))
+    throw devices.error("saw agent = false on every device, needs one that has a part");
   LinkReader links(fleet);
   if (const auto common = reader.find("links")) links.read_default(*common);
   if (const auto pairs = reader.find("link"))

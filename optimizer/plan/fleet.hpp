@@ -24,6 +24,8 @@ struct Device {
   /// Share of the profile's speed: 0.2 is a device five times slower. The testbed paces its agent
   /// to it.
   double speed = 1;
+  /// Has a part of the model; without one a device can only aggregate.
+  bool agent = true;
   /// What an instruction costs beside its kernels: computing too, so a slow device is slow in it.
   double instruction_seconds() const { return profile.cost.instruction_s / speed; }
   double wake_seconds() const { return profile.cost.wake_s / speed; }
@@ -53,6 +55,7 @@ struct Link {
 ///   speed = 0.2                   # default 1
 ///   profile = "hub.json"          # beside the fleet; or [device.figures] by hand, or preset = "…"
 ///   aggregator = true             # default: all may aggregate where no device says true
+///   agent = false                 # default true; this device can only aggregate
 ///   watts_idle = 2.5
 ///   watts_busy = 6.0
 ///

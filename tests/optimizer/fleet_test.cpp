@@ -73,6 +73,17 @@ TEST(Fleet, ReadsEveryField) {
   EXPECT_FALSE(fleet.find("box"));
 }
 
+TEST(Fleet, KnowsWhoOnlyAggregates) {
+  const std::string some = "memory = \"1 GB\"\npreset = \"pi4\"\n";
+  const Fleet fleet =
+      parse(head + links + device("a", some) + device("b", some + "agent = false\n"));
+  EXPECT_TRUE(fleet.devices[0].agent);
+  EXPECT_FALSE(fleet.devices[1].agent);
+  EXPECT_NE(refusal(head + links + device("a", some + "agent = false\n"))
+                .find("saw agent = false on every device, needs one that has a part"),
+            std::string::npos);
+}
+
 TEST(Fleet, PrefersAPairsOwnLink) {
   const Fleet fleet = parse(head + links +
                             "[[link]]\nfrom = \"a\"\nto = \"b\"\nbandwidth = \"8 Mbit/s\"\n"

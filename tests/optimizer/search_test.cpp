@@ -380,6 +380,19 @@ TEST(Search, KeepsWithinTheDisk) {
     EXPECT_LE(plan::weight_bytes(part.config), 20e6);
 }
 
+TEST(Search, GivesNoPartToADeviceThatOnlyAggregates) {
+  auto fleet_with_a_box =
+      fleet({device("box", 4, 2e9), device("hub", 1, 300e6), device("cam", 1, 300e6)});
+  fleet_with_a_box.may_aggregate = {true, false, false};
+  const auto everybody = search(examples::vit_base(), fleet_with_a_box, usual());
+  EXPECT_EQ(everybody.plan.parts.front().device, "box");
+  fleet_with_a_box.devices.front().agent = false;
+  const auto summary = search(examples::vit_base(), fleet_with_a_box, usual());
+  EXPECT_EQ(summary.plan.aggregator, "box");
+  for (const auto& part : summary.plan.parts) EXPECT_NE(part.device, "box");
+  EXPECT_EQ(find_candidate(summary.plan, "local on box"), nullptr);
+}
+
 TEST(Search, TellsWhichMemoryIsShortAndByHowMuch) {
   auto two = fleet({device("hub", 1, 400e6), device("cam", 1, 100e6)});
   two.may_aggregate = {true, false};
