@@ -46,6 +46,9 @@ void check(const PlanOptions& options) {
   expect_at_least("limits.latency_s", options.limits.latency_s, 0);
   expect_at_least("limits.max_part_share", options.limits.max_part_share, 0);
   expect_at_least("limits.min_importance", options.limits.min_importance, 0);
+  expect_at_least("limits.min_width_share", options.limits.min_width_share, 0);
+  if (options.limits.min_width_share > 1)
+    refuse("limits.min_width_share", text(options.limits.min_width_share), "at most 1");
   expect_at_least("accuracy_weight", options.accuracy_weight, 0);
   expect_at_least("width_step", static_cast<double>(options.width_step), 1);
   expect_at_least("max_evaluations", options.max_evaluations, 1);

@@ -14,6 +14,10 @@ struct Limits {
   double latency_s = 0;       // 0: none
   double max_part_share = 0;  // share of the teacher's parameters that any part may have; 0: none
   double min_importance = 0;  // kept importance (proxy)
+  /// Share of the residual channels that every part keeps at least. What every layer reads and
+  /// writes, and normalises, is repaired worse than heads and columns: 1 cuts only those, as
+  /// DynaBERT does (Hou and others 2020).
+  double min_width_share = 0;
 };
 
 struct PlanOptions {

@@ -159,8 +159,10 @@ void Space::set_axes() {
   const auto num_heads = static_cast<std::int32_t>(max_heads_ / teacher_.group);
   largest_ = {num_layers, steps_of(teacher_.width, options_.width_step), num_heads,
               steps_of(max_mlp_, options_.width_step)};
-  smallest_ = {std::min(2, num_layers), 1, std::min(1, num_heads),
-               std::min(1, largest_[axis::mlp])};
+  const auto least_width =
+      static_cast<std::int64_t>(std::ceil(options_.limits.min_width_share * real(teacher_.width)));
+  smallest_ = {std::min(2, num_layers), std::max(1, steps_of(least_width, options_.width_step)),
+               std::min(1, num_heads), std::min(1, largest_[axis::mlp])};
 }
 
 void Space::set_layers(const std::vector<double>& importance) {

@@ -373,6 +373,26 @@ TEST(Search, KeepsEveryProcessWithinItsMemory) {
   EXPECT_EQ(local->reason.rfind("memory on 'hub': needs ", 0), 0u) << local->reason;
 }
 
+TEST(Search, KeepsTheWidthThatIsAskedFor) {
+  PlanOptions options = usual();
+  options.strategy = "decomposed";
+  const auto free = search(examples::vit_base(), examples::three_devices(), options);
+  const auto narrow = [](const plan::PlanPart& part) { return part.config.width < 576; };
+  const auto& parts = free.plan.parts;
+  EXPECT_TRUE(std::any_of(parts.begin(), parts.end(), narrow)) << "or nothing is asked for";
+  options.limits.min_width_share = 0.75;
+  const auto wide = search(examples::vit_base(), examples::three_devices(), options);
+  ASSERT_EQ(wide.termination, Termination::found) << wide.message;
+  EXPECT_TRUE(std::none_of(wide.plan.parts.begin(), wide.plan.parts.end(), narrow));
+  options.limits.min_width_share = 1;
+  for (const auto& part :
+       search(examples::vit_base(), examples::three_devices(), options).plan.parts)
+    EXPECT_EQ(part.config.width, 768);
+  options.limits.min_width_share = 1.1;
+  EXPECT_THROW(search(examples::vit_base(), examples::three_devices(), options),
+               std::invalid_argument);
+}
+
 TEST(Search, KeepsWithinTheDisk) {
   auto three = examples::three_devices();
   for (plan::Device& each : three.devices) each.disk_bytes = 20e6;

@@ -40,6 +40,7 @@ optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& te
   options.strategy = args.text("strategy");
   options.limits.latency_s = args.seconds("latency-limit");
   options.limits.max_part_share = args.number("max-part-share");
+  options.limits.min_width_share = args.number("min-width-share");
   options.limits.min_importance = args.number("min-importance");
   options.accuracy_weight = args.number("accuracy-weight");
   options.width_step = args.integer("width-step");
@@ -119,8 +120,8 @@ Command plan_command() {
           "choose a strategy and each device's share, and predict what it brings",
           {{"MODEL", "model folder"}},
           {"fleet", "out", "objective", "strategy", "latency-limit", "max-part-share",
-           "min-importance", "accuracy-weight", "shares-of", "width-step", "partition", "batch",
-           "tokens", "generate", "seed", "dry-run", "format", "verbose"},
+           "min-width-share", "min-importance", "accuracy-weight", "shares-of", "width-step",
+           "partition", "batch", "tokens", "generate", "seed", "dry-run", "format", "verbose"},
           "cleave plan teacher/ --fleet fleet.toml --out plan.json",
           plan};
 }
