@@ -1,6 +1,7 @@
 // The main job on a language model so small that it takes seconds: train, plan, cut, calibrate,
 // measure, and generate alone, over agents and through a server.
 
+#include <csignal>
 #include <map>
 #include <memory>
 
@@ -96,6 +97,26 @@ TEST_F(TextJob, SaysWhoIsAwayAndWhyAndInItsExitCodeWhoIsNeeded) {
   const auto refused = run(all, 3);
   EXPECT_TRUE(contains(refused.error, "is needed: not joined")) << refused.error;
   EXPECT_EQ(refused.out, "");
+}
+
+TEST_F(TextJob, GoesOnWithTheRestWhenAnAgentIsKilledInTheMiddleOfAText) {
+  const Scratch& s = *shared_;
+  auto agents = start_agents(s / "bundle", own_, tiny_devices, {"--pace", "0.05"});
+  Process::Options options;
+  options.words = {CLEAVE_PROGRAM, "generate",          s / "bundle", "one two",
+                   "--hosts",      own_ / "hosts.toml", "--tokens",   "110"};
+  options.log = own_ / "generate.log";
+  Process process(options);
+  const std::string first = process.read_line(std::chrono::seconds(60));
+  EXPECT_TRUE(contains(first, "one two buckle my shoe")) << first;
+  EXPECT_EQ(kill(agents.at("cam")->id(), SIGKILL), 0);
+  const std::string rest = process.read_all();
+  const std::string said = base::read_text(options.log);
+  EXPECT_EQ(process.wait(), 0) << said;
+  EXPECT_GE(first.size() + rest.size(), 110U) << "a byte is a token";
+  EXPECT_TRUE(contains(said, " on: without 'cam' (")) << said;
+  EXPECT_FALSE(contains(said, "token 1 on: without")) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
 TEST_F(TextJob, StopsWhereItIsToldAndLeavesTheRestOut) {
