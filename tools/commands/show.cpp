@@ -34,21 +34,26 @@ std::string span_text(const model::ModelConfig& config, Field field) {
 }
 
 std::string parts_table(const plan::Plan& plan) {
-  Table table({"device", "width", "heads", "MLP", "layers", "parameters", "of teacher"});
+  Table table(
+      {"device", "width", "heads", "MLP", "layers", "parameters", "of teacher", "of its blocks"});
+  const auto blocks = [](const model::ModelConfig& config) {
+    return static_cast<double>(model::count_parameters(config, true));
+  };
   for (const auto& part : plan.parts) {
     table.row({part.device, std::to_string(part.config.width),
                span_text(part.config, [](const auto& layer) { return layer.heads; }),
                span_text(part.config, [](const auto& layer) { return layer.mlp_width; }),
                range_text(part.layers),
                base::format_count(static_cast<double>(model::count_parameters(part.config))),
-               percent(part.parameter_share, 1)});
+               percent(part.parameter_share, 1),
+               percent(blocks(part.config) / blocks(plan.teacher), 1)});
   }
   table.row({"(teacher)", std::to_string(plan.teacher.width),
              span_text(plan.teacher, [](const auto& layer) { return layer.heads; }),
              span_text(plan.teacher, [](const auto& layer) { return layer.mlp_width; }),
              "0-" + std::to_string(plan.teacher.num_layers() - 1),
              base::format_count(static_cast<double>(model::count_parameters(plan.teacher))),
-             "100.0 %"});
+             "100.0 %", "100.0 %"});
   return table.text();
 }
 
