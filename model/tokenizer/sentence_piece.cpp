@@ -4,7 +4,9 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <link.h>
+#include <mutex>
 #include <stdexcept>
+#include <unordered_map>
 #include <utility>
 
 #include "base/file.hpp"
@@ -83,35 +85,45 @@ const SentencePieceModule* find_module(const fs::path& model,
                            looked + ": install libsentencepiece-dev and build again");
 }
 
-/// A protocol buffer's outermost fields, looked at only for where they end: the library takes a
-/// file that was cut off between two of them.
+/// A protocol buffer's outermost fields: the library takes a file that was cut off between two of
+/// them, and does not show how it normalises.
 class Fields {
  public:
+  struct Field {
+    std::uint64_t number = 0;
+    std::uint64_t value = 0;  // of a varint
+    std::string_view bytes;   // of a message or string
+  };
   explicit Fields(std::string_view bytes) : bytes_(bytes) {}
   bool at_end() const { return at_ == bytes_.size(); }
   std::size_t position() const { return at_; }
 
-  /// The number of the field that begins here; goes behind it. Throws std::invalid_argument where
-  /// it does not end.
-  std::uint64_t next() {
+  /// The field that begins here; goes behind it. Throws std::invalid_argument where it does not
+  /// end.
+  Field next() {
     const std::uint64_t key = varint();
+    Field field{key >> 3, 0, {}};
     switch (key & 7) {
       case 0:
-        varint();
+        field.value = varint();
         break;
       case 1:
         skip(8);
         break;
-      case 2:
-        skip(varint());
+      case 2: {
+        const std::uint64_t size = varint();
+        const std::size_t begin = at_;
+        skip(size);
+        field.bytes = bytes_.substr(begin, at_ - begin);
         break;
+      }
       case 5:
         skip(4);
         break;
       default:
         throw std::invalid_argument("saw no field");
     }
-    return key >> 3;
+    return field;
   }
 
  private:
@@ -142,7 +154,7 @@ void expect_whole(const fs::path& file, std::string_view bytes) {
   while (!fields.at_end()) {
     const std::size_t begin = fields.position();
     try {
-      const std::uint64_t number = fields.next();
+      const std::uint64_t number = fields.next().number;
       trainer = trainer || number == 2;
       normalizer = normalizer || number == 3;
     } catch (const std::invalid_argument& wrong) {
@@ -153,6 +165,53 @@ void expect_whole(const fs::path& file, std::string_view bytes) {
   if (!trainer || !normalizer)
     throw std::runtime_error("[" + file.string() + "] saw no " +
                              (trainer ? "normalizer_spec" : "trainer_spec") + needs);
+}
+
+/// What a blank becomes.
+constexpr std::string_view blank = "\xE2\x96\x81";
+
+/// Whether merges are all there is: no normalisation but "a b" -> "▁a▁b", by byte-pair encoding.
+bool only_merges(std::string_view bytes) {
+  constexpr std::uint64_t trainer = 2, normalizer = 3, byte_pairs = 2;
+  std::uint64_t model_type = 1, suffix = 0, dummy_prefix = 1, remove_extra = 1, escape = 1;
+  bool mapped = false;
+  try {
+    for (Fields model(bytes); !model.at_end();) {
+      const Fields::Field section = model.next();
+      if (section.number != trainer && section.number != normalizer) continue;
+      for (Fields fields(section.bytes); !fields.at_end();) {
+        const Fields::Field field = fields.next();
+        if (section.number == trainer) {
+          if (field.number == 3) model_type = field.value;
+          if (field.number == 24) suffix = field.value;
+        } else {
+          if (field.number == 2) mapped = mapped || !field.bytes.empty();
+          if (field.number == 3) dummy_prefix = field.value;
+          if (field.number == 4) remove_extra = field.value;
+          if (field.number == 5) escape = field.value;
+        }
+      }
+    }
+  } catch (const std::invalid_argument&) {
+    return false;
+  }
+  return model_type == byte_pairs && suffix == 0 && !mapped && dummy_prefix != 0 &&
+         remove_extra == 0 && escape != 0;
+}
+
+/// Whether a token goes on behind a word: "a▁b".
+bool crosses_words(std::string_view token) {
+  while (token.substr(0, blank.size()) == blank) token.remove_prefix(blank.size());
+  return token.find(blank) != std::string_view::npos;
+}
+
+/// Where the next word's blank is, from `from` > 0 on, or the end. Blanks in a row are one word's;
+/// one at the end is that of the word before it.
+std::size_t next_word(std::string_view text, std::size_t from) {
+  for (std::size_t at = text.find(' ', from); at != std::string_view::npos;
+       at = text.find(' ', at + 1))
+    if (text[at - 1] != ' ' && at + 1 < text.size()) return at;
+  return text.size();
 }
 
 class SentencePiece : public TokenScheme {
@@ -178,12 +237,26 @@ class SentencePiece : public TokenScheme {
       } catch (const std::invalid_argument& wrong) {
         throw refuse(wrong.what());
       }
+      word_by_word_ = word_by_word_ && !crosses_words({piece, length});
     }
+    word_by_word_ = word_by_word_ && only_merges(bytes) && vocabulary_.find(blank);
   }
 
   const Vocabulary& vocabulary() const override { return vocabulary_; }
 
   void encode(std::string_view text, std::vector<TokenId>& ids) const override {
+    if (!word_by_word_ || text.find(blank) != std::string_view::npos)
+      return encode_whole(text, ids);
+    const std::lock_guard lock(mutex_);
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = next_word(text, begin + 1);
+      // The library writes a blank before every text: the word's own.
+      encode_word(text.substr(begin == 0 ? 0 : begin + 1, end - begin - (begin == 0 ? 0 : 1)), ids);
+      begin = end;
+    }
+  }
+
+  void encode_whole(std::string_view text, std::vector<TokenId>& ids) const {
     const auto take = [](void* to, const std::int32_t* found, std::size_t count) {
       auto& all = *static_cast<std::vector<TokenId>*>(to);
       all.insert(all.end(), found, found + count);
@@ -217,6 +290,19 @@ class SentencePiece : public TokenScheme {
  private:
   using Error = std::array<char, 512>;
 
+  void encode_word(std::string_view word, std::vector<TokenId>& ids) const {
+    constexpr std::size_t longest = 64, most = 1 << 16;
+    if (word.size() > longest) return encode_whole(word, ids);
+    auto known = known_words_.find(std::string(word));
+    if (known == known_words_.end()) {
+      std::vector<TokenId> tokens;
+      encode_whole(word, tokens);
+      if (known_words_.size() >= most) known_words_.clear();
+      known = known_words_.emplace(word, std::move(tokens)).first;
+    }
+    ids.insert(ids.end(), known->second.begin(), known->second.end());
+  }
+
   void append_plain(const std::vector<TokenId>& ids, std::string& text) const {
     if (ids.empty()) return;
     const auto take = [](void* to, const char* found, std::size_t size) {
@@ -232,6 +318,10 @@ class SentencePiece : public TokenScheme {
   std::unique_ptr<void, void (*)(void*)> model_;
   const std::set<std::string> special_;
   Vocabulary vocabulary_;
+  /// Words become the same tokens wherever they stand: no merge reaches over a blank.
+  bool word_by_word_ = true;
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<std::string, std::vector<TokenId>> known_words_;
 };
 
 }  // namespace
