@@ -138,12 +138,11 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
   auto scheme = sentence_piece(folder / "tokenizer.model", {begin, end, unknown});
   const Vocabulary& vocabulary = scheme->vocabulary();
   expect_no_more_tokens(folder, "tokenizer.model", vocabulary);
-  // "<s>" in a text is text to this library: these are known by their numbers alone.
   std::map<std::string, AddedToken> special;
   for (const auto& [key, token] : {std::pair("bos_token", begin), std::pair("eos_token", end),
                                    std::pair("unk_token", unknown)}) {
     if (const auto id = vocabulary.find(token))
-      special[token] = {token, *id, true, false, false, false};
+      special[token] = {token, *id};
     else if (config.has(key))
       throw config.at(key).error("saw '" + token + "', needs a token of tokenizer.model");
   }

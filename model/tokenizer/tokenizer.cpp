@@ -49,7 +49,7 @@ Tokenizer::Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken
   });
   for (const AddedToken& token : added_) {
     added_by_id_[token.id] = &token;
-    if (token.in_text && !token.content.empty()) first_bytes_[byte_at(token.content, 0)] = true;
+    if (!token.content.empty()) first_bytes_[byte_at(token.content, 0)] = true;
   }
 }
 
@@ -57,8 +57,7 @@ const AddedToken* Tokenizer::added_at(std::string_view text, std::size_t positio
   if (!first_bytes_[byte_at(text, position)]) return nullptr;
   const std::string_view rest = text.substr(position);
   for (const AddedToken& token : added_)
-    if (token.in_text && !token.content.empty() &&
-        rest.substr(0, token.content.size()) == token.content)
+    if (!token.content.empty() && rest.substr(0, token.content.size()) == token.content)
       return &token;
   return nullptr;
 }

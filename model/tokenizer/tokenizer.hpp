@@ -23,7 +23,7 @@ class TokenScheme {
   virtual const Vocabulary& vocabulary() const = 0;
 };
 
-/// A token that is found in the text as it stands, before anything else, or only by its number.
+/// A token that is found in the text as it stands, before anything else.
 struct AddedToken {
   std::string content;
   TokenId id = 0;
@@ -31,8 +31,6 @@ struct AddedToken {
   bool special = true;
   /// Takes the white space on its left (right) with it.
   bool strip_left = false, strip_right = false;
-  /// False: where its content stands in a text, it is text like any other.
-  bool in_text = true;
 };
 
 /// Text to token numbers and back, the same numbers as Hugging Face's.

@@ -315,7 +315,7 @@ TEST_F(SentencePiece, WritesSpecialTokensAsTheReferenceDoes) {
 
 TEST_F(SentencePiece, GivesTextBack) {
   const Tokenizer tokenizer = read_tokenizer(golden_);
-  for (const std::string text : {"plain", "two  blanks", "naïve 人 😀\n", "<s> is text </s>"})
+  for (const std::string text : {"plain", "two  blanks", "naïve 人 😀\n"})
     EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
 }
 
