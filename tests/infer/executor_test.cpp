@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <stdexcept>
 #include <system_error>
@@ -441,6 +442,12 @@ TEST(Executor, TellsComputingFromWaiting) {
       << "no moment counts twice";
 }
 
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 /// Uses up CPU time of its thread.
 class BusyEngine : public AddingEngine {
  public:
@@ -448,7 +455,8 @@ class BusyEngine : public AddingEngine {
   net::Value run(const Instruction& instruction, const Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
-    for (const auto end = Clock::now() + busy_; Clock::now() < end;) {
+    for (const double end = thread_seconds() + std::chrono::duration<double>(busy_).count();
+         thread_seconds() < end;) {
     }
     return AddingEngine::run(instruction, program, operands, sequence);
   }
@@ -465,27 +473,33 @@ double seconds_of_run(Engine& engine) {
   return std::chrono::duration<double>(Clock::now() - before).count();
 }
 
+/// Of a machine whose cores others may hold: they only add.
+double best_of(int runs, Engine& engine) {
+  double best = 1;
+  for (int i = 0; i < runs; ++i) best = std::min(best, seconds_of_run(engine));
+  return best;
+}
+
 TEST(Paced, StretchesComputingByItsFactor) {
   const auto engine = paced(std::make_unique<BusyEngine>(2ms), 4);
   engine->prepare();
-  double best = 1;  // others may hold the core
-  for (int i = 0; i < 15; ++i) best = std::min(best, std::abs(seconds_of_run(*engine) - 0.008));
-  EXPECT_LT(best, 0.0002);
+  const double best = best_of(15, *engine);
+  EXPECT_GE(best, 0.008);
+  EXPECT_LT(best, 0.016);
 }
 
 TEST(Paced, SlowsShortRequestsToo) {
   const auto engine = paced(std::make_unique<BusyEngine>(100us), 5);
   engine->prepare();
-  double best = 1;
-  for (int i = 0; i < 30; ++i) best = std::min(best, std::abs(seconds_of_run(*engine) - 0.0005));
-  EXPECT_LT(best, 0.00005);
+  const double best = best_of(30, *engine);
+  EXPECT_GE(best, 0.0005);
+  EXPECT_LT(best, 0.001);
 }
 
 TEST(Paced, DoesNotCountTimeAsleep) {
   const auto engine = paced(with_delay(std::make_unique<AddingEngine>(), 5ms), 100);
   engine->prepare();
-  double best = 1;
-  for (int i = 0; i < 5; ++i) best = std::min(best, seconds_of_run(*engine));
+  const double best = best_of(5, *engine);
   EXPECT_LT(best, 0.1);
   EXPECT_GE(best, 0.005);
 }

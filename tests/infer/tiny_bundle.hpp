@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <numeric>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -21,7 +22,8 @@ class Scratch {
   Scratch() {
     const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
     path_ = std::filesystem::temp_directory_path() /
-            (std::string("cleave_") + test->test_suite_name() + "_" + test->name());
+            (std::string("cleave_") + test->test_suite_name() + "_" + test->name() + "_" +
+             std::to_string(::getpid()));
     std::filesystem::remove_all(path_);
     std::filesystem::create_directories(path_);
   }

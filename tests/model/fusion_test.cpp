@@ -4,6 +4,7 @@
 #include <fstream>
 #include <numeric>
 #include <stdexcept>
+#include <unistd.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -67,7 +68,7 @@ std::vector<Tensor> three_features(std::int64_t batch = 2, std::int64_t tokens =
 struct Scratch {
   Scratch() {
     const std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    path = fs::temp_directory_path() / ("cleave_fusion_" + name);
+    path = fs::temp_directory_path() / ("cleave_fusion_" + name + "_" + std::to_string(::getpid()));
     fs::remove_all(path);
     fs::create_directories(path);
   }
