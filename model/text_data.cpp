@@ -210,16 +210,11 @@ std::int64_t length_of(const DatasetSource& source, const ModelConfig& config) {
   return source.length > 0 ? source.length : config.context;
 }
 
-void check_windows(const DatasetSource& source, const ModelConfig& config) {
-  const std::int64_t length = length_of(source, config);
-  if (length > config.context)
-    throw std::runtime_error("[data] length: saw " + std::to_string(length) +
+void check_length(const DatasetSource& source, const ModelConfig& config) {
+  if (source.length > config.context)
+    throw std::runtime_error("[data] length: saw " + std::to_string(source.length) +
                              ", needs at most the model's context of " +
                              std::to_string(config.context) + " tokens");
-  if (source.stride > length)
-    throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
-                             ", needs at most the length of " + std::to_string(length) +
-                             " tokens: those between two windows would be left out");
 }
 
 Dataset read_labelled(const DatasetSource& source, const std::string& format,
@@ -295,6 +290,10 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
   const std::vector<TokenId> ids = source.tokenizer->encode(read_running(source), false);
   const std::int64_t length = length_of(source, config);
   const auto count = static_cast<std::int64_t>(ids.size());
+  if (source.stride > length)
+    throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
+                             ", needs at most the length of " + std::to_string(length) +
+                             " tokens: those between two windows would be left out");
   if (count <= length)
     fail(source.path, "data: saw " + std::to_string(count) + " tokens in the " + source.split +
                           " split, needs more than one window of " + std::to_string(length));
@@ -319,7 +318,7 @@ Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
   if (source.tokenizer == nullptr)
     throw std::runtime_error("[data] tokenizer: saw none, needs the model's");
   expect_fits(*source.tokenizer, config.vocabulary, "data");
-  check_windows(source, config);
+  check_length(source, config);
   const std::string format = source.format == "auto" ? detect(source, config) : source.format;
   if (format == "text" && config.reads_every_token()) return read_windows(source, config);
   if (format != "tsv" && format != "jsonl" && format != "stsb")

@@ -32,10 +32,20 @@ Shortfall memory_shortfall(const std::string& what, const std::string& where, do
               base::format_bytes(gives) + " (" + base::format_bytes(needs - gives) + " short)"};
 }
 
-/// Disk, and the largest share that a part may have.
-void add_part_shortfalls(std::vector<Shortfall>& found, const plan::PlanPart& part,
-                         const plan::Fleet& fleet, const PlanOptions& options) {
+/// What a part may have: on its device, and of the teacher.
+void add_part_shortfalls(std::vector<Shortfall>& found, const plan::Plan& plan,
+                         const plan::PlanPart& part, const plan::Fleet& fleet,
+                         const PlanOptions& options) {
   const plan::Device& device = fleet.devices[fleet.find(part.device).value()];
+  if (!device.agent)
+    found.push_back({1, part.device,
+                     "part on '" + part.device + "': the device only aggregates (agent = false)"});
+  const double width = real(part.config.width) / real(plan.teacher.width),
+               least = options.limits.min_width_share;
+  if (width < least - 1e-9)
+    found.push_back({excess(least, width), part.device,
+                     "part on '" + part.device + "': keeps " + percent(width) +
+                         " of the channels, the limit is " + percent(least)});
   const double weights = plan::weight_bytes(part.config);
   if (device.disk_bytes > 0 && weights > device.disk_bytes)
     found.push_back(memory_shortfall("disk", part.device, weights, device.disk_bytes));
@@ -227,7 +237,8 @@ std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fle
   PlanOptions of_parts = options;
   if (plan.strategy == "local")
     of_parts.limits.max_part_share = 0;  // there is no part, only the teacher
-  for (const plan::PlanPart& part : plan.parts) add_part_shortfalls(found, part, fleet, of_parts);
+  for (const plan::PlanPart& part : plan.parts)
+    add_part_shortfalls(found, plan, part, fleet, of_parts);
   const double most_s = options.limits.latency_s;
   if (most_s > 0 && prediction.latency_s > most_s)
     found.push_back({excess(prediction.latency_s, most_s), "",

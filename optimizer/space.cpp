@@ -159,8 +159,8 @@ void Space::set_axes() {
   const auto num_heads = static_cast<std::int32_t>(max_heads_ / teacher_.group);
   largest_ = {num_layers, steps_of(teacher_.width, options_.width_step), num_heads,
               steps_of(max_mlp_, options_.width_step)};
-  const auto least_width =
-      static_cast<std::int64_t>(std::ceil(options_.limits.min_width_share * real(teacher_.width)));
+  const auto least_width = static_cast<std::int64_t>(
+      std::ceil(options_.limits.min_width_share * real(teacher_.width) - 1e-9));
   smallest_ = {std::min(2, num_layers), std::max(1, steps_of(least_width, options_.width_step)),
                std::min(1, num_heads), std::min(1, largest_[axis::mlp])};
 }
@@ -228,6 +228,7 @@ void Space::set_costs() {
     seconds_.push_back(cost_of(bare_, [&](const ModelConfig& config) {
       return device.seconds(plan::kernels_of_model(config, load, false));
     }));
+    if (!device.agent) continue;
     teacher_s_ = std::min(teacher_s_, compute_seconds(device, plan::Op::sub_model,
                                                       plan::kernels_of_model(bare_, load, true)));
   }

@@ -170,32 +170,31 @@ void expect_whole(const fs::path& file, std::string_view bytes) {
 /// What a blank becomes.
 constexpr std::string_view blank = "\xE2\x96\x81";
 
-/// Whether merges are all there is: no normalisation but "a b" -> "▁a▁b", by byte-pair encoding.
+/// Whether merges are all there is: no normalisation but "a b" -> "▁a▁b", by byte-pair encoding,
+/// and no piece that is merged only to be taken apart again.
 bool only_merges(std::string_view bytes) {
-  constexpr std::uint64_t trainer = 2, normalizer = 3, byte_pairs = 2;
+  constexpr std::uint64_t piece = 1, trainer = 2, normalizer = 3, byte_pairs = 2, unused = 5;
   std::uint64_t model_type = 1, suffix = 0, dummy_prefix = 1, remove_extra = 1, escape = 1;
-  bool mapped = false;
+  bool mapped = false, any_unused = false;
+  const auto read = [&](std::uint64_t section, const Fields::Field& field) {
+    if (section == piece && field.number == 3) any_unused = any_unused || field.value == unused;
+    if (section == trainer && field.number == 3) model_type = field.value;
+    if (section == trainer && field.number == 24) suffix = field.value;
+    if (section == normalizer && field.number == 2) mapped = mapped || !field.bytes.empty();
+    if (section == normalizer && field.number == 3) dummy_prefix = field.value;
+    if (section == normalizer && field.number == 4) remove_extra = field.value;
+    if (section == normalizer && field.number == 5) escape = field.value;
+  };
   try {
     for (Fields model(bytes); !model.at_end();) {
       const Fields::Field section = model.next();
-      if (section.number != trainer && section.number != normalizer) continue;
-      for (Fields fields(section.bytes); !fields.at_end();) {
-        const Fields::Field field = fields.next();
-        if (section.number == trainer) {
-          if (field.number == 3) model_type = field.value;
-          if (field.number == 24) suffix = field.value;
-        } else {
-          if (field.number == 2) mapped = mapped || !field.bytes.empty();
-          if (field.number == 3) dummy_prefix = field.value;
-          if (field.number == 4) remove_extra = field.value;
-          if (field.number == 5) escape = field.value;
-        }
-      }
+      if (section.number <= normalizer)
+        for (Fields fields(section.bytes); !fields.at_end();) read(section.number, fields.next());
     }
   } catch (const std::invalid_argument&) {
     return false;
   }
-  return model_type == byte_pairs && suffix == 0 && !mapped && dummy_prefix != 0 &&
+  return model_type == byte_pairs && suffix == 0 && !mapped && !any_unused && dummy_prefix != 0 &&
          remove_extra == 0 && escape != 0;
 }
 

@@ -226,6 +226,8 @@ void read_aggregators(const base::Reader& reader, Fleet& fleet) {
     any_named = any_named || item.boolean("aggregator", false);
   for (const base::Reader& item : reader.items()) {
     const bool may = item.boolean("aggregator", !any_named);
+    if (!may && !item.boolean("agent", true))
+      throw item.error("saw a device that neither has a part nor aggregates, needs one of them");
     fleet.may_aggregate.push_back(may);
     any_left = any_left || may;
   }

@@ -79,6 +79,10 @@ TEST(Fleet, KnowsWhoOnlyAggregates) {
       parse(head + links + device("a", some) + device("b", some + "agent = false\n"));
   EXPECT_TRUE(fleet.devices[0].agent);
   EXPECT_FALSE(fleet.devices[1].agent);
+  EXPECT_NE(refusal(head + links + device("a", some) +
+                    device("b", some + "agent = false\naggregator = false\n"))
+                .find("saw a device that neither has a part nor aggregates"),
+            std::string::npos);
   EXPECT_NE(refusal(head + links + device("a", some + "agent = false\n"))
                 .find("saw agent = false on every device, needs one that has a part"),
             std::string::npos);

@@ -1,3 +1,4 @@
+#include "optimizer/pricer.hpp"
 #include "optimizer/search.hpp"
 
 #include <algorithm>
@@ -381,6 +382,7 @@ TEST(Search, KeepsTheWidthThatIsAskedFor) {
   const auto& parts = free.plan.parts;
   EXPECT_TRUE(std::any_of(parts.begin(), parts.end(), narrow)) << "or nothing is asked for";
   options.limits.min_width_share = 0.75;
+  EXPECT_FALSE(shortfalls(free.plan, examples::three_devices(), options).empty());
   const auto wide = search(examples::vit_base(), examples::three_devices(), options);
   ASSERT_EQ(wide.termination, Termination::found) << wide.message;
   EXPECT_TRUE(std::none_of(wide.plan.parts.begin(), wide.plan.parts.end(), narrow));
@@ -411,6 +413,9 @@ TEST(Search, GivesNoPartToADeviceThatOnlyAggregates) {
   EXPECT_EQ(summary.plan.aggregator, "box");
   for (const auto& part : summary.plan.parts) EXPECT_NE(part.device, "box");
   EXPECT_EQ(find_candidate(summary.plan, "local on box"), nullptr);
+  const auto broken = shortfalls(everybody.plan, fleet_with_a_box, usual());
+  ASSERT_FALSE(broken.empty());
+  EXPECT_EQ(broken.front().text, "part on 'box': the device only aggregates (agent = false)");
 }
 
 TEST(Search, TellsWhichMemoryIsShortAndByHowMuch) {
