@@ -1,4 +1,3 @@
-#include "optimizer/pricer.hpp"
 #include "optimizer/search.hpp"
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "optimizer/plan/program.hpp"
+#include "optimizer/pricer.hpp"
 #include "optimizer/simulate.hpp"
 #include "tests/optimizer/examples.hpp"
 
