@@ -1,5 +1,6 @@
 #include "model/tokenizer/sentence_piece.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <dlfcn.h>
@@ -147,6 +148,9 @@ class Fields {
   std::size_t at_ = 0;
 };
 
+/// Fields of a SentencePiece model.
+constexpr std::uint64_t piece_field = 1, trainer_field = 2, normalizer_field = 3;
+
 void expect_whole(const fs::path& file, std::string_view bytes) {
   constexpr const char* needs = ", needs a whole SentencePiece model";
   bool trainer = false, normalizer = false;
@@ -155,8 +159,8 @@ void expect_whole(const fs::path& file, std::string_view bytes) {
     const std::size_t begin = fields.position();
     try {
       const std::uint64_t number = fields.next().number;
-      trainer = trainer || number == 2;
-      normalizer = normalizer || number == 3;
+      trainer = trainer || number == trainer_field;
+      normalizer = normalizer || number == normalizer_field;
     } catch (const std::invalid_argument& wrong) {
       throw std::runtime_error("[" + file.string() + "] byte " + std::to_string(begin) + ": " +
                                wrong.what() + needs);
@@ -173,22 +177,23 @@ constexpr std::string_view blank = "\xE2\x96\x81";
 /// Whether merges are all there is: no normalisation but "a b" -> "▁a▁b", by byte-pair encoding,
 /// and no piece that is merged only to be taken apart again.
 bool only_merges(std::string_view bytes) {
-  constexpr std::uint64_t piece = 1, trainer = 2, normalizer = 3, byte_pairs = 2, unused = 5;
+  constexpr std::uint64_t byte_pairs = 2, unused = 5;
   std::uint64_t model_type = 1, suffix = 0, dummy_prefix = 1, remove_extra = 1, escape = 1;
   bool mapped = false, any_unused = false;
   const auto read = [&](std::uint64_t section, const Fields::Field& field) {
-    if (section == piece && field.number == 3) any_unused = any_unused || field.value == unused;
-    if (section == trainer && field.number == 3) model_type = field.value;
-    if (section == trainer && field.number == 24) suffix = field.value;
-    if (section == normalizer && field.number == 2) mapped = mapped || !field.bytes.empty();
-    if (section == normalizer && field.number == 3) dummy_prefix = field.value;
-    if (section == normalizer && field.number == 4) remove_extra = field.value;
-    if (section == normalizer && field.number == 5) escape = field.value;
+    if (section == piece_field && field.number == 3)
+      any_unused = any_unused || field.value == unused;
+    if (section == trainer_field && field.number == 3) model_type = field.value;
+    if (section == trainer_field && field.number == 24) suffix = field.value;
+    if (section == normalizer_field && field.number == 2) mapped = mapped || !field.bytes.empty();
+    if (section == normalizer_field && field.number == 3) dummy_prefix = field.value;
+    if (section == normalizer_field && field.number == 4) remove_extra = field.value;
+    if (section == normalizer_field && field.number == 5) escape = field.value;
   };
   try {
     for (Fields model(bytes); !model.at_end();) {
       const Fields::Field section = model.next();
-      if (section.number <= normalizer)
+      if (section.number <= normalizer_field)
         for (Fields fields(section.bytes); !fields.at_end();) read(section.number, fields.next());
     }
   } catch (const std::invalid_argument&) {
@@ -204,10 +209,10 @@ bool crosses_words(std::string_view token) {
   return token.find(blank) != std::string_view::npos;
 }
 
-/// Where the next word's blank is, from `from` > 0 on, or the end. Blanks in a row are one word's;
-/// one at the end is that of the word before it.
-std::size_t next_word(std::string_view text, std::size_t from) {
-  for (std::size_t at = text.find(' ', from); at != std::string_view::npos;
+/// Where the second word's blank is, or the end. Blanks in a row are one word's; one at the end is
+/// that of the word before it.
+std::size_t next_word(std::string_view text) {
+  for (std::size_t at = text.find(' ', 1); at != std::string_view::npos;
        at = text.find(' ', at + 1))
     if (text[at - 1] != ' ' && at + 1 < text.size()) return at;
   return text.size();
@@ -247,23 +252,11 @@ class SentencePiece : public TokenScheme {
     if (!word_by_word_ || text.find(blank) != std::string_view::npos)
       return encode_whole(text, ids);
     const std::lock_guard lock(mutex_);
-    for (std::size_t begin = 0; begin < text.size();) {
-      const std::size_t end = next_word(text, begin + 1);
-      // The library writes a blank before every text: the word's own.
-      encode_word(text.substr(begin == 0 ? 0 : begin + 1, end - begin - (begin == 0 ? 0 : 1)), ids);
-      begin = end;
+    while (!text.empty()) {
+      const std::size_t end = next_word(text);
+      encode_word(text.substr(0, end), ids);
+      text.remove_prefix(std::min(end + 1, text.size()));
     }
-  }
-
-  void encode_whole(std::string_view text, std::vector<TokenId>& ids) const {
-    const auto take = [](void* to, const std::int32_t* found, std::size_t count) {
-      auto& all = *static_cast<std::vector<TokenId>*>(to);
-      all.insert(all.end(), found, found + count);
-    };
-    Error error{};
-    if (!module_->encode(model_.get(), text.data(), text.size(), take, &ids, error.data(),
-                         error.size()))
-      throw std::runtime_error(std::string("[tokenizer] SentencePiece: ") + error.data());
   }
 
   std::string decode(const std::vector<std::string>& tokens) const override {
@@ -289,6 +282,18 @@ class SentencePiece : public TokenScheme {
  private:
   using Error = std::array<char, 512>;
 
+  void encode_whole(std::string_view text, std::vector<TokenId>& ids) const {
+    const auto take = [](void* to, const std::int32_t* found, std::size_t count) {
+      auto& all = *static_cast<std::vector<TokenId>*>(to);
+      all.insert(all.end(), found, found + count);
+    };
+    Error error{};
+    if (!module_->encode(model_.get(), text.data(), text.size(), take, &ids, error.data(),
+                         error.size()))
+      throw std::runtime_error(std::string("[tokenizer] SentencePiece: ") + error.data());
+  }
+
+  /// Without the blank before it, which the library writes.
   void encode_word(std::string_view word, std::vector<TokenId>& ids) const {
     constexpr std::size_t longest = 64, most = 1 << 16;
     if (word.size() > longest) return encode_whole(word, ids);
