@@ -560,6 +560,7 @@ CalibrateSummary Calibration::summary(bool finished) const {
   summary.epochs = run_->records();
   summary.measure = measure_of(plan_.teacher);
   summary.teacher_quality = teacher_quality_;
+  summary.shortened = training_.shortened;
   summary.fused_quality = nan;
   const json& notes = run_->notes();
   const auto value = [](const json& x) { return x.is_number() ? x.get<double>() : nan; };

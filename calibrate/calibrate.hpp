@@ -18,6 +18,7 @@ struct CalibrateSummary {
   };
   std::vector<Stage> stages;
   double teacher_quality = 0, fused_quality = 0;  // on the validation split; NaN without one
+  std::int64_t shortened = 0;                     // of the training file; see model::Dataset
   /// The recipe's target_loss_points was missed.
   bool below_target = false;
   std::string message;

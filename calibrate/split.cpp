@@ -56,7 +56,9 @@ Split read_split(const DataRecipe& recipe, const model::ModelConfig& config,
   const std::int64_t validation = recipe.validation / unit * unit;
   const std::int64_t rest = data.size() - validation;
   const std::int64_t learned = recipe.train_limit > 0 ? std::min(recipe.train_limit, rest) : rest;
-  return {take(data, 0, learned / unit * unit), take(data, rest, validation)};
+  Split split{take(data, 0, learned / unit * unit), take(data, rest, validation)};
+  split.training.shortened = data.shortened;
+  return split;
 }
 
 }  // namespace cleave::calibrate

@@ -10,7 +10,7 @@ namespace cleave::calibrate {
 
 /// The training data of a recipe: what is learned from, and its last rows, which only decide. Both
 /// runs that make a teacher and runs that learn from it keep the same rows apart, whatever
-/// their limit.
+/// their limit. Texts that were cut short are counted of both together, with the training data.
 struct Split {
   model::Dataset training, validation;
 };

@@ -227,11 +227,13 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   test.limit = 1;
   model::read_dataset(test, recipe.model);
   Split data = read_split(recipe.data, recipe.model, tokenizer.get());
+  const std::int64_t shortened = data.training.shortened;
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data), group);
   Run run({work / "checkpoint.safetensors", out / log_file, fingerprint(recipe), recipe.seed},
           trainer.weights(), lanes, group, progress);
   TrainSummary summary;
+  summary.shortened = shortened;
   summary.measure = measure_of(recipe.model);
   summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));
   summary.epochs = run.records();

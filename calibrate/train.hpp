@@ -22,7 +22,8 @@ struct TrainSummary {
   bool finished = false;  // false: stopped by the callback, resumable
   std::vector<EpochRecord> epochs;
   Measure measure;
-  double test = 0;  // on the test split; the leader's alone
+  double test = 0;             // on the test split; the leader's alone
+  std::int64_t shortened = 0;  // of the training file; see model::Dataset
   std::string message;
 };
 

@@ -152,6 +152,13 @@ void ProgressBar::draw(const base::Progress& progress) {
   std::fflush(stderr);
 }
 
+void warn_of_shortened(std::int64_t texts, std::int64_t length) {
+  if (texts > 0)
+    std::fprintf(stderr, "%lld texts are longer than %s: only their beginnings count\n",
+                 static_cast<long long>(texts),
+                 length > 0 ? (std::to_string(length) + " tokens").c_str() : "the context");
+}
+
 void announce(bool json, const std::string& name, const std::string& address,
               double runtime_bytes) {
   if (json)

@@ -55,6 +55,10 @@ class ProgressBar {
   std::string what_;
 };
 
+/// Says on standard error how many texts of a data set were cut to `length` tokens (0: the
+/// context).
+void warn_of_shortened(std::int64_t texts, std::int64_t length);
+
 /// Says on standard output, at once, that a program listens, and what its runtime takes.
 void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes);
 

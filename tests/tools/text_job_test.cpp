@@ -162,6 +162,31 @@ TEST_F(TextJob, EvaluateMeasuresNatsAndPerplexity) {
   EXPECT_TRUE(plan::read_measured(s / "bundle").contains("accuracy"));
 }
 
+TEST_F(TextJob, TextsThatAreCutAreCounted) {
+  write_text(own_ / "config.json", R"({"model_type": "bert", "vocab_size": 7, "hidden_size": 16,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "max_position_embeddings": 8, "type_vocab_size": 2, "hidden_act": "gelu",
+    "architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}})");
+  run({"init", "--config", own_ / "config.json", "--out", own_ / "start"});
+  write_text(own_ / "start/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad\n");
+  write_text(own_ / "data/train.tsv", "good\t1\nbad bad bad\t0\nbad bad\t0\ngood good good\t1\n");
+  write_text(own_ / "data/dev.tsv", "good good good good good\t1\nbad\t0\n");
+  write_text(own_ / "recipe.toml",
+             "format = 1\n[data]\nformat = \"tsv\"\npath = \"data\"\nlength = 4\n[model]\nstart = "
+             "\"start\"\n[schedule]\nepochs = 1\nbatch = 2\n");
+  const auto trained = run({"train", own_ / "recipe.toml", "--data", own_ / "data", "--out",
+                            own_ / "model", "--format", "json"});
+  EXPECT_EQ(trained.error, "2 texts are longer than 4 tokens: only their beginnings count\n");
+  EXPECT_EQ(json::parse(trained.out).at("shortened"), 2);
+  const auto judged = [this](const std::string& length) {
+    return run({"evaluate", own_ / "model", "--data", own_ / "data", "--length", length, "--format",
+                "json"});
+  };
+  EXPECT_EQ(json::parse(judged("4").out).at("shortened"), 1);
+  EXPECT_EQ(json::parse(judged("7").out).at("shortened"), 0);
+  EXPECT_EQ(judged("7").error, "");
+}
+
 TEST_F(TextJob, BenchMeasuresTokensAndTheirPrompts) {
   const Scratch& s = *shared_;
   const auto agents = start_agents(s / "bundle", own_);

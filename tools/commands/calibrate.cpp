@@ -55,14 +55,13 @@ int calibrate(const Args& args) {
     summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback(), group);
   }
   if (!group.leads()) return summary.finished ? exit_done : exit_failed;
+  warn_of_shortened(summary.shortened, recipe.data.length);
   const auto& measure = summary.measure;
   const char* unit = measure.more_is_better ? "points" : "%";
   if (args.json()) {
-    nlohmann::json json{{"finished", summary.finished},
-                        {"measure", measure.name},
-                        {"teacher", summary.teacher_quality},
-                        {"fused", summary.fused_quality},
-                        {"stages", nlohmann::json::array()}};
+    nlohmann::json json{{"finished", summary.finished},       {"measure", measure.name},
+                        {"teacher", summary.teacher_quality}, {"fused", summary.fused_quality},
+                        {"shortened", summary.shortened},     {"stages", nlohmann::json::array()}};
     for (const auto& stage : summary.stages)
       json["stages"].push_back({{"name", stage.name},
                                 {"before", stage.before},

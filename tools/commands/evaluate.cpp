@@ -48,19 +48,17 @@ int evaluate(const Args& args) {
   const auto* fused = find_row(summary, bundle ? "fused" : "model");
   Table table({"what", std::string(measure.name),
                measure.more_is_better ? "against teacher" : "% above teacher"});
-  nlohmann::json json{
-      {"measure", measure.name}, {"size", summary.size}, {"rows", nlohmann::json::array()}};
+  nlohmann::json json{{"measure", measure.name},
+                      {"size", summary.size},
+                      {"shortened", summary.shortened},
+                      {"rows", nlohmann::json::array()}};
   for (const auto& row : summary.rows) {
     table.row({row.what, to_text(measure, row.value),
                teacher == nullptr ? "–" : compared(measure, teacher->value, row.value)});
     json["rows"].push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   }
   if (bundle && !whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
-  if (summary.shortened > 0)
-    std::fprintf(
-        stderr, "%lld texts are longer than %s: only their beginnings count\n",
-        static_cast<long long>(summary.shortened),
-        source.length > 0 ? (std::to_string(source.length) + " tokens").c_str() : "the context");
+  warn_of_shortened(summary.shortened, source.length);
   write_csv(args, table);
   if (args.json())
     std::printf("%s\n", json.dump(2).c_str());

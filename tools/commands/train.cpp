@@ -36,10 +36,12 @@ int train(const Args& args) {
     summary = calibrate::train(recipe, out, bar.callback(), group);
   }
   if (!group.leads()) return summary.finished ? exit_done : exit_failed;
+  warn_of_shortened(summary.shortened, recipe.data.length);
   if (args.json()) {
     nlohmann::json json{{"finished", summary.finished},
                         {"measure", summary.measure.name},
                         {"test", summary.test},
+                        {"shortened", summary.shortened},
                         {"epochs", nlohmann::json::array()}};
     for (const auto& epoch : summary.epochs)
       json["epochs"].push_back({{"epoch", epoch.epoch},
