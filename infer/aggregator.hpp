@@ -74,6 +74,8 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:0";
   /// Listening beyond loopback needs this until there is TLS.
   bool insecure = false;
+  /// How long a server that drains waits for the next step of a text.
+  std::chrono::milliseconds text_patience{30000};
   /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
   /// On the I/O thread.
@@ -90,7 +92,8 @@ class Server {
   ~Server();
   /// Accepts clients; blocks until drained or stopped.
   void run();
-  /// Any thread: no new requests; run() returns when those in flight are answered.
+  /// Any thread: no new requests or texts; run() returns when those in flight are answered and the
+  /// texts under way have ended or rest.
   void drain();
   /// Any thread: run() returns now; open requests are canceled.
   void stop();

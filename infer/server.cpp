@@ -120,6 +120,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   void end(const std::shared_ptr<Session>& session);
   void drain();
   void leave_when_idle();
+  void leave();
   void stop();
   void wait_until_ended();
 
@@ -227,6 +228,7 @@ bool Server::State::handle(const std::shared_ptr<Session>& session, net::Message
     if (at == session->sequences.end()) return true;
     aggregator.end_sequence(at->second);
     session->sequences.erase(at);
+    if (draining) leave_when_idle();
   } else if (const auto* status = std::get_if<net::StatusRequest>(&message)) {
     auto reply = reply_of(aggregator.status());
     reply.request = status->request;
@@ -242,7 +244,8 @@ void Server::State::infer(const std::shared_ptr<Session>& session, net::InferReq
   Response refusal;
   refusal.status = Status::overloaded;
   refusal.message = "[serve] draining, no new requests";
-  if (draining) {
+  const bool goes_on = session->sequences.count(message.sequence) > 0;
+  if (leaving || (draining && !goes_on)) {
     session->connection->send(answer_of(request, std::move(refusal)));
     return;
   }
@@ -284,6 +287,7 @@ void Server::State::end(const std::shared_ptr<Session>& session) {
   for (const auto& [theirs, ours] : session->sequences) aggregator.end_sequence(ours);
   sessions.erase(session);
   if (leaving && sessions.empty()) stop();
+  if (draining) leave_when_idle();
 }
 
 void Server::State::drain() {
@@ -295,9 +299,21 @@ void Server::State::drain() {
   leave_when_idle();
 }
 
+/// Texts go on to their end, as long as their clients ask for more.
 void Server::State::leave_when_idle() {
   if (leaving || num_open > 0) return;
-  leaving = true;
+  const bool any_text = std::any_of(sessions.begin(), sessions.end(), [](const auto& session) {
+    return !session->sequences.empty();
+  });
+  if (!any_text) return leave();
+  leaving_timer.expires_after(options.text_patience);
+  leaving_timer.async_wait([self = shared_from_this()](boost::system::error_code error) {
+    if (!error && self->num_open == 0) self->leave();
+  });
+}
+
+void Server::State::leave() {
+  if (std::exchange(leaving, true)) return;
   if (sessions.empty()) return stop();
   for (const auto& session : sessions) {
     session->connection->send(net::Bye{});

@@ -281,6 +281,33 @@ inline Request request_of(std::uint8_t seed,
   return request;
 }
 
+/// A server with its thread.
+class RunningServer {
+ public:
+  RunningServer(Aggregator& aggregator, const plan::Bundle& bundle, ServerOptions options = {}) {
+    auto listening = std::make_shared<std::promise<std::string>>();
+    auto bound = listening->get_future();
+    options.on_listening = [listening](const std::string& text) { listening->set_value(text); };
+    server_ = std::make_unique<Server>(aggregator, bundle, std::move(options));
+    thread_ = std::thread([this] { server_->run(); });
+    address_ = bound.get();
+  }
+  ~RunningServer() {
+    server_->stop();
+    join();
+  }
+  void drain() { server_->drain(); }
+  void join() {
+    if (thread_.joinable()) thread_.join();
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  std::unique_ptr<Server> server_;
+  std::thread thread_;
+  std::string address_;
+};
+
 inline std::vector<std::string> present_devices(const Response& response) {
   std::vector<std::string> names;
   for (const auto& report : response.devices)

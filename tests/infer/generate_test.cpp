@@ -237,6 +237,40 @@ TEST_F(Generation, ForgetsTheTextThatRestedLongestForAnotherAndSaysSo) {
       << log();
 }
 
+TEST_F(Generation, AServerThatDrainsBringsTextsToTheirEnd) {
+  for (const auto& device : devices) start(device);
+  const auto service = aggregator();
+  RunningServer server(*service, bundle_);
+  Client client(server.address());
+  const auto found = over(client, {{1, 2, 3}}, greedy(30), [&](std::size_t step) {
+    if (step == 1) server.drain();
+  });
+  EXPECT_EQ(found[0].tokens, locally({{1, 2, 3}}, greedy(30))[0].tokens);
+  server.join();
+}
+
+TEST_F(Generation, AServerThatDrainsWaitsForNoTextThatRests) {
+  for (const auto& device : devices) start(device);
+  const auto service = aggregator();
+  ServerOptions options;
+  options.text_patience = 50ms;
+  RunningServer server(*service, bundle_, options);
+  Client client(server.address());
+  const auto ask_for = [&](const Text& text, const Sequence& at) {
+    Request request;
+    request.input = filled_up({text});
+    request.sequence = at;
+    return ask(client, std::move(request));
+  };
+  const auto resting = client.new_sequence();
+  EXPECT_EQ(ask_for({1, 2}, {resting, 0, 20}).status, Status::answered);
+  server.drain();
+  EXPECT_TRUE(eventually([&] {
+    return ask_for({1}, {client.new_sequence(), 0, 20}).status != Status::answered;
+  })) << "a text that begins now is refused";
+  server.join();
+}
+
 TEST_F(Generation, KeepsWhatThereIsWhereAStepFails) {
   const auto engine = local_engine(bundle_, plan_);
   engine->prepare();

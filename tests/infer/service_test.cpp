@@ -29,34 +29,6 @@ std::string text_of_error(Action action) {
   return "nothing was thrown";
 }
 
-/// A server with its thread.
-class RunningServer {
- public:
-  RunningServer(Aggregator& aggregator, const plan::Bundle& bundle) {
-    ServerOptions options;
-    auto listening = std::make_shared<std::promise<std::string>>();
-    auto bound = listening->get_future();
-    options.on_listening = [listening](const std::string& text) { listening->set_value(text); };
-    server_ = std::make_unique<Server>(aggregator, bundle, std::move(options));
-    thread_ = std::thread([this] { server_->run(); });
-    address_ = bound.get();
-  }
-  ~RunningServer() {
-    server_->stop();
-    join();
-  }
-  void drain() { server_->drain(); }
-  void join() {
-    if (thread_.joinable()) thread_.join();
-  }
-  const std::string& address() const { return address_; }
-
- private:
-  std::unique_ptr<Server> server_;
-  std::thread thread_;
-  std::string address_;
-};
-
 class ServiceTest : public ::testing::Test {
  protected:
   /// Three agents, an aggregator and a server.
