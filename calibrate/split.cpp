@@ -31,7 +31,7 @@ model::Dataset take(const model::Dataset& data, std::int64_t begin, std::int64_t
 std::unique_ptr<const model::Tokenizer> tokenizer_of(const model::ModelConfig& config,
                                                      const std::filesystem::path& folder) {
   if (!config.is_text()) return nullptr;
-  return std::make_unique<const model::Tokenizer>(model::read_tokenizer(folder));
+  return std::make_unique<const model::Tokenizer>(model::read_tokenizer(folder, config.vocabulary));
 }
 
 model::DatasetSource source_of(const DataRecipe& recipe, const std::string& split,

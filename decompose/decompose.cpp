@@ -12,6 +12,7 @@
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/fusion.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 #include "optimizer/plan/program.hpp"
 
 namespace cleave::decompose {
@@ -242,6 +243,8 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
                            const SelectOptions& options) {
   const auto config = model::read_config(teacher);
   adopt(plan, config, plan::digest_model(teacher));
+  if (config.is_text() && model::has_tokenizer(teacher))
+    model::read_tokenizer(teacher, config.vocabulary);  // parts of a model that reads other words
   DecomposeSummary summary;
   summary.keeps = select(plan, importance, options);
   summary.covered = share_held(config, summary.keeps, 1);

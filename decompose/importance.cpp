@@ -355,9 +355,9 @@ Importance weight_importance(const std::filesystem::path& teacher) {
       result.layers[static_cast<std::size_t>(layer_of(parameter))] += energy.sum().item<double>();
   };
   for (const auto& stored : model::stored_tensors(config)) {
+    auto parts = model::read_stored(config, files, stored);  // all are read: each has to be finite
     // Norms and biases scale what the matrices do; their size says nothing by itself.
     if (stored.parts.front().axes.size() < 2) continue;
-    auto parts = model::read_stored(config, files, stored);
     for (std::size_t i = 0; i < parts.size(); ++i) add_energy(stored.parts[i], parts[i].square_());
   }
   return result;

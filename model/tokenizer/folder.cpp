@@ -1,5 +1,6 @@
 // Which files a model folder's tokenizer lies in.
 #include <algorithm>
+#include <array>
 #include <map>
 #include <sstream>
 #include <stdexcept>
@@ -22,6 +23,9 @@ namespace fs = std::filesystem;
 using base::Reader;
 
 constexpr std::uint64_t largest_file = 128u << 20;
+constexpr std::array tokenizer_files = {"tokenizer.model", "tokenizer.json",
+                                        "vocab.txt",       "vocab.json",
+                                        "merges.txt",      "tokenizer_config.json"};
 
 /// Each line without its end ("\n" or "\r\n").
 template <class OnLine>
@@ -162,8 +166,7 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
   if (fs::equivalent(from, to)) return;
-  for (const char* name : {"tokenizer.model", "tokenizer.json", "vocab.txt", "vocab.json",
-                           "merges.txt", "tokenizer_config.json"})
+  for (const char* name : tokenizer_files)
     if (fs::exists(from / name))
       base::write_whole(to / name, base::read_text(from / name, largest_file));
     else
@@ -199,6 +202,17 @@ Tokenizer read_tokenizer(const fs::path& folder) {
   throw std::runtime_error("[" + folder.string() +
                            "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
                            "merges.txt, or tokenizer.model");
+}
+
+Tokenizer read_tokenizer(const fs::path& folder, std::int64_t vocabulary) {
+  Tokenizer tokenizer = read_tokenizer(folder);
+  expect_fits(tokenizer, vocabulary, folder.string());
+  return tokenizer;
+}
+
+bool has_tokenizer(const fs::path& folder) {
+  return std::any_of(tokenizer_files.begin(), tokenizer_files.end(),
+                     [&](const char* name) { return fs::exists(folder / name); });
 }
 
 }  // namespace cleave::model

@@ -68,6 +68,10 @@ class Tokenizer {
 /// (SentencePiece; tokenizer_config.json says what surrounds a text). Throws std::runtime_error
 /// with the file, the place in it, what was seen and what is needed.
 Tokenizer read_tokenizer(const std::filesystem::path& folder);
+/// The same for a model of `vocabulary` tokens: as expect_fits().
+Tokenizer read_tokenizer(const std::filesystem::path& folder, std::int64_t vocabulary);
+/// Whether there are files of a tokenizer; a checkpoint that was made at random has none.
+bool has_tokenizer(const std::filesystem::path& folder);
 /// Throws std::runtime_error "[where] tokenizer: saw 257 tokens, needs at most the model's
 /// vocabulary of 256" where the numbers of its tokens are not those of a model: more, or far fewer.
 void expect_fits(const Tokenizer& tokenizer, std::int64_t vocabulary, const std::string& where);

@@ -7,8 +7,10 @@
 
 #include "model/config/hugging_face.hpp"
 #include "model/fusion.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 #include "tests/decompose/planning.hpp"
 #include "tests/decompose/running.hpp"
+#include "tests/model/fixtures.hpp"
 
 namespace cleave::decompose {
 namespace {
@@ -274,6 +276,24 @@ TEST(Decompose, RefusesAPlanThatKeepsMoreThanThereIs) {
   EXPECT_EQ(message_of([&] { cut(plan); }),
             "[check] plan.parts[0].config.layers[1].heads: keeps 3, the teacher has 2");
   EXPECT_FALSE(std::filesystem::exists(cut.out()));
+}
+
+TEST(Decompose, RefusesATokenizerOfAnotherModel) {
+  const Scratch scratch;
+  const auto config = model::testing::tiny_text_config(model::Family::gpt2);
+  const auto teacher = lively_teacher(scratch, config);
+  auto plan = whole_plan(config, {"hub"});
+  plan.shape.tokens = 8;
+  const auto cut = [&] {
+    decompose(teacher, plan, weight_importance(teacher), scratch / "bundle");
+  };
+  EXPECT_NO_THROW(cut()) << "a model without a tokenizer";
+  std::filesystem::remove_all(scratch / "bundle");
+  model::write_byte_tokenizer(teacher);
+  EXPECT_EQ(message_of(cut), "[" + teacher.string() +
+                                 "] tokenizer: saw 256 tokens, needs at most the model's "
+                                 "vocabulary of 20");
+  EXPECT_FALSE(std::filesystem::exists(scratch / "bundle"));
 }
 
 TEST(Decompose, CountsTensorsAndStopsOnRequest) {

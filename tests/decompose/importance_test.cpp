@@ -1,6 +1,7 @@
 #include "decompose/importance.hpp"
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include <gtest/gtest.h>
@@ -226,6 +227,20 @@ TEST(WeightImportance, IsTheEnergyOfTheUnitsWeights) {
   const double layer =
       energy(model["blocks.0.attention.output.weight"]) + energy(model["blocks.0.mlp.down.weight"]);
   EXPECT_NEAR(importance.layers[0], layer, 1e-6 * layer);
+}
+
+TEST(WeightImportance, RefusesNumbersThatAreNoneInMatricesAndBiases) {
+  for (const std::string name : {"blocks.1.mlp.up.weight", "blocks.1.mlp.up.bias", "norm.weight"}) {
+    const Scratch scratch;
+    auto model = lively_model();
+    model.tensors.at(name).flatten()[1] = std::numeric_limits<float>::infinity();
+    model::save(model, scratch / "teacher");
+    EXPECT_NE(message_of([&] {
+                weight_importance(scratch / "teacher");
+              }).find("saw NaN or infinity, needs finite numbers"),
+              std::string::npos)
+        << name;
+  }
 }
 
 TEST(Summary, SumsToOneAndDescends) {

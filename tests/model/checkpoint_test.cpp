@@ -1,6 +1,7 @@
 #include "model/checkpoint.hpp"
 
 #include <cstring>
+#include <functional>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -99,6 +100,45 @@ TEST(Load, RefusesWeightsThatContradictTheConfig) {
   base::write_whole(scratch / "model/config.json", config);
   expect_contains(error_of([&] { load(scratch / "model"); }),
                   "intermediate.dense.weight: saw [40,24], needs [44,24]");
+}
+
+/// A golden's folder with one tensor changed; its bytes are all there.
+void write_changed(const std::string& name, const std::filesystem::path& to,
+                   const std::function<bool(TensorEntry&)>& keep) {
+  const auto from = golden("models/" + name);
+  std::filesystem::create_directories(to);
+  std::filesystem::copy_file(from / "config.json", to / "config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  const TensorFiles files(from);
+  std::vector<TensorEntry> entries;
+  for (auto [key, entry] : files.entries())
+    if (keep(entry)) entries.push_back(entry);
+  SafetensorsWriter writer(to / "model.safetensors", entries);
+  for (const auto& entry : entries)
+    writer.write(files.data(files.entries().at(entry.name)), entry.bytes);
+  writer.commit();
+}
+
+TEST(Load, NamesEveryTensorThatATextModelLacksOrHasInAnotherShape) {
+  for (const std::string name :
+       {"bert", "bert_classifier", "gpt2", "gpt2_headless_f16", "llama", "llama_tied_bf16"}) {
+    const Scratch scratch;
+    const ModelConfig config = read_config(golden("models/" + name));
+    const TensorFiles files(golden("models/" + name));
+    for (const auto& stored : stored_tensors(config)) {
+      const std::string key = find_stored(config, files, stored.key).name;
+      const std::string here = "[" + (scratch / "model").string() + "] " + key + ": saw ";
+      write_changed(name, scratch / "model",
+                    [&](const TensorEntry& entry) { return entry.name != key; });
+      expect_contains(error_of([&] { load(scratch / "model"); }),
+                      stored.key + ": saw no such tensor");
+      write_changed(name, scratch / "model", [&](TensorEntry& entry) {
+        if (entry.name == key) entry.dims.push_back(1);
+        return true;
+      });
+      expect_contains(error_of([&] { load(scratch / "model"); }), here + "[");
+    }
+  }
 }
 
 TEST(Load, IgnoresTensorsThatNobodyReads) {

@@ -32,7 +32,8 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   source.limit = args.integer("rows");
   source.length = args.integer("length");
   std::optional<model::Tokenizer> tokenizer;
-  if (teacher.config.is_text()) tokenizer = model::read_tokenizer(folder);
+  if (teacher.config.is_text())
+    tokenizer = model::read_tokenizer(folder, teacher.config.vocabulary);
   source.tokenizer = tokenizer ? &*tokenizer : nullptr;
   const auto data = model::read_dataset(source, teacher.config);
   ProgressBar bar;

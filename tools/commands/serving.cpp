@@ -191,9 +191,7 @@ std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>
 
 model::Tokenizer tokenizer_for(const model::ModelConfig& config,
                                const std::filesystem::path& folder) {
-  model::Tokenizer tokenizer = model::read_tokenizer(folder);
-  model::expect_fits(tokenizer, config.vocabulary, folder.string());
-  return tokenizer;
+  return model::read_tokenizer(folder, config.vocabulary);
 }
 
 void check_way(const Args& args) {
