@@ -31,6 +31,8 @@ struct DataRecipe {
   Augmentation augmentation;
   /// Most tokens of a text, or those of a window of running text; 0: the model's context.
   std::int64_t length = 0;
+  /// As the caller wants it, not in the file; see model::DatasetSource.
+  bool lossy = false;
 };
 
 /// What moves the matrices of the blocks; AdamW moves all else. Muon (Jordan and others 2024)

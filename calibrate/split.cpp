@@ -42,6 +42,7 @@ model::DatasetSource source_of(const DataRecipe& recipe, const std::string& spli
   source.split = split;
   source.tokenizer = tokenizer;
   source.length = recipe.length;
+  source.lossy = recipe.lossy;
   return source;
 }
 

@@ -60,6 +60,8 @@ struct DatasetSource {
   /// Of windows: how many tokens each begins behind the one before, so that a token is judged with
   /// what stood before it (the sliding window of perplexity). 0: windows do not overlap.
   std::int64_t stride = 0;
+  /// What is no valid UTF-8 is replaced instead of refused.
+  bool lossy = false;
 };
 
 /// Reads and checks (magic, UTF-8, counts, sizes, labels in range). Throws std::runtime_error with

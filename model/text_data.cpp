@@ -35,11 +35,12 @@ struct Line {
   std::string answer;              // label or score, as written; empty: none
 };
 
-std::string read_valid(const fs::path& path) {
+std::string read_valid(const fs::path& path, bool lossy) {
   std::string text = base::read_text(path);
-  if (const auto wrong = first_invalid_utf8(text))
-    fail(path, "byte " + std::to_string(*wrong) + ": saw invalid UTF-8, needs text");
-  return text;
+  const auto wrong = first_invalid_utf8(text);
+  if (wrong && !lossy)
+    fail(path, "byte " + std::to_string(*wrong) + ": is no valid UTF-8; --lossy replaces it");
+  return wrong ? repaired_utf8(text) : text;
 }
 
 std::vector<std::string> split(const std::string& line, char by) {
@@ -53,8 +54,8 @@ std::vector<std::string> split(const std::string& line, char by) {
 }
 
 template <typename Take>
-void for_lines(const fs::path& path, const Take& take) {
-  const std::string text = read_valid(path);
+void for_lines(const fs::path& path, bool lossy, const Take& take) {
+  const std::string text = read_valid(path, lossy);
   std::size_t number = 0, begin = 0;
   while (begin < text.size()) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
@@ -66,10 +67,10 @@ void for_lines(const fs::path& path, const Take& take) {
   }
 }
 
-std::vector<Line> read_tsv(const fs::path& path, bool pairs) {
+std::vector<Line> read_tsv(const fs::path& path, bool pairs, bool lossy) {
   const std::size_t needed = pairs ? 3 : 2;
   std::vector<Line> lines;
-  for_lines(path, [&](std::size_t number, const std::string& line) {
+  for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     auto fields = split(line, '\t');
     if (fields.size() != needed)
       fail_at(path, number,
@@ -84,9 +85,9 @@ std::vector<Line> read_tsv(const fs::path& path, bool pairs) {
 }
 
 /// The STS benchmark: genre, file, year, number, score, text, text, and at times two sources more.
-std::vector<Line> read_stsb(const fs::path& path) {
+std::vector<Line> read_stsb(const fs::path& path, bool lossy) {
   std::vector<Line> lines;
-  for_lines(path, [&](std::size_t number, const std::string& line) {
+  for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     const auto fields = split(line, '\t');
     if (fields.size() < 7)
       fail_at(path, number, "saw " + std::to_string(fields.size()) + " columns, needs at least 7");
@@ -99,9 +100,9 @@ std::string text_or_number(const nlohmann::json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-std::vector<Line> read_jsonl(const fs::path& path, bool pairs) {
+std::vector<Line> read_jsonl(const fs::path& path, bool pairs, bool lossy) {
   std::vector<Line> lines;
-  for_lines(path, [&](std::size_t number, const std::string& line) {
+  for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     const auto object = nlohmann::json::parse(line, nullptr, false);
     if (!object.is_object()) fail_at(path, number, "saw no JSON object, needs one a line");
     Line read{number, {}, {}};
@@ -163,10 +164,11 @@ std::vector<Line> read_lines(const DatasetSource& source, const std::string& for
   if (format == "stsb") {
     if (!pairs)
       fail(source.path, "format: saw stsb, which has no labels, but the model classifies");
-    return read_stsb(file = file_of(source, {"sts-*.tsv", "*.tsv"}));
+    return read_stsb(file = file_of(source, {"sts-*.tsv", "*.tsv"}), source.lossy);
   }
-  if (format == "jsonl") return read_jsonl(file = file_of(source, {"*.jsonl"}), pairs);
-  return read_tsv(file = file_of(source, {"*.tsv"}), pairs);
+  if (format == "jsonl")
+    return read_jsonl(file = file_of(source, {"*.jsonl"}), pairs, source.lossy);
+  return read_tsv(file = file_of(source, {"*.tsv"}), pairs, source.lossy);
 }
 
 std::int64_t label_of(const Line& line, const ModelConfig& config, const fs::path& file) {
@@ -252,7 +254,7 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
 std::string read_running(const DatasetSource& source) {
   fs::path only = source.path;
   if (fs::is_directory(source.path)) {
-    if (const auto named = find_file(source, {"*.txt"})) return read_valid(*named);
+    if (const auto named = find_file(source, {"*.txt"})) return read_valid(*named, source.lossy);
     DatasetSource other = source;
     other.split = source.split == "train" ? "test" : "train";
     if (find_file(other, {"*.txt"})) file_of(source, {"*.txt"});  // says what is missing
@@ -263,7 +265,7 @@ std::string read_running(const DatasetSource& source) {
     if (texts.size() != 1) file_of(source, {"*.txt"});  // says what is missing
     only = texts.front();
   }
-  const std::string text = read_valid(only);
+  const std::string text = read_valid(only, source.lossy);
   auto cut = static_cast<std::size_t>(static_cast<double>(text.size()) * (1 - test_share));
   while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80) ++cut;
   return source.split == "train" ? text.substr(0, cut) : text.substr(cut);

@@ -25,13 +25,15 @@ struct Data {
     base::write_whole(scratch / name, text);
   }
   Dataset read(const ModelConfig& config, const std::string& split = "test",
-               const std::string& format = "auto", std::int64_t length = 0) const {
+               const std::string& format = "auto", std::int64_t length = 0,
+               bool lossy = false) const {
     DatasetSource source;
     source.path = scratch.path();
     source.split = split;
     source.format = format;
     source.tokenizer = &*tokenizer;
     source.length = length;
+    source.lossy = lossy;
     return read_dataset(source, config);
   }
   std::string error(const ModelConfig& config, const std::string& format = "auto") const {
@@ -164,6 +166,25 @@ TEST(TextData, RefusesATokenizerOfAnotherModel) {
             "[data] tokenizer: saw 256 tokens, needs about the model's vocabulary of 30522");
 }
 
+TEST(TextData, ReplacesWhatIsNoTextWhereThatIsWanted) {
+  const Data data;
+  const std::vector<std::int64_t> repaired = {'g', 0xef, 0xbf, 0xbd, 'd'};  // U+FFFD between
+  const ModelConfig classes = bytes_config(Family::bert, Task::classification);
+  data.write("train.tsv",
+             "g\xff"
+             "d\t1\n");
+  EXPECT_EQ(row(data.read(classes, "train", "tsv", 0, true).inputs, 0), repaired);
+  data.write("train.jsonl",
+             "{\"text\": \"g\xff"
+             "d\", \"label\": 1}\n");
+  EXPECT_EQ(row(data.read(classes, "train", "jsonl", 0, true).inputs, 0), repaired);
+  data.write("train.txt",
+             "g\xff"
+             "d");
+  const ModelConfig causal = bytes_config(Family::gpt2, Task::causal_lm);
+  EXPECT_EQ(row(data.read(causal, "train", "text", 4, true).inputs, 0), repaired);
+}
+
 TEST(TextData, SaysWhatIsWrongAndWhere) {
   const Data data;
   const ModelConfig classes = bytes_config(Family::bert, Task::classification);
@@ -175,7 +196,7 @@ TEST(TextData, SaysWhatIsWrongAndWhere) {
   data.write("test.tsv", "good\n");
   EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: saw 1 columns, needs text and label");
   data.write("test.tsv", "g\xff\t1\n");
-  EXPECT_EQ(data.error(classes), "[/test.tsv] byte 1: saw invalid UTF-8, needs text");
+  EXPECT_EQ(data.error(classes), "[/test.tsv] byte 1: is no valid UTF-8; --lossy replaces it");
   data.write("test.tsv", "\t1\n");
   EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: text: saw none, needs some");
   data.write("test.jsonl", "{\"text\": \"a\"}\n");

@@ -260,7 +260,13 @@ TEST_F(TextJob, SaysInOneLineWhatIsWrong) {
                        "saw '4294967297', needs token numbers"));
   EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "1", "--stop", "a"}, 2),
                        "[--stop] saw --ids too, needs prompts that are texts"));
+  EXPECT_TRUE(contains(error({"generate", s / "model", "a", "--stop", "b\xff"}, 1),
+                       "[--stop] byte 1: is no valid UTF-8; --lossy replaces it"));
   EXPECT_TRUE(contains(error({"generate", s / "model"}, 2), "needs a PROMPT"));
+  write_text(own_ / "data/rhyme.txt", rhyme(40) + "\xff" + rhyme(40));
+  EXPECT_TRUE(contains(error({"evaluate", s / "model", "--data", own_ / "data"}, 1),
+                       "rhyme.txt] byte 2000: is no valid UTF-8; --lossy replaces it"));
+  run({"evaluate", s / "model", "--data", own_ / "data", "--length", "64", "--lossy"});
   std::filesystem::copy(s / "model", own_ / "other");
   write_text(own_ / "other/vocab.json", "{\"a\": 0, \"b\": 256}");
   EXPECT_TRUE(contains(error({"generate", own_ / "other", "a"}, 1),

@@ -42,6 +42,7 @@ void print_intent(const Args& args, const calibrate::CalibrateRecipe& recipe) {
 int calibrate(const Args& args) {
   auto recipe = calibrate::read_calibrate_recipe(args.text("recipe"));
   if (args.has("data")) recipe.data.path = args.text("data");
+  recipe.data.lossy = args.flag("lossy");
   if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
   if (args.flag("dry-run")) {
@@ -88,7 +89,7 @@ Command calibrate_command() {
   return {"calibrate",
           "restore a bundle's accuracy by distillation; the same call resumes",
           {{"BUNDLE", "bundle folder"}},
-          {"recipe", "teacher", "data", "seed", "threads", "dry-run", "format", "verbose"},
+          {"recipe", "teacher", "data", "lossy", "seed", "threads", "dry-run", "format", "verbose"},
           "cleave calibrate bundle/ --teacher teacher/ --recipe recipes/fashion-mnist/quick.toml",
           calibrate};
 }

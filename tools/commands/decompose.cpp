@@ -31,6 +31,7 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   source.split = "train";
   source.limit = args.integer("rows");
   source.length = args.integer("length");
+  source.lossy = args.flag("lossy");
   std::optional<model::Tokenizer> tokenizer;
   if (teacher.config.is_text())
     tokenizer = model::read_tokenizer(folder, teacher.config.vocabulary);
@@ -116,8 +117,8 @@ Command decompose_command() {
   return {"decompose",
           "cut the weights as a plan says and write a bundle",
           {{"MODEL", "model folder"}},
-          {"plan", "out", "data", "data-format", "length", "rows", "importance", "fleet", "threads",
-           "dry-run", "format", "verbose"},
+          {"plan", "out", "data", "data-format", "length", "lossy", "rows", "importance", "fleet",
+           "threads", "dry-run", "format", "verbose"},
           "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};

@@ -256,7 +256,9 @@ int generate(const Args& args) {
   else
     tokenizer = tokenizer_for(config, source.tokenizer);
   std::vector<model::TextStream> streams;
-  const std::vector<std::string> stops = args.texts("stop");
+  std::vector<std::string> stops;
+  for (const std::string& stop : args.texts("stop"))
+    stops.push_back(checked_text(args, stop, "--stop"));
   infer::GenerateOptions options = options_of(args, config);
   std::vector<std::string> words;
   for (const auto& [text, where] : given) {

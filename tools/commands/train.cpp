@@ -14,6 +14,7 @@ namespace {
 int train(const Args& args) {
   auto recipe = calibrate::read_train_recipe(args.at(0), args.text_or("start"));
   if (args.has("data")) recipe.data.path = args.text("data");
+  recipe.data.lossy = args.flag("lossy");
   if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
   const std::string out = args.text("out");
@@ -69,7 +70,7 @@ Command train_command() {
   return {"train",
           "train a model, new or on from a checkpoint, as a recipe says; the same call resumes",
           {{"RECIPE", "recipe (TOML)"}},
-          {"out", "data", "start", "seed", "threads", "dry-run", "format", "verbose"},
+          {"out", "data", "lossy", "start", "seed", "threads", "dry-run", "format", "verbose"},
           "cleave train recipes/fashion-mnist/teacher.toml --out teacher/",
           train};
 }
