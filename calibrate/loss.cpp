@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "model/dataset.hpp"
+
 namespace cleave::calibrate {
 namespace {
 
@@ -12,6 +14,13 @@ namespace {
 at::Tensor divergence(const at::Tensor& target, const at::Tensor& logits) {
   const at::Tensor log_p = at::log_softmax(target, -1), log_q = at::log_softmax(logits, -1);
   return (log_p.exp() * (log_p - log_q)).sum(-1);
+}
+
+/// [B] or [B, N] with the labels' -> [B], over the tokens that have one.
+at::Tensor mean_of_labelled(const at::Tensor& x, const at::Tensor& labels) {
+  if (x.dim() == 1) return x;
+  const at::Tensor counts = labels.ge(0).to(x.scalar_type());
+  return (x * counts).sum(1) / counts.sum(1).clamp_min(1);
 }
 
 /// [B, ..] -> [B].
@@ -40,9 +49,10 @@ at::Tensor heads_side_by_side(const model::Transformer& model, int layer, model:
 }  // namespace
 
 at::Tensor label_loss(const at::Tensor& logits, const at::Tensor& labels, double smoothing) {
-  const at::Tensor losses = at::cross_entropy_loss(logits.flatten(0, -2), labels.flatten(), {},
-                                                   at::Reduction::None, -100, smoothing);
-  return mean_of_sample(losses.view(labels.sizes()));
+  const at::Tensor losses =
+      at::cross_entropy_loss(logits.flatten(0, -2), labels.flatten(), {}, at::Reduction::None,
+                             model::Dataset::no_label, smoothing);
+  return mean_of_labelled(losses.view(labels.sizes()), labels);
 }
 
 at::Tensor soft_target_loss(const at::Tensor& logits, const at::Tensor& teacher,
@@ -70,8 +80,9 @@ at::Tensor similarity_loss(const at::Tensor& directions, const at::Tensor& teach
 }
 
 at::Tensor attention_to_errors(const at::Tensor& logits, const at::Tensor& labels, double focus) {
-  const at::Tensor right =
-      mean_of_sample(at::softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1));
+  const at::Tensor chosen =
+      at::softmax(logits, -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1);
+  const at::Tensor right = mean_of_labelled(chosen, labels);
   const at::Tensor missed = (1 - right).clamp_min(0).pow(focus);
   return 0.5 + 0.5 * missed / missed.mean().clamp_min(1e-6);
 }

@@ -42,6 +42,16 @@ std::vector<double> ranks(const at::Tensor& values) {
   return rank;
 }
 
+/// Which tokens of rows begin … are judged, as `targets` [b, N]: those masked, a window's last, or
+/// all.
+at::Tensor judged_tokens(const model::Dataset& data, std::int64_t begin,
+                         const at::Tensor& targets) {
+  if (!data.judged.defined()) return targets.ge(0);
+  const at::Tensor judged = data.judged.narrow(0, begin, targets.size(0)).unsqueeze(1);
+  const std::int64_t tokens = targets.size(1);
+  return at::arange(tokens, judged.options()) >= tokens - judged;
+}
+
 }  // namespace
 
 at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices) {
@@ -58,16 +68,9 @@ at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, s
       targets_of(data, at::arange(begin, begin + answers.size(0), at::TensorOptions(at::kLong)));
   if (config.task == Task::classification) return answers.argmax(-1).eq(targets).to(at::kFloat);
   const at::Tensor chosen =
-      at::log_softmax(answers, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1);
-  const std::int64_t tokens = chosen.size(1);
-  if (!data.judged.defined()) {
-    const at::Tensor count =
-        at::full({chosen.size(0)}, static_cast<double>(tokens), chosen.options());
-    return at::stack({-chosen.sum(1), count}, 1);
-  }
-  const at::Tensor judged = data.judged.narrow(0, begin, answers.size(0)).unsqueeze(1);
-  const at::Tensor counts = at::arange(tokens, judged.options()) >= tokens - judged;
-  return at::stack({-(chosen * counts).sum(1), counts.sum(1).to(chosen.scalar_type())}, 1);
+      at::log_softmax(answers, -1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
+  const at::Tensor counts = judged_tokens(data, begin, targets).to(chosen.scalar_type());
+  return at::stack({-(chosen * counts).sum(1), counts.sum(1)}, 1);
 }
 
 double quality_of(const model::ModelConfig& config, const model::Dataset& data,

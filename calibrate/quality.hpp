@@ -12,8 +12,8 @@
 
 namespace cleave::calibrate {
 
-/// What is right for some rows: classes [b], the next token of each [b, N], or undefined where the
-/// task has no labels.
+/// What is right for some rows: classes [b], the next token of each or what was masked [b, N], or
+/// undefined where the task has no labels.
 at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices);
 
 /// What each row brings to the measure: 1 or 0 for right and wrong [b], nats and the number of

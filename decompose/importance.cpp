@@ -74,7 +74,7 @@ struct Seen {
   }
 };
 
-constexpr std::int64_t no_target = -100;
+constexpr std::int64_t no_target = model::Dataset::no_label;
 
 /// Activations [B, N, U·unit] and their gradients -> [U]: the first-order change of the loss
 /// without each unit.

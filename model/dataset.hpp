@@ -14,11 +14,15 @@ namespace cleave::model {
 
 /// A data set in memory, as the model takes it. What is undefined is not there.
 struct Dataset {
-  /// Images resized to the model's input, uint8 [n, c, h, w]; texts, int32 [n, N], −1 fills up;
+  /// Images resized to the model's input, uint8 [n, c, h, w]; texts, int32 [n, N], −1 fills up (of
+  /// a masked language model, windows of a running text with tokens masked);
   /// windows of a running text, int32 [n, N + 1], each beginning with the last token of the one
   /// before.
   at::Tensor inputs;
-  at::Tensor labels;  // classes, int64 [n]
+  /// Classes, int64 [n]; of texts with masked tokens what stands there, int64 [n, N], no_label
+  /// where nothing is masked.
+  at::Tensor labels;
+  static constexpr std::int64_t no_label = -100;
   std::vector<std::string> label_names;
   /// Texts that were longer than what was asked for, of which only the beginning is there.
   std::int64_t shortened = 0;

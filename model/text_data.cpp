@@ -4,7 +4,9 @@
 #include <charconv>
 #include <cmath>
 #include <optional>
+#include <random>
 #include <stdexcept>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
@@ -314,6 +316,48 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
   return data;
 }
 
+/// Windows of a running text, each between the tokenizer's special tokens, with tokens masked that
+/// are to be told from the rest (Devlin and others 2019, section 3.1; all that are chosen become
+/// [MASK]). The same tokens each time.
+Dataset read_masked(const DatasetSource& source, const ModelConfig& config) {
+  constexpr double share = 0.15;
+  const auto mask = source.tokenizer->find("[MASK]");
+  if (!mask) throw std::runtime_error("[data] tokenizer: saw no [MASK], needs one");
+  if (source.stride > 0)
+    throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
+                             ", needs 0: a masked language model reads both ways");
+  const std::vector<TokenId> around = source.tokenizer->encode(""),
+                             ids = source.tokenizer->encode(read_running(source), false);
+  const auto size = static_cast<std::size_t>(length_of(source, config));
+  const std::size_t before = around.size() / 2, room = size - std::min(size, around.size());
+  if (room == 0 || ids.size() < room)
+    fail(source.path, "data: saw " + std::to_string(ids.size()) + " tokens in the " + source.split +
+                          " split, needs a window of " + std::to_string(size));
+  const auto windows = static_cast<std::int64_t>(ids.size() / room);
+  const auto chosen = spread_over(windows, source.limit);
+  std::mt19937_64 draw(1);
+  std::vector<std::vector<TokenId>> rows;
+  Dataset data;
+  data.labels =
+      at::full({static_cast<std::int64_t>(chosen.size()), static_cast<std::int64_t>(size)},
+               Dataset::no_label, at::kLong);
+  auto* label = data.labels.data_ptr<std::int64_t>();
+  for (const std::int64_t window : chosen) {
+    std::vector<TokenId> row(around.begin(), around.begin() + static_cast<std::ptrdiff_t>(before));
+    const auto begin = ids.begin() + window * static_cast<std::ptrdiff_t>(room);
+    row.insert(row.end(), begin, begin + static_cast<std::ptrdiff_t>(room));
+    row.insert(row.end(), around.begin() + static_cast<std::ptrdiff_t>(before), around.end());
+    const std::size_t always = before + draw() % room;  // every window asks for something
+    for (std::size_t i = before; i < before + room; ++i)
+      if (static_cast<double>(draw() >> 11) * 0x1.0p-53 < share || i == always)
+        label[i] = std::exchange(row[i], *mask);
+    label += size;
+    rows.push_back(std::move(row));
+  }
+  data.inputs = filled_up(rows);
+  return data;
+}
+
 }  // namespace
 
 Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
@@ -322,7 +366,8 @@ Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
   expect_fits(*source.tokenizer, config.vocabulary, "data");
   check_length(source, config);
   const std::string format = source.format == "auto" ? detect(source, config) : source.format;
-  if (format == "text" && config.reads_every_token()) return read_windows(source, config);
+  if (format == "text" && config.task == Task::masked_lm) return read_masked(source, config);
+  if (format == "text" && config.task == Task::causal_lm) return read_windows(source, config);
   if (format != "tsv" && format != "jsonl" && format != "stsb")
     throw std::runtime_error("[data] format: saw '" + format +
                              "', needs tsv, jsonl, stsb, text or auto");

@@ -127,6 +127,20 @@ TEST(Quality, CountsTheTokensThatAWindowJudges) {
               (sum(0, 0) + sum(1, 2)) / 4, 1e-6);
 }
 
+TEST(Quality, CountsTheTokensThatAreMasked) {
+  model::ModelConfig config;
+  config.task = model::Task::masked_lm;
+  constexpr std::int64_t none = model::Dataset::no_label;
+  model::Dataset data;
+  data.inputs = at::zeros({2, 3}, at::kInt);
+  data.labels = at::tensor(std::vector<std::int64_t>{none, 1, none, 0, 1, none}).view({2, 3});
+  at::manual_seed(1);
+  const at::Tensor answers = at::randn({2, 3, 2});
+  const at::Tensor nats = -at::log_softmax(answers, -1);
+  const double sum = (nats[0][1][1] + nats[1][0][0] + nats[1][1][1]).item<double>();
+  EXPECT_NEAR(quality_of(config, data, marks(config, data, 0, answers)), sum / 3, 1e-6);
+}
+
 // By hand: ranks 0 1 2 3 and 0 2.5 2.5 1 (a tie shares its mean rank).
 TEST(Quality, SpearmanIsPearsonOfRanks) {
   const at::Tensor a = at::tensor({1.0, 2.0, 3.0, 9.0});

@@ -166,6 +166,55 @@ TEST(TextData, RefusesATokenizerOfAnotherModel) {
             "[data] tokenizer: saw 256 tokens, needs about the model's vocabulary of 30522");
 }
 
+TEST(TextData, MasksTokensOfARunningTextAndKeepsWhatStoodThere) {
+  const Data data;
+  std::string vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", text;
+  for (int i = 0; i < 200; ++i) vocabulary += "word" + std::to_string(i) + "\n";
+  for (int i = 0; i < 2000; ++i) text += "word" + std::to_string(i % 200) + " ";
+  std::filesystem::create_directory(data.scratch / "bert");
+  data.write("bert/vocab.txt", vocabulary);
+  std::filesystem::create_directory(data.scratch / "data");
+  data.write("data/test.txt", text);
+  const Tokenizer tokenizer = read_tokenizer(data.scratch / "bert");
+  ModelConfig config = bytes_config(Family::bert, Task::masked_lm);
+  config.vocabulary = 205;
+  DatasetSource source;
+  source.path = data.scratch / "data";
+  source.tokenizer = &tokenizer;
+  source.length = 12;
+  const Dataset read = read_dataset(source, config);
+  ASSERT_EQ(read.size(), 200) << "windows of ten tokens between [CLS] and [SEP]";
+  std::int64_t masked = 0;
+  for (std::int64_t r = 0; r < read.size(); ++r) {
+    const auto ids = row(read.inputs, r), labels = row(read.labels, r);
+    EXPECT_EQ(ids.front(), 2);
+    EXPECT_EQ(ids.back(), 3);
+    std::int64_t here = 0;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const bool asked = labels[i] != Dataset::no_label;
+      EXPECT_EQ(ids[i] == 4, asked);
+      const auto word =
+          static_cast<std::int64_t>(5 + (10 * static_cast<std::size_t>(r) + i - 1) % 200);
+      if (i > 0 && i + 1 < ids.size()) {
+        EXPECT_EQ(asked ? labels[i] : ids[i], word);
+      }
+      here += asked;
+    }
+    EXPECT_GT(here, 0);
+    masked += here;
+  }
+  EXPECT_NEAR(static_cast<double>(masked) / 2000, 0.15 + 0.85 * 0.1, 0.03);  // one at least in ten
+  EXPECT_TRUE(read_dataset(source, config).inputs.equal(read.inputs));
+  source.stride = 4;
+  EXPECT_EQ(error_of([&] { read_dataset(source, config); }),
+            "[data] stride: saw 4, needs 0: a masked language model reads both ways");
+  source.stride = 0;
+  source.tokenizer = &*data.tokenizer;
+  config.vocabulary = 256;
+  EXPECT_EQ(error_of([&] { read_dataset(source, config); }),
+            "[data] tokenizer: saw no [MASK], needs one");
+}
+
 TEST(TextData, ReplacesWhatIsNoTextWhereThatIsWanted) {
   const Data data;
   const std::vector<std::int64_t> repaired = {'g', 0xef, 0xbf, 0xbd, 'd'};  // U+FFFD between
