@@ -248,7 +248,9 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
     model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);
   run.close();
   test.limit = 0;
-  summary.test = quality(trainer.model(), model::read_dataset(test, recipe.model), lanes);
+  const model::Dataset judged = model::read_dataset(test, recipe.model);
+  summary.test = quality(trainer.model(), judged, lanes);
+  summary.shortened += judged.shortened;
   return summary;
 }
 

@@ -23,7 +23,7 @@ struct TrainSummary {
   std::vector<EpochRecord> epochs;
   Measure measure;
   double test = 0;             // on the test split; the leader's alone
-  std::int64_t shortened = 0;  // of the training file; see model::Dataset
+  std::int64_t shortened = 0;  // of the training and the test file; see model::Dataset
   std::string message;
 };
 

@@ -176,8 +176,8 @@ TEST_F(TextJob, TextsThatAreCutAreCounted) {
              "\"start\"\n[schedule]\nepochs = 1\nbatch = 2\n");
   const auto trained = run({"train", own_ / "recipe.toml", "--data", own_ / "data", "--out",
                             own_ / "model", "--format", "json"});
-  EXPECT_EQ(trained.error, "2 texts are longer than 4 tokens: only their beginnings count\n");
-  EXPECT_EQ(json::parse(trained.out).at("shortened"), 2);
+  EXPECT_EQ(trained.error, "3 texts are longer than 4 tokens: only their beginnings count\n");
+  EXPECT_EQ(json::parse(trained.out).at("shortened"), 3);
   const auto judged = [this](const std::string& length) {
     return run({"evaluate", own_ / "model", "--data", own_ / "data", "--length", length, "--format",
                 "json"});
