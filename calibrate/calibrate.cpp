@@ -270,13 +270,14 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
                                       bool tokens) const {
   Batch batch;
   if (plan_.teacher.reads_every_token()) {
-    at::Tensor windows = training_.inputs.index_select(0, indices);
+    at::Tensor windows;
     if (training_.stream.defined()) {
       // No window of two epochs is the same, and the teacher reads each as it comes.
       const auto view = static_cast<std::uint64_t>(next_stage_ * 1000 + at.epoch);
       windows = take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view);
       batch.targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
     } else {
+      windows = training_.inputs.index_select(0, indices);
       batch.targets = targets_of(training_, indices);
     }
     batch.inputs = model::inputs_of(plan_.teacher, windows);

@@ -7,7 +7,7 @@
 namespace cleave::model {
 namespace {
 
-/// A protocol buffer's outermost fields.
+/// A protocol buffer's fields, one level of them.
 class Fields {
  public:
   struct Field {
