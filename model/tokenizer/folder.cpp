@@ -14,6 +14,7 @@
 #include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
+#include "model/tokenizer/unicode.hpp"
 #include "model/tokenizer/wordpiece.hpp"
 
 namespace cleave::model {
@@ -27,20 +28,22 @@ constexpr std::array tokenizer_files = {"tokenizer.model", "tokenizer.json",
                                         "vocab.txt",       "vocab.json",
                                         "merges.txt",      "tokenizer_config.json"};
 
-/// Each line without its end ("\n" or "\r\n").
+std::runtime_error at_line(const fs::path& file, std::int64_t number, const std::string& what) {
+  return std::runtime_error("[" + file.string() + "] line " + std::to_string(number + 1) + ": " +
+                            what);
+}
+
+/// Each line, valid UTF-8, without its end ("\n" or "\r\n").
 template <class OnLine>
 void for_lines(const fs::path& file, const OnLine& on_line) {
   std::istringstream lines(base::read_text(file, largest_file));
   std::int64_t number = 0;
   for (std::string line; std::getline(lines, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (const auto byte = first_invalid_utf8(line))
+      throw at_line(file, number, "byte " + std::to_string(*byte) + ": is no valid UTF-8");
     on_line(line, number);
   }
-}
-
-std::runtime_error at_line(const fs::path& file, std::int64_t number, const std::string& what) {
-  return std::runtime_error("[" + file.string() + "] line " + std::to_string(number + 1) + ": " +
-                            what);
 }
 
 /// tokenizer_config.json, or an empty table.

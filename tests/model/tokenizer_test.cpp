@@ -196,6 +196,21 @@ TEST(Tokenizer, RefusesAVocabularyThatSaysTwoThings) {
             0U);
 }
 
+TEST(Tokenizer, RefusesFilesThatAreNoUtf8) {
+  const Scratch scratch;
+  base::write_whole(scratch / "vocab.txt", "[UNK]\n[CLS]\nth\xff\n[SEP]\n");
+  EXPECT_EQ(refusal(scratch.path()),
+            "[" + (scratch / "vocab.txt").string() + "] line 3: byte 2: is no valid UTF-8");
+  fs::remove(scratch / "vocab.txt");
+  base::write_whole(scratch / "vocab.json", R"({"a": 0, "b": 1, "ab": 2})");
+  base::write_whole(scratch / "merges.txt", "#version: 0.2\na b\n\xc3 b\n");
+  EXPECT_EQ(refusal(scratch.path()),
+            "[" + (scratch / "merges.txt").string() + "] line 3: byte 0: is no valid UTF-8");
+  base::write_whole(scratch / "merges.txt", "#version: 0.2\na b\n");
+  base::write_whole(scratch / "vocab.json", "{\"a\": 0, \"b\": 1, \"a\xed\xa0\x80\": 2}");
+  EXPECT_NE(refusal(scratch.path()).find("vocab.json"), std::string::npos);
+}
+
 TEST(Tokenizer, RefusesIdsThatNoModelHas) {
   for (const auto& id : {nlohmann::json(-1), nlohmann::json(std::int64_t{1} << 40),
                          nlohmann::json(~std::uint64_t{0}), nlohmann::json("5")}) {

@@ -298,6 +298,12 @@ TEST_F(BadInput, TextThatIsNoUtf8IsRefusedUnlessAskedOtherwise) {
   EXPECT_NE(lossy.out.find("\"text\":\"bro\xEF\xBF\xBDken\""), std::string::npos) << lossy.out;
 }
 
+TEST_F(BadInput, ATokenizerThatIsNotTheModelsIsRefused) {
+  fs::copy(std::string(CLEAVE_SOURCE_DIR) + "/tests/goldens/tokenizers/byte_pair", own_ / "model");
+  write_text(own_ / "model/config.json", R"({"model_type": "of its own", "vocab_size": 5})");
+  expect_refusal({"tokenize", own_ / "model"}, 1, {"model] tokenizer: saw ", "vocabulary of 5"});
+}
+
 TEST_F(BadInput, AFullDiskIsSaidOnceAndLeavesAnOutputThatFailed) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
   Process::Options options;

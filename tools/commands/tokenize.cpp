@@ -1,10 +1,12 @@
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 
 #include <nlohmann/json.hpp>
 
+#include "base/reader.hpp"
 #include "base/units.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/unicode.hpp"
@@ -27,8 +29,19 @@ void print_line(const Args& args, const model::Tokenizer& tokenizer,
   std::printf("%s\n", text.c_str());
 }
 
+/// The folder's tokenizer, which has to fit the model where there is one beside it. Of the model
+/// nothing else is read: it may be of a kind that Cleave does not run.
+model::Tokenizer tokenizer_in(const std::filesystem::path& folder) {
+  if (std::filesystem::exists(folder / "config.json")) {
+    const auto config = base::Reader::json_file(folder / "config.json");
+    if (const auto vocabulary = config.find("vocab_size"))
+      return model::read_tokenizer(folder, vocabulary->integer(1, std::int64_t{1} << 31));
+  }
+  return model::read_tokenizer(folder);
+}
+
 int tokenize(const Args& args) {
-  const auto tokenizer = model::read_tokenizer(args.at(0));
+  const auto tokenizer = tokenizer_in(args.at(0));
   const bool from_file = args.positionals().size() > 1;
   const std::string name = from_file ? args.at(1) : "standard input";
   std::ifstream file;
