@@ -157,6 +157,12 @@ TEST(Preset, HasThePublishedSizes) {
   EXPECT_EQ(model::count_parameters(preset("deit-tiny")), 5717416);
   EXPECT_EQ(model::count_parameters(preset("deit-small")), 22050664);
   EXPECT_EQ(model::count_parameters(preset("deit-base")), 86567656);
+  EXPECT_EQ(model::count_parameters(preset("bert-base")), 109514298);  // BertForMaskedLM
+  EXPECT_EQ(model::count_parameters(preset("bert-large")), 335174458);
+  EXPECT_EQ(model::count_parameters(preset("gpt2")), 124439808);
+  EXPECT_EQ(model::count_parameters(preset("gpt2-medium")), 354823168);
+  EXPECT_EQ(model::count_parameters(preset("gpt2-large")), 774030080);
+  EXPECT_EQ(model::count_parameters(preset("gpt2-xl")), 1557611200);
   for (const auto& name : preset_names()) EXPECT_NO_THROW(preset(name).check()) << name;
 }
 

@@ -102,6 +102,17 @@ TEST_P(TextModel, ComesBackFromDiskAsItWas) {
   for (const auto& [name, tensor] : model.tensors) EXPECT_TRUE(copy[name].equal(tensor)) << name;
 }
 
+TEST_P(TextModel, ComesBackFromShardsAsItWas) {
+  const Scratch scratch;
+  const Transformer model = load(golden("models/" + GetParam()));
+  save(model, scratch / "copy", 4000);
+  EXPECT_TRUE(std::filesystem::exists(scratch / "copy/model.safetensors.index.json"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "copy/model.safetensors"));
+  const Transformer copy = load(scratch / "copy");
+  ASSERT_EQ(copy.tensors.size(), model.tensors.size());
+  for (const auto& [name, tensor] : model.tensors) EXPECT_TRUE(copy[name].equal(tensor)) << name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Goldens, TextModel, ::testing::ValuesIn(goldens),
                          [](const auto& one) { return one.param; });
 
@@ -233,7 +244,8 @@ TEST(ReadTextConfig, NamesFileAndField) {
   expect_contains(error_with("llama", "num_key_value_heads", 4),
                   "saw 4, needs a divisor of num_attention_heads = 6");
   expect_contains(error_with("llama", "attention_bias", true), "attention_bias: saw true");
-  expect_contains(error_with("llama", "model_type", "mamba"), "bert");
+  for (const char* known : {"vit", "deit", "bert", "gpt2", "llama"})
+    expect_contains(error_with("llama", "model_type", "mamba"), known);
 }
 
 TEST(ReadTextConfig, TakesWhatPublishedFilesSay) {
