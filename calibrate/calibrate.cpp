@@ -12,6 +12,7 @@
 
 #include "base/digest.hpp"
 #include "base/file.hpp"
+#include "calibrate/accelerator.hpp"
 #include "calibrate/augment.hpp"
 #include "calibrate/evaluate.hpp"
 #include "calibrate/forward.hpp"
@@ -67,6 +68,11 @@ struct Student {
     return pointers;
   }
 
+  void move_to(at::Device device) {
+    fused.move_to(device);
+    for (model::Transformer& readout : readouts) readout.move_to(device);
+  }
+
   /// The answer of one part by itself.
   at::Tensor classify_alone(std::size_t p, const at::Tensor& features) const {
     return model::classify(readouts[p].tensors.empty() ? fused.parts[p] : readouts[p], features);
@@ -90,12 +96,13 @@ model::Transformer readout_of(const model::FusionHead& fusion, const model::Mode
   return readout;
 }
 
-Student make_student(FusedModel fused) {
+Student make_student(FusedModel fused, at::Device device) {
   Student student;
   for (std::size_t p = 0; p < fused.parts.size(); ++p)
     student.readouts.push_back(readout_of(fused.fusion, fused.parts[p].config,
                                           at::tensor(fused.fusion.parts[p].channels, at::kLong)));
   student.fused = std::move(fused);
+  student.move_to(device);
   return student;
 }
 
@@ -154,16 +161,18 @@ int middle_attention(const model::ModelConfig& config) {
 class Calibration {
  public:
   Calibration(const plan::Bundle& bundle, const fs::path& teacher, const CalibrateRecipe& recipe,
-              const base::ProgressCallback& progress, const Group& group)
+              const base::ProgressCallback& progress, const Group& group, at::Device device)
       : bundle_(bundle),
         plan_(bundle.plan()),
         recipe_(recipe),
         group_(group),
+        compute_(number_format(recipe.compute, device, group)),
         teacher_(model::load(teacher)),
         lanes_(recipe.threads),
-        student_(make_student(load_fused(bundle, plan_, recipe.compute))),
+        student_(make_student(load_fused(bundle, plan_, compute_), device)),
         weights_(student_.tensors(), group) {
-    teacher_.compute = recipe.compute;
+    teacher_.compute = compute_;
+    teacher_.move_to(device);
     tokenizer_ = tokenizer_of(plan_.teacher, teacher);
     Split data = read_split(recipe.data, plan_.teacher, tokenizer_.get());
     training_ = std::move(data.training);
@@ -232,6 +241,7 @@ class Calibration {
   plan::Plan plan_;
   const CalibrateRecipe& recipe_;
   Group group_;
+  model::Compute compute_;
   model::Transformer teacher_;
   Lanes lanes_;
   Student student_;
@@ -249,7 +259,7 @@ class Calibration {
 bool Calibration::ask_teacher() {
   const Augmentation& how = recipe_.data.augmentation;
   const json key = {plan_.teacher_digest, data_digest_, describe(how), recipe_.seed,
-                    static_cast<int>(recipe_.compute)};
+                    static_cast<int>(compute_)};
   const TeacherCache cache(group_.work_path(bundle_.work_path()), base::sha256(key.dump()), group_);
   const bool live = plan_.teacher.reads_every_token();  // answers for every token fill no memory
   for (int view = 0; !live && view < recipe_.views; ++view) {
@@ -268,17 +278,19 @@ bool Calibration::ask_teacher() {
 
 Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tensor& indices,
                                       bool tokens) const {
+  const at::Device device = teacher_.device();
   Batch batch;
   if (plan_.teacher.reads_every_token()) {
     at::Tensor windows;
     if (training_.stream.defined()) {
       // No window of two epochs is the same, and the teacher reads each as it comes.
       const auto view = static_cast<std::uint64_t>(next_stage_ * 1000 + at.epoch);
-      windows = take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view);
+      windows =
+          take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view).to(device);
       batch.targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
     } else {
-      windows = training_.inputs.index_select(0, indices);
-      batch.targets = targets_of(training_, indices);
+      windows = training_.inputs.index_select(0, indices).to(device);
+      batch.targets = targets_of(training_, indices).to(device);
     }
     batch.inputs = model::inputs_of(plan_.teacher, windows);
     const c10::NoGradGuard no_grad;
@@ -290,10 +302,11 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
   const TeacherView& teacher = views_[static_cast<std::size_t>(view)];
   const at::Tensor rows = take_view(training_.inputs, indices, recipe_.data.augmentation,
                                     recipe_.seed, static_cast<std::uint64_t>(view));
-  batch.inputs = model::inputs_of(plan_.teacher, rows);
+  batch.inputs = model::inputs_of(plan_.teacher, rows.to(device));
   batch.targets = targets_of(training_, indices);
-  batch.teacher_answers = teacher.logits.index_select(0, indices).to(at::kFloat);
-  batch.teacher_features = teacher.features.index_select(0, indices).to(at::kFloat);
+  if (batch.targets.defined()) batch.targets = batch.targets.to(device);
+  batch.teacher_answers = teacher.logits.index_select(0, indices).to(device, at::kFloat);
+  batch.teacher_features = teacher.features.index_select(0, indices).to(device, at::kFloat);
   if (tokens) {
     const c10::NoGradGuard no_grad;
     batch.teacher_tokens = token_features(teacher_, batch.inputs).tokens;
@@ -332,7 +345,7 @@ Stage Calibration::stage(const std::string& name, const Schedule& schedule,
   Stage stage;
   stage.name = name;
   stage.schedule = schedule;
-  stage.compute = recipe_.compute;
+  stage.compute = compute_;
   stage.rows = training_.size();
   stage.measure = measure_of(plan_.teacher);
   stage.moves = [moves](const std::string& tensor) { return starts_with(tensor, moves); };
@@ -419,7 +432,8 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
   const TokenFeatures made =
       made_by(model, batch.inputs, recipe.tokens > 0, layer >= 0 ? &observer : nullptr);
   const at::Tensor answers = student.classify_alone(part, made.features);
-  const at::Tensor kept = at::tensor(student.fused.fusion.parts[part].channels, at::kLong);
+  const at::Tensor kept =
+      at::tensor(student.fused.fusion.parts[part].channels, at::kLong).to(teacher_.device());
   at::Tensor loss =
       answer_losses(recipe, answers, batch).mean() +
       recipe.features *
@@ -521,7 +535,7 @@ at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const St
 double Calibration::fused_quality() {
   if (validation_.size() == 0 || !group_.leads()) return nan;
   const auto answer = [this](const at::Tensor& inputs) {
-    const auto features = features_of(student_.fused, inputs);
+    const auto features = features_of(student_.fused, inputs.to(teacher_.device()));
     return std::vector<at::Tensor>{
         fused_answer(student_.fused.fusion, features, all_present(features.size()))};
   };
@@ -530,7 +544,8 @@ double Calibration::fused_quality() {
 
 double Calibration::alone_quality(std::size_t part) {
   const auto answer = [this, part](const at::Tensor& inputs) {
-    const at::Tensor features = summary_features(student_.fused.parts[part], inputs);
+    const at::Tensor features =
+        summary_features(student_.fused.parts[part], inputs.to(teacher_.device()));
     return std::vector<at::Tensor>{student_.classify_alone(part, features)};
   };
   return qualities(plan_.teacher, validation_, 1, answer, lanes_).front();
@@ -564,6 +579,7 @@ CalibrateSummary Calibration::summary(bool finished) const {
   summary.finished = finished;
   summary.epochs = run_->records();
   summary.measure = measure_of(plan_.teacher);
+  summary.compute = compute_;
   summary.teacher_quality = teacher_quality_;
   summary.shortened = training_.shortened;
   summary.fused_quality = nan;
@@ -603,11 +619,11 @@ void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& t
 
 CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
                            const CalibrateRecipe& recipe, const base::ProgressCallback& progress,
-                           const Group& group) {
+                           const Group& group, at::Device compute_device) {
   recipe.check();
   const plan::Bundle bundle(folder);
   check(bundle, bundle.plan(), teacher);
-  Calibration calibration(bundle, teacher, recipe, progress, group);
+  Calibration calibration(bundle, teacher, recipe, progress, group, compute_device);
   // A run that was killed while it replaced the parts has their weights in its checkpoint.
   if (!calibration.resumed()) bundle.verify("");
   const bool finished = calibration.run();

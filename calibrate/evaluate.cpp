@@ -48,15 +48,22 @@ std::vector<Presence> subsets(std::size_t parts) {
   return found;
 }
 
+model::Transformer loaded(const std::filesystem::path& folder, at::Device compute_device) {
+  model::Transformer model = model::load(folder);
+  model.move_to(compute_device);
+  return model;
+}
+
 void add_row(EvaluateSummary& summary, std::string what, std::vector<std::string> present,
              double value) {
   summary.rows.push_back({std::move(what), std::move(present), value});
 }
 
 void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const model::Dataset& data,
-                    Lanes& lanes, const base::ProgressCallback& progress,
+                    Lanes& lanes, const base::ProgressCallback& progress, at::Device compute_device,
                     EvaluateSummary& summary) {
-  const FusedModel model = load_fused(bundle, plan, model::Compute::f32);
+  FusedModel model = load_fused(bundle, plan, model::Compute::f32);
+  model.move_to(compute_device);
   const auto report = [&](std::int64_t done) {
     return !progress || progress({"evaluate", done, data.size(), ""});
   };
@@ -64,7 +71,7 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
   for (const auto& part : plan.parts) devices.push_back(part.device);
   const auto rows = subsets(devices.size());
   const auto answer = [&](const at::Tensor& inputs) {
-    const auto features = features_of(model, inputs);
+    const auto features = features_of(model, inputs.to(compute_device));
     std::vector<at::Tensor> answers;
     for (const Presence& present : rows)
       answers.push_back(fused_answer(model.fusion, features, present));
@@ -96,7 +103,7 @@ nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundl
 
 EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesystem::path& teacher,
                          model::DatasetSource source, bool write,
-                         const base::ProgressCallback& progress) {
+                         const base::ProgressCallback& progress, at::Device compute_device) {
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
   bundle.verify("parts/" + plan.name);
@@ -111,21 +118,23 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   summary.measure = measure_of(plan.teacher);
   summary.size = data.size();
   summary.shortened = data.shortened;
-  if (!teacher.empty()) add_row(summary, "teacher", {}, quality(model::load(teacher), data, lanes));
+  if (!teacher.empty())
+    add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
   if (std::filesystem::exists(bundle.fusion_path(plan))) {
     bundle.verify("fusion/" + plan.name);
-    evaluate_fused(bundle, plan, data, lanes, progress, summary);
+    evaluate_fused(bundle, plan, data, lanes, progress, compute_device, summary);
   } else {
     const std::string& device = plan.parts.at(0).device;
     add_row(summary, device + " alone", {device},
-            quality(model::load(bundle.part_path(plan, device)), data, lanes));
+            quality(loaded(bundle.part_path(plan, device), compute_device), data, lanes));
   }
   if (write) plan::write_measured(folder, "accuracy", to_json(summary, bundle, source));
   return summary;
 }
 
-EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::DatasetSource source) {
-  const model::Transformer model = model::load(folder);
+EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::DatasetSource source,
+                               at::Device compute_device) {
+  const model::Transformer model = loaded(folder, compute_device);
   const auto tokenizer = tokenizer_of(model.config, folder);
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, model.config);

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include <c10/core/Device.h>
+
 #include "base/progress.hpp"
 #include "calibrate/quality.hpp"
 #include "model/dataset.hpp"
@@ -27,11 +29,13 @@ struct EvaluateSummary {
 
 /// Quality of the teacher (when its folder is given), each sub-model alone, the fused whole and
 /// every subset of missing devices. Features are computed once. `write`: stored in the bundle's
-/// measured.json. The tokenizer is the bundle's.
+/// measured.json. The tokenizer is the bundle's. Computed on the CPU or an accelerator.
 EvaluateSummary evaluate(const std::filesystem::path& bundle, const std::filesystem::path& teacher,
                          model::DatasetSource data, bool write,
-                         const base::ProgressCallback& progress = {});
+                         const base::ProgressCallback& progress = {},
+                         at::Device compute_device = at::kCPU);
 /// The same of a model folder: one row.
-EvaluateSummary evaluate_model(const std::filesystem::path& model, model::DatasetSource data);
+EvaluateSummary evaluate_model(const std::filesystem::path& model, model::DatasetSource data,
+                               at::Device compute_device = at::kCPU);
 
 }  // namespace cleave::calibrate

@@ -25,6 +25,11 @@ void check_match(const FusedModel& model, const plan::Bundle& bundle, const plan
 
 }  // namespace
 
+void FusedModel::move_to(at::Device device) {
+  for (model::Transformer& part : parts) part.move_to(device);
+  fusion.move_to(device);
+}
+
 FusedModel load_fused(const plan::Bundle& bundle, const plan::Plan& plan, model::Compute compute) {
   FusedModel model;
   for (const auto& part : plan.parts) {

@@ -18,6 +18,8 @@ namespace cleave::calibrate {
 struct FusedModel {
   std::vector<model::Transformer> parts;
   model::FusionHead fusion;
+
+  void move_to(at::Device device);
 };
 
 /// Throws std::runtime_error where a part is missing or the head is not one for these parts.

@@ -1,15 +1,15 @@
 #include "calibrate/group.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "calibrate/environment.hpp"
 
 /// glog's, where libtorch logs through it.
 namespace fLI {
@@ -22,21 +22,6 @@ namespace {
 constexpr std::chrono::minutes patience_at_start{5};
 constexpr std::chrono::minutes patience{30};
 constexpr std::int64_t least_pieces = 4;
-
-/// An integer of the environment in [least, most].
-std::int64_t number_of(const char* variable, std::int64_t least, std::int64_t most) {
-  const char* text = std::getenv(variable);
-  const std::string needs = ", needs " + std::to_string(least) + " … " + std::to_string(most);
-  if (text == nullptr)
-    throw std::invalid_argument(std::string("[environment] ") + variable + ": is not set" + needs);
-  std::int64_t value = 0;
-  const char* end = text + std::strlen(text);
-  const auto parsed = std::from_chars(text, end, value);
-  if (parsed.ec != std::errc() || parsed.ptr != end || value < least || value > most)
-    throw std::invalid_argument(std::string("[environment] ") + variable + ": saw '" + text + "'" +
-                                needs);
-  return value;
-}
 
 std::string first_line(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
@@ -79,15 +64,15 @@ struct Group::Engine {
 Group Group::from_environment() {
   Group group;
   if (std::getenv("WORLD_SIZE") == nullptr) return group;
-  group.size_ = static_cast<int>(number_of("WORLD_SIZE", 1, 4096));
-  group.rank_ = static_cast<int>(number_of("RANK", 0, group.size_ - 1));
+  group.size_ = static_cast<int>(environment_number("WORLD_SIZE", 1, 4096));
+  group.rank_ = static_cast<int>(environment_number("RANK", 0, group.size_ - 1));
   if (group.size_ == 1) return group;
   const char* leader = std::getenv("MASTER_ADDR");
   if (leader == nullptr)
     throw std::invalid_argument(
         "[environment] MASTER_ADDR: is not set, needs the address of process 0");
   c10d::TCPStoreOptions options;
-  options.port = static_cast<std::uint16_t>(number_of("MASTER_PORT", 1, 65535));
+  options.port = static_cast<std::uint16_t>(environment_number("MASTER_PORT", 1, 65535));
   options.isServer = group.leads();
   options.numWorkers = static_cast<std::size_t>(group.size_);
   options.timeout = patience_at_start;
@@ -119,8 +104,9 @@ std::filesystem::path Group::work_path(const std::filesystem::path& folder) cons
 
 void Group::sum(at::Tensor& values) const {
   if (!engine_) return;
-  std::vector<at::Tensor> tensors = {values};
-  engine_->run([&] { return engine_->gloo->allreduce(tensors); });
+  std::vector<at::Tensor> carried = {values.to(at::kCPU)};
+  engine_->run([&] { return engine_->gloo->allreduce(carried); });
+  if (!values.is_cpu()) values.copy_(carried[0]);
 }
 
 bool Group::any(bool mine) const {
@@ -136,8 +122,9 @@ void Group::copy_from(int rank, const std::vector<at::Tensor>& tensors) const {
   options.rootRank = rank;
   for (const at::Tensor& tensor : tensors) {
     if (tensor.numel() == 0) continue;
-    std::vector<at::Tensor> one = {tensor};
-    engine_->run([&] { return engine_->gloo->broadcast(one, options); });
+    std::vector<at::Tensor> carried = {tensor.to(at::kCPU)};
+    engine_->run([&] { return engine_->gloo->broadcast(carried, options); });
+    if (!tensor.is_cpu()) tensor.copy_(carried[0]);
   }
 }
 

@@ -16,6 +16,8 @@ namespace cleave::calibrate {
 /// differentiates its pieces of every batch, and the sums of their gradients move the weights of
 /// all. c10d's Gloo carries the sums.
 ///
+/// What lies on an accelerator travels by way of the CPU's memory.
+///
 /// Every call below is collective: all processes make the same ones in the same order. Where one
 /// process is gone or silent for half an hour, the others' calls throw std::runtime_error that
 /// says so. A process alone pays nothing for any of them.

@@ -47,7 +47,8 @@ std::vector<double> ranks(const at::Tensor& values) {
 at::Tensor judged_tokens(const model::Dataset& data, std::int64_t begin,
                          const at::Tensor& targets) {
   if (!data.judged.defined()) return targets.ge(0);
-  const at::Tensor judged = data.judged.narrow(0, begin, targets.size(0)).unsqueeze(1);
+  const at::Tensor judged =
+      data.judged.narrow(0, begin, targets.size(0)).unsqueeze(1).to(targets.device());
   const std::int64_t tokens = targets.size(1);
   return at::arange(tokens, judged.options()) >= tokens - judged;
 }
@@ -63,14 +64,16 @@ at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices) {
 
 at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, std::int64_t begin,
                  const at::Tensor& answers) {
-  if (config.task == Task::embedding) return answers;
+  if (config.task == Task::embedding) return answers.to(at::kCPU);
   const at::Tensor targets =
-      targets_of(data, at::arange(begin, begin + answers.size(0), at::TensorOptions(at::kLong)));
-  if (config.task == Task::classification) return answers.argmax(-1).eq(targets).to(at::kFloat);
+      targets_of(data, at::arange(begin, begin + answers.size(0), at::TensorOptions(at::kLong)))
+          .to(answers.device());
+  if (config.task == Task::classification)
+    return answers.argmax(-1).eq(targets).to(at::kCPU, at::kFloat);
   const at::Tensor chosen =
       at::log_softmax(answers, -1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
   const at::Tensor counts = judged_tokens(data, begin, targets).to(chosen.scalar_type());
-  return at::stack({-(chosen * counts).sum(1), counts.sum(1)}, 1);
+  return at::stack({-(chosen * counts).sum(1), counts.sum(1)}, 1).to(at::kCPU);
 }
 
 double quality_of(const model::ModelConfig& config, const model::Dataset& data,
@@ -111,7 +114,7 @@ double quality(const model::Transformer& model, const model::Dataset& data, Lane
              model.config, data, 1,
              [&model](const at::Tensor& inputs) {
                return std::vector<at::Tensor>{
-                   model::classify(model, summary_features(model, inputs))};
+                   model::classify(model, summary_features(model, inputs.to(model.device())))};
              },
              lanes)
       .front();

@@ -18,7 +18,7 @@ at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices);
 
 /// What each row brings to the measure: 1 or 0 for right and wrong [b], nats and the number of
 /// tokens that have them [b, 2], or directions [b, D]. `answers` are what classify() gives for rows
-/// begin … begin + b − 1.
+/// begin … begin + b − 1, wherever they were computed; the marks are the CPU's.
 at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, std::int64_t begin,
                  const at::Tensor& answers);
 /// The measure over the marks of all rows [n, ..]; NaN without rows.

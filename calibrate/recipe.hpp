@@ -64,6 +64,7 @@ struct TrainRecipe {
   /// Of texts: the folder of a tokenizer, or empty for one whose tokens are the bytes.
   std::filesystem::path tokenizer;
   Schedule schedule;
+  /// bf16 where it is faster; see number_format().
   model::Compute compute = model::Compute::f32;
   double mixup = 0;
   /// The loss reads the logits times this, so that answers are softer by as much where it is above
@@ -87,7 +88,7 @@ struct TrainRecipe {
 ///   tokens        the same for every token, class token or not; the teacher is asked in each step
 struct CalibrateRecipe {
   DataRecipe data;
-  model::Compute compute = model::Compute::f32;
+  model::Compute compute = model::Compute::f32;  // as in TrainRecipe
   /// (a) each sub-model alone, answering through its own column of the fusion head.
   struct Alone {
     Schedule schedule;
@@ -127,7 +128,7 @@ struct CalibrateRecipe {
   /// Fused validation accuracy (points below the teacher) above which the run counts as below
   /// target; 0: none.
   double target_loss_points = 0;
-  /// As above.
+  /// Throws std::invalid_argument, as TrainRecipe::check() does.
   void check() const;
 };
 

@@ -75,7 +75,7 @@ void write_checkpoint(const std::filesystem::path& path,
     entries.push_back({name, base::Element::f32, tensor.sizes().vec(), 0, 0});
   model::SafetensorsWriter writer(path, std::move(entries), {{"state", state.dump()}});
   for (const auto& [name, tensor] : tensors) {
-    const at::Tensor whole = tensor.contiguous();
+    const at::Tensor whole = tensor.to(at::kCPU).contiguous();
     writer.write(whole.data_ptr<float>(), whole.nbytes());
   }
   writer.commit();
@@ -98,8 +98,10 @@ void restore_tensors(const std::filesystem::path& path,
     if (found->second.dims != tensor.sizes().vec())
       throw std::runtime_error("[" + path.string() + "] " + name +
                                ": has another shape than the run");
-    model::convert_to_f32(found->second.element, files.data(found->second), tensor.numel(),
-                          tensor.data_ptr<float>());
+    const at::Tensor kept = at::empty(tensor.sizes(), at::kFloat);
+    model::convert_to_f32(found->second.element, files.data(found->second), kept.numel(),
+                          kept.data_ptr<float>());
+    tensor.copy_(kept);
   }
 }
 

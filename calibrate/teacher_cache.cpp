@@ -60,7 +60,8 @@ std::optional<TeacherView> TeacherCache::view(
     const at::Tensor indices = at::arange(begin, end, at::kLong);
     const at::Tensor batch =
         take_view(images, indices, how, seed, static_cast<std::uint64_t>(view));
-    const at::Tensor features = summary_features(teacher, model::inputs_of(teacher.config, batch));
+    const at::Tensor features =
+        summary_features(teacher, model::inputs_of(teacher.config, batch.to(teacher.device())));
     outputs.features.narrow(0, begin, end - begin).copy_(features);
     outputs.logits.narrow(0, begin, end - begin).copy_(model::classify(teacher, features));
   };

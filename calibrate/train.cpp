@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/digest.hpp"
+#include "calibrate/accelerator.hpp"
 #include "calibrate/augment.hpp"
 #include "calibrate/forward.hpp"
 #include "calibrate/lanes.hpp"
@@ -84,17 +85,16 @@ model::Observer dropout(double share, std::uint64_t key) {
   if (share == 0) return observer;
   auto generator = at::make_generator<at::CPUGeneratorImpl>(key);
   observer.change_addition = [share, generator](const at::Tensor& added) {
-    const at::Tensor kept = at::empty_like(added, added.options().requires_grad(false))
-                                .bernoulli_(1 - share, generator);
-    return added * (kept / (1 - share));
+    // Drawn by the CPU wherever it is used: the same seed leaves out the same numbers.
+    const at::Tensor kept =
+        at::empty(added.sizes(), added.options().device(at::kCPU)).bernoulli_(1 - share, generator);
+    return added * (kept / (1 - share)).to(added.device());
   };
   return observer;
 }
 
-/// Weights to begin with: those of `start` that fit, and new ones.
-model::Transformer start_of(const TrainRecipe& recipe) {
-  model::Transformer model = starting_point(recipe.model, recipe.seed);
-  if (recipe.start.empty()) return model;
+/// What of `start` fits takes the place of new weights.
+void take_start(const TrainRecipe& recipe, model::Transformer& model) {
   for (auto& [name, tensor] : model::load(recipe.start).tensors) {
     const auto found = model.tensors.find(name);
     if (found != model.tensors.end() && found->second.sizes() == tensor.sizes())
@@ -108,17 +108,26 @@ model::Transformer start_of(const TrainRecipe& recipe) {
         entry != nullptr && entry->dims == stored.dims())
       model.tensors[stored.parts.front().name] = model::read_tensor(files, *entry);
   }
+}
+
+/// The model to begin with, as and where it is computed.
+model::Transformer start_of(const TrainRecipe& recipe, model::Compute compute, at::Device device) {
+  model::Transformer model = starting_point(recipe.model, recipe.seed);
+  if (!recipe.start.empty()) take_start(recipe, model);
+  model.compute = compute;
+  model.move_to(device);
   return model;
 }
 
 /// One training run: the data, a model for each piece of a batch and what a batch costs.
 class Trainer {
  public:
-  Trainer(const TrainRecipe& recipe, Split data, const Group& group)
-      : recipe_(recipe), model_(start_of(recipe)), weights_(named_tensors(model_), group) {
+  Trainer(const TrainRecipe& recipe, Split data, const Group& group, at::Device device)
+      : recipe_(recipe),
+        model_(start_of(recipe, number_format(recipe.compute, device, group), device)),
+        weights_(named_tensors(model_), group) {
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
-    model_.compute = recipe.compute;
     copies_.assign(static_cast<std::size_t>(group.pieces()), model_);
     for (std::int64_t piece = 0; piece < group.pieces(); ++piece)
       weights_.bind(piece, handles(copies_[static_cast<std::size_t>(piece)]));
@@ -129,7 +138,7 @@ class Trainer {
     stage.name = "train";
     stage.schedule = recipe_.schedule;
     stage.ema = recipe_.ema;
-    stage.compute = recipe_.compute;
+    stage.compute = model_.compute;
     stage.moves = [](const std::string&) { return true; };
     stage.rows = training_.size();
     stage.measure = measure_of(recipe_.model);
@@ -155,21 +164,24 @@ class Trainer {
                                      .next());
     if (training_.stream.defined()) {
       const at::Tensor windows =
-          take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view);
+          take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view)
+              .to(model_.device());
       const at::Tensor targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
       const at::Tensor inputs = model::inputs_of(model.config, windows);
       return cross_entropy(model::forward(model, inputs, observed(observer)), targets);
     }
     const at::Tensor rows =
-        take_view(training_.inputs, indices, recipe_.data.augmentation, recipe_.seed, view);
+        take_view(training_.inputs, indices, recipe_.data.augmentation, recipe_.seed, view)
+            .to(model_.device());
     at::Tensor inputs = model::inputs_of(model.config, rows);
-    const at::Tensor labels = training_.labels.index_select(0, indices);
+    const at::Tensor labels = training_.labels.index_select(0, indices).to(model_.device());
     if (recipe_.mixup <= 0)
       return cross_entropy(
           model::classify(model, summary_features(model, inputs, observed(observer))), labels);
-    const Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
-                                   {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
-                                    static_cast<std::uint64_t>(at.piece)});
+    Mixup mixup = draw_mixup(recipe_.mixup, indices.size(0),
+                             {recipe_.seed, view, static_cast<std::uint64_t>(at.step),
+                              static_cast<std::uint64_t>(at.piece)});
+    mixup.partner = mixup.partner.to(model_.device());
     inputs = inputs * mixup.share + inputs.index_select(0, mixup.partner) * (1 - mixup.share);
     const at::Tensor logits =
         model::classify(model, summary_features(model, inputs, observed(observer)));
@@ -216,25 +228,25 @@ void expect_own_folder(const std::filesystem::path& out) {
 }  // namespace
 
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
-                   const base::ProgressCallback& progress, const Group& group) {
+                   const base::ProgressCallback& progress, const Group& group,
+                   at::Device compute_device) {
   recipe.check();
   if (!std::filesystem::exists(out / ".work")) expect_own_folder(out);
   group.meet();  // all have looked before one writes: the folder may be on a disk they share
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
-  // A test split that is not there should not be found missing after hours.
-  model::DatasetSource test = source_of(recipe.data, "test", tokenizer.get());
-  test.limit = 1;
-  model::read_dataset(test, recipe.model);
+  // What is wrong with the test split should not be found after hours.
+  const model::Dataset test =
+      model::read_dataset(source_of(recipe.data, "test", tokenizer.get()), recipe.model);
   Split data = read_split(recipe.data, recipe.model, tokenizer.get());
-  const std::int64_t shortened = data.training.shortened;
+  TrainSummary summary;
+  summary.shortened = data.training.shortened + test.shortened;
   Lanes lanes(recipe.threads);
-  Trainer trainer(recipe, std::move(data), group);
+  Trainer trainer(recipe, std::move(data), group, compute_device);
   Run run({work / "checkpoint.safetensors", out / log_file, fingerprint(recipe), recipe.seed},
           trainer.weights(), lanes, group, progress);
-  TrainSummary summary;
-  summary.shortened = shortened;
   summary.measure = measure_of(recipe.model);
+  summary.compute = trainer.model().compute;
   summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));
   summary.epochs = run.records();
   if (!summary.finished) {
@@ -247,10 +259,7 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   if (recipe.model.is_text())
     model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);
   run.close();
-  test.limit = 0;
-  const model::Dataset judged = model::read_dataset(test, recipe.model);
-  summary.test = quality(trainer.model(), judged, lanes);
-  summary.shortened += judged.shortened;
+  summary.test = quality(trainer.model(), test, lanes);
   return summary;
 }
 

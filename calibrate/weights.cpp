@@ -86,7 +86,7 @@ double Weights::sum_gradients(Lanes& lanes) {
   return std::sqrt(sum);
 }
 
-/// One sum of all gradients, and of how many processes have each: a tensor that no piece of any
+/// The sum of all gradients, and of how many processes have each: a tensor that no piece of any
 /// process reads does not move.
 void Weights::sum_over_group() {
   std::vector<at::Tensor> flat;
@@ -95,12 +95,12 @@ void Weights::sum_over_group() {
     if (!entries_[i].moves) continue;
     const at::Tensor& mine = entries_[i].leaves[0].grad();
     counts[static_cast<std::int64_t>(i)] = mine.defined() ? 1 : 0;
-    flat.push_back(mine.defined() ? mine.reshape({-1}) : at::zeros({entries_[i].value.numel()}));
+    flat.push_back(mine.defined() ? mine.reshape({-1})
+                                  : at::zeros_like(entries_[i].value).reshape({-1}));
   }
-  flat.push_back(counts);
-  at::Tensor all = at::cat(flat);
+  group_.sum(counts);
+  at::Tensor all = flat.empty() ? counts : at::cat(flat);
   group_.sum(all);
-  counts = all.narrow(0, all.numel() - counts.numel(), counts.numel());
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     if (!entries_[i].moves) continue;

@@ -32,7 +32,7 @@ struct StepOptions {
 /// is the same to the bit each time, on any number of lanes.
 class Weights {
  public:
-  /// Takes over named fp32 tensors: the pointers then share memory with this.
+  /// Takes over named fp32 tensors, wherever they lie: the pointers then share memory with this.
   explicit Weights(const std::vector<std::pair<std::string, at::Tensor*>>& tensors,
                    Group group = Group());
 

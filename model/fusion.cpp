@@ -140,6 +140,13 @@ FusionHead::Part read_part(const base::Reader& reader, std::int64_t width) {
 
 }  // namespace
 
+void FusionHead::move_to(at::Device device) {
+  for (Part& part : parts)
+    for (Tensor* tensor : {&part.weight, &part.bias, &part.absent, &part.cover})
+      *tensor = tensor->to(device);
+  head.move_to(device);
+}
+
 FusionHead make_fusion(const Transformer& teacher, const std::vector<std::string>& devices,
                        const std::vector<std::vector<std::int64_t>>& channels) {
   const ModelConfig& config = teacher.config;

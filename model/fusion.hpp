@@ -37,6 +37,8 @@ struct FusionHead {
   Transformer head;
 
   const ModelConfig& teacher() const { return head.config; }
+  /// Features have to be there too.
+  void move_to(at::Device device);
 };
 
 /// The uncalibrated head over the teacher's own; of `teacher`, only the head's tensors are looked

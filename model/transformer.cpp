@@ -371,6 +371,14 @@ const Tensor* Transformer::find(const std::string& name) const {
   return found == tensors.end() ? nullptr : &found->second;
 }
 
+at::Device Transformer::device() const {
+  return tensors.empty() ? at::Device(at::kCPU) : tensors.begin()->second.device();
+}
+
+void Transformer::move_to(at::Device device) {
+  for (auto& [name, tensor] : tensors) tensor = tensor.to(device);
+}
+
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor* bias, Compute compute) {
   return widened(product(x, weight, bias, compute));
 }

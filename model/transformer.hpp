@@ -34,6 +34,9 @@ struct Transformer {
   /// Throws std::out_of_range with the name.
   const Tensor& operator[](const std::string& name) const;
   const Tensor* find(const std::string& name) const;
+  /// Where its tensors are, and so where it computes; inputs have to be there too.
+  at::Device device() const;
+  void move_to(at::Device device);
 };
 
 /// What a forward pass shows on request, layer by layer, in fp32: for distillation and importance.

@@ -159,6 +159,12 @@ void warn_of_shortened(std::int64_t texts, std::int64_t length) {
                  length > 0 ? (std::to_string(length) + " tokens").c_str() : "the context");
 }
 
+void warn_of_number_format(model::Compute recipe, model::Compute used) {
+  if (used != recipe)
+    std::fprintf(stderr,
+                 "computed in fp32: products in bf16, which the recipe names, take longer here\n");
+}
+
 void announce(bool json, const std::string& name, const std::string& address,
               double runtime_bytes) {
   if (json)

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/progress.hpp"
+#include "model/config/config.hpp"
 
 namespace cleave::tools {
 
@@ -58,6 +59,8 @@ class ProgressBar {
 /// Says on standard error how many texts of a data set were cut to `length` tokens (0: the
 /// context).
 void warn_of_shortened(std::int64_t texts, std::int64_t length);
+/// Says on standard error where a run computed in another number format than its recipe names.
+void warn_of_number_format(model::Compute recipe, model::Compute used);
 
 /// Says on standard output, at once, that a program listens, and what its runtime takes.
 void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes);

@@ -428,6 +428,8 @@ std::int64_t count_parameters(const ModelConfig& config, bool blocks_only) {
   return count;
 }
 
+std::string_view name_of(Compute compute) { return compute == Compute::bf16 ? "bf16" : "f32"; }
+
 std::string_view name_of(Family family) {
   switch (family) {
     case Family::vit:

@@ -176,5 +176,6 @@ std::string_view key_prefix(Family family);
 /// one product to the next inside one half of a block stays rounded; the residual stream, norms,
 /// features and parameters are fp32 all the same.
 enum class Compute { f32, bf16 };
+std::string_view name_of(Compute compute);
 
 }  // namespace cleave::model

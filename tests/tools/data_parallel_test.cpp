@@ -60,16 +60,17 @@ class DataParallel : public testing::Test {
     return {"train", scratch_ / "recipe.toml", "--out", scratch_ / out, "--threads", "1"};
   }
 
-  /// Process `rank` of `size`; what it says on standard error is in rank<rank>.log.
+  /// Process `rank` of `size`, of cleave or another program; what it says on standard error is in
+  /// rank<rank>.log.
   std::unique_ptr<Process> start(const std::vector<std::string>& words, int rank, int size,
-                                 int port) const {
+                                 int port, const std::string& program = CLEAVE_PROGRAM) const {
     Process::Options options;
     options.words = {"/usr/bin/env",
                      "WORLD_SIZE=" + std::to_string(size),
                      "RANK=" + std::to_string(rank),
                      "MASTER_ADDR=127.0.0.1",
                      "MASTER_PORT=" + std::to_string(port),
-                     CLEAVE_PROGRAM};
+                     program};
     options.words.insert(options.words.end(), words.begin(), words.end());
     options.log = log(rank);
     std::filesystem::remove(options.log);
@@ -122,6 +123,17 @@ TEST_F(DataParallel, SeveralProcessesGiveTheLossCurveOfOne) {
     run_all(train(out), size);
     expect_same_curve("one/training.jsonl", out + "/training.jsonl");
   }
+}
+
+TEST_F(DataParallel, OnAcceleratorsTooTheCurveIsThatOfOneProcess) {
+  ASSERT_EQ(run_cleave(scratch_, train("one")).code, 0);
+  const std::vector<std::string> words = {scratch_ / "recipe.toml", scratch_ / "there"};
+  const int port = free_port();
+  auto leader = start(words, 0, 2, port, CLEAVE_ACCELERATOR_PEER);
+  auto other = start(words, 1, 2, port, CLEAVE_ACCELERATOR_PEER);
+  EXPECT_EQ(leader->wait(), 0) << said(0);
+  EXPECT_EQ(other->wait(), 0) << said(1);
+  expect_same_curve("one/training.jsonl", "there/training.jsonl");
 }
 
 TEST_F(DataParallel, CalibratesAsOneProcess) {

@@ -1,6 +1,8 @@
 // What `cleave infer` makes of texts: classes, embeddings, tokens for a mask, alone and over
 // agents.
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
@@ -154,6 +156,32 @@ TEST_F(InferText, SaysInOneLineWhatIsWrong) {
   expect_part(error({"generate", scratch_ / "masked", "the"}, 1), "does not generate");
   std::filesystem::remove(scratch_ / "encoder/vocab.txt");
   expect_part(error({"infer", scratch_ / "encoder", "a"}, 1), "tokenizer");
+}
+
+TEST_F(InferText, ALineWithoutALabelIsFoundBeforeAnythingIsTrained) {
+  write_text(
+      scratch_ / "recipe.toml",
+      "format = 1\ncompute = \"bf16\"\n[data]\nformat = \"tsv\"\npath = \"data\"\n[model]\nstart = "
+      "\"encoder\"\ntask = \"classification\"\nclasses = 2\n[schedule]\nepochs = 1\nbatch = 2\n");
+  const std::vector<std::string> train = {
+      "train", scratch_ / "recipe.toml", "--out", scratch_ / "out", "--format", "json"};
+  const auto refused = [&](const std::string& message) {
+    const std::string said = run(train, 1).error;
+    EXPECT_NE(said.find(message), std::string::npos) << said;
+    EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+    EXPECT_FALSE(std::filesystem::exists(scratch_ / "out/model.safetensors"));
+  };
+  write_text(scratch_ / "data/train.tsv", "the cat\t1\nthe dog\t0\n");
+  write_text(scratch_ / "data/test.tsv", "the cat\t1\nthe dog\t0\na film\n");
+  refused("test.tsv] line 3: saw 1 columns, needs text and label");
+  write_text(scratch_ / "data/test.tsv", "the cat\t1\n");
+  write_text(scratch_ / "data/train.tsv", "the cat\t1\nthe dog\t\n");
+  refused("train.tsv] line 2: label: saw nothing, needs 0..1");
+
+  write_text(scratch_ / "data/train.tsv", "the cat\t1\nthe dog\t0\n");
+  const auto ran = run(train);
+  const std::string compute = json::parse(ran.out).at("compute");
+  EXPECT_EQ(ran.error.find("computed in fp32") == 0, compute == "f32") << ran.error;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
+#include "calibrate/accelerator.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
@@ -45,6 +46,7 @@ int calibrate(const Args& args) {
   recipe.data.lossy = args.flag("lossy");
   if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
+  const at::Device compute_device = calibrate::device_of(args.text("accelerator"));
   if (args.flag("dry-run")) {
     print_intent(args, recipe);
     return exit_done;
@@ -53,16 +55,20 @@ int calibrate(const Args& args) {
   calibrate::CalibrateSummary summary;
   {
     ProgressBar bar(group.leads());
-    summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback(), group);
+    summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback(), group,
+                                   compute_device);
   }
   if (!group.leads()) return summary.finished ? exit_done : exit_failed;
   warn_of_shortened(summary.shortened, recipe.data.length);
+  warn_of_number_format(recipe.compute, summary.compute);
   const auto& measure = summary.measure;
   const char* unit = measure.more_is_better ? "points" : "%";
   if (args.json()) {
-    nlohmann::json json{{"finished", summary.finished},       {"measure", measure.name},
-                        {"teacher", summary.teacher_quality}, {"fused", summary.fused_quality},
-                        {"shortened", summary.shortened},     {"stages", nlohmann::json::array()}};
+    nlohmann::json json{
+        {"finished", summary.finished},       {"measure", measure.name},
+        {"teacher", summary.teacher_quality}, {"fused", summary.fused_quality},
+        {"shortened", summary.shortened},     {"compute", model::name_of(summary.compute)},
+        {"stages", nlohmann::json::array()}};
     for (const auto& stage : summary.stages)
       json["stages"].push_back({{"name", stage.name},
                                 {"before", stage.before},
@@ -89,7 +95,8 @@ Command calibrate_command() {
   return {"calibrate",
           "restore a bundle's accuracy by distillation; the same call resumes",
           {{"BUNDLE", "bundle folder"}},
-          {"recipe", "teacher", "data", "lossy", "seed", "threads", "dry-run", "format", "verbose"},
+          {"recipe", "teacher", "data", "lossy", "seed", "threads", "accelerator", "dry-run",
+           "format", "verbose"},
           "cleave calibrate bundle/ --teacher teacher/ --recipe recipes/fashion-mnist/quick.toml",
           calibrate};
 }

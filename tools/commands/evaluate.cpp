@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "calibrate/accelerator.hpp"
 #include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/statistics.hpp"
@@ -33,12 +34,14 @@ int evaluate(const Args& args) {
   source.lossy = args.flag("lossy");
   source.stride = args.integer("stride");
   const bool bundle = std::filesystem::exists(std::filesystem::path(args.at(0)) / "manifest.json");
+  const at::Device compute_device = calibrate::device_of(args.text("accelerator"));
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
-    summary = bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
-                                           whole && !args.flag("dry-run"), bar.callback())
-                     : calibrate::evaluate_model(args.at(0), source);
+    summary =
+        bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
+                                     whole && !args.flag("dry-run"), bar.callback(), compute_device)
+               : calibrate::evaluate_model(args.at(0), source, compute_device);
   }
   const auto& measure = summary.measure;
   const double target = args.number("target");
@@ -78,7 +81,7 @@ Command evaluate_command() {
           "quality of a model, or of the teacher, each part, the fused whole and every subset",
           {{"BUNDLE", "bundle or model folder"}},
           {"data", "data-format", "split", "limit", "length", "stride", "lossy", "teacher",
-           "target", "threads", "csv", "dry-run", "format", "verbose"},
+           "target", "threads", "accelerator", "csv", "dry-run", "format", "verbose"},
           "cleave evaluate bundle/ --teacher teacher/ --data /usr/share/datasets/fashion-mnist",
           evaluate};
 }

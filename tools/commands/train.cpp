@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
+#include "calibrate/accelerator.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
@@ -17,6 +18,7 @@ int train(const Args& args) {
   recipe.data.lossy = args.flag("lossy");
   if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));
   recipe.threads = threads_of(args, recipe.threads);
+  const at::Device compute_device = calibrate::device_of(args.text("accelerator"));
   const std::string out = args.text("out");
   if (args.flag("dry-run")) {
     if (args.json())
@@ -34,15 +36,17 @@ int train(const Args& args) {
   calibrate::TrainSummary summary;
   {
     ProgressBar bar(group.leads());
-    summary = calibrate::train(recipe, out, bar.callback(), group);
+    summary = calibrate::train(recipe, out, bar.callback(), group, compute_device);
   }
   if (!group.leads()) return summary.finished ? exit_done : exit_failed;
   warn_of_shortened(summary.shortened, recipe.data.length);
+  warn_of_number_format(recipe.compute, summary.compute);
   if (args.json()) {
     nlohmann::json json{{"finished", summary.finished},
                         {"measure", summary.measure.name},
                         {"test", summary.test},
                         {"shortened", summary.shortened},
+                        {"compute", model::name_of(summary.compute)},
                         {"epochs", nlohmann::json::array()}};
     for (const auto& epoch : summary.epochs)
       json["epochs"].push_back({{"epoch", epoch.epoch},
@@ -70,7 +74,8 @@ Command train_command() {
   return {"train",
           "train a model, new or on from a checkpoint, as a recipe says; the same call resumes",
           {{"RECIPE", "recipe (TOML)"}},
-          {"out", "data", "lossy", "start", "seed", "threads", "dry-run", "format", "verbose"},
+          {"out", "data", "lossy", "start", "seed", "threads", "accelerator", "dry-run", "format",
+           "verbose"},
           "cleave train recipes/fashion-mnist/teacher.toml --out teacher/",
           train};
 }
