@@ -1,7 +1,8 @@
 // The files of a tokenizer beside each other: whatever their bytes, a tokenizer is read or refused
 // with one std::runtime_error; what is read takes any text, and gives back the text of its own
 // tokens. Files are parted by U+001F: vocab.txt, tokenizer_config.json, added_tokens.json where the
-// first byte is "w"; else vocab.json, merges.txt and the same two.
+// first byte is "w"; the last two beside a whole tokenizer.model where it is "s" (what we read of
+// that file itself has a target of its own); else vocab.json, merges.txt and the same two.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -47,6 +48,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                     "added_tokens.json"};
   if (data[0] == 'w') names = {"vocab.txt", "tokenizer_config.json", "added_tokens.json"};
   for (const auto& entry : fs::directory_iterator(folder.path)) fs::remove(entry.path());
+  if (data[0] == 's') {
+    names = {"tokenizer_config.json", "added_tokens.json"};
+    fs::create_symlink(CLEAVE_TOKENIZER_MODEL, folder.path / "tokenizer.model");
+  }
   std::size_t begin = 0;
   for (const auto& name : names) {
     const std::size_t end = std::min(text.find('\x1f', begin), text.size());
