@@ -4,6 +4,7 @@
 #include <csignal>
 #include <map>
 #include <memory>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -34,9 +35,10 @@ class TextJob : public testing::Test {
     write_text(s / "fleet.toml", tiny_fleet());
     write_text(
         s / "teacher.toml",
-        "format = 1\n[data]\nformat = \"text\"\npath = \"data\"\nvalidation = 8\n[model]\nfamily = "
+        "format = 1\n[data]\nformat = \"text\"\npath = \"data\"\nvalidation = 8\nlength = "
+        "128\n[model]\nfamily = "
         "\"gpt2\"\ntokenizer = \"bytes\"\nwidth = 32\nlayers = 2\nheads = 2\ncontext = "
-        "128\n[schedule]\nepochs = 10\noptimizer = \"muon\"\nbatch = 8\nlearning_rate = 0.005\n");
+        "256\n[schedule]\nepochs = 10\noptimizer = \"muon\"\nbatch = 8\nlearning_rate = 0.005\n");
     write_text(s / "recipe.toml",
                "format = 1\n[data]\nformat = \"text\"\npath = \"data\"\nvalidation = 8\nlength = "
                "64\n[alone]\nepochs = 1\nbatch = 8\nrelations = 0.1\n[joint]\nepochs = 2\nbatch = "
@@ -59,9 +61,9 @@ class TextJob : public testing::Test {
     EXPECT_EQ(ran.code, code) << words[0] << ": " << ran.error << ran.out;
     return ran;
   }
-  static json generated(std::vector<std::string> words) {
+  static json generated(std::vector<std::string> words, const std::string& tokens = "40") {
     words.insert(words.begin(), "generate");
-    words.insert(words.end(), {"--tokens", "40", "--format", "json"});
+    words.insert(words.end(), {"--tokens", tokens, "--format", "json"});
     return json::parse(run(words).out);
   }
 
@@ -73,15 +75,16 @@ Scratch* TextJob::shared_ = nullptr;
 TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
   const Scratch& s = *shared_;
   const auto agents = start_agents(s / "bundle", own_);
-  const json local = generated({s / "bundle", "one two", "--local"});
-  const json fleet = generated({s / "bundle", "one two", "--hosts", own_ / "hosts.toml"});
+  const json local = generated({s / "bundle", "one two", "--local"}, "200");
+  const json fleet = generated({s / "bundle", "one two", "--hosts", own_ / "hosts.toml"}, "200");
   EXPECT_EQ(fleet.at("ids"), local.at("ids"));
   EXPECT_EQ(fleet.at("text"), local.at("text"));
-  EXPECT_EQ(fleet.at("ids").size(), 40U);
+  EXPECT_EQ(fleet.at("ids").size(), 200U);
+  EXPECT_EQ(fleet.at("close_choices"), local.at("close_choices"));
   EXPECT_TRUE(fleet.at("missing").empty());
 
   const auto [server, address] = start_server(s / "bundle", own_);
-  const json via = generated({s / "bundle", "one two", "--via", address});
+  const json via = generated({s / "bundle", "one two", "--via", address}, "200");
   EXPECT_EQ(via.at("ids"), local.at("ids"));
 }
 
@@ -136,6 +139,22 @@ TEST_F(TextJob, DrawsTheSameTextWithTheSameSeed) {
   };
   EXPECT_EQ(draw("1"), draw("1"));
   EXPECT_NE(draw("1"), draw("2"));
+}
+
+TEST_F(TextJob, DrawsFromWhatIsLeftOfTheVocabulary) {
+  const auto ids = [&](const std::vector<std::string>& how) {
+    std::vector<std::string> words = {*shared_ / "model", "one"};
+    words.insert(words.end(), how.begin(), how.end());
+    return generated(words).at("ids").get<std::vector<int>>();
+  };
+  const auto greedy = ids({});
+  // The likeliest alone makes up so small a share.
+  EXPECT_EQ(ids({"--temperature", "5", "--top-p", "0.001"}), greedy);
+  EXPECT_NE(ids({"--temperature", "5", "--top-p", "1"}), greedy);
+  const auto repeated = [](const std::vector<int>& tokens) {
+    return tokens.size() - std::set<int>(tokens.begin(), tokens.end()).size();
+  };
+  EXPECT_LT(repeated(ids({"--repetition-penalty", "10"})), repeated(greedy));
 }
 
 TEST_F(TextJob, SeveralPromptsAtOnceAreEachAsAlone) {
