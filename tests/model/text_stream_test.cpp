@@ -39,10 +39,11 @@ std::string joined(const Shown& shown) {
 }
 
 TEST(TextStream, EndsAtTheEarliestOfSeveralStops) {
-  const Shown found = shown("one, two; three", {"three", "; ", ", t"});
+  const Shown found = shown("one, two; three", {", t", "three", "; "});
   EXPECT_TRUE(found.stopped);
   EXPECT_EQ(joined(found), "one");
-  EXPECT_EQ(joined(shown("one, two; three", {"four", "; "})), "one, two");
+  EXPECT_EQ(joined(shown("one, two; three", {"; ", "four"})), "one, two");
+  EXPECT_EQ(joined(shown("one, two", {", two", "two"})), "one");
   EXPECT_FALSE(shown("one, two", {"four", ""}).stopped);
 }
 
