@@ -11,7 +11,7 @@ struct CalibrateSummary {
   bool finished = false;
   std::vector<EpochRecord> epochs;
   Measure measure;
-  model::Compute compute = model::Compute::f32;  // what was computed in, whatever the recipe names
+  model::Compute compute = model::Compute::f32;  // what this call computed in; see number_format()
   /// What each stage brought: fused validation quality before and after it (the ablation table).
   struct Stage {
     std::string name;
@@ -28,9 +28,9 @@ struct CalibrateSummary {
 /// Restores the accuracy of a bundle's plan by distillation from `teacher` (a model folder), stages
 /// (a)-(d) of the recipe. Teacher outputs are cached in .work/, those of a language model (one for
 /// every token) are computed as they are needed; checkpoint every epoch; resumes to
-/// the same weights, byte for byte. Parts, fusion and manifest are rewritten at the end, the
-/// manifest last; calibration.jsonl gets a line an epoch. Computed on `compute_device`, see
-/// device_of().
+/// the same weights, byte for byte (on a CPU, in the same number format). Parts, fusion and
+/// manifest are rewritten at the end, the manifest last; calibration.jsonl gets a line an epoch.
+/// Computed on `compute_device`, see device_of().
 CalibrateSummary calibrate(const std::filesystem::path& bundle,
                            const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
                            const base::ProgressCallback& progress = {},

@@ -57,8 +57,8 @@ Schedule read_schedule(const Reader& table) {
 
 model::Compute read_compute(const Reader& recipe) {
   const auto compute = recipe.find("compute");
-  return compute && compute->one_of({"f32", "bf16"}) == "bf16" ? model::Compute::bf16
-                                                               : model::Compute::f32;
+  const bool bf16 = compute && compute->one_of({"f32", "bf16"}) == name_of(model::Compute::bf16);
+  return bf16 ? model::Compute::bf16 : model::Compute::f32;
 }
 
 std::vector<double> read_numbers(const Reader& list, double low, double high) {

@@ -22,7 +22,7 @@ struct TrainSummary {
   bool finished = false;  // false: stopped by the callback, resumable
   std::vector<EpochRecord> epochs;
   Measure measure;
-  model::Compute compute = model::Compute::f32;  // what was computed in, whatever the recipe names
+  model::Compute compute = model::Compute::f32;  // what this call computed in; see number_format()
   double test = 0;                               // on the test split; the leader's alone
   std::int64_t shortened = 0;  // of the training and the test file; see model::Dataset
   std::string message;
@@ -31,10 +31,11 @@ struct TrainSummary {
 /// Trains a model from random weights, or on from those of a checkpoint, and writes the folder
 /// `out` (model.safetensors whole or not at all). Checkpoints every epoch (and when progress
 /// returns false) under `out`/.work/, with optimizer, shuffling and random state: killed anywhere,
-/// the same call resumes to the same weights, byte for byte (same machine, same thread count). One
-/// JSON line an epoch is appended to `out`/training.jsonl. The test split is read once, at the end.
-/// Of a group, every process needs the data and the start; the leader writes. Computed on
-/// `compute_device`, see device_of().
+/// the same call resumes to the same weights, byte for byte (on a CPU, in the same number format).
+/// One JSON line an epoch is appended to `out`/training.jsonl. The test split is read at the start,
+/// so that what is wrong with it is said then, and judged once, at the end. Of a group, every
+/// process needs the data and the start; the leader writes. Computed on `compute_device`, see
+/// device_of().
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress = {}, const Group& group = Group(),
                    at::Device compute_device = at::kCPU);

@@ -86,7 +86,7 @@ double Weights::sum_gradients(Lanes& lanes) {
   return std::sqrt(sum);
 }
 
-/// The sum of all gradients, and of how many processes have each: a tensor that no piece of any
+/// One sum of all gradients, and of how many processes have each: a tensor that no piece of any
 /// process reads does not move.
 void Weights::sum_over_group() {
   std::vector<at::Tensor> flat;
@@ -98,9 +98,10 @@ void Weights::sum_over_group() {
     flat.push_back(mine.defined() ? mine.reshape({-1})
                                   : at::zeros_like(entries_[i].value).reshape({-1}));
   }
-  group_.sum(counts);
-  at::Tensor all = flat.empty() ? counts : at::cat(flat);
+  flat.push_back(counts.to(entries_.front().value.device()));
+  at::Tensor all = at::cat(flat);
   group_.sum(all);
+  counts = all.narrow(0, all.numel() - counts.numel(), counts.numel()).to(at::kCPU);
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     if (!entries_[i].moves) continue;

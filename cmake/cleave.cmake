@@ -13,9 +13,9 @@ if(CLEAVE_BUILD_FUZZERS)
   target_compile_options(cleave_flags INTERFACE -fsanitize=fuzzer-no-link) # the fuzzer sees which branches run
 endif()
 
-# Sources that read libtorch's headers (7 s each) read them parsed: those of cleave_model, whose parse the others take.
+# Most sources that need libtorch's headers (7 s each) take them as cleave_model has parsed them.
 function(cleave_precompile target)
-  if(NOT CLEAVE_PRECOMPILE)
+  if(NOT CLEAVE_PRECOMPILE OR BUILD_SHARED_LIBS OR CMAKE_POSITION_INDEPENDENT_CODE) # g++ refuses a parse with other flags
     return()
   endif()
   if(target STREQUAL cleave_model)

@@ -58,6 +58,7 @@ TEST(PretendAccelerator, RefusesToMeetTheCpu) {
 }
 
 TEST(DeviceOf, IsTheCpuUnlessAskedForAGpuThatIsThere) {
+  ::unsetenv("LOCAL_RANK");
   EXPECT_EQ(device_of("none"), at::Device(at::kCPU));
   expect_contains(error_of([] { device_of("abacus"); }),
                   "[accelerator] saw 'abacus', needs none or cuda");

@@ -98,20 +98,22 @@ at::Tensor copy_from_and_resize(const at::Tensor& from, const at::Tensor& to) {
   return copy_from(from, to, false);
 }
 
-/// A GPU's operators take numbers ([] tensors) of the CPU, and indices; else all or none are its.
+/// As a GPU's, operators take numbers ([] tensors) of the CPU and tensors that index; all else has
+/// to be the accelerator's.
 void refuse_mixtures(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
   const std::string& name = op.schema().name();
-  if (name.find("aten::index") == 0 && name.find("aten::index_") != 0) return;
-  if (name.find("index_put") != std::string::npos) return;
+  const bool indexes = name == "aten::index" || name.find("index_put") != std::string::npos;
   const auto check = [&name](const at::Tensor& x) {
     TORCH_CHECK(!x.defined() || x.dim() == 0 || x.device().type() == device_type, name,
                 ": a tensor ", x.sizes(), " of the CPU meets the accelerator's");
   };
-  const std::size_t count = op.schema().arguments().size();
-  for (std::size_t i = stack.size() - count; i < stack.size(); ++i) {
-    if (stack[i].isTensor()) check(stack[i].toTensor());
-    if (stack[i].isTensorList())
-      for (const at::Tensor& x : stack[i].toTensorVector()) check(x);
+  const auto& arguments = op.schema().arguments();
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (indexes && arguments[i].name() == "indices") continue;
+    const c10::IValue& value = stack[stack.size() - arguments.size() + i];
+    if (value.isTensor()) check(value.toTensor());
+    if (value.isTensorList())
+      for (const at::Tensor& x : value.toTensorVector()) check(x);
   }
 }
 
