@@ -231,8 +231,8 @@ TEST_F(TextJob, BenchMeasuresTokensAndTheirPrompts) {
       run({"bench", s / "bundle", "--local", "--requests", "2", "--format", "json"}).out);
   EXPECT_EQ(planned.at("tokens"), 16);
   EXPECT_EQ(planned.at("generate"), 32);
-  const auto refused = run({"bench", s / "model", "--tokens", "127", "--generate", "2"}, 2);
-  EXPECT_TRUE(contains(refused.error, "saw 127 and 2 to generate, needs at most 128 together"));
+  const auto refused = run({"bench", s / "model", "--tokens", "255", "--generate", "2"}, 2);
+  EXPECT_TRUE(contains(refused.error, "saw 255 and 2 to generate, needs at most 256 together"));
 }
 
 TEST_F(TextJob, TheTestbedAsksFleetAndOriginalForTokensInTurn) {
@@ -266,12 +266,12 @@ TEST_F(TextJob, SaysInOneLineWhatIsWrong) {
   };
   EXPECT_TRUE(contains(error({"generate", s / "model", "b\xff"}, 1),
                        "[prompt 0] byte 1: is no valid UTF-8; --lossy replaces it"));
-  EXPECT_TRUE(contains(error({"generate", s / "model", std::string(100, 'a'), "--tokens", "64"}, 1),
-                       "saw 100 tokens and 64 to generate, needs at most 128 together"));
-  write_text(own_ / "prompts.txt", "a\n\n" + std::string(100, 'a') + "\n");
+  EXPECT_TRUE(contains(error({"generate", s / "model", std::string(200, 'a'), "--tokens", "64"}, 1),
+                       "saw 200 tokens and 64 to generate, needs at most 256 together"));
+  write_text(own_ / "prompts.txt", "a\n\n" + std::string(200, 'a') + "\n");
   EXPECT_TRUE(contains(
       error({"generate", s / "model", "--prompts", own_ / "prompts.txt", "--tokens", "64"}, 1),
-      "prompts.txt line 3: saw 100 tokens and 64 to generate"));
+      "prompts.txt line 3: saw 200 tokens and 64 to generate"));
   EXPECT_TRUE(contains(error({"generate", s / "model", "a", "--top-p", "2"}, 2), "top-p"));
   EXPECT_TRUE(contains(error({"generate", s / "model", "--ids", "1 2 999"}, 1),
                        "saw token 999, needs 0..255, the model's vocabulary"));
