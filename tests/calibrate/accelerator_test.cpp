@@ -205,21 +205,8 @@ class OnTexts : public ::testing::TestWithParam<TextTask> {
   }
 
   fs::path bundle() const {
-    plan::Plan plan;
-    plan.teacher = config_;
-    plan.aggregator = "hub";
-    plan.shape.tokens = 16;
-    for (const auto& [device, width] : {std::pair("hub", 12), std::pair("cam", 8)}) {
-      plan::PlanPart part;
-      part.device = device;
-      part.config = config_;
-      part.config.width = width;
-      part.config.classes = 0;
-      part.config.layers = {{2, 12}, {2, 12}};
-      part.layers = {0, 2};
-      plan.parts.push_back(part);
-    }
-    decompose::decompose(start_, plan, decompose::weight_importance(start_), scratch_ / "bundle");
+    decompose::decompose(start_, two_text_parts(config_), decompose::weight_importance(start_),
+                         scratch_ / "bundle");
     return scratch_ / "bundle";
   }
 

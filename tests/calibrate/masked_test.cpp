@@ -35,26 +35,13 @@ struct Masked {
       text += std::string(1, static_cast<char>('a' + i * i % 15)) + " ";
     write_bytes(scratch / "data/train.txt", text);
     write_bytes(scratch / "data/test.txt", text.substr(0, 600));
-    plan::Plan plan;
-    plan.teacher = config;
-    plan.aggregator = "hub";
-    plan.shape.tokens = 16;
-    for (const auto& [device, width] : {std::pair("hub", 12), std::pair("cam", 8)}) {
-      plan::PlanPart part;
-      part.device = device;
-      part.config = config;
-      part.config.width = width;
-      part.config.classes = 0;
-      part.config.layers = {{2, 12}, {2, 12}};
-      part.layers = {0, 2};
-      plan.parts.push_back(part);
-    }
     const auto tokenizer = tokenizer_of(config, teacher);
     model::DatasetSource source;
     source.path = scratch / "data";
     source.tokenizer = tokenizer.get();
-    decompose::decompose(
-        teacher, plan, decompose::measure_importance(lively, read_dataset(source, config)), bundle);
+    decompose::decompose(teacher, two_text_parts(config),
+                         decompose::measure_importance(lively, read_dataset(source, config)),
+                         bundle);
   }
 
   double fused() const {

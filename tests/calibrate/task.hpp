@@ -115,6 +115,25 @@ inline std::filesystem::path bars_bundle(const Scratch& scratch,
   return scratch / "bundle";
 }
 
+/// 12 and 8 of the 16 channels of a tiny text model, two of its layers.
+inline plan::Plan two_text_parts(const model::ModelConfig& teacher) {
+  plan::Plan plan;
+  plan.teacher = teacher;
+  plan.aggregator = "hub";
+  plan.shape.tokens = 16;
+  for (const auto& [device, width] : {std::pair("hub", 12), std::pair("cam", 8)}) {
+    plan::PlanPart part;
+    part.device = device;
+    part.config = teacher;
+    part.config.width = width;
+    part.config.classes = 0;
+    part.config.layers = {{2, 12}, {2, 12}};
+    part.layers = {0, 2};
+    plan.parts.push_back(part);
+  }
+  return plan;
+}
+
 /// All four stages, an epoch or two each.
 inline calibrate::CalibrateRecipe bars_calibration(const std::filesystem::path& data) {
   calibrate::CalibrateRecipe recipe;

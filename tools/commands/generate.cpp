@@ -16,6 +16,7 @@
 #include "infer/engine.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/tokenizer/text_stream.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
@@ -254,7 +255,7 @@ int generate(const Args& args) {
   if (args.has("ids"))
     prompts = ids_of(args.text("ids"));
   else
-    tokenizer = tokenizer_for(config, source.tokenizer);
+    tokenizer = model::read_tokenizer(source.tokenizer, config.vocabulary);
   std::vector<model::TextStream> streams;
   std::vector<std::string> stops;
   for (const std::string& stop : args.texts("stop"))

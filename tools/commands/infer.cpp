@@ -15,6 +15,7 @@
 #include "model/config/hugging_face.hpp"
 #include "model/dataset.hpp"
 #include "model/image.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 #include "tools/commands/answers.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
@@ -256,7 +257,7 @@ int infer(const Args& args) {
     throw std::runtime_error("[infer] saw a model that generates, needs `cleave generate`");
   if (source.tokenizer.empty())
     throw UsageError("[--tokenizer] is needed with --via: a server does not cut texts");
-  const auto tokenizer = tokenizer_for(config, source.tokenizer);
+  const auto tokenizer = model::read_tokenizer(source.tokenizer, config.vocabulary);
   return open_and_ask(args, source, &tokenizer,
                       asked_of(texts_of(args, words, "text", "texts"), config, tokenizer));
 }

@@ -189,11 +189,6 @@ std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>
   return texts;
 }
 
-model::Tokenizer tokenizer_for(const model::ModelConfig& config,
-                               const std::filesystem::path& folder) {
-  return model::read_tokenizer(folder, config.vocabulary);
-}
-
 void check_way(const Args& args) {
   if (args.has("via") && args.flag("local"))
     throw UsageError("[--via] saw --local too, needs one of them");

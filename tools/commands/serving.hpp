@@ -9,7 +9,6 @@
 #include <string>
 
 #include "infer/aggregator.hpp"
-#include "model/tokenizer/tokenizer.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tools/options.hpp"
 
@@ -51,10 +50,6 @@ struct GivenText {
 /// `words`, and the lines of the file that `option` names, all checked; `what` is one of `words`.
 std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>& words,
                                 const std::string& what, const std::string& option);
-
-/// The tokenizer in `folder`. Throws std::runtime_error where it is not the model's.
-model::Tokenizer tokenizer_for(const model::ModelConfig& config,
-                               const std::filesystem::path& folder);
 
 /// Throws UsageError where --via, --local and --without contradict each other.
 void check_way(const Args& args);
