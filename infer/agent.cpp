@@ -114,6 +114,9 @@ struct Agent::State {
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {}
 
   const plan::Plan& plan() const { return programs.plan(); }
+  const model::ModelConfig& part() const {
+    return plan().parts.at(static_cast<std::size_t>(rank)).config;
+  }
   void log(const std::string& line) const {
     if (options.log) options.log(line);
   }
@@ -131,7 +134,7 @@ struct Agent::State {
 
   // Requests.
   void admit(const std::shared_ptr<Session>& session, net::Admit admit);
-  bool fits(const Room& room) const;
+  void refuse_for_now(const Session& session, const net::Envelope& envelope);
   Room beside_admitted(Room more) const;
   bool could_fit(const Room& room) const;
   void drop(const std::shared_ptr<Session>& session, std::uint64_t request);
@@ -143,9 +146,10 @@ struct Agent::State {
             const std::string& text);
 
   // Sequences.
-  std::string enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                    Sequence& sequence);
-  std::string make_room(double bytes);
+  std::string objection(const Session& session, const net::Admit& admit) const;
+  Sequence enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
+                 double cache_bytes);
+  bool make_room(Room wanted, std::uint64_t sequence);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
@@ -329,16 +333,33 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                 "memory: saw a program whose peak is " +
                     base::format_bytes(resident_bytes + room.values_bytes + room.computing_bytes) +
                     ", needs at most " + base::format_bytes(options.memory_bytes));
-  if (draining || !fits(room)) {
-    net::Busy busy;
-    static_cast<net::Envelope&>(busy) = envelope;
-    busy.last = true;
-    session->connection->send(busy);
-    return;
+  if (draining || tasks.size() >= static_cast<std::size_t>(options.max_requests))
+    return refuse_for_now(*session, envelope);
+  const std::string name =
+      admit.sequence == 0 ? "" : "sequence " + std::to_string(admit.sequence) + ": ";
+  std::uint64_t own = 0;
+  double cache_bytes = 0;
+  if (admit.sequence != 0) {
+    if (admit.past == 0) end_sequence(*session, admit.sequence);
+    if (const auto wrong = objection(*session, admit); !wrong.empty())
+      return fail(session, envelope, name + wrong);
+    if (admit.past == 0)
+      cache_bytes = plan::cache_bytes(part(), admit.tensor.dims.at(0), admit.capacity);
+    else
+      own = session->sequences.at(admit.sequence);
   }
-  Sequence sequence;
-  if (const auto wrong = enter(session, admit, sequence); !wrong.empty())
-    return fail(session, envelope, wrong);
+  const Room wanted = {room.values_bytes + cache_bytes, room.computing_bytes};
+  if (!make_room(wanted, own)) {
+    // What the admitted hold is free soon; what texts keep may not be.
+    if (!tasks.empty() && could_fit({wanted.values_bytes + kept_bytes(), wanted.computing_bytes}))
+      return refuse_for_now(*session, envelope);
+    return fail(session, envelope,
+                name + "memory: saw no room for " + base::format_bytes(cache_bytes) +
+                    " of keys and values and " +
+                    base::format_bytes(room.values_bytes + room.computing_bytes) +
+                    " to compute in, gives " + base::format_bytes(options.memory_bytes));
+  }
+  const Sequence sequence = enter(session, admit, cache_bytes);
   const auto id = next_task++;
   tasks[id] = Task{session, envelope, received_at, room, sequence.id};
   std::vector<net::Value> inputs;
@@ -347,39 +368,45 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                 received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
 }
 
-/// Finds what is kept of the request's sequence, or makes room for a new one. Returns why not.
-std::string Agent::State::enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                                Sequence& sequence) {
-  if (admit.sequence == 0) return {};
-  const auto name = "sequence " + std::to_string(admit.sequence) + ": ";
-  const std::int64_t tokens = admit.tensor.dims.at(1);
+void Agent::State::refuse_for_now(const Session& session, const net::Envelope& envelope) {
+  net::Busy busy;
+  static_cast<net::Envelope&>(busy) = envelope;
+  busy.last = true;
+  session.connection->send(busy);
+}
+
+/// Why the request's sequence can neither begin nor go on here; empty where it can.
+std::string Agent::State::objection(const Session& session, const net::Admit& admit) const {
   if (admit.past == 0) {
-    end_sequence(*session, admit.sequence);
-    const auto& config = plan().parts.at(static_cast<std::size_t>(rank)).config;
-    if (!config.causal) return name + "saw a model that does not generate";
-    if (admit.capacity < tokens || admit.capacity > config.context)
-      return name + saw("capacity", std::to_string(admit.capacity),
-                        std::to_string(tokens) + ".." + std::to_string(config.context));
-    const double bytes = plan::cache_bytes(config, admit.tensor.dims.at(0), admit.capacity);
-    if (const auto wrong = make_room(bytes); !wrong.empty()) return name + wrong;
+    const std::int64_t tokens = admit.tensor.dims.at(1);
+    if (!part().causal) return "saw a model that does not generate";
+    if (admit.capacity < tokens || admit.capacity > part().context)
+      return saw("capacity", std::to_string(admit.capacity),
+                 std::to_string(tokens) + ".." + std::to_string(part().context));
+    return {};
+  }
+  if (session.sequences.count(admit.sequence) != 0) return {};
+  if (const auto why = session.forgotten.find(admit.sequence); why != session.forgotten.end())
+    return why->second;
+  return "saw none of its tokens, needs the " + std::to_string(admit.past) +
+         " before (was this agent restarted?)";
+}
+
+/// The request's sequence, whose room was made, begins or goes on.
+Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
+                             double cache_bytes) {
+  if (admit.sequence == 0) return {};
+  if (admit.past == 0) {
     const auto ours = next_sequence++;
     session->sequences[admit.sequence] = ours;
-    kept[ours] = Kept{session, admit.sequence, bytes, 0, {}};
+    kept[ours] = Kept{session, admit.sequence, cache_bytes, 0, {}};
     if (kept.size() == 1) forget_resting();
   }
-  const auto known = session->sequences.find(admit.sequence);
-  if (known == session->sequences.end()) {
-    const auto why = session->forgotten.find(admit.sequence);
-    return name + (why != session->forgotten.end()
-                       ? why->second
-                       : "saw none of its tokens, needs the " + std::to_string(admit.past) +
-                             " before (was this agent restarted?)");
-  }
-  Kept& text = kept.at(known->second);
+  const auto id = session->sequences.at(admit.sequence);
+  Kept& text = kept.at(id);
   text.used_at = Clock::now();
   ++text.running;
-  sequence = {known->second, admit.past, admit.capacity};
-  return {};
+  return {id, admit.past, admit.capacity};
 }
 
 double Agent::State::kept_bytes() const {
@@ -388,22 +415,26 @@ double Agent::State::kept_bytes() const {
   return bytes;
 }
 
-/// Forgets resting sequences, the longest unused first, until `bytes` fit beside the rest.
-std::string Agent::State::make_room(double bytes) {
+/// Forgets resting sequences, the longest unused first, until `wanted` fits beside all that is
+/// kept and admitted; but none where that would not do, and never the one that is asked for.
+bool Agent::State::make_room(Room wanted, std::uint64_t sequence) {
   // Values stay beside each other, as keys and values do.
-  while (!could_fit(beside_admitted({kept_bytes() + bytes, 0}))) {
-    const auto oldest =
-        std::min_element(kept.begin(), kept.end(), [](const auto& a, const auto& b) {
-          return std::pair(a.second.running > 0, a.second.used_at) <
-                 std::pair(b.second.running > 0, b.second.used_at);
-        });
-    if (oldest == kept.end() || oldest->second.running > 0 ||
-        Clock::now() - oldest->second.used_at < options.sequence_rest)
-      return "memory: saw no room for " + base::format_bytes(bytes) +
-             " of keys and values, gives " + base::format_bytes(options.memory_bytes);
-    forget(oldest->first, "forgotten to make room for another text");
+  wanted.values_bytes += kept_bytes();
+  std::vector<std::uint64_t> resting;
+  for (const auto& [id, text] : kept)
+    if (id != sequence && text.running == 0 && Clock::now() - text.used_at >= options.sequence_rest)
+      resting.push_back(id);
+  std::sort(resting.begin(), resting.end(), [this](std::uint64_t a, std::uint64_t b) {
+    return kept.at(a).used_at < kept.at(b).used_at;
+  });
+  std::size_t forgotten = 0;
+  while (!could_fit(beside_admitted(wanted))) {
+    if (forgotten == resting.size()) return false;
+    wanted.values_bytes -= kept.at(resting[forgotten++]).bytes;
   }
-  return {};
+  for (std::size_t i = 0; i < forgotten; ++i)
+    forget(resting[i], "forgotten to make room for another text");
+  return true;
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
@@ -451,11 +482,6 @@ void Agent::State::forget_resting() {
 bool Agent::State::could_fit(const Room& room) const {
   return options.memory_bytes == 0 ||
          resident_bytes + room.values_bytes + room.computing_bytes <= options.memory_bytes;
-}
-
-bool Agent::State::fits(const Room& room) const {
-  if (tasks.size() >= static_cast<std::size_t>(options.max_requests)) return false;
-  return could_fit(beside_admitted(room));
 }
 
 /// `more` together with what the admitted requests hold.

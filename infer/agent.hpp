@@ -42,10 +42,11 @@ struct AgentOptions {
 /// dies.
 ///
 /// Two threads: I/O in run(), computing inside. A request is admitted when fewer than W are and its
-/// peak fits in the memory given; else the answer is *busy*, or *failed* where it could never fit.
-/// A lost connection ends its requests and sequences, nothing more. Keys and values of a sequence
-/// count as memory given; where there is no room, the sequence that rested longest is forgotten,
-/// which is logged, and told to whoever goes on with it; where none rests, there is no room.
+/// peak, with the keys and values of a sequence that begins, fits in the memory given beside what
+/// is admitted and kept. Else the sequences that rested longest are forgotten, which is logged, and
+/// told to whoever goes on with them; where that is not enough the answer is *busy* if other
+/// requests hold the room, and *failed* if not. A lost connection ends its requests and sequences,
+/// nothing more.
 class Agent {
  public:
   /// Listens, and returns when the engine is prepared. Throws std::system_error where the port

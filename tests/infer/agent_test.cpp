@@ -566,6 +566,41 @@ TEST_F(TextAgentTest, RefusesATextThatNeverFits) {
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
 }
 
+TEST_F(TextAgentTest, CountsWhatAPromptComputesInBesideWhatIsKept) {
+  const plan::RequestShape shape{1, 2048, 0};
+  const auto program = plan::compile(plan, shape).at(2);
+  const double room = plan::running_bytes(program, plan);
+  ASSERT_GT(room, 1e8);
+  const auto prompt = [&](std::uint64_t request, std::uint64_t sequence) {
+    auto message = step(request, sequence, 0);
+    if (sequence == 0) message.capacity = 0;
+    message.digest = program.digest;
+    message.tensor.dims = {1, shape.tokens};
+    const std::vector<std::int32_t> ids(static_cast<std::size_t>(shape.tokens), 7);
+    message.tensor.data = net::Buffer::copy_of(ids.data(), ids.size() * sizeof(std::int32_t));
+    return message;
+  };
+  const auto refusal = [](const net::Failed& failed) {
+    return failed.text.substr(0, failed.text.find(" and values"));
+  };
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + 0.81e9 + room / 2;
+  const RunningAgent agent(bundle, plan, options);
+  const auto caller = join(agent);
+  caller->send(prompt(1, 5));
+  EXPECT_EQ(refusal(caller->receive_as<net::Failed>()),
+            "sequence 5: memory: saw no room for 805 MB of keys");
+  caller->send(step(2, 5, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+  caller->send(prompt(3, 0));
+  EXPECT_EQ(refusal(caller->receive_as<net::Failed>()), "memory: saw no room for 0 B of keys");
+  net::EndSequence end;
+  end.sequence = 5;
+  caller->send(end);
+  caller->send(prompt(4, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 4u);
+}
+
 TEST_F(TextAgentTest, SaysWhatItHasNotSeenOrCannotHold) {
   const RunningAgent agent(bundle, plan, "cam");
   const auto caller = join(agent);
