@@ -130,8 +130,8 @@ at::Tensor take_windows(const at::Tensor& stream, const at::Tensor& inputs,
                         const at::Tensor& indices, std::uint64_t seed, std::uint64_t view) {
   if (view == 0) return inputs.index_select(0, indices);
   const std::int64_t window = inputs.size(1) - 1;
-  const std::int64_t later = Draw({seed, view}).below(window);
-  // The last window may have no room to begin later.
+  // The only window has no room to begin later, the last one may have none.
+  const std::int64_t later = Draw({seed, view}).below(std::min(window, stream.size(0) - window));
   const std::int64_t room = stream.size(0) - later;
   const at::Tensor moved = stream.narrow(0, later, room).unfold(0, window + 1, window);
   return moved.index_select(0, indices.clamp_max(moved.size(0) - 1));

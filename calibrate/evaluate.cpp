@@ -103,7 +103,8 @@ nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundl
 
 EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesystem::path& teacher,
                          model::DatasetSource source, bool write,
-                         const base::ProgressCallback& progress, at::Device compute_device) {
+                         const base::ProgressCallback& progress, at::Device compute_device,
+                         int threads) {
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
   bundle.verify("parts/" + plan.name);
@@ -113,10 +114,10 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   if (data.size() == 0)
     throw std::runtime_error("[" + source.path.string() +
                              "] evaluate: saw no data, needs at least 1 row");
-  Lanes lanes(0);
+  Lanes lanes(threads);
   EvaluateSummary summary;
   summary.measure = measure_of(plan.teacher);
-  summary.size = data.size();
+  summary.size = data.scores.defined() ? data.scores.size(0) : data.size();
   summary.shortened = data.shortened;
   if (!teacher.empty())
     add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
@@ -133,15 +134,15 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
 }
 
 EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::DatasetSource source,
-                               at::Device compute_device) {
+                               at::Device compute_device, int threads) {
   const model::Transformer model = loaded(folder, compute_device);
   const auto tokenizer = tokenizer_of(model.config, folder);
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, model.config);
-  Lanes lanes(0);
+  Lanes lanes(threads);
   EvaluateSummary summary;
   summary.measure = measure_of(model.config);
-  summary.size = data.size();
+  summary.size = data.scores.defined() ? data.scores.size(0) : data.size();
   summary.shortened = data.shortened;
   add_row(summary, "model", {}, quality(model, data, lanes));
   return summary;

@@ -29,13 +29,14 @@ struct EvaluateSummary {
 
 /// Quality of the teacher (when its folder is given), each sub-model alone, the fused whole and
 /// every subset of missing devices. Features are computed once. `write`: stored in the bundle's
-/// measured.json. The tokenizer is the bundle's. Computed on the CPU or an accelerator.
+/// measured.json. The tokenizer is the bundle's. Computed on the CPU or an accelerator, by as many
+/// threads as said (0: one for each core).
 EvaluateSummary evaluate(const std::filesystem::path& bundle, const std::filesystem::path& teacher,
                          model::DatasetSource data, bool write,
                          const base::ProgressCallback& progress = {},
-                         at::Device compute_device = at::kCPU);
+                         at::Device compute_device = at::kCPU, int threads = 0);
 /// The same of a model folder: one row.
 EvaluateSummary evaluate_model(const std::filesystem::path& model, model::DatasetSource data,
-                               at::Device compute_device = at::kCPU);
+                               at::Device compute_device = at::kCPU, int threads = 0);
 
 }  // namespace cleave::calibrate

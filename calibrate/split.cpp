@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "base/digest.hpp"
+
 namespace cleave::calibrate {
 namespace {
 
@@ -60,6 +62,17 @@ Split read_split(const DataRecipe& recipe, const model::ModelConfig& config,
   Split split{take(data, 0, learned / unit * unit), take(data, rest, validation)};
   split.training.shortened = data.shortened;
   return split;
+}
+
+std::string digest_of(const model::Dataset& data) {
+  base::Sha256 digest;
+  for (const at::Tensor& tensor :
+       {data.stream.defined() ? data.stream : data.inputs, data.labels, data.scores}) {
+    if (!tensor.defined()) continue;
+    const at::Tensor flat = tensor.contiguous();
+    digest.update(flat.data_ptr(), flat.nbytes());
+  }
+  return digest.finish();
 }
 
 }  // namespace cleave::calibrate

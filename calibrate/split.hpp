@@ -28,4 +28,7 @@ model::DatasetSource source_of(const DataRecipe& recipe, const std::string& spli
 Split read_split(const DataRecipe& recipe, const model::ModelConfig& config,
                  const model::Tokenizer* tokenizer = nullptr);
 
+/// SHA-256 of all that a data set says.
+std::string digest_of(const model::Dataset& data);
+
 }  // namespace cleave::calibrate

@@ -101,15 +101,4 @@ void TeacherCache::write(int view, const TeacherView& outputs) const {
   writer.commit();
 }
 
-std::string digest_of(const model::Dataset& data) {
-  base::Sha256 digest;
-  for (const at::Tensor& tensor :
-       {data.stream.defined() ? data.stream : data.inputs, data.labels, data.scores}) {
-    if (!tensor.defined()) continue;
-    const at::Tensor flat = tensor.contiguous();
-    digest.update(flat.data_ptr(), flat.nbytes());
-  }
-  return digest.finish();
-}
-
 }  // namespace cleave::calibrate

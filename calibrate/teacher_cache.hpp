@@ -46,7 +46,4 @@ class TeacherCache {
   Group group_;
 };
 
-/// SHA-256 of all that a data set says.
-std::string digest_of(const model::Dataset& data);
-
 }  // namespace cleave::calibrate

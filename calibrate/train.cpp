@@ -24,6 +24,7 @@
 #include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
+#include "optimizer/plan/bundle.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -46,13 +47,14 @@ std::vector<at::Tensor*> handles(model::Transformer& model) {
 
 const char log_file[] = "training.jsonl";
 
-std::string fingerprint(const TrainRecipe& recipe) {
+/// What lies in the files, not where they lie: on another machine that is elsewhere.
+std::string fingerprint(const TrainRecipe& recipe, const model::Dataset& training) {
   const DataRecipe& data = recipe.data;
   const json all = {{"data",
-                     {data.format, data.path.string(), data.train_limit, data.validation,
+                     {digest_of(training), data.train_limit, data.validation,
                       describe(data.augmentation), data.length}},
                     {"model", model::config_to_json(recipe.model)},
-                    {"start", {recipe.start.string(), recipe.tokenizer.string()}},
+                    {"start", recipe.start.empty() ? "" : plan::digest_model(recipe.start)},
                     {"schedule", describe(recipe.schedule)},
                     {"rest",
                      {static_cast<int>(recipe.compute), recipe.mixup, recipe.temperature,
@@ -152,6 +154,7 @@ class Trainer {
 
   Weights& weights() { return weights_; }
   const model::Transformer& model() const { return model_; }
+  std::string fingerprint() const { return calibrate::fingerprint(recipe_, training_); }
 
  private:
   at::Tensor loss(const Stage::Position& at, const at::Tensor& indices) const {
@@ -243,7 +246,7 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   summary.shortened = data.training.shortened + test.shortened;
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data), group, compute_device);
-  Run run({work / "checkpoint.safetensors", out / log_file, fingerprint(recipe), recipe.seed},
+  Run run({work / "checkpoint.safetensors", out / log_file, trainer.fingerprint(), recipe.seed},
           trainer.weights(), lanes, group, progress);
   summary.measure = measure_of(recipe.model);
   summary.compute = trainer.model().compute;

@@ -224,6 +224,9 @@ void check_length(const DatasetSource& source, const ModelConfig& config) {
 Dataset read_labelled(const DatasetSource& source, const std::string& format,
                       const ModelConfig& config) {
   const bool pairs = config.task == Task::embedding;
+  if (source.stride > 0)
+    throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
+                             ", needs 0: only running text has windows");
   fs::path file;
   auto lines = read_lines(source, format, pairs, file);
   if (lines.empty()) fail(file, "data: saw no line, needs at least 1");

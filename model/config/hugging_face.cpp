@@ -346,6 +346,7 @@ ModelConfig read_config(const std::filesystem::path& folder) {
   ModelConfig config = read_unchecked(Reader::json_file(path));
   if (config.is_text()) {
     check(config, path.string());
+    read_end_tokens(folder, config);
     if (config.task == Task::embedding) check_pooling(folder);
     return config;
   }

@@ -28,9 +28,10 @@ void expect_usual(const Reader& file, const std::string& key, const json& usual)
 
 /// One number, or several (Llama 3). Numbers beyond the vocabulary never come up: published files
 /// have them.
-std::vector<std::int64_t> read_end_tokens(const Reader& file, std::int64_t vocabulary) {
+std::vector<std::int64_t> end_tokens_of(const Reader& file, std::int64_t vocabulary,
+                                        std::vector<std::int64_t> otherwise = {}) {
   std::vector<std::int64_t> tokens;
-  if (!is_given(file, "eos_token_id")) return tokens;
+  if (!is_given(file, "eos_token_id")) return otherwise;
   const Reader field = file.at("eos_token_id");
   const auto add = [&](const Reader& token) {
     const std::int64_t id = token.integer(-1, std::int64_t{1} << 40);
@@ -108,7 +109,14 @@ void read_text(const Reader& file, ModelConfig& config) {
     default:
       read_llama(file, config);
   }
-  config.end_tokens = read_end_tokens(file, config.vocabulary);
+  config.end_tokens = end_tokens_of(file, config.vocabulary);
+}
+
+void read_end_tokens(const std::filesystem::path& folder, ModelConfig& config) {
+  const auto path = folder / "generation_config.json";
+  if (config.task != Task::causal_lm || !std::filesystem::exists(path)) return;
+  config.end_tokens =
+      end_tokens_of(Reader::json_file(path), config.vocabulary, std::move(config.end_tokens));
 }
 
 json text_fields(const ModelConfig& config) {

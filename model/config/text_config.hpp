@@ -17,6 +17,10 @@ void read_text(const base::Reader& file, ModelConfig& config);
 /// The inverse of read_text.
 nlohmann::json text_fields(const ModelConfig& config);
 
+/// Takes the end tokens of the folder's generation_config.json, where it names any: chat models end
+/// with more tokens than their config.json says. Throws std::runtime_error.
+void read_end_tokens(const std::filesystem::path& folder, ModelConfig& config);
+
 /// Throws std::runtime_error where the folder says, as sentence-transformers does, that its
 /// sentence embedding is anything but the mean over the tokens.
 void check_pooling(const std::filesystem::path& folder);

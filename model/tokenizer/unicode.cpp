@@ -93,7 +93,7 @@ void append_utf8(char32_t point, std::string& text) {
 }
 
 bool is_white_space(char32_t point) { return u_isUWhiteSpace(static_cast<UChar32>(point)) != 0; }
-bool is_control(char32_t point) { return (category(point) & U_GC_C_MASK) != 0; }
+bool is_control(char32_t point) { return (category(point) & U_GC_C_MASK & ~U_GC_CN_MASK) != 0; }
 bool is_letter(char32_t point) { return (category(point) & U_GC_L_MASK) != 0; }
 bool is_number(char32_t point) { return (category(point) & U_GC_N_MASK) != 0; }
 bool is_nonspacing_mark(char32_t point) { return (category(point) & U_GC_MN_MASK) != 0; }

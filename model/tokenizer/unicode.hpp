@@ -20,7 +20,8 @@ char32_t next_code_point(std::string_view text, std::size_t& position);
 void append_utf8(char32_t point, std::string& text);
 
 /// Classes of code points, by ICU. White space is the property White_Space; a control is of the
-/// categories Cc, Cf, Cn, Co and Cs; punctuation of P*, or an ASCII symbol.
+/// categories Cc, Cf, Co and Cs (what no table knows yet is none); punctuation of P*, or an ASCII
+/// symbol.
 bool is_white_space(char32_t point);
 bool is_control(char32_t point);
 bool is_letter(char32_t point);

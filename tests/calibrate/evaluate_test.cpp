@@ -54,6 +54,22 @@ TEST(Evaluate, StoresItsTableBesideOtherFigures) {
   EXPECT_EQ(accuracy.at("rows")[3].at("value"), summary.rows[3].value);
 }
 
+TEST(Evaluate, ComputesOnAsManyThreadsAsItIsTold) {
+  const Scratch scratch;
+  const auto bundle = bars_bundle(scratch, bars_teacher(scratch, 1));
+  const auto threads_with = [&](int lanes) {
+    std::ptrdiff_t threads = 0;
+    const auto count = [&](const base::Progress&) {
+      threads = std::distance(std::filesystem::directory_iterator("/proc/self/task"), {});
+      return true;
+    };
+    evaluate(bundle, {}, {"idx", scratch / "bars", "test", 0}, false, count, at::kCPU, lanes);
+    return threads;
+  };
+  const auto few = threads_with(1);
+  EXPECT_EQ(threads_with(5), few + 4);
+}
+
 TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   const Scratch scratch;
   const auto teacher = bars_teacher(scratch, 1);

@@ -159,6 +159,39 @@ TEST(Train, RefusesTheCheckpointOfAnotherRecipe) {
       << message;
 }
 
+TEST(Train, GoesOnWithTheSameDataWhereverTheyLieAndWithNoOther) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch));
+  train(recipe, scratch / "out", stop_at(1));
+  std::filesystem::rename(scratch / "bars", scratch / "moved");
+  recipe.data.path = scratch / "moved";
+  write_split(scratch / "moved", "train", 448, 2);
+  const std::string message = message_of([&] { train(recipe, scratch / "out"); });
+  EXPECT_NE(message.find("checkpoint: belongs to a run with another recipe, data or start"),
+            std::string::npos)
+      << message;
+  write_split(scratch / "moved", "train", 448, 1);
+  const TrainSummary summary = train(recipe, scratch / "out");
+  EXPECT_TRUE(summary.finished);
+  EXPECT_EQ(summary.epochs.size(), 3U);
+}
+
+TEST(Train, LearnsFromATextOfOneWindow) {
+  const Scratch scratch;
+  std::filesystem::create_directories(scratch / "data");
+  for (const std::string split : {"train", "test"})
+    write_bytes(scratch / ("data/" + split + ".txt"), "sixteen letters and one: more ");
+  TrainRecipe recipe;
+  recipe.data.path = scratch / "data";
+  recipe.data.length = 29;
+  recipe.model = model::testing::tiny_text_config(model::Family::gpt2);
+  recipe.model.vocabulary = recipe.model.classes = 256;
+  recipe.model.context = 29;
+  recipe.schedule.epochs = 3;
+  recipe.schedule.batch = 4;
+  EXPECT_EQ(train(recipe, scratch / "out").epochs.size(), 3U);
+}
+
 TEST(Train, RefusesABrokenCheckpoint) {
   const Scratch scratch;
   const TrainRecipe recipe = bars_recipe(bars(scratch));

@@ -37,7 +37,7 @@ CASES = [
     "naïve café Ünïcödé", "cafe\u0301", "\u0301", "a\u0301\u0323", "İstanbul ISTANBUL ıi", "ΑΣ ΣΑΣ ς", "Straße STRASSE ß", "ﬁ ﬀ ligature",
     "人工智能", "中文字符 mixed 混合", "日本語のテキスト", "한국어 텍스트", "𠀀𠀁 rare", "\U0002b820\U0002b920",
     "😀", "👩‍👩‍👧‍👦 family", "🇩🇪🇫🇷", "e😀f", "✋🏽", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "ไทย", "Zalgo ť̷̢̛h̴̨e",
-    "\u0000null\u0001one\u001besc", "\ufeffmark", "\ufffd", "\u00ad soft", "a\u2028b\u2029c", "\ue000private", "\U000e0001tag",
+    "\u0000null\u0001one\u001besc", "\ufeffmark", "\ufffd", "\u00ad soft", "a\u2028b\u2029c", "\ue000private", "\U000e0001tag", "un\u0378assigned", "good \U0001fae9 film",
     "--- ... !!! ???", "(a) [b] {c} <d>", "\"quoted\" “curly” ‘single’ «guillemets»", "a-b_c", "http://example.org/a?b=c&d=e#f", "C++ & C#",
     "[CLS] [MASK] [SEP] [cls]", "a[MASK]b", "<|endoftext|>", "a<|endoftext|>b <|endoftext|> c", "<s> </s> <unk>", "[", "<|endof", "##ing un##known",
     "supercalifragilisticexpialidocious" * 4, "x" * 100, "y" * 101, "z" * 250, "ab" * 500, " " * 300, "é" * 130, "\n" * 70 + "end",

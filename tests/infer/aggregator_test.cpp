@@ -363,17 +363,17 @@ TEST_F(AggregatorTest, IsOverloadedBeyondItsQueue) {
   auto wanted = options();
   wanted.max_in_flight = 2;
   wanted.max_queue = 3;
-  const auto service = aggregator(std::move(wanted), 1);
   std::atomic<int> answered{0}, overloaded{0}, other{0};
   std::mutex mutex;
   std::string text;
+  const auto service = aggregator(std::move(wanted), 1);
   for (int i = 0; i < 9; ++i)
     service->submit(request_of(1), [&](Response response) {
+      const std::lock_guard lock(mutex);
+      if (response.status == Status::overloaded) text = response.message;
       answered += response.status == Status::answered;
       overloaded += response.status == Status::overloaded;
       other += response.status != Status::answered && response.status != Status::overloaded;
-      const std::lock_guard lock(mutex);
-      if (response.status == Status::overloaded) text = response.message;
     });
   ASSERT_TRUE(eventually([&] { return overloaded == 4; }));
   {
@@ -391,8 +391,8 @@ TEST_F(AggregatorTest, ALongQueueEndsWithTheLastDevice) {
   auto wanted = options();
   wanted.max_in_flight = 1;
   wanted.max_queue = 1 << 16;
-  const auto service = aggregator(std::move(wanted), 1);
   std::atomic<int> away{0}, other{0};
+  const auto service = aggregator(std::move(wanted), 1);
   constexpr int many = 30'000;
   for (int i = 0; i < many; ++i)
     service->submit(request_of(1, 60s), [&](Response response) {
@@ -407,21 +407,21 @@ TEST_F(AggregatorTest, NoRequestOutlivesItsDeadline) {
   start_agent("hub", std::make_unique<GatedEngine>(gate));
   auto wanted = options();
   wanted.max_in_flight = 1;
-  const auto service = aggregator(std::move(wanted), 1);
-  const auto start = Clock::now();
   std::atomic<int> expired{0}, other{0};
   std::mutex mutex;
   std::set<std::string> texts;
+  const auto service = aggregator(std::move(wanted), 1);
+  const auto start = Clock::now();
   for (int i = 0; i < 4; ++i)
     service->submit(request_of(1, 150ms), [&](Response response) {
-      (response.status == Status::deadline ? expired : other)++;
       const std::lock_guard lock(mutex);
       texts.insert(response.message);
+      (response.status == Status::deadline ? expired : other)++;
     });
   ASSERT_TRUE(eventually([&] { return expired + other == 4; }));
   EXPECT_EQ(expired, 4);
   EXPECT_GE(Clock::now() - start, 140ms);
-  EXPECT_LT(Clock::now() - start, 2s);
+  EXPECT_LT(Clock::now() - start, 8s);
   {
     const std::lock_guard lock(mutex);
     EXPECT_TRUE(texts.count("[deadline] 150 ms passed without 'hub'"));
@@ -437,8 +437,8 @@ TEST_F(AggregatorTest, CancelAnswersAndFreesTheDevice) {
   start_agent("hub", std::make_unique<GatedEngine>(gate));
   auto wanted = options();
   wanted.max_in_flight = 1;
-  const auto service = aggregator(std::move(wanted), 1);
   std::atomic<int> canceled{0};
+  const auto service = aggregator(std::move(wanted), 1);
   const auto count = [&](Response response) { canceled += response.status == Status::canceled; };
   const auto running = service->submit(request_of(1), count);
   const auto queued = service->submit(request_of(2), count);
@@ -456,8 +456,8 @@ TEST_F(AggregatorTest, CancelAnswersAndFreesTheDevice) {
 
 TEST_F(AggregatorTest, DrainAnswersWhatIsInFlight) {
   start_agents(all, 5ms);
-  const auto service = aggregator(options(), 3);
   std::atomic<int> answered{0};
+  const auto service = aggregator(options(), 3);
   for (int i = 0; i < 10; ++i)
     service->submit(request_of(1),
                     [&](Response response) { answered += response.status == Status::answered; });
@@ -537,8 +537,8 @@ TEST_F(AggregatorTest, MoreInFlightThanAnAgentAdmitsStillGetsAllAnswers) {
                                                     std::make_unique<FakeEngine>(1ms));
     hosts[device] = agents[device]->address();
   }
-  const auto service = aggregator(options(), 3);
   std::atomic<int> whole{0}, done{0};
+  const auto service = aggregator(options(), 3);
   for (int i = 0; i < 40; ++i)
     service->submit(request_of(1), [&](Response response) {
       whole += present_devices(response).size() == 3;
@@ -556,9 +556,9 @@ TEST_F(AggregatorTest, TwoAggregatorsShareAnAgent) {
                                                     std::make_unique<FakeEngine>(1ms));
     hosts[device] = agents[device]->address();
   }
+  std::atomic<int> whole{0}, done{0};
   const auto first = aggregator(options(), 3);
   const auto second = aggregator(options(), 3);
-  std::atomic<int> whole{0}, done{0};
   for (int i = 0; i < 20; ++i)
     for (auto* service : {first.get(), second.get()})
       service->submit(request_of(1), [&](Response response) {

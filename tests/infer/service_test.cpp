@@ -136,8 +136,8 @@ TEST_F(ServiceTest, RequireAllTravels) {
 
 TEST_F(ServiceTest, CancelTravels) {
   start(std::make_unique<GatedEngine>(gate));
-  Client client(server->address());
   std::promise<Status> status;
+  Client client(server->address());
   const auto id =
       client.submit(request_of(1), [&](Response response) { status.set_value(response.status); });
   gate->wait_for_entry();
@@ -187,8 +187,8 @@ TEST_F(ServiceTest, StatusTravels) {
 
 TEST_F(ServiceTest, DrainAnswersWhatIsOpenAndRefusesTheRest) {
   start(std::make_unique<GatedEngine>(gate));
-  Client client(server->address());
   std::promise<Status> status;
+  Client client(server->address());
   client.submit(request_of(1), [&](Response response) { status.set_value(response.status); });
   gate->wait_for_entry();
   server->drain();
@@ -206,8 +206,8 @@ TEST_F(ServiceTest, DrainAnswersWhatIsOpenAndRefusesTheRest) {
 
 TEST_F(ServiceTest, ALostServerIsAnOutcome) {
   start(std::make_unique<GatedEngine>(gate));
-  Client client(server->address());
   std::promise<Response> answer;
+  Client client(server->address());
   client.submit(request_of(1), [&](Response response) { answer.set_value(std::move(response)); });
   gate->wait_for_entry();
   const auto address = server->address();

@@ -258,6 +258,20 @@ TEST(ReadTextConfig, TakesWhatPublishedFilesSay) {
   EXPECT_EQ(read.group, 3);
 }
 
+TEST(ReadTextConfig, TakesTheEndTokensOfGenerationConfig) {
+  const Scratch scratch;
+  const auto path = scratch / "model/generation_config.json";
+  save(load(golden("models/llama")), scratch / "model");
+  const auto own = read_config(scratch / "model").end_tokens;
+  base::write_whole(path, R"({"temperature": 0.6})");
+  EXPECT_EQ(read_config(scratch / "model").end_tokens, own);
+  base::write_whole(path, R"({"eos_token_id": [3, 9]})");
+  EXPECT_EQ(read_config(scratch / "model").end_tokens, (std::vector<std::int64_t>{3, 9}));
+  base::write_whole(path, R"({"eos_token_id": "end"})");
+  expect_contains(error_of([&] { read_config(scratch / "model"); }),
+                  "generation_config.json] eos_token_id: ");
+}
+
 TEST(ReadTextConfig, RefusesAnotherPooling) {
   const Scratch scratch;
   save(load(golden("models/bert")), scratch / "model");

@@ -289,6 +289,7 @@ TEST_F(BadInput, TextThatIsNoUtf8IsRefusedUnlessAskedOtherwise) {
   const std::string tokenizer =
       std::string(CLEAVE_SOURCE_DIR) + "/tests/goldens/tokenizers/byte_pair";
   write_text(own_ / "text.txt", "fine\nbro\xffken\n");
+  expect_refusal({"tokenize", tokenizer, own_.path().string()}, 1, {"cannot read: is a folder"});
   const auto ran = run_cleave(own_, {"tokenize", tokenizer, own_ / "text.txt"});
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(ran.error.find("text.txt] byte 8: is no valid UTF-8"), std::string::npos) << ran.error;

@@ -210,5 +210,32 @@ TEST_F(DataParallel, SaysInOneLineWhatIsWrong) {
   EXPECT_FALSE(std::filesystem::exists(scratch_ / "out/model.safetensors"));
 }
 
+// On another machine the same text lies elsewhere, and another text may lie at the same place.
+TEST_F(DataParallel, ComparesWhatTheDataSayNotWhereTheyLie) {
+  const auto elsewhere = [&](const std::string& name) {
+    std::filesystem::create_directories(scratch_ / name);
+    std::filesystem::copy(scratch_ / "data", scratch_ / (name + "/data"));
+    std::filesystem::copy(scratch_ / "recipe.toml", scratch_ / (name + "/recipe.toml"));
+    return std::vector<std::string>{"train",     scratch_ / (name + "/recipe.toml"),
+                                    "--out",     scratch_ / (name + "/out"),
+                                    "--threads", "1"};
+  };
+  const auto with_leader = [&](const std::vector<std::string>& words, const std::string& out) {
+    const int port = free_port();
+    auto leader = start(train(out), 0, 2, port);
+    const int code = start(words, 1, 2, port)->wait();
+    EXPECT_EQ(leader->wait(), code) << said(0);
+    return code;
+  };
+  EXPECT_EQ(with_leader(elsewhere("same"), "of-two"), 0) << said(1);
+  const auto words = elsewhere("other");
+  std::string text = base::read_text(scratch_ / "other/data/rhyme.txt");
+  text[0] = 'O';
+  write_text(scratch_ / "other/data/rhyme.txt", text);
+  EXPECT_EQ(with_leader(words, "of-others"), 1);
+  EXPECT_NE(said(1).find("has another recipe, data or start than process 0"), std::string::npos)
+      << said(1);
+}
+
 }  // namespace
 }  // namespace cleave::tools

@@ -22,7 +22,8 @@ const calibrate::QualityRow* find_row(const calibrate::EvaluateSummary& summary,
 }
 
 int evaluate(const Args& args) {
-  infer::set_threads(threads_of(args, all_threads()));
+  const int threads = threads_of(args, all_threads());
+  infer::set_threads(threads);
   model::DatasetSource source;
   source.path = args.text("data");
   source.format = args.text("data-format");
@@ -38,10 +39,10 @@ int evaluate(const Args& args) {
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
-    summary =
-        bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
-                                     whole && !args.flag("dry-run"), bar.callback(), compute_device)
-               : calibrate::evaluate_model(args.at(0), source, compute_device);
+    summary = bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
+                                           whole && !args.flag("dry-run"), bar.callback(),
+                                           compute_device, threads)
+                     : calibrate::evaluate_model(args.at(0), source, compute_device, threads);
   }
   const auto& measure = summary.measure;
   const double target = args.number("target");

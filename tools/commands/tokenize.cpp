@@ -48,6 +48,8 @@ int tokenize(const Args& args) {
   if (from_file) {
     file.open(name, std::ios::binary);
     if (!file) throw std::runtime_error("[" + name + "] cannot read");
+    if (std::filesystem::is_directory(name))
+      throw std::runtime_error("[" + name + "] cannot read: is a folder, needs a text");
   }
   std::istream& input = from_file ? static_cast<std::istream&>(file) : std::cin;
   std::size_t offset = 0, tokens = 0;
@@ -63,7 +65,8 @@ int tokenize(const Args& args) {
     tokens += ids.size();
     print_line(args, tokenizer, ids);
   }
-  if (args.flag("times"))
+  if (input.bad()) throw std::runtime_error("[" + name + "] cannot read to its end");
+  if (args.flag("times") && seconds > 0)
     std::fprintf(stderr, "%zu tokens of %s in %s: %s/s\n", tokens,
                  base::format_bytes(static_cast<double>(offset)).c_str(),
                  base::format_seconds(seconds).c_str(),
