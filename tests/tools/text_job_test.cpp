@@ -159,11 +159,15 @@ TEST_F(TextJob, DrawsFromWhatIsLeftOfTheVocabulary) {
 
 TEST_F(TextJob, SeveralPromptsAtOnceAreEachAsAlone) {
   write_text(own_ / "prompts.txt", "one two\nthree four open the\n");
-  const std::string lines = run({"generate", *shared_ / "bundle", "--local", "--prompts",
-                                 own_ / "prompts.txt", "--tokens", "40", "--format", "json"})
-                                .out;
-  const json first = json::parse(lines.substr(0, lines.find('\n')));
-  EXPECT_EQ(first.at("ids"), generated({*shared_ / "bundle", "one two", "--local"}).at("ids"));
+  std::istringstream lines(run({"generate", *shared_ / "bundle", "--local", "--prompts",
+                                own_ / "prompts.txt", "--tokens", "40", "--format", "json"})
+                               .out);
+  for (const std::string prompt : {"one two", "three four open the"}) {
+    std::string line;
+    std::getline(lines, line);
+    EXPECT_EQ(json::parse(line).at("ids"),
+              generated({*shared_ / "bundle", prompt, "--local"}).at("ids"));
+  }
 }
 
 TEST_F(TextJob, EvaluateMeasuresNatsAndPerplexity) {
