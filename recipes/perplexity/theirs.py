@@ -12,7 +12,10 @@ if data.is_dir():
     text = (data / "test.txt").read_text(encoding="utf-8")
 else:
     whole = data.read_bytes()
-    text = whole[int(len(whole) * 0.9):].decode("utf-8")
+    cut = int(len(whole) * 0.9)
+    while cut < len(whole) and whole[cut] & 0xC0 == 0x80:  # not within a character
+        cut += 1
+    text = whole[cut:].decode("utf-8")
 torch.set_num_threads(1)
 tokenizer = AutoTokenizer.from_pretrained(model_folder)
 model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
