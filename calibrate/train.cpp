@@ -235,6 +235,10 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    at::Device compute_device) {
   recipe.check();
   if (!std::filesystem::exists(out / ".work")) expect_own_folder(out);
+  if (std::filesystem::exists(recipe.start) && std::filesystem::exists(out) &&
+      std::filesystem::equivalent(recipe.start, out))
+    throw std::invalid_argument("[" + out.string() +
+                                "] is the model to start from, needs another folder");
   group.meet();  // all have looked before one writes: the folder may be on a disk they share
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);

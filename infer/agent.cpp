@@ -32,6 +32,7 @@ constexpr net::Limits greeting_limits{0, 4096, 1024};
 struct Room {
   double values_bytes = 0;
   double computing_bytes = 0;
+  double bytes() const { return values_bytes + computing_bytes; }
 };
 
 Room room_of(const plan::Program& program, const plan::Plan& plan) {
@@ -86,9 +87,17 @@ struct Agent::State {
     std::weak_ptr<Session> session;
     std::uint64_t theirs = 0;
     double bytes = 0;
+    double step_bytes = 0;  // what its next token computes in
     int running = 0;
     Clock::time_point used_at;
   };
+  /// What a request needs beside what is kept and admitted.
+  struct Wanted {
+    Room room;
+    double cache_bytes = 0, step_bytes = 0;  // of a sequence that begins
+    std::uint64_t sequence = 0;              // that goes on
+  };
+  enum class Fit { now, later, never };
   /// One admitted request.
   struct Task {
     std::weak_ptr<Session> session;
@@ -148,12 +157,12 @@ struct Agent::State {
   // Sequences.
   std::string objection(const Session& session, const net::Admit& admit) const;
   Sequence enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                 double cache_bytes);
-  bool make_room(Room wanted, std::uint64_t sequence);
+                 const Wanted& wanted);
+  double step_bytes(const net::Value& prompt);
+  Fit make_room(const Wanted& wanted);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
-  double kept_bytes() const;
 
   // The end.
   void drain();
@@ -331,35 +340,37 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   if (!could_fit(room))
     return fail(session, envelope,
                 "memory: saw a program whose peak is " +
-                    base::format_bytes(resident_bytes + room.values_bytes + room.computing_bytes) +
-                    ", needs at most " + base::format_bytes(options.memory_bytes));
-  if (draining || tasks.size() >= static_cast<std::size_t>(options.max_requests))
-    return refuse_for_now(*session, envelope);
+                    base::format_bytes(resident_bytes + room.bytes()) + ", needs at most " +
+                    base::format_bytes(options.memory_bytes));
   const std::string name =
       admit.sequence == 0 ? "" : "sequence " + std::to_string(admit.sequence) + ": ";
-  std::uint64_t own = 0;
-  double cache_bytes = 0;
+  Wanted wanted{room, 0, 0, 0};
   if (admit.sequence != 0) {
     if (admit.past == 0) end_sequence(*session, admit.sequence);
     if (const auto wrong = objection(*session, admit); !wrong.empty())
       return fail(session, envelope, name + wrong);
-    if (admit.past == 0)
-      cache_bytes = plan::cache_bytes(part(), admit.tensor.dims.at(0), admit.capacity);
-    else
-      own = session->sequences.at(admit.sequence);
+    if (admit.past == 0) {
+      wanted.cache_bytes = plan::cache_bytes(part(), admit.tensor.dims.at(0), admit.capacity);
+      wanted.step_bytes = step_bytes(admit.tensor);
+    } else {
+      wanted.sequence = session->sequences.at(admit.sequence);
+      kept.at(wanted.sequence).used_at = received_at;  // also where it has to wait
+    }
   }
-  const Room wanted = {room.values_bytes + cache_bytes, room.computing_bytes};
-  if (!make_room(wanted, own)) {
-    // What the admitted hold is free soon; what texts keep may not be.
-    if (!tasks.empty() && could_fit({wanted.values_bytes + kept_bytes(), wanted.computing_bytes}))
+  if (draining || tasks.size() >= static_cast<std::size_t>(options.max_requests))
+    return refuse_for_now(*session, envelope);
+  switch (make_room(wanted)) {
+    case Fit::now:
+      break;
+    case Fit::later:
       return refuse_for_now(*session, envelope);
-    return fail(session, envelope,
-                name + "memory: saw no room for " + base::format_bytes(cache_bytes) +
-                    " of keys and values and " +
-                    base::format_bytes(room.values_bytes + room.computing_bytes) +
-                    " to compute in, gives " + base::format_bytes(options.memory_bytes));
+    case Fit::never:
+      return fail(session, envelope,
+                  name + "memory: saw no room for " + base::format_bytes(wanted.cache_bytes) +
+                      " of keys and values and " + base::format_bytes(room.bytes()) +
+                      " to compute in, gives " + base::format_bytes(options.memory_bytes));
   }
-  const Sequence sequence = enter(session, admit, cache_bytes);
+  const Sequence sequence = enter(session, admit, wanted);
   const auto id = next_task++;
   tasks[id] = Task{session, envelope, received_at, room, sequence.id};
   std::vector<net::Value> inputs;
@@ -394,12 +405,12 @@ std::string Agent::State::objection(const Session& session, const net::Admit& ad
 
 /// The request's sequence, whose room was made, begins or goes on.
 Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                             double cache_bytes) {
+                             const Wanted& wanted) {
   if (admit.sequence == 0) return {};
   if (admit.past == 0) {
     const auto ours = next_sequence++;
     session->sequences[admit.sequence] = ours;
-    kept[ours] = Kept{session, admit.sequence, cache_bytes, 0, {}};
+    kept[ours] = Kept{session, admit.sequence, wanted.cache_bytes, wanted.step_bytes, 0, {}};
     if (kept.size() == 1) forget_resting();
   }
   const auto id = session->sequences.at(admit.sequence);
@@ -409,32 +420,46 @@ Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net:
   return {id, admit.past, admit.capacity};
 }
 
-double Agent::State::kept_bytes() const {
-  double bytes = 0;
-  for (const auto& [id, text] : kept) bytes += text.bytes;
-  return bytes;
+/// What a further token of the texts in `prompt` computes in.
+double Agent::State::step_bytes(const net::Value& prompt) {
+  net::Value token;
+  token.element = prompt.element;
+  token.dims = {prompt.dims.at(0), 1};
+  return room_of(*programs.find(token)->at(static_cast<std::size_t>(rank)), requests).bytes();
 }
 
 /// Forgets resting sequences, the longest unused first, until `wanted` fits beside all that is
-/// kept and admitted; but none where that would not do, and never the one that is asked for.
-bool Agent::State::make_room(Room wanted, std::uint64_t sequence) {
-  // Values stay beside each other, as keys and values do.
-  wanted.values_bytes += kept_bytes();
+/// kept and admitted, and each kept text can still take its next step; none where that would not
+/// do. `later`: it will once the admitted have ended.
+Agent::State::Fit Agent::State::make_room(const Wanted& wanted) {
   std::vector<std::uint64_t> resting;
   for (const auto& [id, text] : kept)
-    if (id != sequence && text.running == 0 && Clock::now() - text.used_at >= options.sequence_rest)
+    if (id != wanted.sequence && text.running == 0 &&
+        Clock::now() - text.used_at >= options.sequence_rest)
       resting.push_back(id);
   std::sort(resting.begin(), resting.end(), [this](std::uint64_t a, std::uint64_t b) {
     return kept.at(a).used_at < kept.at(b).used_at;
   });
-  std::size_t forgotten = 0;
-  while (!could_fit(beside_admitted(wanted))) {
-    if (forgotten == resting.size()) return false;
-    wanted.values_bytes -= kept.at(resting[forgotten++]).bytes;
+  const auto fits = [&](auto forgotten, bool beside_others) {
+    double bytes = wanted.cache_bytes, step = wanted.step_bytes;
+    for (const auto& [id, text] : kept)
+      if (std::find(resting.begin(), forgotten, id) == forgotten) {
+        bytes += text.bytes;
+        step = std::max(step, text.step_bytes);
+      }
+    // Values stay beside each other, as keys and values do.
+    const Room room{wanted.room.values_bytes + bytes, wanted.room.computing_bytes};
+    return could_fit({bytes, step}) && could_fit(beside_others ? beside_admitted(room) : room);
+  };
+  auto forgotten = resting.begin();
+  while (!fits(forgotten, true)) {
+    if (forgotten == resting.end()) return fits(forgotten, false) ? Fit::later : Fit::never;
+    ++forgotten;
   }
-  for (std::size_t i = 0; i < forgotten; ++i)
-    forget(resting[i], "forgotten to make room for another text");
-  return true;
+  std::for_each(resting.begin(), forgotten, [this](std::uint64_t id) {
+    forget(id, "forgotten to make room for another text");
+  });
+  return Fit::now;
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
@@ -480,8 +505,7 @@ void Agent::State::forget_resting() {
 }
 
 bool Agent::State::could_fit(const Room& room) const {
-  return options.memory_bytes == 0 ||
-         resident_bytes + room.values_bytes + room.computing_bytes <= options.memory_bytes;
+  return options.memory_bytes == 0 || resident_bytes + room.bytes() <= options.memory_bytes;
 }
 
 /// `more` together with what the admitted requests hold.

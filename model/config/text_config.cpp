@@ -41,7 +41,7 @@ std::vector<std::int64_t> end_tokens_of(const Reader& file, std::int64_t vocabul
     for (const Reader& token : field.items()) add(token);
   else
     add(field);
-  return tokens;
+  return tokens.empty() ? otherwise : tokens;
 }
 
 void read_bert(const Reader& file, ModelConfig& config) {

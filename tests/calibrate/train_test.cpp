@@ -159,6 +159,17 @@ TEST(Train, RefusesTheCheckpointOfAnotherRecipe) {
       << message;
 }
 
+TEST(Train, DoesNotReplaceWhatItStartsFrom) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch), 1);
+  train(recipe, scratch / "out");
+  recipe.start = scratch / "out";
+  EXPECT_EQ(
+      message_of([&] { train(recipe, scratch / "out"); }),
+      "[" + (scratch / "out").string() + "] is the model to start from, needs another folder");
+  EXPECT_NO_THROW(train(recipe, scratch / "next"));
+}
+
 TEST(Train, GoesOnWithTheSameDataWhereverTheyLieAndWithNoOther) {
   const Scratch scratch;
   TrainRecipe recipe = bars_recipe(bars(scratch));

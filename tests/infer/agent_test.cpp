@@ -518,6 +518,19 @@ class TextAgentTest : public AgentTest {
     message.tensor.data = net::Buffer::copy_of(&id, sizeof id);
     return message;
   }
+  /// [B, N] tokens at once, of a text that begins or of none.
+  net::Admit prompt(std::uint64_t request, const plan::RequestShape& shape,
+                    std::uint64_t sequence = 0, std::int64_t capacity = 0) {
+    auto message = step(request, sequence, 0, capacity);
+    message.digest = plan::compile(plan, shape).at(2).digest;
+    message.tensor.dims = {shape.batch, shape.tokens};
+    const std::vector<std::int32_t> ids(static_cast<std::size_t>(shape.batch * shape.tokens), 7);
+    message.tensor.data = net::Buffer::copy_of(ids.data(), ids.size() * sizeof(std::int32_t));
+    return message;
+  }
+  double room_of(const plan::RequestShape& shape) const {
+    return plan::running_bytes(plan::compile(plan, shape).at(2), plan);
+  }
 };
 
 TEST_F(TextAgentTest, ForgetsTheTextThatRestedLongestWhereAnotherNeedsTheRoom) {
@@ -567,19 +580,8 @@ TEST_F(TextAgentTest, RefusesATextThatNeverFits) {
 }
 
 TEST_F(TextAgentTest, CountsWhatAPromptComputesInBesideWhatIsKept) {
-  const plan::RequestShape shape{1, 2048, 0};
-  const auto program = plan::compile(plan, shape).at(2);
-  const double room = plan::running_bytes(program, plan);
+  const double room = room_of({1, 2048, 0});
   ASSERT_GT(room, 1e8);
-  const auto prompt = [&](std::uint64_t request, std::uint64_t sequence) {
-    auto message = step(request, sequence, 0);
-    if (sequence == 0) message.capacity = 0;
-    message.digest = program.digest;
-    message.tensor.dims = {1, shape.tokens};
-    const std::vector<std::int32_t> ids(static_cast<std::size_t>(shape.tokens), 7);
-    message.tensor.data = net::Buffer::copy_of(ids.data(), ids.size() * sizeof(std::int32_t));
-    return message;
-  };
   const auto refusal = [](const net::Failed& failed) {
     return failed.text.substr(0, failed.text.find(" and values"));
   };
@@ -587,18 +589,81 @@ TEST_F(TextAgentTest, CountsWhatAPromptComputesInBesideWhatIsKept) {
   options.memory_bytes = resident_memory_bytes() + 0.81e9 + room / 2;
   const RunningAgent agent(bundle, plan, options);
   const auto caller = join(agent);
-  caller->send(prompt(1, 5));
+  caller->send(prompt(1, {1, 2048, 0}, 5, 4096));
   EXPECT_EQ(refusal(caller->receive_as<net::Failed>()),
             "sequence 5: memory: saw no room for 805 MB of keys");
   caller->send(step(2, 5, 0));
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
-  caller->send(prompt(3, 0));
+  caller->send(prompt(3, {1, 2048, 0}));
   EXPECT_EQ(refusal(caller->receive_as<net::Failed>()), "memory: saw no room for 0 B of keys");
   net::EndSequence end;
   end.sequence = 5;
   caller->send(end);
-  caller->send(prompt(4, 0));
+  caller->send(prompt(4, {1, 2048, 0}));
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 4u);
+}
+
+/// Holds requests up that belong to no text.
+class GatedAloneEngine : public FakeEngine {
+ public:
+  explicit GatedAloneEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    if (sequence.id == 0) gate_->pass();
+    return FakeEngine::run(instruction, program, operands, sequence);
+  }
+
+ private:
+  std::shared_ptr<Gate> gate_;
+};
+
+// Beside the request under way not even forgetting the resting text makes room; behind it, it does.
+TEST_F(TextAgentTest, IsBusyWhereTheRequestUnderWayIsInTheWay) {
+  const plan::RequestShape first{2000, 4096, 0}, second{2200, 4096, 0};
+  const double cache = plan::cache_bytes(plan.parts.at(2).config, 1, 100);
+  double held = 0;
+  const auto program = plan::compile(plan, first).at(2);
+  for (const auto& value : program.values) held += value.bytes();
+  ASSERT_GT(held, cache / 2 + 5e6);
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + room_of(second) + cache / 2;
+  options.sequence_rest = 0ms;
+  const RunningAgent agent(bundle, plan, options, std::make_unique<GatedAloneEngine>(gate));
+  const auto caller = join(agent);
+  caller->send(step(1, 5, 0, 100));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 1u);
+  caller->send(prompt(2, first));
+  gate->wait_for_entry();
+  caller->send(prompt(3, second));
+  EXPECT_EQ(caller->receive_as<net::Busy>().request, 3u);
+  gate->open();
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 2u);
+  caller->send(prompt(4, second));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 4u);
+  caller->send(step(5, 5, 1, 100));
+  EXPECT_EQ(caller->receive_as<net::Failed>().text,
+            "sequence 5: forgotten to make room for another text");
+}
+
+TEST_F(TextAgentTest, KeepsRoomForTheNextTokenOfTheTextsItHas) {
+  const plan::RequestShape many{2000, 1, 0};
+  const double kept = plan::cache_bytes(plan.parts.at(2).config, many.batch, 2),
+               more = plan::cache_bytes(plan.parts.at(2).config, 1, 64);
+  ASSERT_GT(room_of(many), room_of({1, 1, 0}) + more + 1e6);
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + kept + room_of(many) + more / 2;
+  const RunningAgent agent(bundle, plan, options);
+  const auto caller = join(agent);
+  caller->send(prompt(1, many, 5, 2));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 1u);
+  caller->send(step(2, 6, 0, 64));
+  EXPECT_NE(caller->receive_as<net::Failed>().text.find("sequence 6: memory: saw no room for"),
+            std::string::npos);
+  auto next = prompt(3, many, 5, 2);
+  next.past = 1;
+  caller->send(next);
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 3u);
 }
 
 TEST_F(TextAgentTest, SaysWhatItHasNotSeenOrCannotHold) {

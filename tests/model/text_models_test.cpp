@@ -267,6 +267,8 @@ TEST(ReadTextConfig, TakesTheEndTokensOfGenerationConfig) {
   EXPECT_EQ(read_config(scratch / "model").end_tokens, own);
   base::write_whole(path, R"({"eos_token_id": [3, 9]})");
   EXPECT_EQ(read_config(scratch / "model").end_tokens, (std::vector<std::int64_t>{3, 9}));
+  base::write_whole(path, R"({"eos_token_id": -1})");
+  EXPECT_EQ(read_config(scratch / "model").end_tokens, own);
   base::write_whole(path, R"({"eos_token_id": "end"})");
   expect_contains(error_of([&] { read_config(scratch / "model"); }),
                   "generation_config.json] eos_token_id: ");
