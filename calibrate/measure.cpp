@@ -35,7 +35,7 @@ std::string to_text(const Measure& measure, double value) {
 std::string compared(const Measure& measure, double other, double value) {
   if (std::isnan(other) || std::isnan(value)) return "–";
   const double worse = lost(measure, other, value);
-  return formatted("%+.2f", measure.more_is_better ? -worse : worse);
+  return formatted("%+.2f", measure.more_is_better ? 0 - worse : worse);  // no "-0.00"
 }
 
 double lost(const Measure& measure, double teacher, double value) {

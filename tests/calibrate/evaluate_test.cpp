@@ -171,6 +171,7 @@ TEST(Measure, SaysWhatIsMoreOrAbove) {
   const auto accuracy = measure_named("accuracy"), nats = measure_named("nats");
   EXPECT_EQ(compared(accuracy, 0.90, 0.88), "-2.00");
   EXPECT_EQ(compared(accuracy, 0.90, 0.91), "+1.00");
+  EXPECT_EQ(compared(accuracy, 0.90, 0.90), "+0.00");
   EXPECT_EQ(compared(nats, 1.6, 1.68), "+5.00");  // worse: above
   EXPECT_EQ(compared(nats, 1.6, std::nan("")), "–");
 }

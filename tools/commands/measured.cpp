@@ -39,11 +39,11 @@ std::string quality_text(const Reader& section) {
   for (const auto& row : rows)
     if (row.at("what").text() == "teacher") teacher = row.at("value").number(-1, any);
   Table table({"of", std::string(measure.name),
-               measure.more_is_better ? "against teacher" : "% against teacher"});
+               measure.more_is_better ? "against teacher" : "% above teacher"});
   for (const auto& row : rows) {
     const double value = row.at("value").number(-1, any);
     table.row({row.at("what").text(), to_text(measure, value),
-               teacher ? format("%+.2f", -calibrate::lost(measure, *teacher, value)) : "–"});
+               teacher ? calibrate::compared(measure, *teacher, value) : "–"});
   }
   const auto size = section.number("size", 0, any, 0);
   return table.text() + (size > 0 ? format("of %.0f rows\n", size) : "");
