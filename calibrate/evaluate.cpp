@@ -87,6 +87,15 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
   }
 }
 
+/// Without its rows. Texts in pairs count as pairs.
+EvaluateSummary summary_of(const model::ModelConfig& config, const model::Dataset& data) {
+  EvaluateSummary summary;
+  summary.measure = measure_of(config);
+  summary.size = data.scores.defined() ? data.scores.size(0) : data.size();
+  summary.shortened = data.shortened;
+  return summary;
+}
+
 nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundle,
                        const model::DatasetSource& data) {
   nlohmann::json rows = nlohmann::json::array();
@@ -115,10 +124,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
     throw std::runtime_error("[" + source.path.string() +
                              "] evaluate: saw no data, needs at least 1 row");
   Lanes lanes(threads);
-  EvaluateSummary summary;
-  summary.measure = measure_of(plan.teacher);
-  summary.size = data.scores.defined() ? data.scores.size(0) : data.size();
-  summary.shortened = data.shortened;
+  EvaluateSummary summary = summary_of(plan.teacher, data);
   if (!teacher.empty())
     add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
   if (std::filesystem::exists(bundle.fusion_path(plan))) {
@@ -140,10 +146,7 @@ EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::Datas
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, model.config);
   Lanes lanes(threads);
-  EvaluateSummary summary;
-  summary.measure = measure_of(model.config);
-  summary.size = data.scores.defined() ? data.scores.size(0) : data.size();
-  summary.shortened = data.shortened;
+  EvaluateSummary summary = summary_of(model.config, data);
   add_row(summary, "model", {}, quality(model, data, lanes));
   return summary;
 }

@@ -5,7 +5,6 @@
 
 #include <ATen/ATen.h>
 
-#include "base/digest.hpp"
 #include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
 #include "model/config/safetensors.hpp"

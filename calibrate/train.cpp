@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -235,8 +236,8 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    at::Device compute_device) {
   recipe.check();
   if (!std::filesystem::exists(out / ".work")) expect_own_folder(out);
-  if (std::filesystem::exists(recipe.start) && std::filesystem::exists(out) &&
-      std::filesystem::equivalent(recipe.start, out))
+  std::error_code absent;
+  if (std::filesystem::equivalent(recipe.start, out, absent))
     throw std::invalid_argument("[" + out.string() +
                                 "] is the model to start from, needs another folder");
   group.meet();  // all have looked before one writes: the folder may be on a disk they share

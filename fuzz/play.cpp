@@ -1,5 +1,5 @@
-// Plays a fuzzer's seeds where there is no libFuzzer: each as it is, each cut short at every byte,
-// and each with one byte after the other replaced. Usage: NAME_fuzz FOLDER
+// Plays a fuzzer's seeds where there is no libFuzzer: each as it is, cut short, and with one byte
+// replaced, at every place of a short one. Usage: NAME_fuzz FOLDER
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -27,7 +27,7 @@ void expect_usual(const Reader& file, const std::string& key, const json& usual)
 }
 
 /// One number, or several (Llama 3). Numbers beyond the vocabulary never come up: published files
-/// have them.
+/// have them. `otherwise` where none is left.
 std::vector<std::int64_t> end_tokens_of(const Reader& file, std::int64_t vocabulary,
                                         std::vector<std::int64_t> otherwise = {}) {
   std::vector<std::int64_t> tokens;

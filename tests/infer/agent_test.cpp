@@ -604,18 +604,15 @@ TEST_F(TextAgentTest, CountsWhatAPromptComputesInBesideWhatIsKept) {
 }
 
 /// Holds requests up that belong to no text.
-class GatedAloneEngine : public FakeEngine {
+class GatedAloneEngine : public GatedEngine {
  public:
-  explicit GatedAloneEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
+  using GatedEngine::GatedEngine;
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
-    if (sequence.id == 0) gate_->pass();
-    return FakeEngine::run(instruction, program, operands, sequence);
+    return sequence.id == 0 ? GatedEngine::run(instruction, program, operands, sequence)
+                            : FakeEngine::run(instruction, program, operands, sequence);
   }
-
- private:
-  std::shared_ptr<Gate> gate_;
 };
 
 // Beside the request under way not even forgetting the resting text makes room; behind it, it does.
