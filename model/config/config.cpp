@@ -343,13 +343,30 @@ bool ImageProcessing::operator==(const ImageProcessing& other) const {
   return all(*this) == all(other);
 }
 
+bool RotaryScaling::operator==(const RotaryScaling& other) const {
+  const auto all = [](const RotaryScaling& s) {
+    return std::tie(s.kind, s.factor, s.low_frequency_factor, s.high_frequency_factor,
+                    s.original_context);
+  };
+  return all(*this) == all(other);
+}
+
+bool SamplingDefaults::operator==(const SamplingDefaults& other) const {
+  const auto all = [](const SamplingDefaults& s) {
+    return std::tie(s.temperature, s.top_k, s.top_p, s.repetition_penalty);
+  };
+  return all(*this) == all(other);
+}
+
 bool ModelConfig::operator==(const ModelConfig& other) const {
   const auto all = [](const ModelConfig& c) {
     return std::tie(c.family, c.width, c.head_width, c.layers, c.activation, c.norm_placement,
                     c.norm_kind, c.norm_eps, c.qkv_bias, c.output_bias, c.group, c.gated, c.causal,
-                    c.task, c.vocabulary, c.context, c.token_types, c.rotary_base, c.tied_head,
-                    c.end_tokens, c.image_height, c.image_width, c.patch, c.channels,
-                    c.summary_tokens, c.classes, c.labels, c.processing, c.random_weights);
+                    c.task, c.vocabulary, c.context, c.token_types, c.position_offset,
+                    c.rotary_base, c.rotary_scaling, c.tied_head, c.end_tokens, c.sampling,
+                    c.text_length, c.pooling, c.normalised, c.image_height, c.image_width, c.patch,
+                    c.channels, c.summary_tokens, c.classes, c.labels, c.problem, c.processing,
+                    c.random_weights);
   };
   return all(*this) == all(other);
 }

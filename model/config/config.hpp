@@ -23,6 +23,19 @@ enum class Task {
   causal_lm,       // every token -> V logits of the next one
 };
 
+/// What the outputs of a classification head mean: Transformers' `problem_type`.
+enum class Problem {
+  single_label,  // one of C classes: softmax
+  multi_label,   // each of C classes or not: a sigmoid each
+  regression,    // C numbers
+};
+
+/// What a sentence embedding is made of: Sentence Transformers' `pooling_mode`.
+enum class Pooling {
+  mean,   // the states of all tokens
+  first,  // the state of the first token ([CLS])
+};
+
 /// Shape of one layer of a model that may have been cut.
 struct LayerShape {
   /// Query heads kept, each `ModelConfig::head_width` wide; with grouped keys and values a multiple
@@ -45,6 +58,28 @@ struct ImageProcessing {
   double rescale = 1.0 / 255;
   std::vector<double> mean = {0.5, 0.5, 0.5}, std = {0.5, 0.5, 0.5};
   bool operator==(const ImageProcessing& other) const;
+};
+
+/// How the angles of rotary positions are scaled for a context longer than that of training:
+/// Transformers' `rope_scaling`.
+struct RotaryScaling {
+  enum class Kind { none, linear, llama3 } kind = Kind::none;
+  double factor = 1;
+  // Of llama3 alone: wavelengths below original_context / high stay, those above
+  // original_context / low are stretched by `factor`, and those between by something between.
+  double low_frequency_factor = 1, high_frequency_factor = 4;
+  std::int64_t original_context = 0;
+  bool operator==(const RotaryScaling& other) const;
+};
+
+/// How the next token is drawn where the user says nothing: generation_config.json.
+struct SamplingDefaults {
+  /// 0: the likeliest token (`do_sample` false).
+  double temperature = 0;
+  std::int64_t top_k = 0;  // 0: all
+  double top_p = 1;
+  double repetition_penalty = 1;
+  bool operator==(const SamplingDefaults& other) const;
 };
 
 /// What a model is: everything that fixes the names and shapes of its tensors and its forward pass.
@@ -74,13 +109,22 @@ struct ModelConfig {
   // Text; all 0 for a model of images.
   std::int64_t vocabulary = 0;   // V
   std::int64_t context = 0;      // most tokens N of a request
-  std::int64_t token_types = 0;  // BERT's segments; Cleave's texts are all of type 0
+  std::int64_t token_types = 0;  // BERT's segments: the second text of a pair is of type 1
+  /// Row of the position table that a text's first token takes: 2 in RoBERTa.
+  std::int64_t position_offset = 0;
   /// Base of the rotary positions; 0: positions are learned.
   double rotary_base = 0;
+  RotaryScaling rotary_scaling;
   /// The language model's head is the embedding of the tokens.
   bool tied_head = false;
   /// Any of these ends a text.
   std::vector<std::int64_t> end_tokens;
+  SamplingDefaults sampling;
+  /// Tokens that a text is cut to where nothing else is asked for (`max_seq_length`); 0: context.
+  std::int64_t text_length = 0;
+  /// Of an embedding: what it is made of, and whether it is scaled to length 1.
+  Pooling pooling = Pooling::mean;
+  bool normalised = true;
 
   // Images; all 0 for a model of text.
   std::int64_t image_height = 0, image_width = 0, patch = 0, channels = 0;
@@ -91,12 +135,15 @@ struct ModelConfig {
   /// C, outputs of the head: classes, or V for a language model. 0: no head, features only.
   std::int64_t classes = 0;
   std::vector<std::string> labels;  // C names, or empty
+  Problem problem = Problem::single_label;
   ImageProcessing processing;
   /// Made by `init`, never trained: marked so that nobody takes its answers for real.
   bool random_weights = false;
 
   std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
   bool is_text() const { return vocabulary > 0; }
+  /// Tokens that a text is cut to where nothing else is asked for.
+  std::int64_t usual_length() const { return text_length > 0 ? text_length : context; }
   /// It can answer by itself: it has a head, or its feature is the answer.
   bool answers() const { return classes > 0 || task == Task::embedding; }
   /// Every token's state is read, not a summary's.
