@@ -1,7 +1,6 @@
 #include "model/dataset.hpp"
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -289,13 +288,6 @@ Dataset read_cifar(const DatasetSource& source, const std::string& format,
 
 // ---- a folder of classes
 // --------------------------------------------------------------------------------------------
-
-bool is_image(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return extension == ".png" || extension == ".jpg" || extension == ".jpeg";
-}
 
 std::vector<std::string> class_names(const fs::path& folder, const ModelConfig& config) {
   std::vector<std::string> names;

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <stdexcept>
+#include <string_view>
 
 #include "base/file.hpp"
 
@@ -277,6 +280,14 @@ std::vector<std::uint8_t> planes(const Image& image) {
 }
 
 }  // namespace
+
+bool is_image(const std::filesystem::path& path) {
+  constexpr std::string_view known[] = {".png", ".jpg", ".jpeg"};
+  std::string extension = path.extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return std::find(std::begin(known), std::end(known), extension) != std::end(known);
+}
 
 Image decode_image(const std::uint8_t* bytes, std::size_t size, std::int64_t channels,
                    const std::string& name) {

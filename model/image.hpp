@@ -16,6 +16,9 @@ struct Image {
   std::vector<std::uint8_t> pixels;  // [height, width, channels]
 };
 
+/// By its extension, whatever its case: .png, .jpg or .jpeg.
+bool is_image(const std::filesystem::path& path);
+
 /// PNG or JPEG, turned into `channels` 1 (grey as Pillow weighs it) or 3; transparency is dropped.
 /// Throws std::runtime_error with path and reason; refuses more than 100 million pixels.
 Image read_image(const std::filesystem::path& path, std::int64_t channels);
