@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.hpp"
+#include "model/config/folder_fields.hpp"
 #include "model/config/image_config.hpp"
 #include "model/config/text_config.hpp"
 
@@ -246,6 +247,7 @@ void check(const ModelConfig& config, const std::string& file) {
 ModelConfig read_unchecked(const Reader& file) {
   ModelConfig config;
   config.family = read_family(file);
+  check_fields(file, "config.json", name_of(config.family));
   const Architecture& architecture = read_architecture(file, config.family);
   const FieldNames names = field_names(config.family);
   config.task = architecture.task;

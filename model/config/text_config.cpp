@@ -48,18 +48,12 @@ void read_bert(const Reader& file, ModelConfig& config) {
   config.norm_placement = NormPlacement::after;
   config.context = file.integer("max_position_embeddings", 1, any_size, 512);
   config.token_types = file.integer("type_vocab_size", 1, any_size, 2);
-  expect_usual(file, "position_embedding_type", "absolute");
-  expect_usual(file, "is_decoder", false);
-  expect_usual(file, "add_cross_attention", false);
   config.tied_head = file.boolean("tie_word_embeddings", true);
 }
 
 void read_gpt2(const Reader& file, ModelConfig& config) {
   config.causal = true;
   config.context = file.integer("n_positions", 1, any_size, 1024);
-  expect_usual(file, "scale_attn_weights", true);
-  expect_usual(file, "scale_attn_by_inverse_layer_idx", false);
-  expect_usual(file, "add_cross_attention", false);
   config.tied_head = file.boolean("tie_word_embeddings", true);
 }
 
@@ -80,7 +74,6 @@ void read_llama(const Reader& file, ModelConfig& config) {
   config.qkv_bias = config.output_bias = false;
   config.context = file.integer("max_position_embeddings", 1, any_size, 2048);
   config.rotary_base = read_rotary_base(file);
-  for (const char* key : {"attention_bias", "mlp_bias"}) expect_usual(file, key, false);
   if (is_given(file, "rope_scaling"))
     throw file.at("rope_scaling")
         .error("saw scaled rotary positions, needs null (nothing else is built)");

@@ -1,0 +1,175 @@
+#include "model/config/folder_fields.hpp"
+
+#include <cstdlib>
+#include <set>
+#include <sstream>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.hpp"
+#include "model/config/hugging_face.hpp"
+#include "tests/model/fixtures.hpp"
+
+namespace cleave::model {
+namespace {
+
+using nlohmann::json;
+using testing::expect_contains;
+using testing::Scratch;
+
+std::vector<std::string> words(std::string_view text) {
+  std::istringstream stream{std::string(text)};
+  std::vector<std::string> list;
+  for (std::string word; stream >> word;) list.push_back(word);
+  return list;
+}
+
+std::string joined(const std::vector<std::string>& list, const std::string& around) {
+  std::string text;
+  for (const auto& one : list) text += (text.empty() ? "" : ", ") + around + one + around;
+  return text;
+}
+
+std::vector<json> listed_values(const FolderField& row) {
+  std::vector<json> values;
+  std::string text(row.values);
+  for (std::size_t end = 0; !text.empty(); text.erase(0, std::min(end, text.size()))) {
+    const std::size_t bar = text.find(" | ");
+    values.push_back(json::parse(text.substr(0, bar)));
+    end = bar == std::string::npos ? text.size() : bar + 3;
+  }
+  return values;
+}
+
+/// The list as model/FOLDERS.md has it.
+std::string as_tables() {
+  std::string text, file;
+  for (const FolderField& row : folder_fields()) {
+    if (row.file != file) {
+      file = row.file;
+      text += "\n## " + file + "\n\n| field | models | what becomes of it | meaning |\n";
+      text += "| --- | --- | --- | --- |\n";
+    }
+    std::vector<std::string> values;
+    for (const json& value : listed_values(row)) values.push_back(value.dump());
+    std::string fate(name_of(row.fate));
+    if (row.fate == Fate::only)
+      fate = values.empty() ? "refused" : "only " + joined(values, "`") + ", else refused";
+    if (row.fate == Fate::ignored)
+      fate = values.empty() ? "ignored, and said"
+                            : "ignored, and said unless it is " + joined(values, "`");
+    text += "| " + (row.fields.empty() ? "the file" : joined(words(row.fields), "`")) + " | " +
+            joined(words(row.families), "") + " | " + fate + " | " + std::string(row.meaning) +
+            " |\n";
+  }
+  return text;
+}
+
+// CLEAVE_WRITE_FOLDERS=1 writes the tables anew.
+TEST(FolderFields, StandInTheDocumentation) {
+  const auto path = std::filesystem::path(CLEAVE_SOURCE_DIR) / "model" / "FOLDERS.md";
+  std::string text = base::read_text(path);
+  const auto begin = text.find("\n## config.json");
+  ASSERT_NE(begin, std::string::npos);
+  if (std::getenv("CLEAVE_WRITE_FOLDERS") != nullptr) {
+    text = text.substr(0, begin) + as_tables();
+    base::write_whole(path, text);
+  }
+  EXPECT_EQ(text.substr(begin), as_tables());
+}
+
+const std::vector<std::string> all_families = {"vit", "deit", "bert", "gpt2", "llama"};
+
+/// The families that a row concerns.
+std::vector<std::string> families_of(const FolderField& row) {
+  return row.families.empty() ? all_families : words(row.families);
+}
+
+/// A config.json that is read.
+json config_of(const std::string& family) {
+  if (family == "vit") return config_to_json(testing::tiny_config(Family::vit));
+  if (family == "deit") return config_to_json(testing::tiny_config(Family::deit));
+  return config_to_json(testing::tiny_text_config(family == "bert"   ? Family::bert
+                                                  : family == "gpt2" ? Family::gpt2
+                                                                     : Family::llama));
+}
+
+std::string error_with(json config, const std::string& field, const json& value) {
+  config[field] = value;
+  try {
+    config_from_json(base::Reader::json_text(config.dump(), "config.json"));
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return {};
+}
+
+TEST(FolderFields, StandInOneRowForEachFamily) {
+  std::set<std::string> seen;
+  for (const FolderField& row : folder_fields())
+    for (const std::string& field : words(row.fields))
+      for (const std::string& family : words(row.families))
+        EXPECT_TRUE(seen.insert(std::string(row.file) + " " + field + " " + family).second)
+            << row.file << " " << field << " " << family;
+}
+
+TEST(FolderFields, OfConfigAreRefusedWithAValueThatIsNotBuilt) {
+  for (const FolderField& row : folder_fields()) {
+    if (row.file != "config.json" || row.fate != Fate::only) continue;
+    for (const std::string& family : families_of(row))
+      for (const std::string& field : words(row.fields)) {
+        const json config = config_of(family);
+        expect_contains(error_with(config, field, {{"other", 1}}),
+                        "[config.json] " + field + ": saw {\"other\":1}, needs ");
+        EXPECT_EQ(error_with(config, field, nullptr), "") << family;
+        for (const json& value : listed_values(row))
+          EXPECT_EQ(error_with(config, field, value), "") << family;
+      }
+  }
+}
+
+/// The notes of a folder of which `file` has one field more.
+std::vector<std::string> notes_with(const std::string& family, const std::string& file,
+                                    const std::string& field, const json& value) {
+  const Scratch folder;
+  json config = config_of(family);
+  if (file == "config.json") config[field] = value;
+  base::write_whole(folder / "config.json", config.dump());
+  std::filesystem::create_directories((folder / file).parent_path());
+  if (file != "config.json") base::write_whole(folder / file, json{{field, value}}.dump());
+  return folder_notes(folder.path());
+}
+
+TEST(FolderFields, AreSaidWhereTheyAreIgnored) {
+  for (const FolderField& row : folder_fields()) {
+    if (row.fate != Fate::ignored || row.fields.empty()) continue;
+    const std::string file(row.file), family = families_of(row).back();
+    for (const std::string& field : words(row.fields)) {
+      const auto notes = notes_with(family, file, field, {{"other", 1}});
+      ASSERT_EQ(notes.size(), 1) << file << " " << field;
+      expect_contains(notes.front(), file + "] " + field + ": {\"other\":1} is ignored (");
+      for (const json& value : listed_values(row))
+        EXPECT_TRUE(notes_with(family, file, field, value).empty()) << file << " " << field;
+    }
+  }
+}
+
+TEST(FolderFields, OfNoRowAreSaid) {
+  EXPECT_TRUE(notes_with("bert", "config.json", "vocab_size", 20).empty());
+  const auto notes = notes_with("bert", "tokenizer_config.json", "flux_capacity", 1.21);
+  ASSERT_EQ(notes.size(), 1);
+  expect_contains(notes.front(),
+                  "tokenizer_config.json] fields that are not known are ignored: flux_capacity");
+}
+
+// What Transformers itself writes has nothing that nobody knows.
+TEST(FolderFields, CoverTheGoldens) {
+  for (const char* name : {"bert", "bert_classifier", "bert_masked_sharded", "deit",
+                           "deit_distilled_f16", "gpt2", "llama", "vit", "vit_oblong"})
+    EXPECT_EQ(folder_notes(testing::golden(std::string("models/") + name)),
+              std::vector<std::string>());
+}
+
+}  // namespace
+}  // namespace cleave::model
