@@ -1,46 +1,9 @@
 #include "model/image.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cctype>
 #include <cmath>
 #include <cstdlib>
-#include <iterator>
-#include <limits>
-#include <memory>
 #include <stdexcept>
-#include <string_view>
-
-#include "base/file.hpp"
-
-namespace {
-
-/// The largest block that decoding the picture at hand may ask for: a few bytes of a PNG can unpack
-/// to gigabytes that its size does not explain.
-thread_local std::size_t largest_block = 0;
-
-void* allocate(std::size_t size) { return size > largest_block ? nullptr : std::malloc(size); }
-void* reallocate(void* block, std::size_t size) {
-  return size > largest_block ? nullptr : std::realloc(block, size);
-}
-
-}  // namespace
-
-#define STB_IMAGE_IMPLEMENTATION
-#define STB_IMAGE_STATIC
-#define STBI_ONLY_PNG
-#define STBI_ONLY_JPEG
-#define STBI_NO_STDIO
-#define STBI_FAILURE_USERMSG
-#define STBI_MALLOC(size) allocate(size)
-#define STBI_REALLOC(block, size) reallocate(block, size)
-#define STBI_FREE(block) std::free(block)
-#include <stb/stb_image.h>
-
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#define STB_IMAGE_WRITE_STATIC
-#define STBI_WRITE_NO_STDIO
-#include <stb/stb_image_write.h>
 
 namespace cleave::model {
 namespace {
@@ -49,70 +12,6 @@ constexpr std::int64_t most_pixels = 100'000'000;
 
 std::size_t size_of(std::int64_t a, std::int64_t b = 1, std::int64_t c = 1) {
   return static_cast<std::size_t>(a * b * c);
-}
-
-std::runtime_error unreadable(const std::string& name, const std::string& reason) {
-  return std::runtime_error("[" + name + "] cannot read the image: " + reason);
-}
-
-/// stb paints what a cut-off JPEG lacks in grey and reports success. So the end-of-image marker
-/// must stand somewhere behind the header of the first scan; before it, thumbnails have markers
-/// too.
-bool is_cut_off_jpeg(const std::uint8_t* bytes, std::size_t size) {
-  constexpr std::uint8_t start_of_image = 0xD8, start_of_scan = 0xDA, end_of_image = 0xD9;
-  if (size < 2 || bytes[0] != 0xFF || bytes[1] != start_of_image) return false;
-  std::size_t at = 2;
-  while (at + 4 <= size) {
-    if (bytes[at] != 0xFF) return false;  // no marker where one belongs: stb says what is wrong
-    const std::uint8_t marker = bytes[at + 1];
-    if (marker == start_of_scan) break;
-    // A marker may be led by any number of fill bytes.
-    at += marker == 0xFF ? 1 : 2 + (std::size_t{bytes[at + 2]} << 8 | bytes[at + 3]);
-  }
-  for (; at + 2 <= size; ++at) {
-    if (bytes[at] == 0xFF && bytes[at + 1] == end_of_image) return false;
-  }
-  return true;
-}
-
-/// Pillow's weights of red, green and blue in 1/65536.
-std::uint8_t grey_of(const std::uint8_t* rgb) {
-  return static_cast<std::uint8_t>((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >>
-                                   16);
-}
-
-/// From 1 to 4 channels (grey, grey + alpha, RGB, RGBA) to 1 or 3.
-std::vector<std::uint8_t> convert(const std::uint8_t* pixels, std::int64_t count, int from,
-                                  std::int64_t to) {
-  std::vector<std::uint8_t> converted(size_of(count, to));
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint8_t* source = pixels + i * from;
-    std::uint8_t* target = converted.data() + i * to;
-    if (to == 1) {
-      *target = from < 3 ? *source : grey_of(source);
-    } else {
-      for (int channel = 0; channel < 3; ++channel)
-        target[channel] = source[from < 3 ? 0 : channel];
-    }
-  }
-  return converted;
-}
-
-void check_size(std::int64_t width, std::int64_t height, const std::string& name) {
-  if (width <= most_pixels && height <= most_pixels && width * height <= most_pixels) return;
-  throw unreadable(name, "saw " + std::to_string(width) + " x " + std::to_string(height) +
-                             " pixels, needs at most 100 million");
-}
-
-/// stb calls a PNG of an absurd size no PNG at all, so its size is looked at first.
-void check_png_size(const std::uint8_t* bytes, std::size_t size, const std::string& name) {
-  constexpr std::array<std::uint8_t, 8> signature = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
-  if (size < 24 || !std::equal(signature.begin(), signature.end(), bytes)) return;
-  const auto big_endian = [&](std::size_t at) {
-    return std::int64_t{bytes[at]} << 24 | std::int64_t{bytes[at + 1]} << 16 |
-           std::int64_t{bytes[at + 2]} << 8 | bytes[at + 3];
-  };
-  check_size(big_endian(16), big_endian(20), name);
 }
 
 /// Pillow's filters: their reach to each side and their height at a distance.
@@ -241,16 +140,6 @@ std::string size_text(std::int64_t height, std::int64_t width) {
   return std::to_string(height) + " x " + std::to_string(width);
 }
 
-void check_image(const Image& image, const std::string& where) {
-  const bool whole = image.height > 0 && image.width > 0 && image.channels > 0 &&
-                     image.pixels.size() == size_of(image.height, image.width, image.channels);
-  if (whole) return;
-  throw std::invalid_argument(
-      "[" + where + "] image: saw " + std::to_string(image.pixels.size()) +
-      " bytes, needs height x width x channels = " + size_text(image.height, image.width) + " x " +
-      std::to_string(image.channels) + ", each above 0");
-}
-
 /// The middle of the image; the odd pixel is left over below and to the right.
 Image centre(const Image& image, std::int64_t height, std::int64_t width) {
   if (image.height < height || image.width < width) {
@@ -281,64 +170,18 @@ std::vector<std::uint8_t> planes(const Image& image) {
 
 }  // namespace
 
-bool is_image(const std::filesystem::path& path) {
-  constexpr std::string_view known[] = {".png", ".jpg", ".jpeg"};
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return std::find(std::begin(known), std::end(known), extension) != std::end(known);
-}
-
-Image decode_image(const std::uint8_t* bytes, std::size_t size, std::int64_t channels,
-                   const std::string& name) {
-  if (channels != 1 && channels != 3) {
-    throw std::invalid_argument("[" + name + "] channels: saw " + std::to_string(channels) +
-                                ", needs 1 or 3");
-  }
-  if (size > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
-    throw unreadable(name, "saw " + std::to_string(size) + " bytes, needs less than 2 GiB");
-  }
-  const auto length = static_cast<int>(size);
-  check_png_size(bytes, size, name);
-  int width = 0, height = 0, found = 0;
-  largest_block = 1u << 20;  // for the tables of the header
-  if (!stbi_info_from_memory(bytes, length, &width, &height, &found)) {
-    throw unreadable(name, "it is no PNG or JPEG, or its header is broken");
-  }
-  check_size(width, height, name);
-  if (is_cut_off_jpeg(bytes, size)) throw unreadable(name, "the JPEG is cut off");
-  // 4 channels of 16 bits, twice that where a buffer grows by doubling; or twice the file.
-  largest_block = std::max(size_of(width + 64, height + 64, 16), 2 * size) + (1u << 20);
-  const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
-      stbi_load_from_memory(bytes, length, &width, &height, &found, 0), stbi_image_free);
-  if (!pixels) throw unreadable(name, stbi_failure_reason());
-  return {height, width, channels,
-          convert(pixels.get(), std::int64_t{width} * height, found, channels)};
-}
-
-Image read_image(const std::filesystem::path& path, std::int64_t channels) {
-  const std::string bytes = base::read_text(path);
-  return decode_image(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), channels,
-                      path.string());
-}
-
-void write_png(const Image& image, const std::filesystem::path& path) {
-  check_image(image, "write_png");
-  std::string bytes;
-  const auto append = [](void* context, void* data, int size) {
-    static_cast<std::string*>(context)->append(static_cast<const char*>(data),
-                                               static_cast<std::size_t>(size));
-  };
-  const auto width = static_cast<int>(image.width), channels = static_cast<int>(image.channels);
-  if (!stbi_write_png_to_func(append, &bytes, width, static_cast<int>(image.height), channels,
-                              image.pixels.data(), width * channels)) {
-    throw std::runtime_error("[" + path.string() + "] cannot write the image: not enough memory");
-  }
-  base::write_whole(path, bytes);
+void expect_whole(const Image& image, const std::string& where) {
+  const bool whole = image.height > 0 && image.width > 0 && image.channels > 0 &&
+                     image.pixels.size() == size_of(image.height, image.width, image.channels);
+  if (whole) return;
+  throw std::invalid_argument(
+      "[" + where + "] image: saw " + std::to_string(image.pixels.size()) +
+      " bytes, needs height x width x channels = " + size_text(image.height, image.width) + " x " +
+      std::to_string(image.channels) + ", each above 0");
 }
 
 Image resize(const Image& image, std::int64_t height, std::int64_t width, int resample) {
-  check_image(image, "resize");
+  expect_whole(image, "resize");
   if (height <= 0 || width <= 0 || height > most_pixels / width) {
     throw std::invalid_argument("[resize] size: saw " + size_text(height, width) +
                                 ", needs 1 to 100 million pixels");
@@ -358,7 +201,7 @@ Image resize(const Image& image, std::int64_t height, std::int64_t width, int re
 
 std::vector<std::uint8_t> prepare(const Image& image, const ImageProcessing& processing,
                                   std::int64_t channels) {
-  check_image(image, "prepare");
+  expect_whole(image, "prepare");
   if (image.channels != channels) {
     throw std::invalid_argument("[prepare] channels: saw " + std::to_string(image.channels) +
                                 ", needs " + std::to_string(channels));
