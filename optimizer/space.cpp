@@ -308,24 +308,26 @@ double Space::model_bytes(const Share& share) const {
 }
 
 /// Activations are those of the largest block, whatever the number of blocks: counted by the plan's
-/// own rules, once for each block.
+/// own rules, once for each block. Keys and values of texts that are generated are every layer's.
 double Space::working_bytes(const Share& share) const {
-  constexpr unsigned bits = 21;
-  const auto unit = [&](Axis axis) { return static_cast<std::uint64_t>(share[axis]); };
-  const std::uint64_t key =
-      (unit(axis::width) << (2 * bits)) | (unit(axis::heads) << bits) | unit(axis::mlp);
+  const bool keeps_every_layer = options_.shape.generate > 0;
+  Share key = share;
+  if (!keeps_every_layer) key[axis::depth] = 0;
   const auto found = working_.find(key);
   if (found != working_.end()) return found->second;
 
   plan::Plan plan = probe_;
-  ModelConfig& block = plan.parts.front().config;
-  block.width = value(axis::width, share[axis::width]);
-  block.layers.assign(1,
-                      {value(axis::heads, share[axis::heads]), value(axis::mlp, share[axis::mlp])});
+  ModelConfig& part = plan.parts.front().config;
+  part.width = value(axis::width, share[axis::width]);
+  if (keeps_every_layer)
+    part.layers = config(share).layers;
+  else
+    part.layers.assign(
+        1, {value(axis::heads, share[axis::heads]), value(axis::mlp, share[axis::mlp])});
   plan::Program program = probe_programs_.front();
   for (const plan::Instruction& instruction : program.instructions)
     if (instruction.op == plan::Op::sub_model)
-      program.values[at(instruction.result)].dims.back() = block.width;
+      program.values[at(instruction.result)].dims.back() = part.width;
   return working_[key] = plan::working_bytes(program, plan);
 }
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <unordered_map>
+#include <map>
 #include <vector>
 
 #include "optimizer/plan/program.hpp"
@@ -165,7 +165,7 @@ class Space {
   double teacher_parameters_ = 0, teacher_s_ = 0;
   plan::Plan probe_;  // one part on its own, for the plan's own count of memory
   std::vector<plan::Program> probe_programs_;
-  mutable std::unordered_map<std::uint64_t, double> working_;
+  mutable std::map<Share, double> working_;
 };
 
 }  // namespace cleave::optimizer

@@ -32,6 +32,33 @@ inline model::ModelConfig fashion_vit() { return vit(6, 192, 6, 28, 4, 1, 10); }
 inline model::ModelConfig vit_base() { return vit(12, 768, 12, 224, 16, 3, 1000); }
 inline model::ModelConfig vit_large() { return vit(24, 1024, 16, 224, 16, 3, 1000); }
 
+/// A Llama: `group` queries on each head of keys and values, a gated MLP, rotary positions.
+inline model::ModelConfig llama(std::int64_t layers, std::int64_t width, std::int64_t heads,
+                                std::int64_t group, std::int64_t mlp_width, std::int64_t vocabulary,
+                                std::int64_t context) {
+  model::ModelConfig config;
+  config.family = model::Family::llama;
+  config.task = model::Task::causal_lm;
+  config.causal = true;
+  config.width = width;
+  config.head_width = width / heads;
+  config.group = group;
+  config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
+  config.gated = true;
+  config.activation = model::Activation::silu;
+  config.norm_kind = model::NormKind::rms;
+  config.qkv_bias = config.output_bias = false;
+  config.rotary_base = 10000;
+  config.vocabulary = config.classes = vocabulary;
+  config.context = context;
+  return config;
+}
+
+/// 4 layers, 12 heads on 4 of keys and values, 192 wide: 1.7 M parameters beside 500 tokens.
+inline model::ModelConfig small_llama() { return llama(4, 192, 12, 3, 512, 500, 2048); }
+/// Two texts of 100 tokens, 60 more of each.
+inline plan::RequestShape generated_texts() { return {2, 100, 60}; }
+
 /// A device at `speed` times 60 GFLOP/s and 10 GB/s, as one writes it by hand.
 inline plan::Device device(const std::string& name, double speed, double memory_bytes = 8e9) {
   plan::Device made;

@@ -78,6 +78,27 @@ TEST(Plan, ComesBackFromItsFile) {
   EXPECT_EQ(to_json(read), to_json(plan));
 }
 
+TEST(Plan, OfTextsAndOfAPartitionComesBackFromItsFile) {
+  const testing::Scratch scratch;
+  const model::ModelConfig teacher = examples::small_llama();
+  Plan plan = examples::plan_of(teacher,
+                                {examples::part(teacher, "hub", 4, 128, 6, 256),
+                                 examples::part(teacher, "cam", 2, 64, 3, 96)},
+                                "cam", "decomposed");
+  plan.shape = {3, 100, 60};
+  plan.partition = true;
+  write_plan(plan, scratch / "plan.json");
+  const Plan read = read_plan(scratch / "plan.json");
+  EXPECT_EQ(read.shape.batch, 3);
+  EXPECT_EQ(read.shape.tokens, 100);
+  EXPECT_EQ(read.shape.generate, 60);
+  EXPECT_TRUE(read.partition);
+  EXPECT_EQ(read.aggregator, "cam");
+  EXPECT_EQ(read.teacher, teacher);
+  EXPECT_EQ(read.parts[1].config, plan.parts[1].config);
+  EXPECT_EQ(compile(read, read.shape).front().digest, compile(plan, plan.shape).front().digest);
+}
+
 TEST(Plan, ShowsTheProgramsOfItsShape) {
   const Plan plan = three_parts();
   const nlohmann::json programs = to_json(plan)["programs"];

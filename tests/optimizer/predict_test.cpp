@@ -175,6 +175,37 @@ TEST(PredictDevices, CountsComputeBytesAndMemoryOfEachRank) {
   EXPECT_GT(predictions[1].model_bytes, plan::weight_bytes(plan.parts[1].config));
 }
 
+TEST(PredictDevices, CountsATokenOfTheTextsThatAreGenerated) {
+  const plan::Fleet fleet = examples::three_devices();
+  const auto teacher = examples::small_llama();
+  plan::Plan plan = examples::plan_of(teacher,
+                                      {examples::part(teacher, "hub", 4, 128, 6, 256),
+                                       examples::part(teacher, "cam", 3, 64, 3, 128)},
+                                      "hub", "decomposed");
+  plan.shape = {2, 100, 60};
+  const auto predictions = predict_devices(plan, fleet);
+  ASSERT_EQ(predictions.size(), 3u);
+  // Of each of two texts a token goes out, behind the prompt and half of what follows; 64 numbers
+  // come back.
+  const plan::Device& cam = fleet.devices[2];
+  const double kernels_s =
+      cam.seconds(plan::kernels_of_model(plan.parts[1].config, {2, 1, 130}, false));
+  EXPECT_NEAR(predictions[1].compute_s, kernels_s + cam.instruction_seconds(), 1e-12);
+  EXPECT_EQ(predictions[1].received_bytes, 2 * 4);
+  EXPECT_EQ(predictions[1].sent_bytes, 2 * 64 * 4);
+  EXPECT_EQ(predictions[2].received_bytes, 2 * (128 + 64) * 4);
+
+  // 2 · layers · H/G · K numbers of each token that can be there.
+  plan.shape.generate += 1000;
+  const auto longer = predict_devices(plan, fleet);
+  EXPECT_NEAR(longer[0].model_bytes - predictions[0].model_bytes, 1000 * 2 * 4.0 * 2 * 4 * 2 * 16,
+              1e-3);
+  EXPECT_NEAR(longer[1].model_bytes - predictions[1].model_bytes, 1000 * 2 * 4.0 * 2 * 3 * 1 * 16,
+              1e-3);
+  EXPECT_EQ(longer[2].model_bytes, predictions[2].model_bytes);
+  EXPECT_GT(longer[1].compute_s, predictions[1].compute_s);
+}
+
 TEST(PredictDevices, ASlowDeviceComputesLongerButItsMessagesCostTheSame) {
   plan::Fleet fleet = examples::three_devices();
   const auto before = predict_devices(two_parts(), fleet);

@@ -20,11 +20,11 @@ std::vector<Share> any_shares(const Space& space, std::size_t count, std::mt1993
   return shares;
 }
 
-TEST(Pricer, PricesAsTheSimulatorPlays) {
+void expect_prices_as_played(const model::ModelConfig& teacher, const plan::RequestShape& shape) {
   const auto fleet = examples::three_devices();
   PlanOptions options;
-  options.shape.batch = 3;
-  const Space space(examples::fashion_vit(), fleet, options, {});
+  options.shape = shape;
+  const Space space(teacher, fleet, options, {});
   std::mt19937_64 random(11);
   for (const std::vector<std::size_t>& team : {std::vector<std::size_t>{0, 1, 2}, {1, 2}, {2}}) {
     Pricer pricer(space, options, team);
@@ -40,15 +40,17 @@ TEST(Pricer, PricesAsTheSimulatorPlays) {
   }
 }
 
-TEST(Pricer, SeesTheLimitsThatThePlanBreaks) {
-  // Every process has room for something like half of the teacher, so that random shares fall on
-  // both sides.
-  auto fleet = examples::three_devices(175e6 + 14e6);
-  PlanOptions options;
-  options.limits.latency_s = 8e-3;
-  options.limits.max_part_share = 0.6;
-  options.limits.min_importance = 0.9;
-  const Space space(examples::fashion_vit(), fleet, options, {});
+TEST(Pricer, PricesAsTheSimulatorPlays) {
+  expect_prices_as_played(examples::fashion_vit(), {3, 0, 0});
+  expect_prices_as_played(examples::small_llama(), examples::generated_texts());
+}
+
+/// Random shares on devices that have `room_bytes` for their model break the limits that the plan
+/// of these shares breaks.
+void expect_limits_of_the_plan(const model::ModelConfig& teacher, const PlanOptions& options,
+                               double room_bytes) {
+  const auto fleet = examples::three_devices(175e6 + room_bytes);
+  const Space space(teacher, fleet, options, {});
   Pricer pricer(space, options, {0, 1, 2});
   std::mt19937_64 random(13);
   int num_feasible = 0;
@@ -63,8 +65,24 @@ TEST(Pricer, SeesTheLimitsThatThePlanBreaks) {
     EXPECT_NEAR(price.violation, sum, 1e-6 * (1 + sum));
     num_feasible += price.feasible() ? 1 : 0;
   }
+  // The limits fall between them.
   EXPECT_GT(num_feasible, 0);
   EXPECT_LT(num_feasible, 300);
+}
+
+TEST(Pricer, SeesTheLimitsThatThePlanBreaks) {
+  PlanOptions options;
+  options.limits.latency_s = 8e-3;
+  options.limits.max_part_share = 0.6;
+  options.limits.min_importance = 0.9;
+  expect_limits_of_the_plan(examples::fashion_vit(), options, 14e6);
+}
+
+TEST(Pricer, SeesWhereKeysAndValuesDoNotFit) {
+  PlanOptions options;
+  options.shape = {4, 100, 1900};
+  // 8 MB of keys and values each layer with all its heads, up to 33.
+  expect_limits_of_the_plan(examples::small_llama(), options, 32e6);
 }
 
 TEST(Pricer, CountsTheMemoryOfTheAggregatorToo) {

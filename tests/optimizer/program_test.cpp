@@ -30,11 +30,35 @@ Plan local_plan() {
                            "local");
 }
 
+/// Parts of a model that generates, with a gated MLP and grouped heads.
+Plan text_parts() {
+  const model::ModelConfig teacher = examples::small_llama();
+  Plan plan = examples::plan_of(teacher,
+                                {examples::part(teacher, "hub", 4, 128, 6, 256),
+                                 examples::part(teacher, "cam", 2, 64, 3, 96)},
+                                "hub", "decomposed");
+  plan.shape = examples::generated_texts();
+  return plan;
+}
+
+Plan local_text_plan() {
+  Plan plan = text_parts();
+  plan.strategy = "local";
+  plan.parts = {examples::part(plan.teacher, "hub", 4, 192, 12, 512)};
+  return plan;
+}
+
 /// Every plan of these tests; a new strategy adds a line.
 std::vector<Plan> all_plans() {
-  std::vector<Plan> plans = {three_parts(), local_plan(), three_parts()};
-  std::reverse(plans.back().parts.begin(), plans.back().parts.end());
+  std::vector<Plan> plans = {three_parts(), local_plan(), three_parts(), text_parts(),
+                             local_text_plan()};
+  std::reverse(plans[2].parts.begin(), plans[2].parts.end());
   return plans;
+}
+
+/// What the plan is for, of another batch.
+RequestShape of_batch(const Plan& plan, std::int64_t batch) {
+  return {batch, plan.shape.tokens, plan.shape.generate};
 }
 
 using Message = std::tuple<std::int32_t, std::int32_t, std::uint32_t>;  // from, to, tag
@@ -48,7 +72,7 @@ TEST(Strategies, AllAppearInTheTests) {
 
 TEST(Compile, WritesEachValueOnce) {
   for (const Plan& plan : all_plans())
-    for (const Program& program : compile(plan, {2})) {
+    for (const Program& program : compile(plan, of_batch(plan, 2))) {
       std::vector<int> written(program.values.size(), 0);
       for (const Instruction& instruction : program.instructions) {
         for (const ValueId operand : instruction.operands)
@@ -62,7 +86,7 @@ TEST(Compile, WritesEachValueOnce) {
 
 TEST(Compile, GivesEveryReceiveExactlyOneSend) {
   for (const Plan& plan : all_plans()) {
-    const std::vector<Program> programs = compile(plan, {2});
+    const std::vector<Program> programs = compile(plan, of_batch(plan, 2));
     std::map<Message, ValueInfo> sent, received;
     for (const Program& program : programs)
       for (const Instruction& instruction : program.instructions) {
@@ -89,7 +113,7 @@ TEST(Compile, GivesEveryReceiveExactlyOneSend) {
 
 TEST(Compile, HasOneProgramForEachRankAndOneOutput) {
   for (const Plan& plan : all_plans()) {
-    const std::vector<Program> programs = compile(plan, {1});
+    const std::vector<Program> programs = compile(plan, of_batch(plan, 1));
     ASSERT_EQ(programs.size(), plan.parts.size() + 1);
     std::int64_t outputs = 0;
     for (std::size_t rank = 0; rank < programs.size(); ++rank) {
@@ -105,7 +129,7 @@ TEST(Compile, HasOneProgramForEachRankAndOneOutput) {
 
 TEST(Compile, LetsOnlyFuseAcceptWhatMayBeAbsent) {
   for (const Plan& plan : all_plans())
-    for (const Program& program : compile(plan, {1})) {
+    for (const Program& program : compile(plan, of_batch(plan, 1))) {
       std::set<ValueId> absent;
       for (const Instruction& instruction : program.instructions) {
         if (instruction.may_be_absent) absent.insert(instruction.result);
@@ -236,6 +260,59 @@ TEST(Price, CountsValuesAndActivationsOrLoading) {
   plan.parts = {examples::part(plan.teacher, "hub", 2, 1024, 8, 4096)};
   const std::vector<Program> wide = compile(plan, {1});
   EXPECT_EQ(working_bytes(wide[0], plan), 4.0 * 1024 * 4096);
+}
+
+/// Working bytes of a rank where `generate` tokens follow the prompt.
+double working_bytes_of(Plan plan, std::size_t rank, std::int64_t generate) {
+  plan.shape.generate = generate;
+  return working_bytes(compile(plan, plan.shape).at(rank), plan);
+}
+
+TEST(Price, GrowsByKeysAndValuesOfEachTokenThatIsGenerated) {
+  // 2 · layers · H/G · K numbers of each of two texts.
+  const auto more = [](const Plan& plan, std::size_t rank) {
+    return working_bytes_of(plan, rank, 160) - working_bytes_of(plan, rank, 60);
+  };
+  EXPECT_EQ(more(text_parts(), 0), 100 * 2 * 4.0 * 2 * 4 * (6 / 3) * 16);
+  EXPECT_EQ(more(text_parts(), 1), 100 * 2 * 4.0 * 2 * 2 * (3 / 3) * 16);
+  EXPECT_EQ(more(text_parts(), 2), 0) << "the aggregator keeps none";
+  EXPECT_EQ(more(local_text_plan(), 0), 100 * 2 * 4.0 * 2 * 4 * (12 / 3) * 16);
+}
+
+TEST(Price, HoldsThePromptsPassBesideItsCache) {
+  const Plan plan = text_parts();
+  const std::vector<Program> programs = compile(plan, plan.shape);
+  // A token in and a feature out, of two texts; what a prompt of 100 computes in; 160 tokens kept.
+  const double values = 2 * (4 + 4 * 128);
+  EXPECT_EQ(
+      working_bytes(programs[0], plan),
+      values + forward_bytes(plan.parts[0].config, {2, 100, 0}) + 2 * 160 * 4.0 * 2 * 4 * 2 * 16);
+}
+
+TEST(Price, OfATextIsThatOfOneTokenHalfWay) {
+  const Plan plan = text_parts();
+  const std::vector<Program> programs = compile(plan, plan.shape);
+  std::set<std::int64_t> seen;
+  for (const Kernel& kernel : kernels_of(programs[0].instructions[1], programs[0], plan)) {
+    if (kernel.kind == KernelKind::attention) seen.insert(kernel.columns);
+    if (kernel.kind == KernelKind::matmul) {
+      EXPECT_EQ(kernel.rows, 2);
+    }
+  }
+  EXPECT_EQ(seen, std::set<std::int64_t>{100 + 60 / 2 + 1});
+  EXPECT_EQ(programs[0].values[0].dims, (std::vector<std::int64_t>{2, 1}));
+  EXPECT_EQ(programs[0].values[1].dims, (std::vector<std::int64_t>{2, 1, 128}));
+}
+
+TEST(Price, TheHeadOfALanguageModelIsTheAggregators) {
+  const Plan plan = text_parts();
+  const std::vector<Program> programs = compile(plan, plan.shape);
+  // A_p [192, D_p], b_p, m_p, c_p [192] of each part; the head [500, 192].
+  EXPECT_EQ(resident_bytes(programs[2], plan),
+            serving_bytes + 4.0 * (192 * (128 + 64) + 2 * 3 * 192 + 500 * 192));
+  const auto fusion = kernels_of(programs[2].instructions[2], programs[2], plan);
+  EXPECT_EQ(fusion.back().columns, 500);
+  EXPECT_EQ(fusion.back().rows, 2);
 }
 
 TEST(Price, CountsBytesOfAValue) {

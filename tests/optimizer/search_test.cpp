@@ -63,10 +63,10 @@ double objective_s(const PlanSummary& summary, const plan::Fleet& fleet,
                    const PlanOptions& options) {
   double teacher_s = std::numeric_limits<double>::infinity();
   for (const plan::Device& device : fleet.devices)
-    teacher_s =
-        std::min(teacher_s, device.instruction_seconds() +
-                                device.seconds(plan::kernels_of_model(
-                                    summary.plan.teacher, {options.shape.batch, 0, 0}, true)));
+    teacher_s = std::min(teacher_s,
+                         device.instruction_seconds() +
+                             device.seconds(plan::kernels_of_model(
+                                 summary.plan.teacher, plan::planned_load(options.shape), true)));
   const plan::Prediction& prediction = summary.plan.prediction;
   const double lost = 1 - prediction.kept_importance;
   if (options.objective == "accuracy") return lost;
@@ -142,10 +142,40 @@ Instance random_instance(std::uint64_t seed) {
   return made;
 }
 
-class RandomInstance : public testing::TestWithParam<std::uint64_t> {};
+/// The same of texts that are generated; how many of them fit, their keys and values decide.
+Instance random_text_instance(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(random);
+  };
+  const auto real = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  Instance made;
+  made.teacher = examples::llama(pick(3, 4), 64, 8, pick(0, 1) ? 2 : 4, 96, 100, 4096);
+  made.options = usual();
+  made.options.strategy = "decomposed";
+  made.options.shape = {pick(8, 16), 64, 1800};
+  made.options.width_step = 32;
+  made.options.accuracy_weight = real(0.3, 3);
+  made.options.limits.max_part_share = 0.8;
+  if (pick(0, 1)) made.options.objective = "accuracy";
+  made.options.seed = seed;
+  const plan::PlanPart whole =
+      examples::part(made.teacher, "hub", made.teacher.num_layers(), made.teacher.width, 8, 96);
+  const double cache = plan::cache_bytes(whole.config, made.options.shape.batch, 64 + 1800);
+  std::vector<plan::Device> devices;
+  for (const char* name : {"hub", "cam"}) {
+    devices.push_back(device(name, real(0.01, 0.1)));
+    constexpr double any_model_bytes = 12e6;
+    devices.back().memory_bytes =
+        devices.back().profile.runtime_bytes + any_model_bytes + real(0.3, 0.9) * cache;
+  }
+  made.fleet = fleet(devices, real(0.5e6, 12e6), real(0, 0.5e-3));
+  return made;
+}
 
-TEST_P(RandomInstance, IsWithinTwoPercentOfTheTrueOptimum) {
-  const Instance instance = random_instance(GetParam());
+void expect_near_the_true_optimum(const Instance& instance) {
   const auto found =
       search(instance.teacher, instance.fleet, instance.options, instance.importance);
   const auto best =
@@ -157,13 +187,27 @@ TEST_P(RandomInstance, IsWithinTwoPercentOfTheTrueOptimum) {
   // Both ways: what the search finds must be in the space that was enumerated.
   EXPECT_GE(found_s, true_s * (1 - 1e-6));
   EXPECT_LE(found_s, true_s * 1.02 + 1e-9) << best.evaluations << " plans enumerated";
-  RecordProperty("gap_percent", std::to_string(100 * (found_s / true_s - 1)));
+  testing::Test::RecordProperty("gap_percent", std::to_string(100 * (found_s / true_s - 1)));
   if (std::getenv("CLEAVE_SHOW_GAPS"))
     std::printf("gap %.3f %%  plans %d  %s\n", 100 * (found_s / true_s - 1), best.evaluations,
                 instance.options.partition ? "partition" : "");
 }
 
+class RandomInstance : public testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(RandomInstance, IsWithinTwoPercentOfTheTrueOptimum) {
+  expect_near_the_true_optimum(random_instance(GetParam()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Search, RandomInstance, testing::Range<std::uint64_t>(1, 31));
+
+class RandomTextInstance : public testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(RandomTextInstance, IsWithinTwoPercentOfTheTrueOptimum) {
+  expect_near_the_true_optimum(random_text_instance(GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Search, RandomTextInstance, testing::Range<std::uint64_t>(1, 11));
 
 // --- shares ---
 
@@ -372,6 +416,27 @@ TEST(Search, KeepsEveryProcessWithinItsMemory) {
   const plan::Candidate* local = find_candidate(summary.plan, "local on hub");
   ASSERT_NE(local, nullptr);
   EXPECT_EQ(local->reason.rfind("memory on 'hub': needs ", 0), 0u) << local->reason;
+}
+
+TEST(Search, KeepsKeysAndValuesWithinTheMemory) {
+  PlanOptions options = usual();
+  options.objective = "accuracy";
+  options.limits.max_part_share = 0;
+  options.shape = {4, 100, 1900};
+  const auto teacher = examples::small_llama();
+  // The weights fit everywhere, 33 MB of keys and values nowhere.
+  const auto three = examples::three_devices(175e6 + plan::weight_bytes(teacher) + 26e6);
+  const auto summary = search(teacher, three, options);
+  ASSERT_EQ(summary.termination, Termination::found) << summary.message;
+  EXPECT_EQ(summary.plan.strategy, "decomposed");
+  for (const plan::DevicePrediction& prediction : summary.plan.prediction.devices)
+    EXPECT_LE(prediction.runtime_bytes + prediction.model_bytes, prediction.limit_bytes)
+        << prediction.device;
+  const plan::Candidate* local = find_candidate(summary.plan, "local on hub");
+  ASSERT_NE(local, nullptr);
+  EXPECT_EQ(local->reason.rfind("memory on 'hub': needs ", 0), 0u) << local->reason;
+  options.shape.generate = 100;
+  EXPECT_EQ(search(teacher, three, options).plan.strategy, "local");
 }
 
 TEST(Search, KeepsTheWidthThatIsAskedFor) {

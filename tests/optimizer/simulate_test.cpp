@@ -128,6 +128,18 @@ TEST(Simulate, RunsTheWholeModelOnOneDevice) {
               pixels / 1000 + 0.25 + (1 + 6 * 6 + 1) * 0.05 + 10 * 4 / 1000.0 + 0.25, 1e-9);
 }
 
+TEST(Simulate, PlaysATokenOfATextThatIsGenerated) {
+  const auto fleet = examples::fleet({clockwork("hub", 0.1), clockwork("cam", 0.1)}, 1000, 0.25);
+  const auto teacher = examples::small_llama();
+  auto plan = examples::plan_of(teacher, {examples::part(teacher, "cam", 2, 64, 3, 128)}, "hub",
+                                "decomposed");
+  plan.shape = {1, 100, 60};
+  // A token goes out; of each layer queries, keys, values and what they come to, gate, up and down;
+  // 64 numbers come back; the fusion's product and the head.
+  EXPECT_NEAR(play(plan, fleet).latency_s,
+              4 / 1000.0 + 0.25 + 2 * 7 * 0.1 + 64 * 4 / 1000.0 + 0.25 + 2 * 0.1, 1e-9);
+}
+
 TEST(Simulate, NamesTheSlowDeviceAsBottleneck) {
   auto fleet = examples::fleet({clockwork("hub", 0.1), clockwork("cam", 0.5)}, 1e6, 1e-3);
   const Timeline timeline = play(one_layer_each(fleet), fleet);

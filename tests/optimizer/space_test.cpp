@@ -31,10 +31,17 @@ model::ModelConfig cut_before() {
   return teacher;
 }
 
+PlanOptions generating() {
+  PlanOptions options;
+  options.shape = examples::generated_texts();
+  return options;
+}
+
 /// What the space says about a share is what the plan's own rules say about its config.
-void expect_exact(const model::ModelConfig& teacher) {
-  const Space space = space_of(teacher);
+void expect_exact(const model::ModelConfig& teacher, const PlanOptions& options = {}) {
+  const Space space = space_of(teacher, options);
   const plan::Fleet fleet = examples::three_devices();
+  const plan::Load load = plan::planned_load(options.shape);
   std::mt19937_64 random(3);
   for (int i = 0; i < 40; ++i) {
     const Share share = any_share(space, random);
@@ -42,7 +49,7 @@ void expect_exact(const model::ModelConfig& teacher) {
     for (std::size_t device = 0; device < fleet.devices.size(); ++device) {
       const double exact_s =
           fleet.devices[device].instruction_seconds() +
-          fleet.devices[device].seconds(plan::kernels_of_model(config, {1, 0, 0}, false));
+          fleet.devices[device].seconds(plan::kernels_of_model(config, load, false));
       EXPECT_NEAR(space.seconds(device, share), exact_s, 1e-9 * exact_s);
     }
     EXPECT_NEAR(space.weight_bytes(share), plan::weight_bytes(config), 0.5);
@@ -53,18 +60,38 @@ TEST(Space, PricesAreThoseOfTheKernels) { expect_exact(examples::fashion_vit());
 
 TEST(Space, PricesOfATeacherThatWasCutBeforeAreExactToo) { expect_exact(cut_before()); }
 
-TEST(Space, CountsMemoryAsThePlanDoes) {
-  const auto teacher = examples::fashion_vit();
-  const Space space = space_of(teacher);
+TEST(Space, PricesOfAGatedModelWithGroupedHeadsAreThoseOfTheKernels) {
+  expect_exact(examples::small_llama(), generating());
+}
+
+void expect_memory_of_the_plan(const model::ModelConfig& teacher, const PlanOptions& options = {}) {
+  const Space space = space_of(teacher, options);
   std::mt19937_64 random(5);
   for (int i = 0; i < 20; ++i) {
     const Share share = any_share(space, random);
-    const plan::Plan plan = examples::plan_of(teacher, {space.part(1, share)}, "hub", "decomposed");
+    plan::Plan plan = examples::plan_of(teacher, {space.part(1, share)}, "hub", "decomposed");
+    plan.shape = options.shape;
     const auto programs = plan::compile(plan, plan.shape);
     EXPECT_NEAR(space.model_bytes(share),
                 plan::resident_bytes(programs[0], plan) + plan::working_bytes(programs[0], plan),
                 0.5);
   }
+}
+
+TEST(Space, CountsMemoryAsThePlanDoes) { expect_memory_of_the_plan(examples::fashion_vit()); }
+
+TEST(Space, CountsKeysAndValuesOfEveryLayer) {
+  expect_memory_of_the_plan(examples::small_llama(), generating());
+  auto cut = examples::small_llama();
+  cut.layers = {{12, 512}, {6, 512}, {12, 256}, {3, 512}};
+  expect_memory_of_the_plan(cut, generating());
+}
+
+TEST(Space, HandsOutWholeGroupsOfHeads) {
+  const Space space = space_of(examples::small_llama(), generating());
+  EXPECT_EQ(space.largest()[axis::heads], 4);
+  EXPECT_EQ(space.value(axis::heads, 3), 9);
+  EXPECT_TRUE(space.config(space.largest()) == examples::small_llama());
 }
 
 TEST(Space, KeepingEverythingIsTheTeacher) {

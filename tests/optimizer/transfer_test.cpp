@@ -66,6 +66,21 @@ TEST(Transferred, ToAShallowTeacherKeepsAtLeastAHeadAndAColumn) {
   EXPECT_EQ(tiny.parts[1].config.width, 8);
 }
 
+TEST(Transferred, KeepsHeadsInWholeGroupsAndTheTextsItIsFor) {
+  Plan plan;
+  plan.teacher = examples::small_llama();
+  plan.aggregator = "hub";
+  plan.shape = examples::generated_texts();
+  plan.parts = {examples::part(plan.teacher, "hub", 4, 96, 6, 256),
+                examples::part(plan.teacher, "cam", 2, 48, 3, 64)};
+  const Plan large = transferred(plan, examples::llama(8, 512, 32, 4, 1376, 500, 2048));
+  EXPECT_TRUE(large.shape == plan.shape);
+  EXPECT_EQ(large.parts[0].config.layers[7].heads, 16);
+  EXPECT_EQ(large.parts[0].config.layers[7].mlp_width, 688);
+  EXPECT_EQ(large.parts[1].config.layers[0].heads, 8);
+  EXPECT_EQ(compile(large, large.shape).size(), 3U);
+}
+
 TEST(Transferred, RefusesAPlanWithoutSubModels) {
   Plan plan = small_plan();
   plan.strategy = "local";

@@ -81,6 +81,57 @@ TEST(Work, AgreesWithTheFormulaOfOneBlock) {
   EXPECT_DOUBLE_EQ(block, 2 * (12 * tokens * width * width + 2 * tokens * tokens * width));
 }
 
+TEST(Work, ListsTheKernelsOfATokenBehindOthers) {
+  // Of two texts, the 21st token: 4 heads of 8 on 2 of keys and values, a gated MLP of 48.
+  EXPECT_EQ(text_of(kernels_of_model(examples::llama(1, 32, 4, 2, 48, 100, 64), {2, 1, 20}, true)),
+            "elementwise 2 0 32\n"  // the tokens' rows; positions are rotations
+            "norm 2 0 32\n"
+            "matmul 2 32 32\n"
+            "matmul 2 32 16\n"
+            "matmul 2 32 16\n"
+            "elementwise 4 0 48\n"  // queries and keys, turned
+            "attention 8 8 21\n"
+            "matmul 2 32 32\n"
+            "elementwise 2 0 32\n"
+            "norm 2 0 32\n"
+            "matmul 2 32 48\n"  // gate
+            "matmul 2 32 48\n"  // up
+            "elementwise 2 0 48\n"
+            "activation 2 0 48\n"
+            "matmul 2 48 32\n"
+            "elementwise 2 0 32\n"
+            "norm 2 0 32\n"
+            "matmul 2 32 100\n");
+}
+
+TEST(Work, AgreesWithTheFormulaOfAGatedBlockWithGroupedKeys) {
+  // N·D·(2·H·K + 2·H/G·K) of attention, 3·N·D·F of the MLP, 2·N·(past + N)·H·K of scores.
+  const auto flops = [](std::int64_t layers) {
+    return flops_of(
+        kernels_of_model(examples::llama(layers, 192, 12, 3, 512, 500, 2048), {2, 30, 70}, false));
+  };
+  const double tokens = 2 * 30, seen = 100, width = 192, inner = 12 * 16, shared = 4 * 16;
+  EXPECT_DOUBLE_EQ(flops(2) - flops(1), 2 * (tokens * width * (2 * inner + 2 * shared) +
+                                             3 * tokens * width * 512 + 2 * tokens * seen * inner));
+}
+
+TEST(Work, KeepsKeysAndValuesOfEveryLayerHeadAndToken) {
+  // 2 · layers · H/G · K numbers of each token of each text.
+  EXPECT_EQ(cache_bytes(examples::small_llama(), 3, 250), 4.0 * 2 * 4 * (12 / 3) * 16 * 3 * 250);
+  EXPECT_EQ(cache_bytes(examples::llama(4, 192, 12, 1, 512, 500, 2048), 3, 250),
+            3 * cache_bytes(examples::small_llama(), 3, 250));
+  model::ModelConfig cut = examples::small_llama();
+  cut.layers = {{12, 512}, {0, 512}, {3, 0}};
+  EXPECT_EQ(cache_bytes(cut, 1, 10), 4.0 * 2 * (4 + 1) * 16 * 10);
+}
+
+TEST(Work, KnowsTheWeightsOfALlama) {
+  // Queries and output, keys and values of a third, gate, up and down, two norms; the last norm,
+  // and tokens on both sides.
+  const double layer = 192.0 * (2 * 192 + 2 * 64) + 3 * 192.0 * 512 + 2 * 192;
+  EXPECT_EQ(weight_bytes(examples::small_llama()), 4 * (4 * layer + 192 + 2 * 500.0 * 192));
+}
+
 TEST(Work, AgreesWithThePublishedFlopsOfViTBase) {
   EXPECT_NEAR(flops_of(kernels_of_model(examples::vit_base(), {1, 0, 0}, true)), 35.1e9, 0.1e9);
   EXPECT_NEAR(flops_of(kernels_of_model(examples::vit_base(), {4, 0, 0}, true)), 4 * 35.1e9, 0.4e9);
