@@ -7,7 +7,7 @@
 namespace cleave::base {
 
 /// How far a long piece of work is. `what` is a short phrase ("calibrate epoch 3"), `note` the
-/// figures of the moment.
+/// figures of the moment. A `total` of 0: nothing is counted, `note` is a remark on the work.
 struct Progress {
   std::string what;
   std::int64_t done = 0;

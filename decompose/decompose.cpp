@@ -108,6 +108,7 @@ bool same_shape(model::ModelConfig a, const model::ModelConfig& b) {
   a.labels = b.labels;
   a.processing = b.processing;
   a.random_weights = b.random_weights;
+  a.held_out = b.held_out;
   return a == b;
 }
 

@@ -358,6 +358,10 @@ bool SamplingDefaults::operator==(const SamplingDefaults& other) const {
   return all(*this) == all(other);
 }
 
+bool HeldOut::operator==(const HeldOut& other) const {
+  return std::tie(rows, count, digest) == std::tie(other.rows, other.count, other.digest);
+}
+
 bool ModelConfig::operator==(const ModelConfig& other) const {
   const auto all = [](const ModelConfig& c) {
     return std::tie(c.family, c.width, c.head_width, c.layers, c.activation, c.norm_placement,
@@ -366,7 +370,7 @@ bool ModelConfig::operator==(const ModelConfig& other) const {
                     c.rotary_base, c.rotary_scaling, c.tied_head, c.end_tokens, c.sampling,
                     c.text_length, c.pooling, c.normalised, c.image_height, c.image_width, c.patch,
                     c.channels, c.summary_tokens, c.classes, c.labels, c.problem, c.processing,
-                    c.random_weights);
+                    c.random_weights, c.held_out);
   };
   return all(*this) == all(other);
 }

@@ -82,6 +82,16 @@ struct SamplingDefaults {
   bool operator==(const SamplingDefaults& other) const;
 };
 
+/// Which rows of its training data a model did not learn from, because they decide (recipe's
+/// `validation`): what learns from the model later keeps the same apart. Rows are pairs where texts
+/// come in pairs, and tokens of a running text.
+struct HeldOut {
+  std::int64_t rows = 0;   // of all training data; 0: nobody knows
+  std::int64_t count = 0;  // held out
+  std::string digest;      // SHA-256 of `rows` and which are held out
+  bool operator==(const HeldOut& other) const;
+};
+
 /// What a model is: everything that fixes the names and shapes of its tensors and its forward pass.
 ///
 /// Dimensions (one legend in the whole project): B batch, N tokens, D width, H heads, K head width,
@@ -139,6 +149,8 @@ struct ModelConfig {
   ImageProcessing processing;
   /// Made by `init`, never trained: marked so that nobody takes its answers for real.
   bool random_weights = false;
+  /// Of a model that was trained here.
+  HeldOut held_out;
 
   std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
   bool is_text() const { return vocabulary > 0; }

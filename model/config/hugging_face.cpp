@@ -216,11 +216,20 @@ void read_classes(const Reader& file, ModelConfig& config) {
   }
 }
 
+HeldOut read_held_out(const Reader& table) {
+  table.allow({"rows", "count", "digest"});
+  HeldOut held_out;
+  held_out.rows = table.at("rows").integer(1, std::int64_t{1} << 40);
+  held_out.count = table.at("count").integer(0, held_out.rows);
+  held_out.digest = table.at("digest").text();
+  return held_out;
+}
+
 /// What only Cleave reads; see `section`.
 void read_section(const Reader& section, ModelConfig& config) {
   section.expect_format(format);
   section.allow({"format", "head_width", "group", "layers", "task", "summary_tokens",
-                 "random_weights", "processing"});
+                 "random_weights", "processing", "held_out"});
   config.head_width = section.integer("head_width", 1, any_size, config.head_width);
   config.group = section.integer("group", 1, any_size, config.group);
   if (const auto task = section.find("task")) config.task = read_task(*task);
@@ -231,6 +240,7 @@ void read_section(const Reader& section, ModelConfig& config) {
   config.random_weights = section.boolean("random_weights", false);
   if (const auto processing = section.find("processing"))
     config.processing = read_processing(*processing, config);
+  if (const auto held_out = section.find("held_out")) config.held_out = read_held_out(*held_out);
 }
 
 /// ModelConfig::check, with the file in the message.
@@ -330,6 +340,10 @@ json section(const ModelConfig& config) {
   if (architecture.summary_tokens != config.summary_tokens)
     section["summary_tokens"] = config.summary_tokens;
   if (config.random_weights) section["random_weights"] = true;
+  if (config.held_out.rows > 0)
+    section["held_out"] = {{"rows", config.held_out.rows},
+                           {"count", config.held_out.count},
+                           {"digest", config.held_out.digest}};
   return section;
 }
 

@@ -33,10 +33,11 @@ std::runtime_error at_line(const fs::path& file, std::int64_t number, const std:
                             what);
 }
 
-/// Each line, valid UTF-8, without its end ("\n" or "\r\n").
+/// Each line, valid UTF-8, without its end ("\n" or "\r\n") and without a byte order mark.
 template <class OnLine>
 void for_lines(const fs::path& file, const OnLine& on_line) {
-  std::istringstream lines(base::read_text(file, largest_file));
+  std::istringstream lines{
+      std::string(without_byte_order_mark(base::read_text(file, largest_file)))};
   std::int64_t number = 0;
   for (std::string line; std::getline(lines, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();

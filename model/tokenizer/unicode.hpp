@@ -15,6 +15,10 @@ std::optional<std::size_t> first_invalid_utf8(std::string_view text);
 /// The text with each maximal invalid sequence replaced by U+FFFD (Unicode 15, section 3.9).
 std::string repaired_utf8(std::string_view text);
 
+/// The text without the byte order mark (U+FEFF) that it may begin with: editors write it, and it
+/// is no part of what was written. Every door for text drops it.
+std::string_view without_byte_order_mark(std::string_view text);
+
 /// The code point at `position` of valid UTF-8; moves `position` behind it.
 char32_t next_code_point(std::string_view text, std::size_t& position);
 void append_utf8(char32_t point, std::string& text);

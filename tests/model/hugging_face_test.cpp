@@ -219,6 +219,8 @@ std::vector<ModelConfig> assorted_configs() {
   configs.back().labels = {"a", "b", "b", "\xc3\xa9"};
   configs.back().random_weights = true;
   configs.push_back(tiny_config());
+  configs.back().held_out = {60000, 5000, "0123456789abcdef"};
+  configs.push_back(tiny_config());
   configs.back().processing.crop_from = 9;
   configs.back().processing.resample = 3;
   configs.back().processing.rescale = 1.0 / 127;
