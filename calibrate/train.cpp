@@ -108,7 +108,7 @@ void take_start(const TrainRecipe& recipe, model::Transformer& model) {
   for (const auto& stored : model::stored_tensors(recipe.model)) {
     if (stored.parts.front().name.rfind("pooler", 0) != 0) continue;
     if (const auto* entry = model::look_for_stored(recipe.model, files, stored.key);
-        entry != nullptr && entry->dims == stored.dims())
+        entry != nullptr && entry->is_real() && entry->dims == stored.dims())
       model.tensors[stored.parts.front().name] = model::read_tensor(files, *entry);
   }
 }

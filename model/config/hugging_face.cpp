@@ -1,6 +1,7 @@
 #include "model/config/hugging_face.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <set>
 #include <stdexcept>
@@ -428,15 +429,45 @@ std::vector<std::string> spellings(const ModelConfig& config, const std::string&
   return found;
 }
 
-}  // namespace
-
-const TensorEntry* look_for_stored(const ModelConfig& config, const TensorFiles& files,
-                                   const std::string& key) {
+const TensorEntry* look_for_spelling(const ModelConfig& config, const TensorFiles& files,
+                                     const std::string& key) {
   for (const std::string& name : spellings(config, key)) {
     const auto found = files.entries().find(name);
     if (found != files.entries().end()) return &found->second;
   }
   return nullptr;
+}
+
+/// The keys under which a head that is the tokens' embedding may be stored: the embedding's and the
+/// head's own. Empty where the head is not tied.
+struct TiedKeys {
+  std::string embedding, head;
+};
+
+TiedKeys tied_keys(const ModelConfig& config) {
+  TiedKeys keys;
+  if (!config.tied_head || !config.reads_every_token() || config.classes == 0) return keys;
+  ModelConfig untied = config;
+  untied.tied_head = false;
+  for (const StoredTensor& stored : stored_tensors(untied)) {
+    if (stored.parts.front().name == "embedding.token") keys.embedding = stored.key;
+    if (stored.parts.front().name == "head.weight") keys.head = stored.key;
+  }
+  return keys;
+}
+
+std::runtime_error wrong(const TensorFiles& files, const TensorEntry& entry,
+                         const std::string& what) {
+  return std::runtime_error("[" + files.path().string() + "] " + entry.name + ": " + what);
+}
+
+}  // namespace
+
+const TensorEntry* look_for_stored(const ModelConfig& config, const TensorFiles& files,
+                                   const std::string& key) {
+  if (const TensorEntry* found = look_for_spelling(config, files, key)) return found;
+  const TiedKeys tied = tied_keys(config);
+  return key == tied.embedding ? look_for_spelling(config, files, tied.head) : nullptr;
 }
 
 const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
@@ -453,17 +484,40 @@ void check_tensors(const ModelConfig& config, const TensorFiles& files) {
     general.insert(without_numbers(entry.name));
     const auto text = [](const std::vector<std::int64_t>& dims) { return json(dims).dump(); };
     if (entry.dims != stored.dims())
-      throw std::runtime_error("[" + files.path().string() + "] " + entry.name + ": saw " +
-                               text(entry.dims) + ", needs " + text(stored.dims()) +
-                               " (config.json and weights disagree)");
+      throw wrong(files, entry,
+                  "saw " + text(entry.dims) + ", needs " + text(stored.dims()) +
+                      " (config.json and weights disagree)");
+    expect_real(files, entry);
   }
   // What a model of this family does not use (a pooler) may be there; a layer too many may not.
   for (const auto& [name, entry] : files.entries())
     if (keys.count(name) == 0 && general.count(without_numbers(name)) != 0)
-      throw std::runtime_error("[" + files.path().string() + "] " + name +
-                               ": saw it, needs none beyond the " +
-                               std::to_string(config.num_layers()) +
-                               " layers of config.json (config.json and weights disagree)");
+      throw wrong(files, entry,
+                  "saw it, needs none beyond the " + std::to_string(config.num_layers()) +
+                      " layers of config.json (config.json and weights disagree)");
+}
+
+void expect_real(const TensorFiles& files, const TensorEntry& entry) {
+  if (!entry.is_real())
+    throw wrong(files, entry,
+                "saw numbers in " + entry.element_name() +
+                    ", needs f32, f16, bf16 or f64 (quantised weights are not read: take the "
+                    "unquantised checkpoint)");
+}
+
+std::vector<std::string> tensor_notes(const ModelConfig& config, const TensorFiles& files) {
+  const TiedKeys tied = tied_keys(config);
+  if (tied.head.empty()) return {};
+  const TensorEntry* embedding = look_for_spelling(config, files, tied.embedding);
+  const TensorEntry* head = look_for_spelling(config, files, tied.head);
+  if (embedding == nullptr || head == nullptr) return {};
+  const bool same = embedding->element == head->element && embedding->bytes == head->bytes &&
+                    std::memcmp(files.data(*embedding), files.data(*head), head->bytes) == 0;
+  files.release(*embedding);
+  files.release(*head);
+  if (same) return {};
+  return {"[" + files.path().string() + "] " + head->name + ": differs from " + embedding->name +
+          ", which is used for both (the head is tied to the embedding)"};
 }
 
 }  // namespace cleave::model

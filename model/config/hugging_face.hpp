@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -26,14 +27,21 @@ void write_config(const ModelConfig& config, const std::filesystem::path& folder
 nlohmann::json config_to_json(const ModelConfig& config);
 
 /// The tensor of a StoredTensor's key, under whichever of its published names `files` has it (with
-/// the family's prefix or without, BERT's gamma and beta). Throws std::runtime_error with the key.
+/// the family's prefix or without, BERT's gamma and beta, a tied embedding under its own name or
+/// else the head's). Throws std::runtime_error with the key.
 const TensorEntry& find_stored(const ModelConfig& config, const TensorFiles& files,
                                const std::string& key);
 /// The same; null where there is none.
 const TensorEntry* look_for_stored(const ModelConfig& config, const TensorFiles& files,
                                    const std::string& key);
-/// Throws std::runtime_error where a tensor of `config` is missing in `files` or has another shape
-/// ("[folder] key: saw [192, 192], needs [96, 192]").
+/// Throws std::runtime_error where a tensor of `config` is missing in `files`, has another shape
+/// ("[folder] key: saw [192, 192], needs [96, 192]") or is not made of real numbers. What the model
+/// does not use may be anything.
 void check_tensors(const ModelConfig& config, const TensorFiles& files);
+/// Throws std::runtime_error where the tensor is not made of real numbers.
+void expect_real(const TensorFiles& files, const TensorEntry& entry);
+
+/// What is odd about tensors that fit: a line each, for people.
+std::vector<std::string> tensor_notes(const ModelConfig& config, const TensorFiles& files);
 
 }  // namespace cleave::model

@@ -52,12 +52,6 @@ std::string_view dtype_of(Element element) {
   throw std::logic_error("element type without a safetensors name");
 }
 
-std::string known_dtypes() {
-  std::string list;
-  for (const auto& entry : dtypes) list += (list.empty() ? "" : ", ") + std::string(entry.first);
-  return list;
-}
-
 /// Text of a hostile file for a message: short and printable.
 std::string in_quotes(std::string_view text) {
   std::string out = "'";
@@ -98,9 +92,11 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_object(std::size_t) override {
+    if (passing_over()) return deeper();
     if (depth_ == 1) {
       fields_.clear();
-      dtype_.reset();
+      entry_ = {};
+      has_dtype_ = false;
       shape_.reset();
       offsets_.reset();
     } else if (depth_ != 0) {
@@ -111,19 +107,22 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool key(std::string& key) override {
+    if (passing_over()) return true;
     if (depth_ == 1) {
       if (!names_.insert(key).second)
         refuse("saw the name " + in_quotes(key) + " twice, needs each name once");
       name_ = key;
-    } else if (!fields_.insert(key).second) {
+    } else if (name_ != metadata_key && !fields_.insert(key).second) {
       refuse("saw the field " + in_quotes(key) + " twice, needs each field once");
     } else {
       field_ = key;
+      unknown_ = name_ != metadata_key && key != "dtype" && key != "shape" && key != "data_offsets";
     }
     return true;
   }
 
   bool end_object() override {
+    if (passing_over()) return shallower();
     --depth_;
     if (depth_ == 1 && name_ != metadata_key) finish_entry();
     name_.clear();
@@ -131,11 +130,14 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool string(std::string& value) override {
+    if (passes_over()) return true;
     if (depth_ == 2 && name_ == metadata_key) {
       metadata[field_] = value;
     } else if (depth_ == 2 && !in_array_ && field_ == "dtype") {
-      dtype_ = element_of(value);
-      if (!dtype_) refuse("dtype: saw " + in_quotes(value) + ", needs one of " + known_dtypes());
+      has_dtype_ = true;
+      const auto element = element_of(value);
+      entry_.element = element.value_or(Element::u8);
+      if (!element) entry_.foreign = value;
     } else {
       refuse_value("a text");
     }
@@ -143,6 +145,7 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_array(std::size_t) override {
+    if (passing_over()) return deeper();
     if (depth_ != 2 || in_array_ || name_ == metadata_key) refuse_value("a list");
     in_array_ = true;
     numbers_.clear();
@@ -150,6 +153,7 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool end_array() override {
+    if (passing_over()) return shallower();
     in_array_ = false;
     if (field_ == "shape") {
       shape_ = numbers_;
@@ -162,6 +166,7 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool number_unsigned(std::uint64_t value) override {
+    if (passes_over()) return true;
     if (!in_array_) refuse_value("a number");
     if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
       refuse(field_ + ": saw " + std::to_string(value) + ", needs a number below 2^63");
@@ -171,11 +176,16 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
 
-  bool null() override { refuse_value("null"); }
-  bool boolean(bool) override { refuse_value("a truth value"); }
-  bool number_integer(std::int64_t) override { refuse_value("a negative number"); }
+  bool null() override {
+    if (depth_ == 1 && name_ == metadata_key) return true;  // none: as the safetensors library does
+    return refuse_unless_passed_over("null");
+  }
+  bool boolean(bool) override { return refuse_unless_passed_over("a truth value"); }
+  bool number_integer(std::int64_t) override {
+    return refuse_unless_passed_over("a negative number");
+  }
   bool number_float(double, const std::string& text) override {
-    refuse_value("the number " + in_quotes(text));
+    return refuse_unless_passed_over("the number " + in_quotes(text));
   }
   bool binary(nlohmann::json::binary_t&) override { refuse_value("binary data"); }
   bool parse_error(std::size_t position, const std::string&,
@@ -185,24 +195,40 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
-  static constexpr std::size_t max_dims = 16;
+  static constexpr std::size_t max_dims = 64;
+
+  /// Within the value of a field that is not known, which is passed over whole.
+  bool passing_over() const { return unknown_; }
+  bool deeper() { return ++depth_passed_over_ > 0; }
+  bool shallower() {
+    unknown_ = --depth_passed_over_ > 0;
+    return true;
+  }
+  /// The same at a value without parts.
+  bool passes_over() {
+    if (!unknown_) return false;
+    unknown_ = depth_passed_over_ > 0;
+    return true;
+  }
+  bool refuse_unless_passed_over(const std::string& saw) {
+    if (!passes_over()) refuse_value(saw);
+    return true;
+  }
 
   [[noreturn]] void refuse_value(const std::string& saw) const {
     if (depth_ == 0) refuse("saw " + saw + ", needs a JSON object");
     if (depth_ == 1) refuse("saw " + saw + ", needs an object with dtype, shape and data_offsets");
     if (name_ == metadata_key) refuse(in_quotes(field_) + ": saw " + saw + ", needs a text");
-    if (field_ != "dtype" && field_ != "shape" && field_ != "data_offsets")
-      refuse("saw the field " + in_quotes(field_) + ", needs dtype, shape and data_offsets only");
     refuse(field_ + ": saw " + saw + ", needs " +
            (field_ == "dtype" ? "a text" : "a list of whole numbers from 0"));
   }
 
   void finish_entry() {
-    if (!dtype_ || !shape_ || !offsets_)
+    if (!has_dtype_ || !shape_ || !offsets_)
       refuse("saw no " +
-             std::string(!dtype_   ? "dtype"
-                         : !shape_ ? "shape"
-                                   : "data_offsets") +
+             std::string(!has_dtype_ ? "dtype"
+                         : !shape_   ? "shape"
+                                     : "data_offsets") +
              ", needs it");
     if (offsets_->size() != 2)
       refuse("data_offsets: saw " + std::to_string(offsets_->size()) +
@@ -211,12 +237,20 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
     if (end < begin)
       refuse("data_offsets: saw [" + std::to_string(begin) + ", " + std::to_string(end) +
              "], needs begin <= end");
-    const auto bytes = byte_count(*dtype_, *shape_);
+    entry_.name = name_;
+    entry_.dims = *shape_;
+    entry_.offset = static_cast<std::uint64_t>(begin);
+    entry_.bytes = static_cast<std::uint64_t>(end - begin);
+    if (entry_.foreign.empty()) check_bytes();
+    entries.push_back(std::move(entry_));
+  }
+
+  void check_bytes() const {
+    const auto bytes = byte_count(entry_.element, entry_.dims);
     if (!bytes) refuse("shape: saw one of 2^63 bytes or more, needs one that fits the file");
-    if (static_cast<std::uint64_t>(end - begin) != *bytes)
-      refuse("data_offsets: saw " + std::to_string(end - begin) + " bytes, needs the " +
+    if (entry_.bytes != *bytes)
+      refuse("data_offsets: saw " + std::to_string(entry_.bytes) + " bytes, needs the " +
              std::to_string(*bytes) + " of the shape");
-    entries.push_back({name_, *dtype_, *shape_, static_cast<std::uint64_t>(begin), *bytes});
   }
 
   std::string file_;
@@ -224,7 +258,10 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   bool in_array_ = false;
   std::string name_, field_;
   std::set<std::string> names_, fields_;
-  std::optional<Element> dtype_;
+  TensorEntry entry_;
+  bool has_dtype_ = false;
+  bool unknown_ = false;  // the field at hand
+  int depth_passed_over_ = 0;
   std::optional<std::vector<std::int64_t>> shape_, offsets_;
   std::vector<std::int64_t> numbers_;
 };
@@ -243,8 +280,12 @@ std::uint64_t header_length(const std::byte* data, std::uint64_t available, std:
     throw std::runtime_error("[" + name + "] header: " + what);
   };
   if (available < length_bytes || file_size < length_bytes)
-    refuse("saw a file of " + std::to_string(file_size) + " bytes, needs at least 8");
+    refuse("saw a file of " + std::to_string(file_size) +
+           " bytes, needs at least 8 (is the file truncated?)");
   const std::uint64_t length = little_endian(data);
+  constexpr std::string_view pointer = "version https://git-lfs";
+  if (available >= pointer.size() && std::memcmp(data, pointer.data(), pointer.size()) == 0)
+    refuse("saw a pointer of Git LFS, needs the file that it stands for (git lfs pull)");
   if (length > max_header_bytes)
     refuse("saw a length of " + std::to_string(length) + " bytes, needs at most " +
            std::to_string(max_header_bytes));
@@ -297,6 +338,7 @@ HeaderEvents parse_header(const std::byte* data, std::uint64_t available, std::u
 std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
   std::map<std::string, std::string> shard_of;
   const auto weights = base::Reader::json_file(path).at("weight_map");
+  if (weights.keys().empty()) throw weights.error("saw no tensor, needs the file of each");
   for (const std::string& name : weights.keys()) {
     const auto entry = weights.at(name);
     const std::string shard = entry.text();
@@ -308,15 +350,38 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   return shard_of;
 }
 
+/// Weights in other formats, as Hugging Face's folders have them, and what is to be done.
+constexpr std::pair<std::string_view, std::string_view> other_weights[] = {
+    {"pytorch_model.bin",
+     "Python's pickle, which can run code and is not read: save it with "
+     "Transformers' save_pretrained(…, safe_serialization=True)"},
+    {"pytorch_model.bin.index.json",
+     "Python's pickle in shards, which can run code and is not "
+     "read: save it with Transformers' save_pretrained(…, "
+     "safe_serialization=True)"},
+    {"tf_model.h5", "TensorFlow's: load it in Transformers with from_tf=True and save it"},
+    {"flax_model.msgpack", "Flax's: load it in Transformers with from_flax=True and save it"},
+    {"adapter_model.safetensors", "an adapter's (LoRA): merge it into its base model"},
+};
+
 [[noreturn]] void refuse_folder(const std::filesystem::path& folder) {
+  std::string saw = "no weights", remedy;
   if (!std::filesystem::exists(folder))
     throw std::runtime_error("[" + folder.string() + "] saw nothing there, needs a model folder");
-  if (std::filesystem::exists(folder / "pytorch_model.bin"))
-    throw std::runtime_error(
-        "[" + folder.string() +
-        "] saw only pytorch_model.bin, needs model.safetensors (Transformers writes it with "
-        "save_pretrained(…, safe_serialization=True))");
-  throw std::runtime_error("[" + folder.string() + "] saw no weights, needs model.safetensors");
+  if (std::filesystem::is_directory(folder))
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      if (entry.path().extension() == ".gguf") {
+        saw = "only " + entry.path().filename().string();
+        remedy = " (GGUF is not read)";
+      }
+  for (const auto& [name, why] : other_weights)
+    if (std::filesystem::exists(folder / name)) {
+      saw = "only " + std::string(name);
+      remedy = " (it is " + std::string(why) + ")";
+      break;
+    }
+  throw std::runtime_error("[" + folder.string() + "] saw " + saw + ", needs model.safetensors" +
+                           remedy);
 }
 
 std::string header_text(std::vector<TensorEntry>& entries,
@@ -378,6 +443,15 @@ void convert_each(const std::byte* source, std::int64_t count, float* target, Co
 
 }  // namespace
 
+bool TensorEntry::is_real() const {
+  return foreign.empty() && (element == Element::f32 || element == Element::f16 ||
+                             element == Element::bf16 || element == Element::f64);
+}
+
+std::string TensorEntry::element_name() const {
+  return foreign.empty() ? std::string(base::name_of(element)) : in_quotes(foreign);
+}
+
 std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::uint64_t available,
                                                   std::uint64_t file_size,
                                                   const std::string& name) {
@@ -399,11 +473,15 @@ TensorFiles::TensorFiles(const std::filesystem::path& path) : path_(path) {
 
 void TensorFiles::add_file(const std::filesystem::path& path) {
   files_.emplace_back(path);
+  file_names_.push_back(path.filename().string());
   const auto& file = files_.back();
   auto header = parse_header(file.data(), file.size(), file.size(), path.string());
   for (auto& [key, value] : header.metadata) metadata_.emplace(key, value);
   for (TensorEntry& entry : header.entries) {
-    file_of_[entry.name] = files_.size() - 1;
+    const auto [place, fresh] = file_of_.emplace(entry.name, files_.size() - 1);
+    if (!fresh)
+      throw std::runtime_error("[" + path.string() + "] " + in_quotes(entry.name) + ": saw it in " +
+                               file_names_[place->second] + " too, needs each tensor in one shard");
     auto name = entry.name;
     entries_[std::move(name)] = std::move(entry);
   }
@@ -412,18 +490,21 @@ void TensorFiles::add_file(const std::filesystem::path& path) {
 void TensorFiles::add_shards(const std::filesystem::path& index) {
   const auto shard_of = read_index(index);
   std::map<std::string, std::size_t> file_of_shard;
-  std::set<std::string> shards;
-  for (const auto& entry : shard_of) shards.insert(entry.second);
-  for (const std::string& shard : shards) {
+  for (const auto& [name, shard] : shard_of) {
+    if (file_of_shard.count(shard) != 0) continue;
+    if (!std::filesystem::exists(index.parent_path() / shard))
+      throw std::runtime_error("[" + index.string() + "] weight_map." + name + ": names " + shard +
+                               ", which is not in the folder (is the download complete?)");
     file_of_shard[shard] = files_.size();
     add_file(index.parent_path() / shard);
   }
   for (const auto& [name, shard] : shard_of) {
     const auto file = file_of_.find(name);
-    if (file == file_of_.end() || file->second != file_of_shard[shard])
-      throw std::runtime_error("[" + index.string() + "] weight_map." + name +
-                               ": saw no such tensor in " + shard +
-                               ", needs it there and nowhere else");
+    const bool nowhere = file == file_of_.end();
+    if (!nowhere && file->second == file_of_shard[shard]) continue;
+    throw std::runtime_error("[" + index.string() + "] weight_map." + name + ": names " + shard +
+                             ", but the tensor is " +
+                             (nowhere ? "in no shard" : "in " + file_names_[file->second]));
   }
 }
 

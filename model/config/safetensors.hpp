@@ -23,11 +23,19 @@ struct TensorEntry {
   std::vector<std::int64_t> dims;
   std::uint64_t offset = 0;  // from the start of the file
   std::uint64_t bytes = 0;
+  /// The file's name of an element type that is none of ours ("F8_E4M3"): such a tensor has only
+  /// its bytes, `element` is u8 and its shape is not compared with them. Empty: ours.
+  std::string foreign = {};
+  /// It holds real numbers, as weights have to: f32, f16, bf16 or f64.
+  bool is_real() const;
+  /// "f32", "F8_E4M3" …
+  std::string element_name() const;
 };
 
 /// Header of one file, checked: tensors cover the data without overlap or hole, shape · size =
-/// bytes, each name once, header at most 100 MB. Pure; for files and the fuzzer. Throws
-/// std::runtime_error "[name] …: saw …, needs …".
+/// bytes, each name once, header at most 100 MB. Fields that are not known are passed over, as the
+/// safetensors library does. Pure; for files and the fuzzer. Throws std::runtime_error
+/// "[name] …: saw …, needs …".
 std::vector<TensorEntry> parse_safetensors_header(const std::byte* data, std::uint64_t available,
                                                   std::uint64_t file_size, const std::string& name);
 
@@ -57,6 +65,7 @@ class TensorFiles {
 
   std::filesystem::path path_;
   std::vector<base::MappedFile> files_;
+  std::vector<std::string> file_names_;
   std::map<std::string, std::size_t> file_of_;
   std::map<std::string, TensorEntry> entries_;
   std::map<std::string, std::string> metadata_;

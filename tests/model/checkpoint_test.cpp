@@ -1,10 +1,13 @@
 #include "model/checkpoint.hpp"
 
+#include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <functional>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/file.hpp"
 #include "model/config/hugging_face.hpp"
@@ -141,18 +144,148 @@ TEST(Load, NamesEveryTensorThatATextModelLacksOrHasInAnotherShape) {
   }
 }
 
-TEST(Load, IgnoresTensorsThatNobodyReads) {
+/// A tensor as any program may write it.
+struct Foreign {
+  std::string name, dtype;
+  std::vector<std::int64_t> dims;
+  std::string bytes;
+};
+
+/// A golden's folder with its tensors changed, in a file that our writer would not write.
+void write_foreign(const std::string& name, const std::filesystem::path& to,
+                   const std::function<void(std::vector<Foreign>&)>& change) {
+  const auto from = golden("models/" + name);
+  std::filesystem::create_directories(to);
+  std::filesystem::copy_file(from / "config.json", to / "config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  const TensorFiles files(from);
+  std::vector<Foreign> tensors;
+  for (const auto& [key, entry] : files.entries()) {
+    std::string dtype = entry.element_name();
+    std::transform(dtype.begin(), dtype.end(), dtype.begin(), ::toupper);
+    tensors.push_back(
+        {key, dtype, entry.dims, {reinterpret_cast<const char*>(files.data(entry)), entry.bytes}});
+  }
+  change(tensors);
+  nlohmann::json header;
+  std::string data;
+  for (const Foreign& tensor : tensors) {
+    const std::size_t begin = data.size();
+    data += tensor.bytes;
+    header[tensor.name] = {
+        {"dtype", tensor.dtype}, {"shape", tensor.dims}, {"data_offsets", {begin, data.size()}}};
+  }
+  const std::string text = header.dump();
+  std::string length(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i));
+  base::write_whole(to / "model.safetensors", length + text + data);
+}
+
+Foreign& tensor_named(std::vector<Foreign>& tensors, const std::string& name) {
+  return *std::find_if(tensors.begin(), tensors.end(),
+                       [&](const Foreign& tensor) { return tensor.name == name; });
+}
+
+TEST(Load, IgnoresTensorsThatNobodyReadsWhateverTheyAreMadeOf) {
   const Scratch scratch;
-  std::filesystem::copy(golden("models/vit"), scratch / "model");
-  const TensorFiles files(golden("models/vit"));
-  std::vector<TensorEntry> entries = {{"vit.pooler.dense.bias", base::Element::f32, {1}, 0, 0}};
-  for (const auto& [name, entry] : files.entries()) entries.push_back(entry);
-  SafetensorsWriter writer(scratch / "model/model.safetensors", entries);
-  const float extra = 1;
-  writer.write(&extra, sizeof extra);
-  for (const auto& [name, entry] : files.entries()) writer.write(files.data(entry), entry.bytes);
-  writer.commit();
+  for (const std::string golden_name : {"vit", "gpt2"}) {
+    write_foreign(golden_name, scratch / "model", [](std::vector<Foreign>& tensors) {
+      tensors.push_back({"vit.pooler.dense.bias", "F32", {1}, "nan\x7f"});
+      tensors.push_back({"transformer.h.0.attn.bias", "BOOL", {1, 1, 2, 2}, "\1\1\1\1"});
+      tensors.push_back({"transformer.h.0.attn.masked_bias", "F16", {}, std::string(2, '\xff')});
+      tensors.push_back({"embeddings.position_ids", "I64", {1, 0}, ""});
+      tensors.push_back({"quant.scales", "F8_E4M3", {3}, "123"});
+      tensors.push_back({"quant.zeros", "I16", {1}, "12"});
+      tensors.push_back({"quant.packed", "U4", {2}, "1"});
+    });
+    expect_same(load(scratch / "model"), [&] {
+      Transformer model = load(golden("models/" + golden_name));
+      model.config = read_config(scratch / "model");  // no preprocessor_config.json beside it
+      return model;
+    }());
+  }
+}
+
+TEST(Load, RefusesWeightsThatAreNoRealNumbers) {
+  const Scratch scratch;
+  const std::string name = "transformer.h.1.mlp.c_fc.weight";
+  for (const std::string dtype : {"I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "I64", "I16"}) {
+    write_foreign("gpt2", scratch / "model", [&](std::vector<Foreign>& tensors) {
+      Foreign& tensor = tensor_named(tensors, name);
+      tensor.dtype = dtype;
+      tensor.bytes.resize(tensor.bytes.size() / 4 * (dtype == "I64" ? 8 : 1));
+    });
+    const std::string error = error_of([&] { load(scratch / "model"); });
+    expect_contains(error, "[" + (scratch / "model").string() + "] " + name + ": saw numbers in ");
+    expect_contains(error, "needs f32, f16, bf16 or f64 (quantised weights are not read");
+  }
+}
+
+TEST(Load, ReadsWeightsOfDoublePrecision) {
+  const Scratch scratch;
+  write_foreign("vit", scratch / "model", [](std::vector<Foreign>& tensors) {
+    for (Foreign& tensor : tensors) {
+      std::string wide;
+      for (std::size_t at = 0; at < tensor.bytes.size(); at += sizeof(float)) {
+        float value = 0;
+        std::memcpy(&value, tensor.bytes.data() + at, sizeof value);
+        const auto twice = static_cast<double>(value);
+        wide.append(reinterpret_cast<const char*>(&twice), sizeof twice);
+      }
+      tensor.dtype = "F64";
+      tensor.bytes = wide;
+    }
+  });
+  std::filesystem::copy_file(golden("models/vit/preprocessor_config.json"),
+                             scratch / "model/preprocessor_config.json");
   expect_same(load(scratch / "model"), load(golden("models/vit")));
+}
+
+struct Tied {
+  const char *golden, *embedding, *head;
+};
+
+TEST(Load, ReadsATiedMatrixUnderEitherName) {
+  for (const Tied& tied : {Tied{"gpt2", "transformer.wte.weight", "lm_head.weight"},
+                           Tied{"llama_tied_bf16", "model.embed_tokens.weight", "lm_head.weight"},
+                           Tied{"bert_masked_sharded", "bert.embeddings.word_embeddings.weight",
+                                "cls.predictions.decoder.weight"}}) {
+    const Scratch scratch;
+    const Transformer expected = load(golden(std::string("models/") + tied.golden));
+    const auto notes = [&] {
+      return tensor_notes(expected.config, TensorFiles(scratch / "model"));
+    };
+    write_foreign(tied.golden, scratch / "model", [&](std::vector<Foreign>& tensors) {
+      tensor_named(tensors, tied.embedding).name = tied.head;
+    });
+    expect_same(load(scratch / "model"), expected);
+    EXPECT_TRUE(notes().empty());
+    // Both: the embedding's, as Transformers does, and where they differ it is said.
+    for (const bool differs : {false, true}) {
+      write_foreign(tied.golden, scratch / "model", [&](std::vector<Foreign>& tensors) {
+        Foreign head = tensor_named(tensors, tied.embedding);
+        head.name = tied.head;
+        if (differs) head.bytes[0] = static_cast<char>(head.bytes[0] ^ 1);
+        tensors.push_back(head);
+      });
+      expect_same(load(scratch / "model"), expected);
+      ASSERT_EQ(notes().size(), differs ? 1U : 0U);
+      if (differs)
+        expect_contains(notes()[0], std::string(tied.head) + ": differs from " + tied.embedding +
+                                        ", which is used for both");
+    }
+  }
+}
+
+TEST(Load, NeedsBothMatricesWhereTheHeadIsNotTied) {
+  const Scratch scratch;
+  write_foreign("llama", scratch / "model", [&](std::vector<Foreign>& tensors) {
+    tensors.erase(std::find_if(tensors.begin(), tensors.end(), [](const Foreign& tensor) {
+      return tensor.name == "model.embed_tokens.weight";
+    }));
+  });
+  expect_contains(error_of([&] { load(scratch / "model"); }),
+                  "model.embed_tokens.weight: saw no such tensor");
 }
 
 TEST(RandomModel, IsTheSameForTheSameSeed) {

@@ -110,7 +110,7 @@ int inspect_model(const Args& args, const fs::path& folder) {
     for (const auto& [name, entry] : files.entries()) {
       std::string shape;
       for (auto dim : entry.dims) shape += (shape.empty() ? "" : " x ") + std::to_string(dim);
-      table.row({name, std::string(base::name_of(entry.element)), shape,
+      table.row({name, entry.element_name(), shape,
                  base::format_bytes(static_cast<double>(entry.bytes))});
     }
     std::printf("\n%s", table.text().c_str());
