@@ -5,11 +5,13 @@
 #include <string>
 #include <vector>
 
+#include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
 
 #include "tests/net/recording_stream.hpp"
 #include "tests/net/run_io.hpp"
+#include "tests/net/stuck_stream.hpp"
 
 namespace cleave::net {
 namespace {
@@ -291,6 +293,105 @@ TEST(Connection, DoesNotQueueForEverForAPeerThatDoesNotRead) {
   EXPECT_GT(pair.near->send(large), 0u);
   EXPECT_EQ(pair.near->send(Bye{}), 0u);
   EXPECT_EQ(pair.near->why(), Errc::not_reading);
+}
+
+asio::awaitable<void> send_and_read(Pair& pair, int times) {
+  for (int i = 0; i < times; ++i) {
+    ValueMessage message;
+    message.tensor = tensor(200);
+    EXPECT_GT(pair.near->send(message), 0u) << i;
+    auto receiving = pair.far->receive();
+    const auto received = co_await std::move(receiving);
+    EXPECT_TRUE(received.has_value()) << i;
+    if (!received) co_return;
+  }
+}
+
+TEST(Connection, WhatIsWrittenWaitsNoMore) {
+  ConnectionOptions options;
+  options.max_queued = 2000;  // two such frames are more
+  Pair pair(options);
+  run_io(pair.io, send_and_read(pair, 100));
+  EXPECT_TRUE(pair.near->is_open());
+}
+
+/// A connection whose peer, `raw`, never reads.
+struct Unread {
+  explicit Unread(const ConnectionOptions& options) {
+    auto [far_socket, socket] = socket_pair(io);
+    raw = std::make_unique<asio::ip::tcp::socket>(std::move(far_socket));
+    auto stream = std::make_unique<StuckStream>(tcp_stream(std::move(socket)),
+                                                std::make_shared<std::atomic<bool>>(true));
+    connection = std::make_shared<Connection>(io, std::move(stream), options);
+  }
+  asio::io_context io;
+  std::unique_ptr<asio::ip::tcp::socket> raw;
+  std::shared_ptr<Connection> connection;
+};
+
+TEST(Connection, GivesUpAPeerThatAsksAndDoesNotReadTheAnswers) {
+  ConnectionOptions options;
+  options.max_queued = 1000;
+  Unread peer(options);
+  std::string pings;
+  for (int i = 0; i < 100; ++i) pings += text_of(encode(Ping{}));
+  asio::write(*peer.raw, asio::buffer(pings));
+  run_io(peer.io, expect_error(peer.connection, Errc::not_reading));
+}
+
+TEST(Connection, GivesUpAPeerThatReadsNothingAndSaysNothing) {
+  ConnectionOptions options;
+  options.ping_interval = 10ms;
+  options.dead_after = 60ms;
+  Unread peer(options);
+  ValueMessage large;
+  large.tensor = tensor(1000);
+  peer.connection->send(large);
+  peer.connection->start_heartbeat();
+  run_io(peer.io, expect_error(peer.connection, Errc::deadline));
+}
+
+asio::awaitable<void> finish_unread(std::shared_ptr<Connection> connection) {
+  connection->send(Bye{});
+  auto finishing = connection->finish(30ms);
+  co_await std::move(finishing);
+  auto expecting = expect_error(connection, Errc::deadline);
+  co_await std::move(expecting);
+}
+
+TEST(Connection, FinishDoesNotWaitForAPeerThatDoesNotRead) {
+  Unread peer({});
+  run_io(peer.io, finish_unread(peer.connection));
+}
+
+/// Reads `size` bytes in thirty pieces, which takes longer than a silent peer is given.
+asio::awaitable<void> read_slowly(asio::io_context& io, asio::ip::tcp::socket& from,
+                                  std::shared_ptr<Connection> connection, std::size_t size) {
+  std::vector<std::byte> piece(size / 30);
+  for (int i = 0; i < 30 && connection->is_open(); ++i) {
+    auto sleeping = sleep_for(io, 40ms);
+    co_await std::move(sleeping);
+    auto reading = asio::async_read(from, asio::buffer(piece), no_throw);
+    co_await std::move(reading);
+  }
+  EXPECT_TRUE(connection->is_open()) << connection->why().message();
+}
+
+TEST(Connection, APeerThatReadsALargeFrameSlowlyIsNotSilent) {
+  asio::io_context io;
+  auto [raw, socket] = socket_pair(io);
+  ConnectionOptions options;
+  options.ping_interval = 20ms;
+  options.dead_after = 700ms;
+  const auto connection = std::make_shared<Connection>(io, tcp_stream(std::move(socket)), options);
+  ValueMessage large;  // more than the kernel holds
+  const auto zeros = std::make_shared<std::vector<std::byte>>(40'000'000);
+  large.tensor.dims = {10'000'000};
+  large.tensor.data = Buffer(zeros, zeros->data(), zeros->size());
+  const auto size = connection->send(large);
+  connection->start_heartbeat();
+  run_io(io, read_slowly(io, raw, connection, size));
+  connection->close(Errc::closed);
 }
 
 TEST(Connection, SendAfterCloseIsNothing) {

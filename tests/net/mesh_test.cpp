@@ -159,6 +159,16 @@ TEST(Dial, SaysWhyNot) {
   const Host other(io, welcome("hub"));
   EXPECT_EQ(dial_once(io, options_for(other.listener.address())).error,
             "handshake: device: saw 'hub', needs 'cam'");
+  auto another = welcome();
+  another.bundle = "b2";
+  const Host changed(io, another);
+  EXPECT_EQ(dial_once(io, options_for(changed.listener.address())).error,
+            "handshake: bundle: saw 'b2', needs 'b1'");
+  another = welcome();
+  another.plan = "night";
+  const Host elsewhere(io, another);
+  EXPECT_EQ(dial_once(io, options_for(elsewhere.listener.address())).error,
+            "handshake: plan: saw 'night', needs 'default'");
   const Host odd(io, Bye{});
   EXPECT_EQ(dial_once(io, options_for(odd.listener.address())).error,
             "handshake: message: of a kind that does not belong here");
@@ -181,6 +191,67 @@ TEST(Dial, GivesUpConnectingInTime) {
   EXPECT_FALSE(joined.connection);
   EXPECT_FALSE(joined.error.empty());
   EXPECT_LT(Clock::now() - start, 20s);
+}
+
+asio::awaitable<void> read_all(std::shared_ptr<Connection> connection) {
+  while (connection->is_open()) {
+    auto receiving = connection->receive();
+    co_await std::move(receiving);
+  }
+}
+
+asio::awaitable<void> wait_for_round_trip(asio::io_context& io,
+                                          std::shared_ptr<Connection> connection) {
+  while (connection->is_open() && connection->round_trip().count() == 0) {
+    auto sleeping = sleep_for(io, 5ms);
+    co_await std::move(sleeping);
+  }
+  EXPECT_TRUE(connection->is_open());
+}
+
+/// What the connection of a dial says to a value that the listener sends behind its welcome.
+asio::awaitable<void> receive_value(std::shared_ptr<Connection> from,
+                                    std::shared_ptr<Connection> to) {
+  ValueMessage value;
+  value.tensor.dims = {4096};
+  const std::vector<float> numbers(4096, 1.0f);
+  value.tensor.data = Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+  from->send(value);
+  auto receiving = to->receive();
+  const auto received = co_await std::move(receiving);
+  EXPECT_TRUE(received.has_value()) << received.error().message();
+}
+
+TEST(Dial, TakesTensorsOnceItIsJoined) {
+  asio::io_context io;
+  Host host(io, welcome());
+  const auto joined = dial_once(io, options_for(host.listener.address()));
+  ASSERT_TRUE(joined.connection) << joined.error;
+  run_io(io, receive_value(host.connections.back(), joined.connection));
+}
+
+TEST(Dial, TakesNoTensorInsteadOfAWelcome) {
+  asio::io_context io;
+  ValueMessage value;
+  value.tensor.dims = {1};
+  const float number = 1;
+  value.tensor.data = Buffer::copy_of(&number, sizeof number);
+  const Host host(io, value);
+  EXPECT_EQ(dial_once(io, options_for(host.listener.address())).error,
+            "handshake: frame: payload length over the limit");
+}
+
+TEST(Dial, WatchesOverWhoIsJoined) {
+  asio::io_context io;
+  Host host(io, welcome());
+  auto options = options_for(host.listener.address());
+  options.connection.ping_interval = 10ms;
+  const auto joined = dial_once(io, std::move(options));
+  ASSERT_TRUE(joined.connection) << joined.error;
+  spawn(io, read_all(joined.connection), {});
+  // Its pings come back, and nothing else was said.
+  run_io(io, wait_for_round_trip(io, joined.connection));
+  joined.connection->close(Errc::closed);
 }
 
 asio::awaitable<void> wait_for(asio::io_context& io, const int& count, int wanted) {

@@ -9,6 +9,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/digest.hpp"
+
 namespace cleave::net {
 namespace {
 
@@ -63,6 +65,9 @@ std::vector<Message> one_of_each() {
   admit.epoch = 2;
   admit.digest = std::string(64, 'd');
   admit.deadline_ms = 1500;
+  admit.sequence = 6;
+  admit.past = 20;
+  admit.capacity = 84;
   admit.tensor = tensor({1, 3, 2, 2});
   messages.emplace_back(admit);
   messages.emplace_back(Busy{});
@@ -98,23 +103,38 @@ std::vector<Message> one_of_each() {
   reply.agents[1].address = "127.0.0.1:7103";
   reply.agents[1].connected = true;
   reply.agents[1].last_error = "none";
+  reply.agents[1].memory_bytes = 1.5e8;
+  reply.agents[1].round_trip_s = 0.003;
+  reply.agents[1].queued = 3;
   reply.agents[1].answered = 12;
   messages.emplace_back(reply);
   InferRequest ask;
   ask.request = 4;
   ask.deadline_ms = 100;
   ask.require_all = true;
+  ask.sequence = 6;
+  ask.past = 20;
+  ask.capacity = 84;
   ask.tensor = tensor({2, 2});
   messages.emplace_back(ask);
   InferAnswer answer;
   answer.request = 4;
   answer.status = 1;
   answer.text = "overloaded";
+  answer.queue_s = 0.0625;
+  answer.fuse_s = 0.25;
   answer.total_s = 0.5;
+  answer.overhead_s = 0.125;
   answer.devices.resize(1);
   answer.devices[0].device = "hub";
   answer.devices[0].present = true;
+  answer.devices[0].queued_s = 1;
+  answer.devices[0].compute_s = 2;
+  answer.devices[0].round_trip_s = 3;
+  answer.devices[0].predicted_s = 4;
   answer.devices[0].sent_bytes = 1234;
+  answer.devices[0].received_bytes = 4321;
+  answer.devices[0].why = "late";
   messages.emplace_back(answer);
   answer.tensor = tensor({2, 10});
   messages.emplace_back(answer);
@@ -154,6 +174,45 @@ TEST(Message, FieldsComeBack) {
   const auto answer = round_trip(std::get<InferAnswer>(messages[15]));
   EXPECT_FALSE(answer.tensor.present);
   EXPECT_EQ(answer.devices[0].sent_bytes, 1234u);
+}
+
+// What both ends misread alike comes back the same: the bytes themselves are compared.
+TEST(Message, IsTheSameOnTheWireAsEver) {
+  std::string bytes;
+  for (const auto& message : one_of_each()) {
+    const auto frame = encode(message);
+    bytes.append(reinterpret_cast<const char*>(frame.head.data()), frame.head.size());
+    bytes.append(reinterpret_cast<const char*>(frame.payload.data()), frame.payload.size());
+  }
+  // A change here breaks peers of another version: raise the protocol's version with it.
+  EXPECT_EQ(base::sha256(bytes),
+            "568ced9765dbbc083431639185db783ebd10ea28803570e116e543fe4eb80d75");
+}
+
+/// The double at an offset of a frame's head.
+double number_at(const Frame& frame, std::size_t offset) {
+  double number = 0;
+  std::memcpy(&number, frame.head.data() + offset, sizeof number);
+  return number;
+}
+
+TEST(Message, SaysWhereTheTimeWentInOneOrder) {
+  InferAnswer answer;  // status, then the length of its text, then seconds
+  answer.queue_s = 1;
+  answer.fuse_s = 2;
+  answer.total_s = 3;
+  answer.overhead_s = 4;
+  const auto frame = encode(answer);
+  for (const std::size_t i : {0u, 1u, 2u, 3u})
+    EXPECT_EQ(number_at(frame, header_bytes + 1 + 4 + 8 * i), static_cast<double>(i + 1));
+  ValueMessage value;
+  value.queued_s = 1;
+  value.compute_s = 2;
+  value.wait_s = 3;
+  value.tensor = tensor({1});
+  const auto second = encode(value);
+  for (const std::size_t i : {0u, 1u, 2u})
+    EXPECT_EQ(number_at(second, header_bytes + 16 + 8 * i), static_cast<double>(i + 1));
 }
 
 // No copy: the frame's payload is the tensor's memory, and the decoded tensor is the payload.
