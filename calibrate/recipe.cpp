@@ -85,8 +85,9 @@ model::ModelConfig read_started(const Reader& table, const std::filesystem::path
   model::ModelConfig config = model::read_config(start);
   config.random_weights = false;  // they will be trained ones
   if (table.has("task")) {
-    if (config.family != model::Family::bert)
-      throw table.at("task").error("saw a task, which only BERT is given anew here");
+    if (!config.is_text() || config.causal)
+      throw table.at("task").error(
+          "saw a task, which only an encoder of texts (bert, roberta, distilbert) is given anew");
     table.at("task").one_of({"classification"});
     config.task = model::Task::classification;
     config.classes = table.at("classes").integer(2, 1 << 20);

@@ -107,16 +107,20 @@ void write_tensor(const model::StoredTensor& stored, std::uint64_t seed,
   }
 }
 
-enum class Kind { vit, deit, bert, gpt2 };
+enum class Kind { vit, deit, bert, roberta, distilbert, gpt2, qwen2, mistral, llama3 };
 
-/// Shape of a published checkpoint; MLPs are four times the width.
+/// Shape of a published checkpoint.
 struct Preset {
   const char* name;
   Kind kind;
   std::int64_t width, layers, heads;
+  /// 0: four times the width.
+  std::int64_t mlp_width = 0;
+  /// Queries on each head of keys and values.
+  std::int64_t group = 1;
 };
 
-constexpr std::array<Preset, 11> presets{{
+constexpr std::array<Preset, 16> presets{{
     {"vit-base", Kind::vit, 768, 12, 12},
     {"vit-large", Kind::vit, 1024, 24, 16},
     {"deit-tiny", Kind::deit, 192, 12, 3},
@@ -124,10 +128,15 @@ constexpr std::array<Preset, 11> presets{{
     {"deit-base", Kind::deit, 768, 12, 12},
     {"bert-base", Kind::bert, 768, 12, 12},
     {"bert-large", Kind::bert, 1024, 24, 16},
+    {"roberta-base", Kind::roberta, 768, 12, 12},
+    {"distilbert-base", Kind::distilbert, 768, 6, 12},
     {"gpt2", Kind::gpt2, 768, 12, 12},
     {"gpt2-medium", Kind::gpt2, 1024, 24, 16},
     {"gpt2-large", Kind::gpt2, 1280, 36, 20},
     {"gpt2-xl", Kind::gpt2, 1600, 48, 25},
+    {"qwen2.5-0.5b", Kind::qwen2, 896, 24, 14, 4864, 7},
+    {"mistral-7b", Kind::mistral, 4096, 32, 32, 14336, 4},
+    {"llama-3.2-1b", Kind::llama3, 2048, 16, 32, 8192, 4},
 }};
 
 model::ImageProcessing deit_processing() {
@@ -160,6 +169,21 @@ void make_bert(model::ModelConfig& config) {
   config.tied_head = true;
 }
 
+void make_roberta(model::ModelConfig& config) {
+  make_bert(config);
+  config.family = model::Family::roberta;
+  config.vocabulary = config.classes = 50265;
+  config.token_types = 1;
+  config.position_offset = 2;
+  config.norm_eps = 1e-5;
+}
+
+void make_distilbert(model::ModelConfig& config) {
+  make_bert(config);
+  config.family = model::Family::distilbert;
+  config.token_types = 0;
+}
+
 void make_gpt2(model::ModelConfig& config) {
   config.family = model::Family::gpt2;
   config.task = model::Task::causal_lm;
@@ -172,17 +196,83 @@ void make_gpt2(model::ModelConfig& config) {
   config.tied_head = true;
 }
 
+/// What Llama and its like share.
+void make_llama(const Preset& preset, model::ModelConfig& config) {
+  config.family = model::Family::llama;
+  config.task = model::Task::causal_lm;
+  config.causal = config.gated = true;
+  config.activation = model::Activation::silu;
+  config.norm_kind = model::NormKind::rms;
+  config.norm_eps = 1e-5;
+  config.qkv_bias = config.output_bias = config.mlp_bias = false;
+  config.group = preset.group;
+}
+
+void make_qwen2(const Preset& preset, model::ModelConfig& config) {
+  make_llama(preset, config);
+  config.family = model::Family::qwen2;
+  config.qkv_bias = true;
+  config.norm_eps = 1e-6;
+  config.vocabulary = config.classes = 151936;
+  config.context = 32768;
+  config.rotary_base = 1e6;
+  config.end_tokens = {151643};
+  config.tied_head = true;
+}
+
+/// The first release, whose attention sees a window: its context ends there.
+void make_mistral(const Preset& preset, model::ModelConfig& config) {
+  make_llama(preset, config);
+  config.family = model::Family::mistral;
+  config.vocabulary = config.classes = 32000;
+  config.context = config.window = 4096;
+  config.rotary_base = 10000;
+  config.end_tokens = {2};
+}
+
+void make_llama3(const Preset& preset, model::ModelConfig& config) {
+  make_llama(preset, config);
+  config.vocabulary = config.classes = 128256;
+  config.context = 131072;
+  config.rotary_base = 500000;
+  config.rotary_scaling = {model::RotaryScaling::Kind::llama3, 32, 1, 4, 8192};
+  config.end_tokens = {128001};
+  config.tied_head = true;
+}
+
 model::ModelConfig config_of(const Preset& preset) {
   model::ModelConfig config;
   config.width = preset.width;
   config.head_width = preset.width / preset.heads;
-  config.layers.assign(static_cast<std::size_t>(preset.layers), {preset.heads, 4 * preset.width});
-  if (preset.kind == Kind::bert)
-    make_bert(config);
-  else if (preset.kind == Kind::gpt2)
-    make_gpt2(config);
-  else
-    make_vit(preset.kind, config);
+  const std::int64_t mlp_width = preset.mlp_width > 0 ? preset.mlp_width : 4 * preset.width;
+  config.layers.assign(static_cast<std::size_t>(preset.layers), {preset.heads, mlp_width});
+  switch (preset.kind) {
+    case Kind::vit:
+    case Kind::deit:
+      make_vit(preset.kind, config);
+      break;
+    case Kind::bert:
+      make_bert(config);
+      break;
+    case Kind::roberta:
+      make_roberta(config);
+      break;
+    case Kind::distilbert:
+      make_distilbert(config);
+      break;
+    case Kind::gpt2:
+      make_gpt2(config);
+      break;
+    case Kind::qwen2:
+      make_qwen2(preset, config);
+      break;
+    case Kind::mistral:
+      make_mistral(preset, config);
+      break;
+    case Kind::llama3:
+      make_llama3(preset, config);
+      break;
+  }
   return config;
 }
 

@@ -20,7 +20,7 @@ void check_prompts(const std::vector<Text>& prompts, const GenerateOptions& opti
       throw std::invalid_argument(where + std::to_string(tokens) + " tokens and " +
                                   std::to_string(options.max_tokens) +
                                   " to generate, needs at most " + std::to_string(options.context) +
-                                  " together, the model's context");
+                                  " together, " + options.context_name);
   }
 }
 

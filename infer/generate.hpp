@@ -21,6 +21,7 @@ struct GenerateOptions {
   std::vector<std::int64_t> end_tokens;
   /// Most tokens of prompt and answer.
   std::int64_t context = 0;
+  std::string context_name = "the model's context";
   /// Ids from here on are never drawn: a vocabulary may be filled up behind its tokens. 0: all may.
   std::int64_t vocabulary = 0;
   /// What a refusal calls each prompt. Empty: "prompt 0" and so on.

@@ -217,7 +217,7 @@ std::int64_t length_of(const DatasetSource& source, const ModelConfig& config) {
 void check_length(const DatasetSource& source, const ModelConfig& config) {
   if (source.length > config.context)
     throw std::runtime_error("[data] length: saw " + std::to_string(source.length) +
-                             ", needs at most the model's context of " +
+                             ", needs at most " + config.context_name() + " of " +
                              std::to_string(config.context) + " tokens");
 }
 
@@ -321,11 +321,11 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
 
 /// Windows of a running text, each between the tokenizer's special tokens, with tokens masked that
 /// are to be told from the rest (Devlin and others 2019, section 3.1; all that are chosen become
-/// [MASK]). The same tokens each time.
+/// the mask). The same tokens each time.
 Dataset read_masked(const DatasetSource& source, const ModelConfig& config) {
   constexpr double share = 0.15;
-  const auto mask = source.tokenizer->find("[MASK]");
-  if (!mask) throw std::runtime_error("[data] tokenizer: saw no [MASK], needs one");
+  const auto mask = source.tokenizer->mask();
+  if (!mask) throw std::runtime_error("[data] tokenizer: saw no mask ([MASK], <mask>), needs one");
   if (source.stride > 0)
     throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
                              ", needs 0: a masked language model reads both ways");

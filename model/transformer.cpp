@@ -210,14 +210,24 @@ Tensor embed_image(const Transformer& model, const Tensor& pixels) {
   return at::cat(tokens, 1) + model["embedding.position"];
 }
 
+/// RoBERTa counts from behind its padding token's number, and past that token where a text has it:
+/// there the position is the number itself. [B, N].
+Tensor positions_behind_padding(const ModelConfig& config, const Tensor& ids) {
+  const std::int64_t padding = config.position_offset - 1;
+  const Tensor counted = (ids != padding).to(at::kLong);
+  return counted.cumsum(1) * counted + padding;
+}
+
 /// Ids -> tokens with positions [B, N, D]; what fills up a row becomes some token or other.
 Tensor embed_text(const Transformer& model, const Input& input) {
   const Tensor ids = input.values.to(at::kLong);
   const std::vector<std::int64_t> past = past_of(input);
   Tensor x = at::embedding(model["embedding.token"], ids.clamp_min(0));
   if (const Tensor* position = model.find("embedding.position")) {
-    const Tensor positions = positions_of(past, ids.size(1), ids.device());
-    x = x + at::embedding(*position, positions.clamp_max(model.config.context - 1));
+    const Tensor positions = model.config.position_offset > 0
+                                 ? positions_behind_padding(model.config, ids)
+                                 : positions_of(past, ids.size(1), ids.device());
+    x = x + at::embedding(*position, positions.clamp_max(position->size(0) - 1));
   }
   if (const Tensor* type = model.find("embedding.type")) x = x + (*type)[0];
   return model.find("embedding.norm.weight") == nullptr ? x : norm(model, "embedding.norm", x);
@@ -237,11 +247,23 @@ Tensor causal_bias(const std::vector<std::int64_t>& past, std::int64_t tokens, a
   return bias_of(columns <= positions_of(past, tokens, device).unsqueeze(-1)).unsqueeze(1);
 }
 
+/// The angles that rotary positions turn by, K/2 of them, as RotaryScaling says.
+Tensor scaled_angles(const RotaryScaling& scaling, const Tensor& angles) {
+  if (scaling.kind == RotaryScaling::Kind::none) return angles;
+  const Tensor slowed = angles / scaling.factor;
+  if (scaling.kind == RotaryScaling::Kind::linear) return slowed;
+  const double low = scaling.low_frequency_factor, high = scaling.high_frequency_factor;
+  const Tensor turns = static_cast<double>(scaling.original_context) * angles / (2 * M_PI);
+  const Tensor share = ((turns - low) / (high - low)).clamp(0, 1);
+  return (1 - share) * slowed + share * angles;
+}
+
 void turn_by_position(const ModelConfig& config, const Tensor& positions, Sight& sight) {
   const std::int64_t width = config.head_width;
   const Tensor exponents =
       at::arange(0, width, 2, at::TensorOptions(at::kFloat)) / static_cast<double>(width);
-  const Tensor frequencies = 1 / at::pow(config.rotary_base, exponents);
+  const Tensor frequencies =
+      scaled_angles(config.rotary_scaling, 1 / at::pow(config.rotary_base, exponents));
   const Tensor half = positions.to(at::kFloat).unsqueeze(-1) * frequencies.to(positions.device());
   const Tensor angles = at::cat({half, half}, -1).unsqueeze(1);
   sight.cosines = angles.cos();
@@ -266,7 +288,7 @@ Tensor language_logits(const Transformer& model, const Tensor& features) {
   Tensor x = features;
   if (model.config.task == Task::masked_lm)
     x = norm(model, "head_norm",
-             activate(model.config.activation, with_weights_of(model, "head_transform", x)));
+             activate(model.config.head_activation(), with_weights_of(model, "head_transform", x)));
   const Tensor& weight = model[model.config.tied_head ? "embedding.token" : "head.weight"];
   return linear(x, weight, model.find("head.bias"), model.compute);
 }
@@ -336,9 +358,10 @@ void check_input(const Transformer& model, const Input& input) {
   const std::int64_t room = input.cache == nullptr ? config.context : input.cache->capacity;
   const std::int64_t past = input.cache == nullptr ? 0 : input.cache->longest();
   if (past + tokens > room)
-    throw std::invalid_argument("[tokens] saw " + std::to_string(past + tokens) +
-                                " tokens in one text, needs at most " + std::to_string(room) +
-                                (room == config.context ? ", the model's context" : ""));
+    throw std::invalid_argument(
+        "[tokens] saw " + std::to_string(past + tokens) + " tokens in one text, needs at most " +
+        std::to_string(room) +
+        (room < config.context ? std::string() : std::string(", ") + config.context_name()));
 }
 
 Sight sight(const Transformer& model, const Input& input) {
@@ -502,8 +525,11 @@ Tensor classify(const Transformer& model, const Tensor& features) {
   const Tensor first = features.select(1, 0);
   if (config.task == Task::embedding) return first / first.norm(2, {-1}, true).clamp_min(1e-12);
   expect_head(config);
-  if (config.is_text())
-    return with_weights_of(model, "head", at::tanh(with_weights_of(model, "pooler", first)));
+  if (config.is_text()) {
+    const Tensor pooled = with_weights_of(model, "pooler", first);
+    return with_weights_of(model, "head",
+                           config.pools_with_relu() ? at::relu(pooled) : at::tanh(pooled));
+  }
   const Tensor logits = with_weights_of(model, "head", first);
   if (config.summary_tokens == 1) return logits;
   return (logits + with_weights_of(model, "head_distilled", features.select(1, 1))) / 2;

@@ -1,6 +1,7 @@
 #include "model/config/config.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
 #include <tuple>
 
@@ -77,61 +78,135 @@ void check_processing(const ModelConfig& config) {
 /// How a family's checkpoints name things. `#` is the layer's number; keys with one letter for
 /// several parameters (GPT-2's c_attn) hold them side by side.
 struct Keys {
-  std::string prefix, layer;
+  std::string layer;
   std::string query, key, value, output, norm_attention;
   std::string gate, up, down, norm_mlp;
   std::string norm;
+  std::string token, position;
+  // Of the heads, prefix included where there is one.
+  std::string pooler, head, transform, transform_norm, language_head, language_bias;
   bool transposed = false;  // Conv1D
 };
+
+Keys image_keys() {
+  Keys keys;
+  keys.layer = "encoder.layer.#.";
+  keys.query = "attention.attention.query";
+  keys.key = "attention.attention.key";
+  keys.value = "attention.attention.value";
+  keys.output = "attention.output.dense";
+  keys.norm_attention = "layernorm_before";
+  keys.up = "intermediate.dense";
+  keys.down = "output.dense";
+  keys.norm_mlp = "layernorm_after";
+  keys.norm = "layernorm";
+  return keys;
+}
+
+Keys bert_keys() {
+  Keys keys;
+  keys.layer = "encoder.layer.#.";
+  keys.query = "attention.self.query";
+  keys.key = "attention.self.key";
+  keys.value = "attention.self.value";
+  keys.output = "attention.output.dense";
+  keys.norm_attention = "attention.output.LayerNorm";
+  keys.up = "intermediate.dense";
+  keys.down = "output.dense";
+  keys.norm_mlp = "output.LayerNorm";
+  keys.token = "embeddings.word_embeddings.weight";
+  keys.position = "embeddings.position_embeddings.weight";
+  keys.pooler = "bert.pooler.dense";
+  keys.head = "classifier";
+  keys.transform = "cls.predictions.transform.dense";
+  keys.transform_norm = "cls.predictions.transform.LayerNorm";
+  keys.language_head = "cls.predictions.decoder.weight";
+  keys.language_bias = "cls.predictions.bias";
+  return keys;
+}
+
+Keys roberta_keys() {
+  Keys keys = bert_keys();
+  keys.pooler = "classifier.dense";
+  keys.head = "classifier.out_proj";
+  keys.transform = "lm_head.dense";
+  keys.transform_norm = "lm_head.layer_norm";
+  keys.language_head = "lm_head.decoder.weight";
+  keys.language_bias = "lm_head.bias";
+  return keys;
+}
+
+Keys distilbert_keys() {
+  Keys keys = bert_keys();
+  keys.layer = "transformer.layer.#.";
+  keys.query = "attention.q_lin";
+  keys.key = "attention.k_lin";
+  keys.value = "attention.v_lin";
+  keys.output = "attention.out_lin";
+  keys.norm_attention = "sa_layer_norm";
+  keys.up = "ffn.lin1";
+  keys.down = "ffn.lin2";
+  keys.norm_mlp = "output_layer_norm";
+  keys.pooler = "pre_classifier";
+  keys.transform = "vocab_transform";
+  keys.transform_norm = "vocab_layer_norm";
+  keys.language_head = "vocab_projector.weight";
+  keys.language_bias = "vocab_projector.bias";
+  return keys;
+}
+
+Keys gpt2_keys() {
+  Keys keys;
+  keys.layer = "h.#.";
+  keys.query = keys.key = keys.value = "attn.c_attn";
+  keys.output = "attn.c_proj";
+  keys.norm_attention = "ln_1";
+  keys.up = "mlp.c_fc";
+  keys.down = "mlp.c_proj";
+  keys.norm_mlp = "ln_2";
+  keys.norm = "ln_f";
+  keys.token = "wte.weight";
+  keys.position = "wpe.weight";
+  keys.language_head = "lm_head.weight";
+  keys.transposed = true;
+  return keys;
+}
+
+Keys llama_keys() {
+  Keys keys;
+  keys.layer = "layers.#.";
+  keys.query = "self_attn.q_proj";
+  keys.key = "self_attn.k_proj";
+  keys.value = "self_attn.v_proj";
+  keys.output = "self_attn.o_proj";
+  keys.norm_attention = "input_layernorm";
+  keys.gate = "mlp.gate_proj";
+  keys.up = "mlp.up_proj";
+  keys.down = "mlp.down_proj";
+  keys.norm_mlp = "post_attention_layernorm";
+  keys.norm = "norm";
+  keys.token = "embed_tokens.weight";
+  keys.language_head = "lm_head.weight";
+  return keys;
+}
 
 Keys keys_of(Family family) {
   switch (family) {
     case Family::vit:
     case Family::deit:
-      return {std::string(key_prefix(family)),
-              "encoder.layer.#.",
-              "attention.attention.query",
-              "attention.attention.key",
-              "attention.attention.value",
-              "attention.output.dense",
-              "layernorm_before",
-              "",
-              "intermediate.dense",
-              "output.dense",
-              "layernorm_after",
-              "layernorm"};
+      return image_keys();
     case Family::bert:
-      return {std::string(key_prefix(family)),
-              "encoder.layer.#.",
-              "attention.self.query",
-              "attention.self.key",
-              "attention.self.value",
-              "attention.output.dense",
-              "attention.output.LayerNorm",
-              "",
-              "intermediate.dense",
-              "output.dense",
-              "output.LayerNorm",
-              ""};
+      return bert_keys();
+    case Family::roberta:
+      return roberta_keys();
+    case Family::distilbert:
+      return distilbert_keys();
     case Family::gpt2:
-      return {std::string(key_prefix(family)),
-              "h.#.",
-              "attn.c_attn",
-              "attn.c_attn",
-              "attn.c_attn",
-              "attn.c_proj",
-              "ln_1",
-              "",
-              "mlp.c_fc",
-              "mlp.c_proj",
-              "ln_2",
-              "ln_f",
-              true};
+      return gpt2_keys();
     case Family::llama:
-      return {
-          "model.",           "layers.#.",        "self_attn.q_proj",         "self_attn.k_proj",
-          "self_attn.v_proj", "self_attn.o_proj", "input_layernorm",          "mlp.gate_proj",
-          "mlp.up_proj",      "mlp.down_proj",    "post_attention_layernorm", "norm"};
+    case Family::qwen2:
+    case Family::mistral:
+      return llama_keys();
   }
   throw std::logic_error("unknown family");
 }
@@ -141,13 +216,12 @@ Keys keys_of(Family family) {
 class ParameterList {
  public:
   explicit ParameterList(const ModelConfig& config)
-      : config_(config), keys_(keys_of(config.family)) {}
+      : config_(config), keys_(keys_of(config.family)), prefix_(key_prefix(config.family)) {}
 
   std::vector<StoredTensor> take() {
     config_.is_text() ? add_text_embedding() : add_image_embedding();
     for (int l = 0; l < static_cast<int>(config_.layers.size()); ++l) add_block(l);
-    if (config_.norm_placement == NormPlacement::before)
-      add_norm("norm", keys_.prefix + keys_.norm);
+    if (config_.norm_placement == NormPlacement::before) add_norm("norm", prefix_ + keys_.norm);
     if (config_.classes > 0) add_heads();
     return std::move(list_);
   }
@@ -194,7 +268,7 @@ class ParameterList {
   }
 
   void add_image_embedding() {
-    const std::string key = keys_.prefix + "embeddings.";
+    const std::string key = prefix_ + "embeddings.";
     add_pair("embedding.patch", key + "patch_embeddings.projection",
              {residual(), fixed(config_.channels), fixed(config_.patch), fixed(config_.patch)},
              residual());
@@ -207,26 +281,21 @@ class ParameterList {
   }
 
   void add_text_embedding() {
-    const Family family = config_.family;
-    const bool bert = family == Family::bert, gpt2 = family == Family::gpt2;
-    const std::string token = bert   ? "embeddings.word_embeddings.weight"
-                              : gpt2 ? "wte.weight"
-                                     : "embed_tokens.weight";
-    add("embedding.token", keys_.prefix + token, {fixed(config_.vocabulary), residual()});
+    add("embedding.token", prefix_ + keys_.token, {fixed(config_.vocabulary), residual()});
     if (config_.rotary_base == 0)
-      add("embedding.position",
-          keys_.prefix + (bert ? "embeddings.position_embeddings.weight" : "wpe.weight"),
-          {fixed(config_.context), residual()});
-    if (!bert) return;
-    add("embedding.type", keys_.prefix + "embeddings.token_type_embeddings.weight",
-        {fixed(config_.token_types), residual()});
-    add_norm("embedding.norm", keys_.prefix + "embeddings.LayerNorm");
+      add("embedding.position", prefix_ + keys_.position,
+          {fixed(config_.position_offset + config_.context), residual()});
+    if (config_.token_types > 0)
+      add("embedding.type", prefix_ + "embeddings.token_type_embeddings.weight",
+          {fixed(config_.token_types), residual()});
+    if (config_.norm_placement == NormPlacement::after)
+      add_norm("embedding.norm", prefix_ + "embeddings.LayerNorm");
   }
 
   void add_block(int layer) {
     const auto& shape = config_.layers[static_cast<std::size_t>(layer)];
     const std::string name = "blocks." + std::to_string(layer) + ".";
-    std::string key = keys_.prefix + keys_.layer;
+    std::string key = prefix_ + keys_.layer;
     key.replace(key.find('#'), 1, std::to_string(layer));
     if (shape.heads > 0) add_attention(layer, name, key);
     if (shape.mlp_width > 0) add_mlp(layer, name, key);
@@ -246,7 +315,7 @@ class ParameterList {
   }
 
   void add_mlp(int layer, const std::string& name, const std::string& key) {
-    const bool biased = config_.output_bias;
+    const bool biased = config_.mlp_bias;
     add_norm(name + "norm_mlp", key + keys_.norm_mlp);
     if (config_.gated)
       add_product(name + "mlp.gate", key + keys_.gate, mlp(layer), residual(), biased);
@@ -260,14 +329,12 @@ class ParameterList {
       case Task::classification:
         return add_classifiers(classes);
       case Task::masked_lm:
-        add_pair("head_transform", "cls.predictions.transform.dense", {residual(), residual()},
-                 residual());
-        add_norm("head_norm", "cls.predictions.transform.LayerNorm");
-        if (!config_.tied_head)
-          add("head.weight", "cls.predictions.decoder.weight", {classes, residual()});
-        return add("head.bias", "cls.predictions.bias", {classes});
+        add_pair("head_transform", keys_.transform, {residual(), residual()}, residual());
+        add_norm("head_norm", keys_.transform_norm);
+        if (!config_.tied_head) add("head.weight", keys_.language_head, {classes, residual()});
+        return add("head.bias", keys_.language_bias, {classes});
       case Task::causal_lm:
-        if (!config_.tied_head) add("head.weight", "lm_head.weight", {classes, residual()});
+        if (!config_.tied_head) add("head.weight", keys_.language_head, {classes, residual()});
         return;
       case Task::embedding:
         return;
@@ -277,44 +344,89 @@ class ParameterList {
   void add_classifiers(Axis classes) {
     const bool distilled = config_.summary_tokens == 2;
     const std::vector<Axis> weight = {classes, residual()};
-    if (config_.is_text())
-      add_pair("pooler", keys_.prefix + "pooler.dense", {residual(), residual()}, residual());
+    if (config_.is_text()) {
+      add_pair("pooler", keys_.pooler, {residual(), residual()}, residual());
+      return add_pair("head", keys_.head, weight, classes);
+    }
     add_pair("head", distilled ? "cls_classifier" : "classifier", weight, classes);
     if (distilled) add_pair("head_distilled", "distillation_classifier", weight, classes);
   }
 
   const ModelConfig& config_;
   Keys keys_;
+  std::string prefix_;
   std::vector<StoredTensor> list_;
 };
+
+bool is_one_of(Family family, std::initializer_list<Family> families) {
+  return std::find(families.begin(), families.end(), family) != families.end();
+}
 
 /// Whatever a family says of itself that its checkpoints cannot be without.
 void check_family(const ModelConfig& config) {
   const std::string name(name_of(config.family));
-  const bool post = config.family == Family::bert;
+  const bool post = is_one_of(config.family, {Family::bert, Family::roberta, Family::distilbert});
   if ((config.norm_placement == NormPlacement::after) != post)
     refuse("norm_placement", post ? "before" : "after",
            (post ? "after (" : "before (") + name + " normalises " + (post ? "after)" : "before)"));
-  const bool text = config.family == Family::bert || config.family == Family::gpt2 ||
-                    config.family == Family::llama;
+  const bool text = !is_one_of(config.family, {Family::vit, Family::deit});
   if (text != config.is_text())
     refuse("vocabulary", std::to_string(config.vocabulary),
            text ? "a number above 0 (" + name + " reads text)" : "0 (" + name + " reads images)");
-  if (config.causal != (config.family == Family::gpt2 || config.family == Family::llama))
+  if (config.causal != (text && !post))
     refuse("causal", config.causal ? "true" : "false", config.causal ? "false" : "true");
 }
 
-void check_text(const ModelConfig& config) {
-  expect_within("vocabulary", config.vocabulary, 1, max_classes);
-  expect_within("context", config.context, 1, max_context);
-  expect_within("token_types", config.token_types, config.family == Family::bert ? 1 : 0, 1 << 10);
-  for (const std::int64_t token : config.end_tokens)
-    expect_within("end_tokens", token, 0, config.vocabulary - 1);
+/// Biases that a family's checkpoints have or not; only Llama's config.json can say it, of queries,
+/// keys, values and output together.
+void check_biases(const ModelConfig& config) {
+  const auto expect = [&](const char* field, bool value, bool needed) {
+    if (value != needed) refuse(field, value ? "true" : "false", needed ? "true" : "false");
+  };
+  if (config.norm_kind != NormKind::rms) return;
+  const bool llama = config.family == Family::llama;
+  expect("qkv_bias", config.qkv_bias, llama ? config.output_bias : config.family == Family::qwen2);
+  if (llama) return;
+  expect("output_bias", config.output_bias, false);
+  expect("mlp_bias", config.mlp_bias, false);
+}
+
+void check_rotary(const ModelConfig& config) {
   if (!(config.rotary_base >= 0 && config.rotary_base <= 1e12))
     refuse("rotary_base", std::to_string(config.rotary_base), "0..1e12");
   if (config.rotary_base > 0 && config.head_width % 2 != 0)
     refuse("head_width", std::to_string(config.head_width),
            "an even number (positions are rotary)");
+  const RotaryScaling& scaling = config.rotary_scaling;
+  if (scaling.kind == RotaryScaling::Kind::none) return;
+  if (config.rotary_base == 0) refuse("rotary_scaling", "a factor", "none (positions are learned)");
+  if (!(scaling.factor >= 1 && scaling.factor <= 1e6))
+    refuse("rotary_scaling.factor", std::to_string(scaling.factor), "1..1e6");
+  if (scaling.kind != RotaryScaling::Kind::llama3) return;
+  if (!(scaling.low_frequency_factor > 0 &&
+        scaling.low_frequency_factor < scaling.high_frequency_factor))
+    refuse("rotary_scaling.high_freq_factor", std::to_string(scaling.high_frequency_factor),
+           "a number above low_freq_factor = " + std::to_string(scaling.low_frequency_factor) +
+               ", which is above 0");
+  expect_within("rotary_scaling.original_max_position_embeddings", scaling.original_context, 1,
+                max_context);
+}
+
+void check_text(const ModelConfig& config) {
+  expect_within("vocabulary", config.vocabulary, 1, max_classes);
+  expect_within("context", config.context, 1, max_context);
+  if (!is_one_of(config.family, {Family::qwen2, Family::mistral}))
+    expect_within("window", config.window, 0, 0);
+  else if (config.window != 0)
+    expect_within("window", config.window, config.context, max_context);
+  const bool typed = is_one_of(config.family, {Family::bert, Family::roberta});
+  expect_within("token_types", config.token_types, typed ? 1 : 0, typed ? 1 << 10 : 0);
+  expect_within("position_offset", config.position_offset, config.family == Family::roberta ? 1 : 0,
+                config.family == Family::roberta ? config.vocabulary : 0);
+  for (const std::int64_t token : config.end_tokens)
+    expect_within("end_tokens", token, 0, config.vocabulary - 1);
+  check_rotary(config);
+  check_biases(config);
   if (config.reads_every_token() && config.classes != 0 && config.classes != config.vocabulary)
     refuse("classes", std::to_string(config.classes),
            "0 or the vocabulary of " + std::to_string(config.vocabulary));
@@ -365,12 +477,12 @@ bool HeldOut::operator==(const HeldOut& other) const {
 bool ModelConfig::operator==(const ModelConfig& other) const {
   const auto all = [](const ModelConfig& c) {
     return std::tie(c.family, c.width, c.head_width, c.layers, c.activation, c.norm_placement,
-                    c.norm_kind, c.norm_eps, c.qkv_bias, c.output_bias, c.group, c.gated, c.causal,
-                    c.task, c.vocabulary, c.context, c.token_types, c.position_offset,
-                    c.rotary_base, c.rotary_scaling, c.tied_head, c.end_tokens, c.sampling,
-                    c.text_length, c.pooling, c.normalised, c.image_height, c.image_width, c.patch,
-                    c.channels, c.summary_tokens, c.classes, c.labels, c.problem, c.processing,
-                    c.random_weights, c.held_out);
+                    c.norm_kind, c.norm_eps, c.qkv_bias, c.output_bias, c.mlp_bias, c.group,
+                    c.gated, c.causal, c.task, c.vocabulary, c.context, c.window, c.token_types,
+                    c.position_offset, c.rotary_base, c.rotary_scaling, c.tied_head, c.end_tokens,
+                    c.sampling, c.text_length, c.pooling, c.normalised, c.image_height,
+                    c.image_width, c.patch, c.channels, c.summary_tokens, c.classes, c.labels,
+                    c.problem, c.processing, c.random_weights, c.held_out);
   };
   return all(*this) == all(other);
 }
@@ -459,10 +571,18 @@ std::string_view name_of(Family family) {
       return "deit";
     case Family::bert:
       return "bert";
+    case Family::roberta:
+      return "roberta";
+    case Family::distilbert:
+      return "distilbert";
     case Family::gpt2:
       return "gpt2";
     case Family::llama:
       return "llama";
+    case Family::qwen2:
+      return "qwen2";
+    case Family::mistral:
+      return "mistral";
   }
   return "?";
 }
@@ -475,9 +595,15 @@ std::string_view key_prefix(Family family) {
       return "deit.";
     case Family::bert:
       return "bert.";
+    case Family::roberta:
+      return "roberta.";
+    case Family::distilbert:
+      return "distilbert.";
     case Family::gpt2:
       return "transformer.";
     case Family::llama:
+    case Family::qwen2:
+    case Family::mistral:
       return "model.";
   }
   return "";

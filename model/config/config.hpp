@@ -9,7 +9,7 @@ namespace cleave::model {
 
 /// What a checkpoint calls itself; a family is a name map plus a config reader, never a forward
 /// pass of its own.
-enum class Family { vit, deit, bert, gpt2, llama };
+enum class Family { vit, deit, bert, roberta, distilbert, gpt2, llama, qwen2, mistral };
 enum class NormPlacement { before, after };
 enum class NormKind { layer, rms };
 enum class Activation { gelu, gelu_tanh, relu, silu };
@@ -60,13 +60,16 @@ struct ImageProcessing {
   bool operator==(const ImageProcessing& other) const;
 };
 
-/// How the angles of rotary positions are scaled for a context longer than that of training:
-/// Transformers' `rope_scaling`.
+/// How the angles that rotary positions turn by, a from one token to the next, are scaled for a
+/// context longer than that of training: Transformers' `rope_scaling` (modeling_rope_utils).
+/// linear: a / factor.
+/// llama3 (Dubey and others 2024), by the turns t = original_context · a / 2π in that of training:
+///   t < low: a / factor; t > high: a; between, with s = (t − low) / (high − low):
+///   (1 − s) · a / factor + s · a.
 struct RotaryScaling {
   enum class Kind { none, linear, llama3 } kind = Kind::none;
   double factor = 1;
-  // Of llama3 alone: wavelengths below original_context / high stay, those above
-  // original_context / low are stretched by `factor`, and those between by something between.
+  // Of llama3 alone: low, high and the context of training.
   double low_frequency_factor = 1, high_frequency_factor = 4;
   std::int64_t original_context = 0;
   bool operator==(const RotaryScaling& other) const;
@@ -106,8 +109,9 @@ struct ModelConfig {
   NormKind norm_kind = NormKind::layer;
   double norm_eps = 1e-12;
   bool qkv_bias = true;
-  /// Of the attention's output and of the MLP.
+  /// Of the attention's output.
   bool output_bias = true;
+  bool mlp_bias = true;
   /// Query heads on each head of keys and values. The unit of share is the group.
   std::int64_t group = 1;
   /// SwiGLU: down(act(gate(x)) · up(x)).
@@ -117,10 +121,14 @@ struct ModelConfig {
   Task task = Task::classification;
 
   // Text; all 0 for a model of images.
-  std::int64_t vocabulary = 0;   // V
-  std::int64_t context = 0;      // most tokens N of a request
+  std::int64_t vocabulary = 0;  // V
+  std::int64_t context = 0;     // most tokens N of a request
+  /// Tokens that a token sees at most (Mistral's `sliding_window`): the context stays within. 0:
+  /// all.
+  std::int64_t window = 0;
   std::int64_t token_types = 0;  // BERT's segments: the second text of a pair is of type 1
-  /// Row of the position table that a text's first token takes: 2 in RoBERTa.
+  /// Row of the position table that a text's first token takes: 2 in RoBERTa, whose padding token's
+  /// number it is plus 1.
   std::int64_t position_offset = 0;
   /// Base of the rotary positions; 0: positions are learned.
   double rotary_base = 0;
@@ -154,6 +162,10 @@ struct ModelConfig {
 
   std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
   bool is_text() const { return vocabulary > 0; }
+  /// What a text that is too long does not fit into.
+  const char* context_name() const {
+    return window > 0 ? "the window that its attention sees" : "the model's context";
+  }
   /// Tokens that a text is cut to where nothing else is asked for.
   std::int64_t usual_length() const { return text_length > 0 ? text_length : context; }
   /// It can answer by itself: it has a head, or its feature is the answer.
@@ -166,6 +178,12 @@ struct ModelConfig {
   std::int64_t learned_tokens() const { return family == Family::deit ? 2 : 1; }
   /// N: learned tokens first, then patches.
   std::int64_t num_tokens() const { return num_patches() + learned_tokens(); }
+  /// What a language model's head applies between transform and norm: RoBERTa's is always gelu.
+  Activation head_activation() const {
+    return family == Family::roberta ? Activation::gelu : activation;
+  }
+  /// A text classifier's pooler: relu in DistilBERT, tanh in the others.
+  bool pools_with_relu() const { return family == Family::distilbert; }
   /// Every layer alike and D = H·K: plain Hugging Face Transformers can load it.
   bool is_uniform() const;
   /// Throws std::invalid_argument "[config] layers[3].heads: saw …, needs …".
@@ -208,7 +226,7 @@ struct StoredTensor {
 /// Canonical names:
 ///   images: embedding.{class_token [1,1,D], distillation_token [1,1,D], position [1,N,D],
 ///     patch.weight [D,c,p,p], patch.bias [D]}
-///   text: embedding.{token [V,D], position [N,D], type [2,D], norm.{weight,bias}}
+///   text: embedding.{token [V,D], position [offset + N,D], type [2,D], norm.{weight,bias}}
 ///   blocks.<l>.{norm_attention, norm_mlp}.{weight,bias},
 ///   blocks.<l>.attention.query.{weight [H·K,D], bias}, .{key,value}.{weight [H/G·K,D], bias},
 ///   blocks.<l>.attention.output.{weight [D,H·K], bias},
@@ -226,7 +244,7 @@ std::vector<Parameter> head_parameters(const ModelConfig& config);
 /// Numbers in all parameters; in the blocks alone with `blocks_only`.
 std::int64_t count_parameters(const ModelConfig& config, bool blocks_only = false);
 
-/// "vit", "deit", "bert", "gpt2", "llama": Hugging Face's `model_type`.
+/// "vit", "roberta", "qwen2" …: Hugging Face's `model_type`.
 std::string_view name_of(Family family);
 /// What the keys of a model alone are missing, inside a model with a head: "vit.", "transformer." …
 std::string_view key_prefix(Family family);

@@ -43,14 +43,28 @@ constexpr Architecture architectures[] = {
     {"BertForSequenceClassification", Family::bert, Task::classification, true},
     {"BertForMaskedLM", Family::bert, Task::masked_lm, true},
     {"BertForPreTraining", Family::bert, Task::masked_lm, true},
+    {"RobertaModel", Family::roberta, Task::embedding, false},
+    {"RobertaForSequenceClassification", Family::roberta, Task::classification, true},
+    {"RobertaForMaskedLM", Family::roberta, Task::masked_lm, true},
+    {"DistilBertModel", Family::distilbert, Task::embedding, false},
+    {"DistilBertForSequenceClassification", Family::distilbert, Task::classification, true},
+    {"DistilBertForMaskedLM", Family::distilbert, Task::masked_lm, true},
     {"GPT2LMHeadModel", Family::gpt2, Task::causal_lm, true},
     {"GPT2Model", Family::gpt2, Task::causal_lm, false},
     {"LlamaForCausalLM", Family::llama, Task::causal_lm, true},
     {"LlamaModel", Family::llama, Task::causal_lm, false},
+    {"Qwen2ForCausalLM", Family::qwen2, Task::causal_lm, true},
+    {"Qwen2Model", Family::qwen2, Task::causal_lm, false},
+    {"MistralForCausalLM", Family::mistral, Task::causal_lm, true},
+    {"MistralModel", Family::mistral, Task::causal_lm, false},
 };
 
-constexpr Family families[] = {Family::vit, Family::deit, Family::bert, Family::gpt2,
-                               Family::llama};
+constexpr Family families[] = {Family::vit,     Family::deit,       Family::bert,
+                               Family::roberta, Family::distilbert, Family::gpt2,
+                               Family::llama,   Family::qwen2,      Family::mistral};
+
+/// Families whose models would run, but whose texts nothing here can read.
+constexpr std::string_view unread_families[] = {"xlm-roberta", "camembert"};
 
 constexpr std::pair<std::string_view, Task> tasks[] = {{"classification", Task::classification},
                                                        {"embedding", Task::embedding},
@@ -105,13 +119,22 @@ const Architecture& architecture_of(const ModelConfig& config) {
 
 Family read_family(const Reader& config) {
   std::vector<std::string> names;
-  for (const Family family : families) names.emplace_back(name_of(family));
-  const std::string type = config.at("model_type").one_of(names);
+  std::string known;
+  for (const Family family : families) {
+    names.emplace_back(name_of(family));
+    known += (known.empty() ? "" : ", ") + names.back();
+  }
+  const Reader field = config.at("model_type");
+  for (const std::string_view unread : unread_families)
+    if (field.json() == unread)
+      throw field.error("saw '" + std::string(unread) +
+                        "', whose tokenizer (Unigram) is not built; needs one of " + known);
+  const std::string type = field.one_of(names);
   return *std::find_if(std::begin(families), std::end(families),
                        [&](Family family) { return name_of(family) == type; });
 }
 
-/// How config.json of a family spells what they all have.
+/// How config.json of a family spells what they all have; DistilBERT's epsilon is no field.
 struct FieldNames {
   const char *width, *layers, *heads, *mlp_width, *activation, *norm_eps;
   Activation usual_activation;
@@ -129,7 +152,12 @@ FieldNames field_names(Family family) {
               "layer_norm_epsilon",
               Activation::gelu_tanh,
               1e-5};
+    case Family::distilbert:
+      return {"dim",        "n_layers", "n_heads",        "hidden_dim",
+              "activation", nullptr,    Activation::gelu, 1e-12};
     case Family::llama:
+    case Family::qwen2:
+    case Family::mistral:
       return {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
               "hidden_act",  "rms_norm_eps",      Activation::silu,      1e-6};
     default:
@@ -265,7 +293,8 @@ ModelConfig read_unchecked(const Reader& file) {
   config.summary_tokens = architecture.summary_tokens;
   config.width = file.at(names.width).integer(1, any_size);
   config.activation = read_activation(file, names);
-  config.norm_eps = file.number(names.norm_eps, 0, 1, names.usual_eps);
+  config.norm_eps = names.norm_eps == nullptr ? names.usual_eps
+                                              : file.number(names.norm_eps, 0, 1, names.usual_eps);
   config.qkv_bias = file.boolean("qkv_bias", true);
   read_layers(file, names, config);
   const bool image = config.family == Family::vit || config.family == Family::deit;
@@ -313,9 +342,9 @@ json public_fields(const ModelConfig& config) {
   fields[names.heads] = largest(config, &LayerShape::heads);
   fields[names.mlp_width] = largest(config, &LayerShape::mlp_width);
   fields[names.activation] = name_of(config.activation);
-  fields[names.norm_eps] = config.norm_eps;
-  if (config.family == Family::llama) return fields;
-  if (config.family != Family::gpt2) {
+  if (names.norm_eps != nullptr) fields[names.norm_eps] = config.norm_eps;
+  if (config.norm_kind == NormKind::rms) return fields;
+  if (config.family != Family::gpt2 && config.family != Family::distilbert) {
     fields["hidden_dropout_prob"] = 0.0;
     fields["attention_probs_dropout_prob"] = 0.0;
   }
@@ -422,10 +451,9 @@ std::vector<std::string> spellings(const ModelConfig& config, const std::string&
   const std::string prefix(key_prefix(config.family));
   std::vector<std::string> found = {key};
   if (key.rfind(prefix, 0) == 0) found.push_back(key.substr(prefix.size()));
-  if (config.family == Family::bert)
-    for (std::size_t i = 0, known = found.size(); i < known; ++i)
-      found.push_back(replaced(replaced(found[i], "LayerNorm.weight", "LayerNorm.gamma"),
-                               "LayerNorm.bias", "LayerNorm.beta"));
+  for (std::size_t i = 0, known = found.size(); i < known; ++i)
+    found.push_back(replaced(replaced(found[i], "LayerNorm.weight", "LayerNorm.gamma"),
+                             "LayerNorm.bias", "LayerNorm.beta"));
   return found;
 }
 

@@ -12,10 +12,10 @@
 
 namespace cleave::model {
 
-/// config.json and preprocessor_config.json of a Hugging Face folder (ViT, DeiT, BERT, GPT-2,
-/// Llama). What config.json cannot say (heads and MLP width by layer, head width, the task of a
-/// model without a head) stands in its `cleave` section. Throws
-/// std::runtime_error with file and field; an unknown model_type lists the known ones.
+/// config.json and preprocessor_config.json of a Hugging Face folder. What config.json cannot say
+/// (heads and MLP width by layer, head width, the task of a model without a head) stands in its
+/// `cleave` section. Throws std::runtime_error with file and field; an unknown model_type lists the
+/// known ones.
 ModelConfig read_config(const std::filesystem::path& folder);
 /// The same from parsed JSON, for the fuzzer and for plans.
 ModelConfig config_from_json(const base::Reader& config);

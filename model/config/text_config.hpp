@@ -10,9 +10,9 @@
 // What Hugging Face's config.json says of text.
 namespace cleave::model {
 
-/// Vocabulary, context, positions and what else a config.json of BERT, GPT-2 or Llama says beside
-/// widths and layers; `config.family` is known. Throws std::runtime_error with file and field for
-/// what the one forward pass does not do (scaled rotary positions, relative positions …).
+/// Vocabulary, context, positions and what else a config.json of a text family says beside widths
+/// and layers; `config.family` is known. Throws std::runtime_error with file and field for what the
+/// one forward pass does not do (YaRN's rotary positions, relative positions …).
 void read_text(const base::Reader& file, ModelConfig& config);
 /// The inverse of read_text.
 nlohmann::json text_fields(const ModelConfig& config);

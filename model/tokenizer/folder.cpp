@@ -105,8 +105,52 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
   return {wordpiece(std::move(vocabulary), options), std::move(added), {begin}, {end}};
 }
 
+/// A special token of tokenizer_config.json, "<s>" or a table with it as "content".
+std::string special_token(const Reader& config, const std::string& key,
+                          const std::string& fallback) {
+  const auto field = config.find(key);
+  if (!field) return fallback;
+  return field->json().is_object() ? field->at("content").text() : field->text();
+}
+
+/// The ways of byte-level BPE whose files are the same.
+enum class BytePairKind { gpt2, roberta, qwen2 };
+
+/// As Transformers chooses: by the class that tokenizer_config.json names, else by the model.
+BytePairKind byte_pair_kind(const fs::path& folder) {
+  constexpr std::pair<std::string_view, BytePairKind> classes[] = {
+      {"GPT2Tokenizer", BytePairKind::gpt2},
+      {"RobertaTokenizer", BytePairKind::roberta},
+      {"Qwen2Tokenizer", BytePairKind::qwen2}};
+  if (const auto named = config_of(folder).find("tokenizer_class")) {
+    std::vector<std::string> known;
+    for (const auto& [name, kind] : classes)
+      known.insert(known.end(), {std::string(name), std::string(name) + "Fast"});
+    const std::string name = named->one_of(known);
+    for (const auto& [known_name, kind] : classes)
+      if (name.rfind(known_name, 0) == 0) return kind;
+  }
+  if (!fs::exists(folder / "config.json")) return BytePairKind::gpt2;
+  const std::string model = Reader::json_file(folder / "config.json").text("model_type", "");
+  if (model == "roberta") return BytePairKind::roberta;
+  return model == "qwen2" ? BytePairKind::qwen2 : BytePairKind::gpt2;
+}
+
+/// How texts are cut into words, as the class does where no tokenizer.json says it.
+BytePairOptions byte_pair_options(BytePairKind kind, const Reader& config) {
+  BytePairOptions options;
+  options.prefix_space = config.boolean("add_prefix_space", false);
+  if (kind != BytePairKind::qwen2) return options;
+  options.compose = true;
+  options.gpt2_words = false;
+  options.cuts.push_back(std::make_shared<Pattern>(
+      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"));
+  return options;
+}
+
 Tokenizer from_vocab_and_merges(const fs::path& folder) {
   const fs::path vocab_file = folder / "vocab.json", merges_file = folder / "merges.txt";
+  const BytePairKind kind = byte_pair_kind(folder);
   Merges merges;
   for_lines(merges_file, [&](const std::string& line, std::int64_t number) {
     if (line.empty() || line.rfind("#version", 0) == 0) return;
@@ -117,23 +161,35 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   });
   Vocabulary vocabulary = vocabulary_from_json(Reader::json_file(vocab_file));
   expect_no_more_tokens(folder, "vocab.json", vocabulary);
+  const Reader config = config_of(folder);
   std::vector<AddedToken> added;
-  if (const auto id = vocabulary.find("<|endoftext|>")) added.push_back({"<|endoftext|>", *id});
-  BytePairOptions options;
-  options.prefix_space = config_of(folder).boolean("add_prefix_space", false);
+  std::vector<TokenId> begin, end;
+  const auto add = [&](const std::string& token, bool strip_left = false) {
+    const auto id = vocabulary.find(token);
+    if (id) added.push_back({token, *id, true, strip_left});
+    return id;
+  };
+  if (kind == BytePairKind::roberta) {
+    const auto needed = [&](const char* key, const char* usual) {
+      const std::string token = special_token(config, key, usual);
+      if (const auto id = add(token)) return *id;
+      throw std::runtime_error("[" + vocab_file.string() + "] has no '" + token +
+                               "', which RoBERTa needs");
+    };
+    begin = {needed("cls_token", "<s>")};
+    end = {needed("sep_token", "</s>")};
+    add(special_token(config, "pad_token", "<pad>"));
+    add(special_token(config, "unk_token", "<unk>"));
+    add(special_token(config, "mask_token", "<mask>"), true);
+  } else {
+    add("<|endoftext|>");
+  }
   try {
-    return {byte_pair(std::move(vocabulary), merges, options), std::move(added), {}, {}};
+    return {byte_pair(std::move(vocabulary), merges, byte_pair_options(kind, config)),
+            std::move(added), std::move(begin), std::move(end)};
   } catch (const std::invalid_argument& wrong) {
     throw std::runtime_error("[" + merges_file.string() + "] " + wrong.what());
   }
-}
-
-/// A special token of tokenizer_config.json, "<s>" or a table with it as "content".
-std::string special_token(const Reader& config, const std::string& key,
-                          const std::string& fallback) {
-  const auto field = config.find(key);
-  if (!field) return fallback;
-  return field->json().is_object() ? field->at("content").text() : field->text();
 }
 
 Tokenizer from_sentence_piece(const fs::path& folder) {
@@ -166,6 +222,29 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
   return {std::move(scheme), std::move(added), std::move(before), std::move(behind)};
 }
 
+Tokenizer read_files(const fs::path& folder) {
+  const auto has = [&](const char* name) { return fs::exists(folder / name); };
+  // Published Llama folders have both; this is what the other was made from.
+  if (has("tokenizer.model")) return from_sentence_piece(folder);
+  if (has("tokenizer.json"))
+    return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
+  if (has("vocab.txt")) return from_vocab_txt(folder);
+  if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
+  throw std::runtime_error("[" + folder.string() +
+                           "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
+                           "merges.txt, or tokenizer.model");
+}
+
+/// The token that tokenizer_config.json calls the mask, else the one that BERT's or RoBERTa's
+/// tokenizer calls so.
+std::optional<TokenId> mask_of(const Tokenizer& tokenizer, const Reader& config) {
+  if (const std::string named = special_token(config, "mask_token", ""); !named.empty())
+    return tokenizer.find(named);
+  for (const char* usual : {"[MASK]", "<mask>"})
+    if (const auto id = tokenizer.find(usual)) return id;
+  return std::nullopt;
+}
+
 }  // namespace
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
@@ -196,16 +275,9 @@ void write_byte_tokenizer(const fs::path& folder) {
 }
 
 Tokenizer read_tokenizer(const fs::path& folder) {
-  const auto has = [&](const char* name) { return fs::exists(folder / name); };
-  // Published Llama folders have both; this is what the other was made from.
-  if (has("tokenizer.model")) return from_sentence_piece(folder);
-  if (has("tokenizer.json"))
-    return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
-  if (has("vocab.txt")) return from_vocab_txt(folder);
-  if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
-  throw std::runtime_error("[" + folder.string() +
-                           "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
-                           "merges.txt, or tokenizer.model");
+  Tokenizer tokenizer = read_files(folder);
+  tokenizer.set_mask(mask_of(tokenizer, config_of(folder)));
+  return tokenizer;
 }
 
 Tokenizer read_tokenizer(const fs::path& folder, std::int64_t vocabulary) {

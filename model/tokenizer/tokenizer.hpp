@@ -48,6 +48,10 @@ class Tokenizer {
   std::string decode(const std::vector<TokenId>& ids, bool without_special = true) const;
 
   std::optional<TokenId> find(std::string_view token) const;
+  /// What a masked language model fills in: [MASK], <mask>, or what the folder calls so. Nothing
+  /// where it has none.
+  std::optional<TokenId> mask() const { return mask_; }
+  void set_mask(std::optional<TokenId> mask) { mask_ = mask; }
   /// Largest number + 1, added tokens included: the rows that a model's embedding needs at least.
   TokenId vocabulary_size() const;
 
@@ -61,11 +65,13 @@ class Tokenizer {
   std::vector<bool> first_bytes_;  // of added tokens
   std::map<TokenId, const AddedToken*> added_by_id_;
   std::vector<TokenId> begin_, end_;
+  std::optional<TokenId> mask_;
 };
 
 /// Of a model folder: tokenizer.json, or vocab.txt (WordPiece; tokenizer_config.json says whether
-/// it is lower case), or vocab.json and merges.txt (byte-level BPE), or tokenizer.model
-/// (SentencePiece; tokenizer_config.json says what surrounds a text). Throws std::runtime_error
+/// it is lower case), or vocab.json and merges.txt (byte-level BPE; tokenizer_config.json or
+/// config.json says whether GPT-2's, RoBERTa's or Qwen2's), or tokenizer.model (SentencePiece;
+/// tokenizer_config.json says what surrounds a text). Throws std::runtime_error
 /// with the file, the place in it, what was seen and what is needed.
 Tokenizer read_tokenizer(const std::filesystem::path& folder);
 /// The same for a model of `vocabulary` tokens: as expect_fits().

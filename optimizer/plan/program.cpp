@@ -237,8 +237,8 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned) {
   if (shape.generate > 0) shape = {shape.batch, 1, 0};  // a step
   if (plan.teacher.is_text() && (shape.tokens < 1 || shape.tokens > plan.teacher.context))
     throw std::invalid_argument("[compile] shape.tokens: saw " + std::to_string(shape.tokens) +
-                                ", needs 1.." + std::to_string(plan.teacher.context) +
-                                ", the model's context");
+                                ", needs 1.." + std::to_string(plan.teacher.context) + ", " +
+                                plan.teacher.context_name());
   if (shape.batch < 1 || shape.batch > max_batch)
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));

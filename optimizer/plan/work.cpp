@@ -57,7 +57,8 @@ void add_embedding(Work& work, const model::ModelConfig& config, const Load& loa
   work.add(KernelKind::elementwise, rows, 0, config.width);  // gather
   if (config.rotary_base == 0) work.add(KernelKind::elementwise, rows, 0, config.width);
   if (config.token_types > 0) work.add(KernelKind::elementwise, rows, 0, config.width);
-  if (config.token_types > 0) work.add(KernelKind::norm, rows, 0, config.width);
+  if (config.norm_placement == model::NormPlacement::after)
+    work.add(KernelKind::norm, rows, 0, config.width);
 }
 
 void add_attention(Work& work, const model::ModelConfig& config, std::int64_t heads,

@@ -270,10 +270,14 @@ TEST_P(CalibrateOnTexts, LearnsOnAnAcceleratorWhatItLearnsOnTheCpu) {
 
 const TextTask classifier{model::Family::bert, Task::classification},
     encoder{model::Family::bert, Task::embedding}, masked{model::Family::bert, Task::masked_lm},
-    gpt2{model::Family::gpt2, Task::causal_lm}, llama{model::Family::llama, Task::causal_lm};
-INSTANTIATE_TEST_SUITE_P(, TrainOnTexts, ::testing::Values(classifier, gpt2, llama));
+    gpt2{model::Family::gpt2, Task::causal_lm}, llama{model::Family::llama, Task::causal_lm},
+    roberta{model::Family::roberta, Task::masked_lm},
+    distilbert{model::Family::distilbert, Task::classification},
+    qwen2{model::Family::qwen2, Task::causal_lm};
+INSTANTIATE_TEST_SUITE_P(, TrainOnTexts, ::testing::Values(classifier, gpt2, llama, distilbert));
 INSTANTIATE_TEST_SUITE_P(, CalibrateOnTexts,
-                         ::testing::Values(classifier, encoder, masked, gpt2, llama));
+                         ::testing::Values(classifier, encoder, masked, gpt2, llama, roberta,
+                                           distilbert, qwen2));
 
 }  // namespace
 }  // namespace cleave::calibrate

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "base/reader.hpp"
+#include "model/config/hugging_face.hpp"
 #include "tests/calibrate/task.hpp"
+#include "tests/model/fixtures.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -79,6 +81,29 @@ TEST(TrainRecipe, RefusesAModelThatDoesNotFitTogether) {
   std::string text = data_and_model + "[schedule]\nepochs = 7\n";
   text.replace(text.find("patch = 4"), 9, "patch = 3");
   expect_contains(train_refusal(text), "patch");
+}
+
+TEST(TrainRecipe, GivesAnyEncoderOfTextsANewTask) {
+  const Scratch scratch;
+  fs::create_directories(scratch / "start");
+  const std::string recipe =
+      "format = 1\n[data]\nformat = \"tsv\"\npath = \"x\"\n[model]\nstart = \"start\"\ntask = "
+      "\"classification\"\nclasses = 3\n[schedule]\nepochs = 1\n";
+  for (const auto family :
+       {model::Family::bert, model::Family::roberta, model::Family::distilbert}) {
+    model::ModelConfig config = model::testing::tiny_text_config(family);
+    config.task = model::Task::masked_lm;
+    config.classes = config.vocabulary;
+    model::write_config(config, scratch / "start");
+    const TrainRecipe read = read_train_recipe(written(scratch, recipe));
+    EXPECT_EQ(read.model.family, family);
+    EXPECT_EQ(read.model.task, model::Task::classification);
+    EXPECT_EQ(read.model.classes, 3);
+  }
+  model::write_config(model::testing::tiny_text_config(model::Family::qwen2), scratch / "start");
+  expect_contains(message_of([&] { read_train_recipe(written(scratch, recipe)); }),
+                  "recipe.toml] model.task: saw a task, which only an encoder of texts (bert, "
+                  "roberta, distilbert) is given anew");
 }
 
 TEST(CalibrateRecipe, LeavesOutStagesThatItDoesNotName) {

@@ -26,7 +26,7 @@ using testing::mask;
 using testing::Scratch;
 using testing::spare;
 
-/// Three unlike layers of width 16; Llama's heads share keys and values in twos.
+/// Three unlike layers of width 16; the heads of Llama and its like share keys and values in twos.
 model::ModelConfig config_of(Family family) {
   auto config = model::testing::tiny_text_config(family);
   config.layers = {{4, 20}, {2, 12}, {4, 10}};
@@ -44,8 +44,7 @@ Tensor texts(const model::ModelConfig& config) {
 }
 
 class CutText : public ::testing::TestWithParam<Family> {};
-INSTANTIATE_TEST_SUITE_P(Families, CutText,
-                         ::testing::Values(Family::bert, Family::gpt2, Family::llama),
+INSTANTIATE_TEST_SUITE_P(Families, CutText, ::testing::ValuesIn(model::testing::text_families),
                          [](const auto& name) { return std::string(name_of(name.param)); });
 
 TEST_P(CutText, KeepingEverythingChangesNothing) {

@@ -163,15 +163,19 @@ TEST(Preset, HasThePublishedSizes) {
   EXPECT_EQ(model::count_parameters(preset("gpt2-medium")), 354823168);
   EXPECT_EQ(model::count_parameters(preset("gpt2-large")), 774030080);
   EXPECT_EQ(model::count_parameters(preset("gpt2-xl")), 1557611200);
+  EXPECT_EQ(model::count_parameters(preset("roberta-base")), 124697433);  // RobertaForMaskedLM
+  EXPECT_EQ(model::count_parameters(preset("distilbert-base")), 66985530);
+  EXPECT_EQ(model::count_parameters(preset("qwen2.5-0.5b")), 494032768);
+  EXPECT_EQ(model::count_parameters(preset("mistral-7b")), 7241732096);
+  EXPECT_EQ(model::count_parameters(preset("llama-3.2-1b")), 1235814400);
   for (const auto& name : preset_names()) EXPECT_NO_THROW(preset(name).check()) << name;
 }
 
 TEST(Preset, UnknownNameListsTheKnown) {
-  EXPECT_EQ(
-      message_of([] { preset("vit-bose"); }),
-      "[preset] saw 'vit-bose', needs one of vit-base, vit-large, deit-tiny, deit-small, "
-      "deit-base, "
-      "bert-base, bert-large, gpt2, gpt2-medium, gpt2-large, gpt2-xl (did you mean vit-base?)");
+  EXPECT_EQ(message_of([] { preset("vit-bose"); }),
+            "[preset] saw 'vit-bose', needs one of vit-base, vit-large, deit-tiny, deit-small, "
+            "deit-base, bert-base, bert-large, roberta-base, distilbert-base, gpt2, gpt2-medium, "
+            "gpt2-large, gpt2-xl, qwen2.5-0.5b, mistral-7b, llama-3.2-1b (did you mean vit-base?)");
 }
 
 }  // namespace

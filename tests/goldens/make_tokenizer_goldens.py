@@ -8,6 +8,7 @@
 Writes, beside itself, tokenizers/<name>/: a small tokenizer trained on the sentences below, and cases.json: what the reference
 makes of strings that are easy to get wrong. With FOLDER (tokenizers/ and texts of published models and corpora) it also writes
 tokenizers/published.json: for each of its texts how many tokens there are, and the SHA-256 of all lines of token numbers.
+--families makes those of RoBERTa, Qwen2 and Llama 3 alone, which were made with transformers 4.46.3 and tokenizers 0.20.3.
 """
 import hashlib
 import io
@@ -17,7 +18,7 @@ import sys
 
 import sentencepiece
 from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertTokenizerFast, LlamaTokenizer, LlamaTokenizerFast
+from transformers import BertTokenizerFast, LlamaTokenizer, LlamaTokenizerFast, RobertaTokenizerFast
 
 HERE = pathlib.Path(__file__).resolve().parent / "tokenizers"
 
@@ -47,9 +48,9 @@ BROKEN = [b"\xff", b"a\x80b", b"\xc3", b"\xe2\x82", b"\xe2\x82a", b"\xf0\x9f\x98
           b"ok \xfe\xfe ok", b"\xe4\xba\xba\xe4\xba", b"\x80\x80\x80"]
 
 
-def cases(encode, decode, name):
+def cases(encode, decode, name, more=()):
     made = []
-    for text in CASES:
+    for text in CASES + list(more):
         ids = encode(text)
         made.append(dict(hex=text.encode().hex(), ids=ids, text=decode(ids)))
     for raw in BROKEN:
@@ -120,6 +121,51 @@ def cut_first():
         cases(lambda text: made.encode(text).ids, lambda ids: made.decode(ids), name)
 
 
+def roberta():
+    """RoBERTa's: tokenizer.json by itself, and what RobertaTokenizer makes of the vocabulary and merges."""
+    folder = HERE / "roberta"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.train_from_iterator(SENTENCES, trainers.BpeTrainer(
+        vocab_size=520, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made.model.save(str(folder))
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="RobertaTokenizer")) + "\n")
+    made = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    made.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    cases(made.encode, lambda ids: made.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), "roberta",
+          ["a <mask> b", "<mask>", "a  <mask>  b", "a<mask>b", "<s> a </s>", "a<pad><mask>\n<mask>"])
+
+
+def as_published():
+    """The tokenizer.json of Qwen2 and of Llama 3, but for the vocabulary."""
+    qwen2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    llama3 = qwen2.replace(r"\p{N}|", r"\p{N}{1,3}|")
+    level = pre_tokenizers.ByteLevel
+    for name, pattern, special in [("qwen2", qwen2, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+                                   ("llama3", llama3, ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])]:
+        folder = HERE / name
+        folder.mkdir(parents=True, exist_ok=True)
+        made = Tokenizer(models.BPE(ignore_merges=name == "llama3"))
+        if name == "qwen2":
+            made.normalizer = normalizers.NFC()
+        made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
+                                                      level(add_prefix_space=False, trim_offsets=name == "llama3", use_regex=False)])
+        made.decoder = decoders.ByteLevel()
+        made.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=500, show_progress=False, initial_alphabet=level.alphabet()))
+        made.add_special_tokens(special)  # behind the vocabulary
+        begin = made.token_to_id(special[0])
+        made.post_processor = processors.ByteLevel(trim_offsets=False) if name == "qwen2" else processors.Sequence([
+            processors.ByteLevel(trim_offsets=True), processors.TemplateProcessing(
+                single=f"{special[0]} $A", pair=f"{special[0]} $A {special[0]}:1 $B:1", special_tokens=[(special[0], begin)])])
+        made.save(str(folder / "tokenizer.json"))
+        if name == "qwen2":
+            made.model.save(str(folder))  # vocab.json and merges.txt: without the special tokens
+        cases(lambda text: made.encode(text).ids, made.decode, name,
+              [special[1] + "user\nHi!" + special[2] + "\n", "I'LL 'Ve 'ſ '\u017f", "x\r\n\r\n y", "12345 ٣٤٥٦ ⅧⅧⅧⅧ", "  \n  x", "e\u0301\u0327"])
+
+
 def sentence_piece():
     folder = HERE / "sentence_piece"
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,10 +214,13 @@ def published(shared):
 
 
 if __name__ == "__main__":
-    wordpiece()
-    cased()
-    byte_pair()
-    cut_first()
-    sentence_piece()
-    if len(sys.argv) > 1:
+    if sys.argv[1:] != ["--families"]:
+        wordpiece()
+        cased()
+        byte_pair()
+        cut_first()
+        sentence_piece()
+    roberta()
+    as_published()
+    if len(sys.argv) > 1 and sys.argv[1] != "--families":
         published(pathlib.Path(sys.argv[1]))

@@ -82,8 +82,13 @@ inline ModelConfig cut_config(Family family = Family::vit) {
   return config;
 }
 
+inline constexpr Family text_families[] = {Family::bert,   Family::roberta, Family::distilbert,
+                                           Family::gpt2,   Family::llama,   Family::qwen2,
+                                           Family::mistral};
+
 /// A uniform text model of three layers: D = 16, H = 4, K = 4, F = 20, 20 tokens, context 16. Llama
-/// has two queries on each head of keys and values.
+/// and its like have two queries on each head of keys and values; Qwen2 has a tied head, Mistral a
+/// window.
 inline ModelConfig tiny_text_config(Family family) {
   ModelConfig config;
   config.family = family;
@@ -92,11 +97,15 @@ inline ModelConfig tiny_text_config(Family family) {
   config.layers.assign(3, {4, 20});
   config.vocabulary = 20;
   config.context = 16;
-  if (family == Family::bert) {
+  if (family == Family::bert || family == Family::roberta || family == Family::distilbert) {
     config.norm_placement = NormPlacement::after;
-    config.token_types = 2;
     config.task = Task::embedding;
     config.tied_head = true;
+    if (family == Family::bert) config.token_types = 2;
+    if (family != Family::roberta) return config;
+    config.token_types = 1;
+    config.position_offset = 2;
+    config.norm_eps = 1e-5;
     return config;
   }
   config.causal = true;
@@ -104,14 +113,24 @@ inline ModelConfig tiny_text_config(Family family) {
   config.classes = config.vocabulary;
   config.end_tokens = {3};
   config.norm_eps = 1e-5;
-  config.tied_head = family == Family::gpt2;
+  config.tied_head = family == Family::gpt2 || family == Family::qwen2;
   config.activation = family == Family::gpt2 ? Activation::gelu_tanh : Activation::silu;
   if (family == Family::gpt2) return config;
   config.norm_kind = NormKind::rms;
   config.gated = true;
-  config.qkv_bias = config.output_bias = false;
+  config.qkv_bias = family == Family::qwen2;
+  config.output_bias = config.mlp_bias = false;
   config.rotary_base = 10000;
   config.group = 2;
+  if (family == Family::mistral) config.window = config.context;
+  return config;
+}
+
+/// The same as Llama 3.1 scales its positions, in a context of 16 from one of 8.
+inline ModelConfig tiny_scaled_config() {
+  ModelConfig config = tiny_text_config(Family::llama);
+  config.rotary_base = 20;
+  config.rotary_scaling = {RotaryScaling::Kind::llama3, 4, 0.5, 1, 8};
   return config;
 }
 

@@ -79,7 +79,8 @@ TEST(FolderFields, StandInTheDocumentation) {
   EXPECT_EQ(text.substr(begin), as_tables());
 }
 
-const std::vector<std::string> all_families = {"vit", "deit", "bert", "gpt2", "llama"};
+const std::vector<std::string> all_families = {"vit",  "deit",  "bert",  "roberta", "distilbert",
+                                               "gpt2", "llama", "qwen2", "mistral"};
 
 /// The families that a row concerns.
 std::vector<std::string> families_of(const FolderField& row) {
@@ -90,9 +91,9 @@ std::vector<std::string> families_of(const FolderField& row) {
 json config_of(const std::string& family) {
   if (family == "vit") return config_to_json(testing::tiny_config(Family::vit));
   if (family == "deit") return config_to_json(testing::tiny_config(Family::deit));
-  return config_to_json(testing::tiny_text_config(family == "bert"   ? Family::bert
-                                                  : family == "gpt2" ? Family::gpt2
-                                                                     : Family::llama));
+  for (const Family known : testing::text_families)
+    if (family == name_of(known)) return config_to_json(testing::tiny_text_config(known));
+  throw std::logic_error(family);
 }
 
 std::string error_with(json config, const std::string& field, const json& value) {
@@ -165,8 +166,10 @@ TEST(FolderFields, OfNoRowAreSaid) {
 
 // What Transformers itself writes has nothing that nobody knows.
 TEST(FolderFields, CoverTheGoldens) {
-  for (const char* name : {"bert", "bert_classifier", "bert_masked_sharded", "deit",
-                           "deit_distilled_f16", "gpt2", "llama", "vit", "vit_oblong"})
+  for (const char* name :
+       {"bert", "bert_classifier", "bert_masked_sharded", "deit", "deit_distilled_f16", "gpt2",
+        "llama", "vit", "vit_oblong", "roberta_classifier", "distilbert_masked", "qwen2_tied",
+        "mistral_window", "llama31"})
     EXPECT_EQ(folder_notes(testing::golden(std::string("models/") + name)),
               std::vector<std::string>());
 }

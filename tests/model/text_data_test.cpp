@@ -212,7 +212,7 @@ TEST(TextData, MasksTokensOfARunningTextAndKeepsWhatStoodThere) {
   source.tokenizer = &*data.tokenizer;
   config.vocabulary = 256;
   EXPECT_EQ(error_of([&] { read_dataset(source, config); }),
-            "[data] tokenizer: saw no [MASK], needs one");
+            "[data] tokenizer: saw no mask ([MASK], <mask>), needs one");
 }
 
 TEST(TextData, ReplacesWhatIsNoTextWhereThatIsWanted) {

@@ -1,4 +1,4 @@
-// BERT, GPT-2 and Llama against Hugging Face Transformers (goldens by
+// Every family of texts against Hugging Face Transformers (goldens by
 // tests/goldens/make_text_goldens.py), and what padding, caches and groups may not change.
 
 #include <ATen/ATen.h>
@@ -21,15 +21,31 @@ using testing::golden;
 using testing::Scratch;
 using testing::tiny_text_config;
 
-const std::vector<std::string> goldens = {
-    "bert",  "bert_classifier", "bert_masked_sharded", "gpt2", "gpt2_headless_f16",
-    "llama", "llama_tied_bf16"};
+const std::vector<std::string> goldens = {"bert",
+                                          "bert_classifier",
+                                          "bert_masked_sharded",
+                                          "roberta",
+                                          "roberta_classifier",
+                                          "roberta_masked",
+                                          "distilbert",
+                                          "distilbert_classifier",
+                                          "distilbert_masked",
+                                          "gpt2",
+                                          "gpt2_headless_f16",
+                                          "llama",
+                                          "llama_tied_bf16",
+                                          "llama31",
+                                          "llama_linear_biased",
+                                          "qwen2_tied",
+                                          "mistral_window"};
+const std::vector<std::string> generating = {"llama31", "llama_linear_biased", "qwen2_tied",
+                                             "mistral_window"};
 
 std::map<std::string, Tensor> answers_of(const std::string& name) {
   const TensorFiles files(golden("models/" + name) / "golden.safetensors");
   std::map<std::string, Tensor> tensors;
   for (const auto& [key, entry] : files.entries())
-    if (key == "ids") {
+    if (key == "ids" || key == "continued") {
       Tensor ids = at::empty(entry.dims, at::kLong);
       std::memcpy(ids.data_ptr(), files.data(entry), entry.bytes);
       tensors[key] = ids;
@@ -116,9 +132,44 @@ TEST_P(TextModel, ComesBackFromShardsAsItWas) {
 INSTANTIATE_TEST_SUITE_P(Goldens, TextModel, ::testing::ValuesIn(goldens),
                          [](const auto& one) { return one.param; });
 
+class Generating : public ::testing::TestWithParam<std::string> {};
+
+// Greedily, token for token, each on the cache of those before it; llama31 beyond the context that
+// its positions are scaled from.
+TEST_P(Generating, GoesOnAsTransformersDoes) {
+  const Transformer model = load(golden("models/" + GetParam()));
+  const auto golden = answers_of(GetParam());
+  const Tensor &ids = golden.at("ids"), &expected = golden.at("continued");
+  KvCache cache = make_cache(model, ids.size(0), model.config.context);
+  Tensor fed = ids;
+  for (std::int64_t step = 0; step < expected.size(1); ++step) {
+    const Tensor last = last_token(features(model, {fed, &cache}), fed);
+    fed = classify(model, last).argmax(-1);
+    EXPECT_TRUE(fed.squeeze(1).equal(expected.select(1, step))) << "token " << step;
+  }
+}
+
+TEST_P(Generating, StepByStepIsTheWholeTextInEitherFormat) {
+  Transformer model = load(golden("models/" + GetParam()));
+  const auto golden = answers_of(GetParam());
+  const Tensor whole =
+      at::cat({golden.at("ids").narrow(0, 0, 1), golden.at("continued").narrow(0, 0, 1)}, 1);
+  const Tensor exact = features(model, whole);
+  for (const Compute compute : {Compute::f32, Compute::bf16}) {
+    model.compute = compute;
+    KvCache cache = make_cache(model, 1, model.config.context);
+    for (std::int64_t i = 0; i < whole.size(1); ++i)
+      expect_close(features(model, {whole.narrow(1, i, 1), &cache})[0][0], exact[0][i],
+                   compute == Compute::f32 ? 1e-4 : 0.5);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Goldens, Generating, ::testing::ValuesIn(generating),
+                         [](const auto& one) { return one.param; });
+
 // One token after the other on a cache is the whole text at once, for texts of unequal length.
 TEST(KvCache, GoesOnWhereTheTextEnds) {
-  for (const Family family : {Family::gpt2, Family::llama}) {
+  for (const Family family : {Family::gpt2, Family::llama, Family::qwen2, Family::mistral}) {
     const Transformer model = lively_model(tiny_text_config(family));
     const std::vector<std::vector<std::int64_t>> texts = {{1, 2, 3, 4, 5, 6, 7, 8},
                                                           {9, 8, 7, 6, 5}};
@@ -178,7 +229,7 @@ TEST(GroupedAttention, IsAttentionWithRepeatedKeysAndValues) {
 }
 
 TEST(CausalModel, DoesNotSeeWhatComesLater) {
-  for (const Family family : {Family::gpt2, Family::llama}) {
+  for (const Family family : {Family::gpt2, Family::llama, Family::qwen2, Family::mistral}) {
     const Transformer model = lively_model(tiny_text_config(family));
     const Tensor one = features(model, ids_of({{1, 2, 3, 4, 5}}));
     const Tensor other = features(model, ids_of({{1, 2, 3, 9, 9}}));
@@ -239,13 +290,160 @@ TEST(ReadTextConfig, NamesFileAndField) {
   expect_contains(
       error_with("bert", "position_embedding_type", "relative_key"),
       "[config.json] position_embedding_type: saw \"relative_key\", needs \"absolute\"");
-  expect_contains(error_with("llama", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}),
-                  "[config.json] rope_scaling: saw scaled rotary positions");
   expect_contains(error_with("llama", "num_key_value_heads", 4),
-                  "saw 4, needs a divisor of num_attention_heads = 6");
-  expect_contains(error_with("llama", "attention_bias", true), "attention_bias: saw true");
-  for (const char* known : {"vit", "deit", "bert", "gpt2", "llama"})
+                  "num_key_value_heads: saw 4, needs a divisor of num_attention_heads = 6");
+  for (const char* known :
+       {"vit", "deit", "bert", "roberta", "distilbert", "gpt2", "llama", "qwen2", "mistral"})
     expect_contains(error_with("llama", "model_type", "mamba"), known);
+}
+
+TEST(ReadTextConfig, NamesTheArchitecturesOfAFamily) {
+  for (const auto& [name, architecture, known] :
+       {std::tuple("bert", "BertForNextSentencePrediction",
+                   "BertModel, BertForSequenceClassification, BertForMaskedLM, BertForPreTraining"),
+        std::tuple("roberta", "RobertaForTokenClassification",
+                   "RobertaModel, RobertaForSequenceClassification, RobertaForMaskedLM"),
+        std::tuple("distilbert", "DistilBertForQuestionAnswering",
+                   "DistilBertModel, DistilBertForSequenceClassification, DistilBertForMaskedLM"),
+        std::tuple("llama", "LlamaForSequenceClassification", "LlamaForCausalLM, LlamaModel"),
+        std::tuple("qwen2_tied", "Qwen2ForTokenClassification", "Qwen2ForCausalLM, Qwen2Model"),
+        std::tuple("mistral_window", "MistralForSequenceClassification",
+                   "MistralForCausalLM, MistralModel")})
+    EXPECT_EQ(error_with(name, "architectures", {architecture}),
+              "[config.json] architectures: saw '" + std::string(architecture) +
+                  "', needs one of " + known);
+}
+
+TEST(ReadTextConfig, RefusesFamiliesWhoseTokenizerIsNotBuilt) {
+  for (const char* name : {"xlm-roberta", "camembert"})
+    EXPECT_EQ(error_with("roberta", "model_type", name),
+              "[config.json] model_type: saw '" + std::string(name) +
+                  "', whose tokenizer (Unigram) is not built; needs one of vit, deit, bert, "
+                  "roberta, distilbert, gpt2, llama, qwen2, mistral");
+}
+
+/// A golden's config with some fields replaced.
+ModelConfig config_with(const std::string& name, const json& fields) {
+  json config = json::parse(base::read_text(golden("models/" + name) / "config.json"));
+  config.update(fields);
+  return config_from_json(base::Reader::json_text(config.dump(), "config.json"));
+}
+
+TEST(ReadTextConfig, CountsRobertasPositionsFromBehindItsPadding) {
+  const ModelConfig config = config_with("roberta", json::object());
+  EXPECT_EQ(config.position_offset, 2);
+  EXPECT_EQ(config.context, 16);  // of max_position_embeddings = 18
+  EXPECT_EQ(config.token_types, 1);
+  EXPECT_EQ(config_with("roberta", {{"pad_token_id", 4}}).context, 13);
+  EXPECT_EQ(error_with("roberta", "max_position_embeddings", 2),
+            "[config.json] max_position_embeddings: saw 2, needs more than pad_token_id + 1 = 2");
+  expect_contains(error_with("roberta", "is_decoder", true), "is_decoder: saw true, needs false");
+}
+
+TEST(ReadTextConfig, TakesDistilBertsOwnSpellings) {
+  const ModelConfig config = config_with("distilbert", {{"sinusoidal_pos_embds", true}});
+  EXPECT_EQ(config.width, 16);
+  EXPECT_EQ(config.num_layers(), 2);
+  EXPECT_EQ(config.norm_eps, 1e-12);
+  EXPECT_EQ(config.token_types, 0);
+  EXPECT_EQ(error_with("distilbert", "hidden_dim", nullptr),
+            "[config.json] hidden_dim: is missing");
+}
+
+TEST(ReadTextConfig, ReadsScaledRotaryPositions) {
+  using Kind = RotaryScaling::Kind;
+  const auto scaling = [](const json& fields) {
+    return config_with("llama", fields).rotary_scaling;
+  };
+  EXPECT_EQ(scaling({{"rope_scaling", {{"rope_type", "default"}}}}).kind, Kind::none);
+  const RotaryScaling linear = scaling({{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}});
+  EXPECT_EQ(linear.kind, Kind::linear);
+  EXPECT_EQ(linear.factor, 2.0);
+  const json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 8.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 8192}};
+  const RotaryScaling read = scaling({{"rope_scaling", llama3}});
+  EXPECT_EQ(read.kind, Kind::llama3);
+  EXPECT_EQ(read.original_context, 8192);
+  json table = llama3;
+  table["rope_theta"] = 500000.0;
+  EXPECT_TRUE(scaling({{"rope_parameters", table}}) == read);
+  EXPECT_EQ(config_with("llama", {{"rope_parameters", table}}).rotary_base, 500000.0);
+  EXPECT_TRUE(scaling({{"rope_scaling", llama3}, {"rope_parameters", table}}) == read);
+}
+
+TEST(ReadTextConfig, RefusesOtherRotaryPositionsByName) {
+  const auto error = [](const json& table) { return error_with("llama", "rope_scaling", table); };
+  for (const char* kind : {"dynamic", "yarn", "longrope", "ntk", "mrope"})
+    for (const char* key : {"rope_type", "type"})
+      EXPECT_EQ(error({{key, kind}, {"factor", 2.0}}),
+                "[config.json] rope_scaling." + std::string(key) + ": saw \"" + kind +
+                    "\", needs one of default, linear, llama3");
+  EXPECT_EQ(error({{"factor", 2.0}}), "[config.json] rope_scaling.type: is missing");
+  EXPECT_EQ(error({{"rope_type", "linear"}, {"type", "llama3"}, {"factor", 2.0}}),
+            "[config.json] rope_scaling.type: saw 'llama3', needs rope_type's 'linear'");
+  EXPECT_EQ(error({{"type", "linear"}}), "[config.json] rope_scaling.factor: is missing");
+  expect_contains(error({{"type", "linear"}, {"factor", 0.5}}), "rope_scaling.factor: saw 0.5");
+  expect_contains(error({{"rope_type", "llama3"},
+                         {"factor", 8.0},
+                         {"low_freq_factor", 4.0},
+                         {"high_freq_factor", 1.0},
+                         {"original_max_position_embeddings", 8192}}),
+                  "[config.json] rotary_scaling.high_freq_factor: saw 1");
+  expect_contains(error_with("llama", "partial_rotary_factor", 0.5), "saw 0.5, needs 1 (");
+  expect_contains(error_with("llama", "rope_parameters", {{"partial_rotary_factor", 0.5}}),
+                  "rope_parameters.partial_rotary_factor: saw 0.5, needs 1 (");
+  expect_contains(error_with("llama31", "rope_parameters", {{"rope_theta", 100.0}}),
+                  "rope_parameters: saw another scaling than rope_scaling's");
+}
+
+// What is not said is what Transformers takes: 8 heads of keys and values and a window of 4096 in
+// Mistral, no window in Qwen2.
+TEST(ReadTextConfig, TakesEachFamilysOwnDefaults) {
+  json mistral = json::parse(base::read_text(golden("models/mistral_window") / "config.json"));
+  for (const char* key : {"num_key_value_heads", "sliding_window", "head_dim"}) mistral.erase(key);
+  mistral["num_attention_heads"] = 16;
+  mistral["hidden_size"] = 32;
+  mistral["max_position_embeddings"] = 8192;
+  const auto read = [](const json& config) {
+    return config_from_json(base::Reader::json_text(config.dump(), "config.json"));
+  };
+  ModelConfig config = read(mistral);
+  EXPECT_EQ(config.group, 2);
+  EXPECT_EQ(config.head_width, 2);
+  EXPECT_EQ(config.context, 4096);
+  EXPECT_EQ(config.window, 4096);
+  mistral["num_key_value_heads"] = nullptr;
+  mistral["sliding_window"] = nullptr;
+  config = read(mistral);
+  EXPECT_EQ(config.group, 1);
+  EXPECT_EQ(config.context, 8192);
+  EXPECT_EQ(config.window, 0);
+  mistral.erase("num_key_value_heads");
+  mistral["num_attention_heads"] = 4;
+  EXPECT_EQ(error_of([&] { read(mistral); }),
+            "[config.json] num_key_value_heads: saw 8 (the default), needs a divisor of "
+            "num_attention_heads = 4");
+
+  EXPECT_EQ(config_with("qwen2_tied", {{"sliding_window", 32}}).window, 0);
+  config = config_with("qwen2_tied", {{"sliding_window", 32}, {"use_sliding_window", true}});
+  EXPECT_EQ(config.window, 32);
+  EXPECT_EQ(config.context, 32);
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.output_bias);
+  EXPECT_FALSE(config_with("llama", json::object()).qkv_bias);
+}
+
+TEST(CheckInput, SaysThatAWindowIsWhatEndsTheContext) {
+  const Transformer model = load(golden("models/mistral_window"));
+  check_input(model, at::ones({1, 48}, at::kLong));
+  EXPECT_EQ(error_of([&] {
+              check_input(model, at::ones({1, 49}, at::kLong));
+            }),
+            "[tokens] saw 49 tokens in one text, needs at most 48, the window that its attention "
+            "sees");
 }
 
 TEST(ReadTextConfig, TakesWhatPublishedFilesSay) {

@@ -49,6 +49,8 @@ void copy_files(const std::string& name, const std::vector<std::string>& files,
   for (const auto& file : files) fs::copy_file(goldens / name / file, folder / file);
 }
 
+std::string refusal(const fs::path& folder);
+
 // --- parity with the reference ---
 
 TEST(Tokenizer, ReadsWordPieceFromTokenizerJson) {
@@ -83,6 +85,61 @@ TEST(Tokenizer, CutsEveryDigitWhereTheFileSaysSo) {
 
 TEST(Tokenizer, CutsByThePatternInTheFile) {
   expect_cases(read_tokenizer(goldens / "split"), "split");
+}
+
+TEST(Tokenizer, ReadsRobertasFromTokenizerJson) {
+  const Scratch scratch;
+  copy_files("roberta", {"tokenizer.json"}, scratch / "model");
+  expect_cases(read_tokenizer(scratch / "model"), "roberta");
+}
+
+TEST(Tokenizer, ReadsRobertasFromVocabularyAndMerges) {
+  const Scratch scratch;
+  copy_files("roberta", {"vocab.json", "merges.txt", "tokenizer_config.json"}, scratch / "model");
+  expect_cases(read_tokenizer(scratch / "model"), "roberta");
+  // Where no file names the class, the model does.
+  fs::remove(scratch / "model/tokenizer_config.json");
+  base::write_whole(scratch / "model/config.json", R"({"model_type": "roberta"})");
+  expect_cases(read_tokenizer(scratch / "model"), "roberta");
+}
+
+TEST(Tokenizer, ReadsQwen2sFromTokenizerJson) {
+  const Scratch scratch;
+  copy_files("qwen2", {"tokenizer.json"}, scratch / "model");
+  expect_cases(read_tokenizer(scratch / "model"), "qwen2");
+}
+
+TEST(Tokenizer, ReadsQwen2sFromVocabularyAndMerges) {
+  const Scratch scratch;
+  copy_files("qwen2", {"vocab.json", "merges.txt"}, scratch / "model");
+  base::write_whole(scratch / "model/tokenizer_config.json",
+                    R"({"tokenizer_class": "Qwen2Tokenizer"})");
+  const Tokenizer tokenizer = read_tokenizer(scratch / "model"),
+                  whole = read_tokenizer(goldens / "qwen2");
+  for (const std::string text : {"I'LL be 12345", "cafe\u0301", "x\r\n\r\n y  z"})
+    EXPECT_EQ(tokenizer.encode(text), whole.encode(text)) << text;
+  base::write_whole(scratch / "model/tokenizer_config.json",
+                    R"({"tokenizer_class": "PhobertTokenizer"})");
+  EXPECT_NE(refusal(scratch / "model")
+                .find("tokenizer_class: saw \"PhobertTokenizer\", needs one "
+                      "of GPT2Tokenizer, GPT2TokenizerFast, "
+                      "RobertaTokenizer"),
+            std::string::npos);
+}
+
+TEST(Tokenizer, ReadsLlama3sFromTokenizerJson) {
+  expect_cases(read_tokenizer(goldens / "llama3"), "llama3");
+}
+
+TEST(Tokenizer, KnowsItsMask) {
+  EXPECT_EQ(read_tokenizer(goldens / "wordpiece").mask(), 4);
+  EXPECT_EQ(read_tokenizer(goldens / "roberta").mask(), 4);
+  EXPECT_EQ(read_tokenizer(goldens / "qwen2").mask(), std::nullopt);
+  const Scratch scratch;
+  copy_files("wordpiece", {"tokenizer.json"}, scratch / "model");
+  base::write_whole(scratch / "model/tokenizer_config.json",
+                    R"({"mask_token": {"content": "[UNK]"}})");
+  EXPECT_EQ(read_tokenizer(scratch / "model").mask(), 1);
 }
 
 // --- what the reference does not say ---

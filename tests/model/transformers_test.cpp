@@ -84,22 +84,59 @@ ModelConfig headless_config() {
   return config;
 }
 
-ModelConfig classifier_config() {
-  ModelConfig config = tiny_text_config(Family::bert);
+ModelConfig masked_config(Family family) {
+  ModelConfig config = tiny_text_config(family);
+  config.task = Task::masked_lm;
+  config.classes = config.vocabulary;
+  return config;
+}
+
+ModelConfig linear_config() {
+  ModelConfig config = tiny_text_config(Family::llama);
+  config.rotary_scaling.kind = RotaryScaling::Kind::linear;
+  config.rotary_scaling.factor = 2.5;
+  config.qkv_bias = config.output_bias = true;
+  return config;
+}
+
+/// What the parts of a classifier are: without a head, and narrower than their teacher.
+ModelConfig part_config(Family family) {
+  ModelConfig config = tiny_text_config(family);
+  config.task = Task::classification;
+  config.width = 12;
+  config.layers.assign(2, {3, 9});
+  return config;
+}
+
+ModelConfig classifier_config(Family family) {
+  ModelConfig config = tiny_text_config(family);
   config.task = Task::classification;
   config.classes = 3;
   return config;
 }
 
 TEST(Transformers, LoadsUniformModelsAndAgrees) {
-  const std::map<std::string, ModelConfig> configs = {{"vit", tiny_config()},
-                                                      {"vit_without_classifier", headless_config()},
-                                                      {"deit", tiny_config(Family::deit)},
-                                                      {"deit_distilled", distilled_config()},
-                                                      {"bert", tiny_text_config(Family::bert)},
-                                                      {"bert_classifier", classifier_config()},
-                                                      {"gpt2", tiny_text_config(Family::gpt2)},
-                                                      {"llama", tiny_text_config(Family::llama)}};
+  const std::map<std::string, ModelConfig> configs = {
+      {"vit", tiny_config()},
+      {"vit_without_classifier", headless_config()},
+      {"deit", tiny_config(Family::deit)},
+      {"deit_distilled", distilled_config()},
+      {"bert", tiny_text_config(Family::bert)},
+      {"bert_classifier", classifier_config(Family::bert)},
+      {"roberta", tiny_text_config(Family::roberta)},
+      {"roberta_classifier", classifier_config(Family::roberta)},
+      {"roberta_masked", masked_config(Family::roberta)},
+      {"roberta_part", part_config(Family::roberta)},
+      {"distilbert", tiny_text_config(Family::distilbert)},
+      {"distilbert_classifier", classifier_config(Family::distilbert)},
+      {"distilbert_masked", masked_config(Family::distilbert)},
+      {"distilbert_part", part_config(Family::distilbert)},
+      {"gpt2", tiny_text_config(Family::gpt2)},
+      {"llama", tiny_text_config(Family::llama)},
+      {"llama_scaled", testing::tiny_scaled_config()},
+      {"llama_linear", linear_config()},
+      {"qwen2", tiny_text_config(Family::qwen2)},
+      {"mistral", tiny_text_config(Family::mistral)}};
   const Scratch scratch;
   const char* python = std::getenv("CLEAVE_PYTHON");
   std::string command = std::string(python != nullptr ? python : "python3") + " '" +

@@ -47,7 +47,7 @@ inline model::ModelConfig llama(std::int64_t layers, std::int64_t width, std::in
   config.gated = true;
   config.activation = model::Activation::silu;
   config.norm_kind = model::NormKind::rms;
-  config.qkv_bias = config.output_bias = false;
+  config.qkv_bias = config.output_bias = config.mlp_bias = false;
   config.rotary_base = 10000;
   config.vocabulary = config.classes = vocabulary;
   config.context = context;

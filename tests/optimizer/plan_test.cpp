@@ -7,6 +7,7 @@
 
 #include "optimizer/plan/program.hpp"
 #include "tests/base/scratch.hpp"
+#include "tests/model/fixtures.hpp"
 #include "tests/optimizer/examples.hpp"
 
 namespace cleave::plan {
@@ -175,6 +176,32 @@ TEST(Plan, RefusesAPartThatSeesOtherPictures) {
             "[check] plan.parts[0].config: saw another activation, bias, norm, task or kind of "
             "positions, needs "
             "the teacher's");
+}
+
+TEST(Plan, RefusesAPartThatReadsTextsInAnotherWay) {
+  const model::ModelConfig teacher = model::testing::tiny_scaled_config();
+  const auto refusal_of = [&](const auto& change) {
+    Plan plan = examples::plan_of(
+        teacher,
+        {examples::part(teacher, "hub", 3, 16, 2, 20), examples::part(teacher, "box", 2, 8, 2, 8)},
+        "hub", "decomposed");
+    plan.shape.tokens = 4;
+    change(plan.parts[1].config);
+    try {
+      check(plan);
+    } catch (const std::invalid_argument& wrong) {
+      return std::string(wrong.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal_of([](model::ModelConfig&) {}), "");
+  const std::string other =
+      "[check] plan.parts[1].config: saw another activation, bias, norm, task or kind of "
+      "positions, needs the teacher's";
+  EXPECT_EQ(refusal_of([](model::ModelConfig& part) { part.rotary_scaling.factor = 2; }), other);
+  EXPECT_EQ(refusal_of([](model::ModelConfig& part) { part.qkv_bias = part.output_bias = true; }),
+            other);
+  EXPECT_EQ(refusal_of([](model::ModelConfig& part) { part.mlp_bias = true; }), other);
 }
 
 TEST(Plan, RefusesADeviceTwice) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/model/fixtures.hpp"
 #include "tests/optimizer/examples.hpp"
 
 namespace cleave::plan {
@@ -49,6 +50,27 @@ TEST(Work, ListsTheKernelsOfAForwardPassInOrder) {
             "elementwise 10 0 32\n"
             "norm 2 0 32\n"  // of the class token only
             "matmul 2 32 10\n");
+}
+
+// DistilBERT has no segments to add, but the norm behind them; and a pooler before its head.
+TEST(Work, PricesWhatAnEncoderHasBeforeAndBehindItsBlocks) {
+  const auto kernels = [](model::Family family) {
+    model::ModelConfig config = model::testing::tiny_text_config(family);
+    config.task = model::Task::classification;
+    config.classes = 3;
+    config.layers.assign(1, {0, 0});
+    return text_of(kernels_of_model(config, {1, 5, 0}, true));
+  };
+  const std::string typed =
+      "elementwise 5 0 16\n"  // gather
+      "elementwise 5 0 16\n"  // positions
+      "elementwise 5 0 16\n"  // types
+      "norm 5 0 16\n"
+      "matmul 1 16 16\n"  // pooler
+      "matmul 1 16 3\n";
+  EXPECT_EQ(kernels(model::Family::bert), typed);
+  EXPECT_EQ(kernels(model::Family::roberta), typed);
+  EXPECT_EQ(kernels(model::Family::distilbert), typed.substr(typed.find('\n') + 1));
 }
 
 TEST(Work, LeavesOutWhatALayerDoesNotHave) {

@@ -61,9 +61,8 @@ nlohmann::json Answers::json(const Question& question, const net::Value& output)
 }
 
 model::TokenId Answers::mask_of(const model::Tokenizer& tokenizer) {
-  for (const char* name : {"[MASK]", "<mask>"})
-    if (const auto id = tokenizer.find(name)) return *id;
-  throw std::runtime_error("[tokenizer] saw no [MASK], needs one to fill in");
+  if (const auto mask = tokenizer.mask()) return *mask;
+  throw std::runtime_error("[tokenizer] saw no mask ([MASK], <mask>), needs one to fill in");
 }
 
 std::vector<std::size_t> Answers::masks_of(const Question& question) const {

@@ -146,6 +146,7 @@ infer::GenerateOptions options_of(const Args& args, const model::ModelConfig& co
   infer::GenerateOptions options;
   options.max_tokens = args.integer("tokens");
   options.context = config.context;
+  options.context_name = config.context_name();
   options.end_tokens = config.end_tokens;
   if (args.flag("ignore-end")) options.end_tokens.clear();
   options.sampling.temperature = args.number("temperature");

@@ -146,7 +146,7 @@ Question read_text(const GivenText& text, const model::ModelConfig& config,
   if (static_cast<std::int64_t>(question.ids.size()) > config.context)
     throw std::runtime_error("[infer] " + text.where + ": saw " +
                              std::to_string(question.ids.size()) + " tokens, needs at most " +
-                             std::to_string(config.context));
+                             std::to_string(config.context) + ", " + config.context_name());
   if (config.task == model::Task::masked_lm) {
     const auto mask = Answers::mask_of(tokenizer);
     if (std::find(question.ids.begin(), question.ids.end(), mask) == question.ids.end())

@@ -30,8 +30,8 @@ void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::Requ
     throw UsageError("[--generate] saw a model that does not generate");
   if (shape.tokens + shape.generate > teacher.context)
     throw UsageError("[--tokens] saw " + std::to_string(shape.tokens + shape.generate) +
-                     " tokens in all, needs at most " + std::to_string(teacher.context) +
-                     ", the model's context");
+                     " tokens in all, needs at most " + std::to_string(teacher.context) + ", " +
+                     teacher.context_name());
 }
 
 optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& teacher) {

@@ -46,7 +46,8 @@ Workload::Workload(const model::ModelConfig& config, const plan::RequestShape& s
   if (shape_.tokens + shape_.generate > config.context)
     throw std::invalid_argument("[--tokens] saw " + std::to_string(shape_.tokens) + " and " +
                                 std::to_string(shape_.generate) + " to generate, needs at most " +
-                                std::to_string(config.context) + " together");
+                                std::to_string(config.context) + " together, " +
+                                config.context_name());
   whole_ = noise_texts(config, shape_.batch, shape_.tokens, random);
   one_ = noise_texts(config, shape_.batch, 1, random);
 }
