@@ -454,7 +454,9 @@ at::Tensor Calibration::answer_losses(const Weighted& weights, const at::Tensor&
                                       const Batch& batch) const {
   if (plan_.teacher.task == model::Task::embedding)
     return weights.soft_targets *
-           similarity_loss(answers, batch.teacher_answers, weights.temperature);
+           similarity_loss(directions_of(plan_.teacher, answers),
+                           directions_of(plan_.teacher, batch.teacher_answers),
+                           weights.temperature);
   return weights.labels * label_loss(answers, batch.targets, weights.schedule.label_smoothing) +
          weights.soft_targets *
              soft_target_loss(answers, batch.teacher_answers, weights.temperature);

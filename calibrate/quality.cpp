@@ -62,9 +62,13 @@ at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices) {
   return rows.narrow(1, 1, rows.size(1) - 1).to(at::kLong);
 }
 
+at::Tensor directions_of(const model::ModelConfig& config, const at::Tensor& answers) {
+  return config.normalised ? answers : answers / answers.norm(2, {-1}, true).clamp_min(1e-12);
+}
+
 at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, std::int64_t begin,
                  const at::Tensor& answers) {
-  if (config.task == Task::embedding) return answers.to(at::kCPU);
+  if (config.task == Task::embedding) return directions_of(config, answers).to(at::kCPU);
   const at::Tensor targets =
       targets_of(data, at::arange(begin, begin + answers.size(0), at::TensorOptions(at::kLong)))
           .to(answers.device());

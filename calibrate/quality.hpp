@@ -16,6 +16,9 @@ namespace cleave::calibrate {
 /// undefined where the task has no labels.
 at::Tensor targets_of(const model::Dataset& data, const at::Tensor& indices);
 
+/// An embedding's answers at length 1, whether the model scales them or not. [.., D] -> [.., D].
+at::Tensor directions_of(const model::ModelConfig& config, const at::Tensor& answers);
+
 /// What each row brings to the measure: 1 or 0 for right and wrong [b], nats and the number of
 /// tokens that have them [b, 2], or directions [b, D]. `answers` are what classify() gives for rows
 /// begin … begin + b − 1, wherever they were computed; the marks are the CPU's.

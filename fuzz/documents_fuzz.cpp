@@ -1,8 +1,11 @@
 // The doors for TOML and JSON: whatever the bytes, a document is read or refused with one
 // std::runtime_error.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 
@@ -11,6 +14,8 @@
 #include "base/reader.hpp"
 #include "calibrate/recipe.hpp"
 #include "decompose/slice.hpp"
+#include "fuzz/folder.hpp"
+#include "model/config/folder_fields.hpp"
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/fleet.hpp"
@@ -57,6 +62,37 @@ void read_config(const std::string& text) {
   require(cleave::model::config_from_json(Reader::json_text(written, "again")) == config);
 }
 
+template <class Get>
+void attempt(Get get) {
+  try {
+    get();
+  } catch (const std::runtime_error&) {
+  }
+}
+
+/// The files beside a config.json, parted by U+001F: what is read is written, and reads as the
+/// same.
+void read_folder(const std::string& text) {
+  namespace fs = std::filesystem;
+  static const cleave::fuzz::Folder folder;
+  for (const auto& entry : fs::directory_iterator(folder.path)) fs::remove_all(entry.path());
+  std::size_t begin = 0;
+  for (const char* name :
+       {"config.json", "generation_config.json", "modules.json", "1_Pooling/config.json",
+        "sentence_bert_config.json", "preprocessor_config.json", "tokenizer_config.json"}) {
+    const std::size_t end = std::min(text.find('\x1f', begin), text.size());
+    const fs::path path = folder.path / name;
+    fs::create_directories(path.parent_path());
+    if (end > begin) std::ofstream(path, std::ios::binary) << text.substr(begin, end - begin);
+    begin = end + 1;
+    if (begin > text.size()) break;
+  }
+  attempt([&] { cleave::model::folder_notes(folder.path); });
+  const auto config = cleave::model::read_config(folder.path);
+  const std::string written = cleave::model::config_to_json(config).dump();
+  require(cleave::model::config_from_json(Reader::json_text(written, "again")) == config);
+}
+
 /// What is read either does not fit a model, or gives one.
 void read_keep(const std::string& text) {
   const auto keep = cleave::decompose::keep_from_json(text, "fuzz");
@@ -86,14 +122,6 @@ void check(const Recipe& recipe) {
   try {
     recipe.check();
   } catch (const std::invalid_argument&) {
-  }
-}
-
-template <class Get>
-void attempt(Get get) {
-  try {
-    get();
-  } catch (const std::runtime_error&) {
   }
 }
 
@@ -130,6 +158,8 @@ void read_document(char kind, const std::string& text) {
       return read_profile(text);
     case 'c':
       return read_config(text);
+    case 'n':
+      return read_folder(text);
     case 'k':
       return read_keep(text);
     case 'h':
@@ -152,7 +182,8 @@ void read_document(char kind, const std::string& text) {
 }  // namespace
 
 /// The first letter says what the rest is: fleet, plan, manifest, speed profile, config, keep-list,
-/// hosts, measured data, TOML as such, training, accuracy (calibration), JSON as such.
+/// hosts, measured data, neighbours of a config, TOML as such, training, accuracy (calibration),
+/// JSON as such.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);

@@ -1,8 +1,10 @@
 // The files of a tokenizer beside each other: whatever their bytes, a tokenizer is read or refused
 // with one std::runtime_error; what is read takes any text, and gives back the text of its own
-// tokens. Files are parted by U+001F: vocab.txt, tokenizer_config.json, added_tokens.json where the
-// first byte is "w"; the last two beside a whole tokenizer.model where it is "s" (what we read of
-// that file itself has a target of its own); else vocab.json, merges.txt and the same two.
+// tokens. Files are parted by U+001F: tokenizer_config.json, added_tokens.json and
+// special_tokens_map.json, and before them vocab.txt where the first byte is "w", tokenizer.json
+// where it is "j", vocab.json and merges.txt else. Where it is "s" they lie beside a whole
+// tokenizer.model (what we read of that file itself has a target of its own), and a tokenizer.json
+// may follow.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "fuzz/folder.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/unicode.hpp"
 
@@ -24,32 +27,21 @@ void require(bool holds) {
   if (!holds) std::abort();
 }
 
-/// A folder that goes when the process ends.
-struct Folder {
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "cleave-fuzz-XXXXXX").string();
-    require(mkdtemp(pattern.data()) != nullptr);
-    path = pattern;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  fs::path path;
-};
-
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Folder folder;
+  static const cleave::fuzz::Folder folder;
   if (size == 0) return 0;
   const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
-  std::vector<std::string> names = {"vocab.json", "merges.txt", "tokenizer_config.json",
-                                    "added_tokens.json"};
-  if (data[0] == 'w') names = {"vocab.txt", "tokenizer_config.json", "added_tokens.json"};
+  std::vector<std::string> names = {"tokenizer_config.json", "added_tokens.json",
+                                    "special_tokens_map.json"};
+  std::vector<std::string> first = {"vocab.json", "merges.txt"};
+  if (data[0] == 'w') first = {"vocab.txt"};
+  if (data[0] == 'j') first = {"tokenizer.json"};
+  if (data[0] != 's') names.insert(names.begin(), first.begin(), first.end());
   for (const auto& entry : fs::directory_iterator(folder.path)) fs::remove(entry.path());
   if (data[0] == 's') {
-    names = {"tokenizer_config.json", "added_tokens.json"};
+    names.push_back("tokenizer.json");
     fs::create_symlink(CLEAVE_TOKENIZER_MODEL, folder.path / "tokenizer.model");
   }
   std::size_t begin = 0;

@@ -360,6 +360,10 @@ void check_source(const DatasetSource& source, bool texts) {
 
 Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   check_source(source, config.is_text());
+  if (config.problem != Problem::single_label)
+    throw std::runtime_error(
+        "[data] saw a model whose outputs are no classes of which one is right (problem_type), "
+        "needs one of single_label_classification: others answer, but are not trained or judged");
   if (config.is_text()) return read_texts(source, config);
   if (is_text_format(source.format))
     throw std::runtime_error("[data] format: saw '" + source.format +

@@ -211,7 +211,7 @@ at::Tensor filled_up(const std::vector<std::vector<TokenId>>& rows) {
 }
 
 std::int64_t length_of(const DatasetSource& source, const ModelConfig& config) {
-  return source.length > 0 ? source.length : config.context;
+  return source.length > 0 ? source.length : config.usual_length();
 }
 
 void check_length(const DatasetSource& source, const ModelConfig& config) {

@@ -495,6 +495,7 @@ Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight) {
   // Rows are normalised one by one, so those that nobody reads are left out.
   if (config.task == Task::classification) return normed(x.narrow(1, 0, config.summary_tokens));
   if (config.task != Task::embedding) return normed(x);
+  if (config.pooling == Pooling::first) return normed(x.narrow(1, 0, 1));
   if (!sight.real.defined()) return normed(x).mean(1, true);
   const Tensor weight = sight.real.unsqueeze(-1);
   return (normed(x) * weight).sum(1, true) / weight.sum(1, true);
@@ -523,7 +524,8 @@ Tensor classify(const Transformer& model, const Tensor& features) {
   if (config.reads_every_token()) return language_logits(model, features);
   expect_dims(features, {-1, config.summary_tokens, config.width}, "features");
   const Tensor first = features.select(1, 0);
-  if (config.task == Task::embedding) return first / first.norm(2, {-1}, true).clamp_min(1e-12);
+  if (config.task == Task::embedding)
+    return config.normalised ? first / first.norm(2, {-1}, true).clamp_min(1e-12) : first;
   expect_head(config);
   if (config.is_text()) {
     const Tensor pooled = with_weights_of(model, "pooler", first);

@@ -12,7 +12,7 @@ endif()
 set(base_may "")
 set(config_may base)
 set(sentence_piece_may "") # a module: opened, not linked
-set(tokenizer_may base sentence_piece)
+set(tokenizer_may base sentence_piece config) # the list of what a folder's files say
 set(image_may base config)
 set(model_may base config image tokenizer)
 set(net_bytes_may base)

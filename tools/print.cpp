@@ -7,10 +7,12 @@
 #include <cstdarg>
 #include <cstdio>
 #include <poll.h>
+#include <set>
 #include <signal.h>
 #include <unistd.h>
 
 #include "base/units.hpp"
+#include "model/config/folder_fields.hpp"
 
 namespace cleave::tools {
 namespace {
@@ -150,6 +152,12 @@ void ProgressBar::draw(const base::Progress& progress) {
   std::fprintf(stderr, "\r\033[K%s %s %3.0f %%  %s  %s", what_.c_str(), bar.c_str(), 100 * share,
                progress.note.c_str(), left.c_str());
   std::fflush(stderr);
+}
+
+void say_notes(const std::filesystem::path& folder) {
+  static std::set<std::string> said;
+  for (const std::string& note : model::folder_notes(folder))
+    if (said.insert(note).second) std::fprintf(stderr, "note: %s\n", note.c_str());
 }
 
 void warn_of_shortened(std::int64_t texts, std::int64_t length) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -55,6 +56,9 @@ class ProgressBar {
   double started_ = 0, shown_ = 0;
   std::string what_;
 };
+
+/// Says on standard error what a model folder's files say and is ignored, once in a run.
+void say_notes(const std::filesystem::path& folder);
 
 /// Says on standard error how many texts of a data set were cut to `length` tokens (0: the
 /// context).

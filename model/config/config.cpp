@@ -377,6 +377,19 @@ void check_family(const ModelConfig& config) {
     refuse("causal", config.causal ? "true" : "false", config.causal ? "false" : "true");
 }
 
+void check_sampling(const SamplingDefaults& sampling) {
+  const auto expect = [](const char* field, double value, bool holds, const char* needs) {
+    if (!holds) refuse(std::string("sampling.") + field, std::to_string(value), needs);
+  };
+  const double temperature = sampling.temperature, penalty = sampling.repetition_penalty;
+  expect("temperature", temperature, temperature >= 0 && temperature <= 1000, "0..1000");
+  expect("top_k", static_cast<double>(sampling.top_k), sampling.top_k >= 0, "0 or more");
+  expect("top_p", sampling.top_p, sampling.top_p > 0 && sampling.top_p <= 1,
+         "a number above 0, at most 1");
+  expect("repetition_penalty", penalty, penalty > 0 && penalty <= 1000,
+         "a number above 0, at most 1000");
+}
+
 /// Biases that a family's checkpoints have or not; only Llama's config.json can say it, of queries,
 /// keys, values and output together.
 void check_biases(const ModelConfig& config) {
@@ -432,6 +445,8 @@ void check_text(const ModelConfig& config) {
            "0 or the vocabulary of " + std::to_string(config.vocabulary));
   if (config.task == Task::embedding) expect_within("classes", config.classes, 0, 0);
   expect_within("summary_tokens", config.summary_tokens, 1, 1);
+  expect_within("text_length", config.text_length, 0, config.context);
+  check_sampling(config.sampling);
 }
 
 void check_groups(const ModelConfig& config) {

@@ -317,8 +317,8 @@ const std::vector<FolderField>& folder_fields() {
        "arguments for the loader are not passed on"},
       {"sentence_bert_config.json", "tokenizer_name_or_path cache_dir", "", Fate::no_effect, "",
        "names"},
-      {"1_Pooling/config.json", "pooling_mode_mean_tokens pooling_mode_cls_token", "", Fate::used,
-       "", "the mean over the tokens, or the first token; one of them"},
+      {"1_Pooling/config.json", "pooling_mode pooling_mode_mean_tokens pooling_mode_cls_token", "",
+       Fate::used, "", "the mean over the tokens, or the first token; one of them"},
       {"1_Pooling/config.json",
        "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens pooling_mode_weightedmean_tokens "
        "pooling_mode_lasttoken",

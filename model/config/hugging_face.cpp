@@ -12,6 +12,7 @@
 #include "model/config/folder_fields.hpp"
 #include "model/config/image_config.hpp"
 #include "model/config/text_config.hpp"
+#include "model/config/text_files.hpp"
 
 namespace cleave::model {
 namespace {
@@ -71,19 +72,30 @@ constexpr std::pair<std::string_view, Task> tasks[] = {{"classification", Task::
                                                        {"masked_lm", Task::masked_lm},
                                                        {"causal_lm", Task::causal_lm}};
 
-std::string_view name_of(Task task) {
-  return std::find_if(std::begin(tasks), std::end(tasks),
-                      [&](const auto& known) { return known.second == task; })
-      ->first;
+constexpr std::pair<std::string_view, Problem> problems[] = {
+    {"single_label_classification", Problem::single_label},
+    {"multi_label_classification", Problem::multi_label},
+    {"regression", Problem::regression}};
+
+constexpr std::pair<std::string_view, Pooling> poolings[] = {{"mean", Pooling::mean},
+                                                             {"first", Pooling::first}};
+
+/// The second of the pair whose name a field has; throws listing the names.
+template <class Value, std::size_t count>
+Value read_named(const Reader& field, const std::pair<std::string_view, Value> (&known)[count]) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : known) names.emplace_back(name);
+  const std::string name = field.one_of(names);
+  return std::find_if(std::begin(known), std::end(known),
+                      [&](const auto& one) { return one.first == name; })
+      ->second;
 }
 
-Task read_task(const Reader& field) {
-  std::vector<std::string> names;
-  for (const auto& [name, task] : tasks) names.emplace_back(name);
-  const std::string name = field.one_of(names);
-  return std::find_if(std::begin(tasks), std::end(tasks),
-                      [&](const auto& known) { return known.first == name; })
-      ->second;
+template <class Value, std::size_t count>
+std::string_view named(Value value, const std::pair<std::string_view, Value> (&known)[count]) {
+  return std::find_if(std::begin(known), std::end(known),
+                      [&](const auto& one) { return one.second == value; })
+      ->first;
 }
 
 std::string names_of(Family family) {
@@ -200,7 +212,8 @@ void read_layers(const Reader& file, const FieldNames& names, ModelConfig& confi
   layer.mlp_width = usual ? 4 * config.width : file.at(names.mlp_width).integer(1, any_size);
   config.layers.assign(static_cast<std::size_t>(count), layer);
   config.head_width = config.width / layer.heads;
-  if (const auto width = file.find("head_dim"); width && !width->json().is_null())
+  const bool says_width = find_field("config.json", "head_dim", name_of(config.family)) != nullptr;
+  if (const auto width = file.find("head_dim"); says_width && width && !width->json().is_null())
     config.head_width = width->integer(1, any_size);
   else if (!file.has("cleave") && config.width % layer.heads != 0)
     throw file.at(names.heads)
@@ -243,6 +256,11 @@ void read_classes(const Reader& file, ModelConfig& config) {
   } else {
     config.classes = file.integer("num_labels", 1, any_size, 2);  // Transformers' default
   }
+  if (const auto problem = file.find("problem_type"))
+    config.problem = read_named(*problem, problems);
+  // One class of one would always be it; Transformers' pipeline takes the sigmoid.
+  if (config.classes == 1 && config.problem == Problem::single_label)
+    config.problem = Problem::multi_label;
 }
 
 HeldOut read_held_out(const Reader& table) {
@@ -258,15 +276,20 @@ HeldOut read_held_out(const Reader& table) {
 void read_section(const Reader& section, ModelConfig& config) {
   section.expect_format(format);
   section.allow({"format", "head_width", "group", "layers", "task", "summary_tokens",
-                 "random_weights", "processing", "held_out"});
+                 "random_weights", "processing", "pooling", "normalised", "text_length", "sampling",
+                 "held_out"});
   config.head_width = section.integer("head_width", 1, any_size, config.head_width);
   config.group = section.integer("group", 1, any_size, config.group);
-  if (const auto task = section.find("task")) config.task = read_task(*task);
+  if (const auto task = section.find("task")) config.task = read_named(*task, tasks);
   if (const auto layers = section.find("layers"))
     config.layers =
         read_layer_list(*layers, field_names(config.family).layers, config.num_layers());
   config.summary_tokens = section.integer("summary_tokens", 1, 2, config.summary_tokens);
   config.random_weights = section.boolean("random_weights", false);
+  if (const auto pooling = section.find("pooling")) config.pooling = read_named(*pooling, poolings);
+  config.normalised = section.boolean("normalised", true);
+  config.text_length = section.integer("text_length", 0, any_size, 0);
+  if (const auto sampling = section.find("sampling")) config.sampling = read_sampling(*sampling);
   if (const auto processing = section.find("processing"))
     config.processing = read_processing(*processing, config);
   if (const auto held_out = section.find("held_out")) config.held_out = read_held_out(*held_out);
@@ -302,8 +325,17 @@ ModelConfig read_unchecked(const Reader& file) {
   if (architecture.has_head && config.reads_every_token()) config.classes = config.vocabulary;
   if (architecture.has_head && !config.reads_every_token()) read_classes(file, config);
   if (image) config.processing = default_processing(config);
+  if (config.task == Task::causal_lm) config.sampling = read_sampling(file);
   if (const auto section = file.find("cleave")) read_section(*section, config);
   return config;
+}
+
+/// Throws where a file is there that the list of the folder's fields refuses as a whole.
+void refuse_files(const std::filesystem::path& folder) {
+  for (const FolderField& row : folder_fields())
+    if (row.fate == Fate::only && row.fields.empty() && std::filesystem::exists(folder / row.file))
+      throw std::runtime_error("[" + (folder / row.file).string() + "] saw it, needs none (" +
+                               std::string(row.meaning) + ")");
 }
 
 std::int64_t largest(const ModelConfig& config, std::int64_t LayerShape::*field) {
@@ -352,13 +384,25 @@ json public_fields(const ModelConfig& config) {
     fields["id2label"] = label_map(config);
     fields["label2id"] = id_map(config);
   }
+  if (config.problem != Problem::single_label)
+    fields["problem_type"] = named(config.problem, problems);
   return fields;
+}
+
+/// The fields that Transformers reads say every layer: all are alike, and where D is not H·K there
+/// is a field for the width of a head.
+bool layers_are_public(const ModelConfig& config) {
+  if (config.is_uniform()) return true;
+  const bool says_width = config.family == Family::llama || config.family == Family::mistral;
+  return says_width && config.layers.front().heads > 0 && config.layers.front().mlp_width > 0 &&
+         std::all_of(config.layers.begin(), config.layers.end(),
+                     [&](const LayerShape& layer) { return layer == config.layers.front(); });
 }
 
 /// The `cleave` section: what the public fields cannot say, and nothing else.
 json section(const ModelConfig& config) {
   json section = json::object();
-  if (!config.is_uniform()) {
+  if (!layers_are_public(config)) {
     section["head_width"] = config.head_width;
     if (config.group > 1) section["group"] = config.group;
     section["layers"] = json::array();
@@ -366,7 +410,7 @@ json section(const ModelConfig& config) {
       section["layers"].push_back({{"heads", layer.heads}, {"mlp_width", layer.mlp_width}});
   }
   const Architecture& architecture = architecture_of(config);
-  if (architecture.task != config.task) section["task"] = name_of(config.task);
+  if (architecture.task != config.task) section["task"] = named(config.task, tasks);
   if (architecture.summary_tokens != config.summary_tokens)
     section["summary_tokens"] = config.summary_tokens;
   if (config.random_weights) section["random_weights"] = true;
@@ -374,6 +418,9 @@ json section(const ModelConfig& config) {
     section["held_out"] = {{"rows", config.held_out.rows},
                            {"count", config.held_out.count},
                            {"digest", config.held_out.digest}};
+  if (config.pooling != Pooling::mean) section["pooling"] = named(config.pooling, poolings);
+  if (!config.normalised) section["normalised"] = false;
+  if (config.text_length != 0) section["text_length"] = config.text_length;
   return section;
 }
 
@@ -388,12 +435,15 @@ json with_section(const ModelConfig& config, json section) {
 }  // namespace
 
 ModelConfig read_config(const std::filesystem::path& folder) {
+  refuse_files(folder);
   const auto path = folder / "config.json";
-  ModelConfig config = read_unchecked(Reader::json_file(path));
+  const Reader file = Reader::json_file(path);
+  ModelConfig config = read_unchecked(file);
   if (config.is_text()) {
     check(config, path.string());
-    read_end_tokens(folder, config);
-    if (config.task == Task::embedding) check_pooling(folder);
+    read_generation(folder, file, config);
+    read_sentence_files(folder, config);
+    check(config, folder.string());
     return config;
   }
   const auto preprocessor = folder / "preprocessor_config.json";
@@ -417,11 +467,14 @@ void write_config(const ModelConfig& config, const std::filesystem::path& folder
   if (!config.is_text())
     base::write_whole(folder / "preprocessor_config.json",
                       processing_to_json(config.processing).dump(2) + "\n");
+  if (config.task == Task::causal_lm)
+    base::write_whole(folder / "generation_config.json", generation_fields(config).dump(2) + "\n");
 }
 
 json config_to_json(const ModelConfig& config) {
   json all = section(config);
   if (!config.is_text()) all["processing"] = processing_to_json(config.processing);
+  if (!(config.sampling == SamplingDefaults())) all["sampling"] = generation_fields(config);
   return with_section(config, std::move(all));
 }
 

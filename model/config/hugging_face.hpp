@@ -12,15 +12,17 @@
 
 namespace cleave::model {
 
-/// config.json and preprocessor_config.json of a Hugging Face folder. What config.json cannot say
-/// (heads and MLP width by layer, head width, the task of a model without a head) stands in its
-/// `cleave` section. Throws std::runtime_error with file and field; an unknown model_type lists the
-/// known ones.
+/// config.json of a Hugging Face folder and what the files beside
+/// it say of the model: preprocessor_config.json, generation_config.json, Sentence Transformers'
+/// files; folder_fields.hpp lists them. What config.json cannot say (heads and MLP width by layer,
+/// head width, the task of a model without a head) stands in its `cleave` section. Throws
+/// std::runtime_error with file and field; an unknown model_type lists the known ones.
 ModelConfig read_config(const std::filesystem::path& folder);
 /// The same from parsed JSON, for the fuzzer and for plans.
 ModelConfig config_from_json(const base::Reader& config);
 
-/// Writes config.json, and for images preprocessor_config.json, so that Hugging Face Transformers
+/// Writes config.json, for images preprocessor_config.json, for language models
+/// generation_config.json, so that Hugging Face Transformers
 /// reads them back, where `config.is_uniform()`; else with the `cleave` section that only Cleave
 /// reads.
 void write_config(const ModelConfig& config, const std::filesystem::path& folder);

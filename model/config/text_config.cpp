@@ -19,24 +19,6 @@ bool is_given(const Reader& file, const std::string& key) {
   return field && !field->json().is_null();
 }
 
-/// One number, or several (Llama 3). Numbers beyond the vocabulary never come up: published files
-/// have them. `otherwise` where none is left.
-std::vector<std::int64_t> end_tokens_of(const Reader& file, std::int64_t vocabulary,
-                                        std::vector<std::int64_t> otherwise = {}) {
-  std::vector<std::int64_t> tokens;
-  if (!is_given(file, "eos_token_id")) return otherwise;
-  const Reader field = file.at("eos_token_id");
-  const auto add = [&](const Reader& token) {
-    const std::int64_t id = token.integer(-1, std::int64_t{1} << 40);
-    if (id >= 0 && id < vocabulary) tokens.push_back(id);
-  };
-  if (field.json().is_array())
-    for (const Reader& token : field.items()) add(token);
-  else
-    add(field);
-  return tokens.empty() ? otherwise : tokens;
-}
-
 void read_bert(const Reader& file, ModelConfig& config) {
   config.norm_placement = NormPlacement::after;
   config.context = file.integer("max_position_embeddings", 1, any_size, 512);
@@ -169,6 +151,7 @@ json scaling_fields(const RotaryScaling& scaling) {
 
 json llama_fields(const ModelConfig& config) {
   json fields = {{"max_position_embeddings", config.context}, {"rope_theta", config.rotary_base}};
+  if (config.family != Family::qwen2) fields["head_dim"] = config.head_width;
   std::int64_t queries = 1;
   for (const LayerShape& layer : config.layers) queries = std::max(queries, layer.heads);
   fields["num_key_value_heads"] = std::max<std::int64_t>(1, queries / config.group);
@@ -204,11 +187,24 @@ void read_text(const Reader& file, ModelConfig& config) {
   config.end_tokens = end_tokens_of(file, config.vocabulary);
 }
 
-void read_end_tokens(const std::filesystem::path& folder, ModelConfig& config) {
-  const auto path = folder / "generation_config.json";
-  if (config.task != Task::causal_lm || !std::filesystem::exists(path)) return;
-  config.end_tokens =
-      end_tokens_of(Reader::json_file(path), config.vocabulary, std::move(config.end_tokens));
+std::vector<std::int64_t> end_tokens_of(const Reader& file, std::int64_t vocabulary,
+                                        std::vector<std::int64_t> otherwise) {
+  std::vector<std::int64_t> tokens;
+  if (!is_given(file, "eos_token_id")) return otherwise;
+  const Reader field = file.at("eos_token_id");
+  const auto add = [&](const Reader& token) {
+    const std::int64_t id = token.integer(-1, std::int64_t{1} << 40);
+    if (id >= 0 && id < vocabulary) tokens.push_back(id);
+  };
+  if (field.json().is_array())
+    for (const Reader& token : field.items()) add(token);
+  else
+    add(field);
+  return tokens.empty() ? otherwise : tokens;
+}
+
+json end_tokens_to_json(const std::vector<std::int64_t>& tokens) {
+  return tokens.size() == 1 ? json(tokens.front()) : json(tokens);
 }
 
 json text_fields(const ModelConfig& config) {
@@ -234,17 +230,8 @@ json text_fields(const ModelConfig& config) {
     default:
       fields.update(llama_fields(config));
   }
-  if (config.end_tokens.size() == 1) fields["eos_token_id"] = config.end_tokens.front();
-  if (config.end_tokens.size() > 1) fields["eos_token_id"] = config.end_tokens;
+  if (!config.end_tokens.empty()) fields["eos_token_id"] = end_tokens_to_json(config.end_tokens);
   return fields;
-}
-
-void check_pooling(const std::filesystem::path& folder) {
-  const auto path = folder / "1_Pooling" / "config.json";
-  if (!std::filesystem::exists(path)) return;
-  const Reader file = Reader::json_file(path);
-  if (!file.boolean("pooling_mode_mean_tokens", false))
-    throw file.error("saw another pooling, needs pooling_mode_mean_tokens (nothing else is built)");
 }
 
 }  // namespace cleave::model

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <filesystem>
+#include <cstdint>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -17,12 +18,11 @@ void read_text(const base::Reader& file, ModelConfig& config);
 /// The inverse of read_text.
 nlohmann::json text_fields(const ModelConfig& config);
 
-/// Takes the end tokens of the folder's generation_config.json, where it names any: chat models end
-/// with more tokens than their config.json says. Throws std::runtime_error.
-void read_end_tokens(const std::filesystem::path& folder, ModelConfig& config);
-
-/// Throws std::runtime_error where the folder says, as sentence-transformers does, that its
-/// sentence embedding is anything but the mean over the tokens.
-void check_pooling(const std::filesystem::path& folder);
+/// `eos_token_id`: one number, or several (Llama 3). Numbers beyond the vocabulary never come up:
+/// published files have them. `otherwise` where none is left.
+std::vector<std::int64_t> end_tokens_of(const base::Reader& file, std::int64_t vocabulary,
+                                        std::vector<std::int64_t> otherwise = {});
+/// The inverse of end_tokens_of, of at least one.
+nlohmann::json end_tokens_to_json(const std::vector<std::int64_t>& tokens);
 
 }  // namespace cleave::model

@@ -1,7 +1,8 @@
 // Which files a model folder's tokenizer lies in.
 #include <algorithm>
 #include <array>
-#include <map>
+#include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -12,7 +13,9 @@
 #include "base/reader.hpp"
 #include "model/tokenizer/byte_pair.hpp"
 #include "model/tokenizer/sentence_piece.hpp"
+#include "model/tokenizer/sentence_piece_file.hpp"
 #include "model/tokenizer/tokenizer.hpp"
+#include "model/tokenizer/tokenizer_config.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
 #include "model/tokenizer/unicode.hpp"
 #include "model/tokenizer/wordpiece.hpp"
@@ -24,9 +27,11 @@ namespace fs = std::filesystem;
 using base::Reader;
 
 constexpr std::uint64_t largest_file = 128u << 20;
-constexpr std::array tokenizer_files = {"tokenizer.model", "tokenizer.json",
-                                        "vocab.txt",       "vocab.json",
-                                        "merges.txt",      "tokenizer_config.json"};
+constexpr std::array vocabulary_files = {"tokenizer.model", "tokenizer.json", "vocab.txt",
+                                         "vocab.json", "merges.txt"};
+/// They count only beside a vocabulary.
+constexpr std::array files_beside = {"special_tokens_map.json", "added_tokens.json"};
+constexpr const char* config_file = "tokenizer_config.json";
 
 std::runtime_error at_line(const fs::path& file, std::int64_t number, const std::string& what) {
   return std::runtime_error("[" + file.string() + "] line " + std::to_string(number + 1) + ": " +
@@ -47,17 +52,11 @@ void for_lines(const fs::path& file, const OnLine& on_line) {
   }
 }
 
-/// tokenizer_config.json, or an empty table.
-Reader config_of(const fs::path& folder) {
-  const fs::path file = folder / "tokenizer_config.json";
-  return fs::exists(file) ? Reader::json_file(file) : Reader::json_text("{}", file.string());
-}
-
 /// Tokens that a folder adds to those of `file` are refused: the reference's versions do not agree
 /// on the text around them.
 void expect_no_more_tokens(const fs::path& folder, const std::string& file,
                            const Vocabulary& vocabulary) {
-  const Reader config = config_of(folder);
+  const Reader config = tokenizer_config(folder);
   const auto expect_known = [&](const Reader& place, const std::string& token, std::int64_t id) {
     const auto known = vocabulary.find(token);
     if (!known || *known != id)
@@ -88,7 +87,7 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
     }
   });
   expect_no_more_tokens(folder, "vocab.txt", vocabulary);
-  const Reader config = config_of(folder);
+  const Reader config = tokenizer_config(folder);
   WordPieceOptions options;
   options.lower_case = config.boolean("do_lower_case", true);
   options.strip_accents = config.boolean("strip_accents", options.lower_case);
@@ -105,14 +104,6 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
   return {wordpiece(std::move(vocabulary), options), std::move(added), {begin}, {end}};
 }
 
-/// A special token of tokenizer_config.json, "<s>" or a table with it as "content".
-std::string special_token(const Reader& config, const std::string& key,
-                          const std::string& fallback) {
-  const auto field = config.find(key);
-  if (!field) return fallback;
-  return field->json().is_object() ? field->at("content").text() : field->text();
-}
-
 /// The ways of byte-level BPE whose files are the same.
 enum class BytePairKind { gpt2, roberta, qwen2 };
 
@@ -122,7 +113,7 @@ BytePairKind byte_pair_kind(const fs::path& folder) {
       {"GPT2Tokenizer", BytePairKind::gpt2},
       {"RobertaTokenizer", BytePairKind::roberta},
       {"Qwen2Tokenizer", BytePairKind::qwen2}};
-  if (const auto named = config_of(folder).find("tokenizer_class")) {
+  if (const auto named = tokenizer_config(folder).find("tokenizer_class")) {
     std::vector<std::string> known;
     for (const auto& [name, kind] : classes)
       known.insert(known.end(), {std::string(name), std::string(name) + "Fast"});
@@ -161,7 +152,7 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   });
   Vocabulary vocabulary = vocabulary_from_json(Reader::json_file(vocab_file));
   expect_no_more_tokens(folder, "vocab.json", vocabulary);
-  const Reader config = config_of(folder);
+  const Reader config = tokenizer_config(folder);
   std::vector<AddedToken> added;
   std::vector<TokenId> begin, end;
   const auto add = [&](const std::string& token, bool strip_left = false) {
@@ -183,6 +174,13 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
     add(special_token(config, "mask_token", "<mask>"), true);
   } else {
     add("<|endoftext|>");
+    if (config.boolean("add_bos_token", false)) {
+      const std::string token = special_token(config, "bos_token", "<|endoftext|>");
+      const auto id = vocabulary.find(token);
+      if (!id)
+        throw config.at("add_bos_token").error("saw true, needs '" + token + "' in vocab.json");
+      begin = {*id};
+    }
   }
   try {
     return {byte_pair(std::move(vocabulary), merges, byte_pair_options(kind, config)),
@@ -192,33 +190,95 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   }
 }
 
+/// Throws where a tokenizer.json beside it cuts otherwise than a tokenizer.model does that only
+/// merges: every blank is a letter, and one stands before each stretch of text between added
+/// tokens.
+void expect_cuts_as_merges(const Reader& json) {
+  const nlohmann::json blank = "\xE2\x96\x81";
+  const nlohmann::json normalizer = {
+      {"type", "Sequence"},
+      {"normalizers",
+       {{{"type", "Prepend"}, {"prepend", blank}},
+        {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", blank}}}}};
+  const auto cuts = json.find("pre_tokenizer"), changes = json.find("normalizer");
+  if (changes && changes->json() == normalizer && !cuts) return;
+  if (cuts && !changes && cuts->text("type", "") == "Metaspace" &&
+      cuts->text("prepend_scheme", "") == "always")
+    return;
+  throw(changes ? *changes
+        : cuts  ? *cuts
+                : json)
+      .error(
+          "saw another way to cut than tokenizer.model has beside it, needs a blank before each "
+          "stretch of text (Prepend and Replace), or only one of the two files");
+}
+
+/// Throws where a tokenizer.json beside it has other tokens than tokenizer.model.
+void expect_same_tokens(const Reader& json, const Vocabulary& vocabulary) {
+  const Reader table = json.at("model").at("vocab");
+  const Vocabulary other = vocabulary_from_json(table);
+  for (TokenId id = 0; id < std::max(vocabulary.size(), other.size()); ++id)
+    if (!vocabulary.has(id) || !other.has(id) || vocabulary.token(id) != other.token(id))
+      throw table.error("saw another token " + std::to_string(id) +
+                        " than tokenizer.model has beside it, needs the same");
+}
+
+/// The tokens that stand in a text as they are; `named` are those of tokenizer_config.json.
+std::vector<AddedToken> sentence_piece_tokens(
+    const fs::path& folder, const Vocabulary& vocabulary, std::vector<AddedToken> beside,
+    const std::vector<std::pair<std::string, std::string>>& named) {
+  const auto has = [&](const std::string& content) {
+    return std::any_of(beside.begin(), beside.end(),
+                       [&](const auto& token) { return token.content == content; });
+  };
+  const Reader config = tokenizer_config(folder);
+  for (const auto& [key, content] : named) {
+    if (has(content)) continue;
+    if (const auto id = vocabulary.find(content))
+      beside.push_back({content, *id});
+    else if (config.has(key))
+      throw config.at(key).error("saw '" + content + "', needs a token of tokenizer.model");
+  }
+  return beside;
+}
+
 Tokenizer from_sentence_piece(const fs::path& folder) {
-  const Reader config = config_of(folder);
+  const fs::path file = folder / "tokenizer.model", other = folder / "tokenizer.json";
+  const Reader config = tokenizer_config(folder);
   if (const auto kind = config.find("tokenizer_class"))
     kind->one_of({"LlamaTokenizer", "LlamaTokenizerFast"});
-  const std::string begin = special_token(config, "bos_token", "<s>"),
-                    end = special_token(config, "eos_token", "</s>"),
-                    unknown = special_token(config, "unk_token", "<unk>");
-  auto scheme = sentence_piece(folder / "tokenizer.model", {begin, end, unknown});
-  const Vocabulary& vocabulary = scheme->vocabulary();
-  expect_no_more_tokens(folder, "tokenizer.model", vocabulary);
-  std::map<std::string, AddedToken> special;
-  for (const auto& [key, token] : {std::pair("bos_token", begin), std::pair("eos_token", end),
-                                   std::pair("unk_token", unknown)}) {
-    if (const auto id = vocabulary.find(token))
-      special[token] = {token, *id};
-    else if (config.has(key))
-      throw config.at(key).error("saw '" + token + "', needs a token of tokenizer.model");
+  const std::vector<std::pair<std::string, std::string>> named = {
+      {"bos_token", special_token(config, "bos_token", "<s>")},
+      {"eos_token", special_token(config, "eos_token", "</s>")},
+      {"unk_token", special_token(config, "unk_token", "<unk>")}};
+  std::optional<Reader> json;
+  if (fs::exists(other)) json = Reader::json_file(other);
+  std::vector<AddedToken> added;
+  if (json) {
+    if (!only_merges(base::read_text(file, largest_file)))
+      throw json->error(
+          "saw it beside a tokenizer.model that does more than merge, needs only one of the two");
+    expect_cuts_as_merges(*json);
+    added = *changes_of(folder, *json).added;
   }
-  const auto around = [&](const char* key, bool fallback, const std::string& token) {
+  std::set<std::string> written;
+  for (const auto& [key, content] : named) written.insert(content);
+  for (const AddedToken& token : added) written.insert(token.content);
+  auto scheme = sentence_piece(file, std::move(written));
+  const Vocabulary& vocabulary = scheme->vocabulary();
+  if (json)
+    expect_same_tokens(*json, vocabulary);
+  else
+    expect_no_more_tokens(folder, "tokenizer.model", vocabulary);
+  added = sentence_piece_tokens(folder, vocabulary, std::move(added), named);
+  const auto around = [&](const char* key, bool fallback, const std::string& content) {
     std::vector<TokenId> ids;
-    if (const auto id = vocabulary.find(token); id && config.boolean(key, fallback))
-      ids.push_back(*id);
+    for (const AddedToken& token : added)
+      if (token.content == content && config.boolean(key, fallback)) ids.push_back(token.id);
     return ids;
   };
-  auto before = around("add_bos_token", true, begin), behind = around("add_eos_token", false, end);
-  std::vector<AddedToken> added;
-  for (const auto& [token, one] : special) added.push_back(one);
+  auto before = around("add_bos_token", true, named[0].second),
+       behind = around("add_eos_token", false, named[1].second);
   return {std::move(scheme), std::move(added), std::move(before), std::move(behind)};
 }
 
@@ -226,8 +286,10 @@ Tokenizer read_files(const fs::path& folder) {
   const auto has = [&](const char* name) { return fs::exists(folder / name); };
   // Published Llama folders have both; this is what the other was made from.
   if (has("tokenizer.model")) return from_sentence_piece(folder);
-  if (has("tokenizer.json"))
-    return tokenizer_from_json(Reader::json_file(folder / "tokenizer.json"));
+  if (has("tokenizer.json")) {
+    const Reader file = Reader::json_file(folder / "tokenizer.json");
+    return tokenizer_from_json(file, changes_of(folder, file));
+  }
   if (has("vocab.txt")) return from_vocab_txt(folder);
   if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
   throw std::runtime_error("[" + folder.string() +
@@ -249,11 +311,21 @@ std::optional<TokenId> mask_of(const Tokenizer& tokenizer, const Reader& config)
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
   if (fs::equivalent(from, to)) return;
-  for (const char* name : tokenizer_files)
+  const auto copy = [&](const char* name) {
     if (fs::exists(from / name))
       base::write_whole(to / name, base::read_text(from / name, largest_file));
     else
       fs::remove(to / name);  // another tokenizer's
+  };
+  for (const char* name : vocabulary_files) copy(name);
+  for (const char* name : files_beside) copy(name);
+  // The class may stand in a config.json that does not go with them.
+  const std::string kind = has_tokenizer(from) ? tokenizer_class(from) : std::string();
+  const Reader config = tokenizer_config(from);
+  if (kind.empty() || config.has("tokenizer_class")) return copy(config_file);
+  nlohmann::json with_class = config.json();
+  with_class["tokenizer_class"] = kind;
+  base::write_whole(to / config_file, with_class.dump(2) + "\n");
 }
 
 void expect_fits(const Tokenizer& tokenizer, std::int64_t vocabulary, const std::string& where) {
@@ -276,7 +348,7 @@ void write_byte_tokenizer(const fs::path& folder) {
 
 Tokenizer read_tokenizer(const fs::path& folder) {
   Tokenizer tokenizer = read_files(folder);
-  tokenizer.set_mask(mask_of(tokenizer, config_of(folder)));
+  tokenizer.set_mask(mask_of(tokenizer, tokenizer_config(folder)));
   return tokenizer;
 }
 
@@ -287,7 +359,7 @@ Tokenizer read_tokenizer(const fs::path& folder, std::int64_t vocabulary) {
 }
 
 bool has_tokenizer(const fs::path& folder) {
-  return std::any_of(tokenizer_files.begin(), tokenizer_files.end(),
+  return std::any_of(vocabulary_files.begin(), vocabulary_files.end(),
                      [&](const char* name) { return fs::exists(folder / name); });
 }
 

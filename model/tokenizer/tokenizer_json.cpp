@@ -44,28 +44,6 @@ Merges read_merges(const Reader& list) {
   return merges;
 }
 
-std::vector<AddedToken> read_added(const Reader& list, bool has_normalizer) {
-  std::vector<AddedToken> added;
-  for (const Reader& item : list.items()) {
-    AddedToken token;
-    token.content = item.at("content").text();
-    if (token.content.empty()) throw item.at("content").error("saw nothing, needs a token");
-    token.id = static_cast<TokenId>(item.at("id").integer(0, Vocabulary::most - 1));
-    token.special = item.boolean("special", false);
-    token.strip_left = item.boolean("lstrip", false);
-    token.strip_right = item.boolean("rstrip", false);
-    expect(item, "single_word", false, "false");
-    if (has_normalizer) expect(item, "normalized", false, "false beside a normalizer");
-    added.push_back(std::move(token));
-  }
-  return added;
-}
-
-/// What surrounds every text.
-struct Frame {
-  std::vector<TokenId> begin, end;
-};
-
 TokenId read_pair(const Reader& pair) {
   const auto items = pair.items();
   if (items.size() != 2) throw pair.error("needs a token and its id");
@@ -112,7 +90,8 @@ Frame read_frame(const Reader& file) {
   return frame;
 }
 
-std::unique_ptr<TokenScheme> read_wordpiece(const Reader& file, const Reader& model) {
+std::unique_ptr<TokenScheme> read_wordpiece(const Reader& file, const Reader& model,
+                                            const TokenizerChanges& changes) {
   WordPieceOptions options;
   options.unknown = model.text("unk_token", options.unknown);
   options.continuation = model.text("continuing_subword_prefix", options.continuation);
@@ -125,6 +104,9 @@ std::unique_ptr<TokenScheme> read_wordpiece(const Reader& file, const Reader& mo
   options.split_chinese = normalizer.boolean("handle_chinese_chars", true);
   options.lower_case = normalizer.boolean("lowercase", true);
   options.strip_accents = normalizer.boolean("strip_accents", options.lower_case);
+  options.lower_case = changes.lower_case.value_or(options.lower_case);
+  options.strip_accents = changes.strip_accents.value_or(options.strip_accents);
+  options.split_chinese = changes.split_chinese.value_or(options.split_chinese);
   try {
     return wordpiece(vocabulary_from_json(model.at("vocab")), options);
   } catch (const std::invalid_argument& wrong) {
@@ -168,7 +150,8 @@ void read_cuts(const Reader& words, BytePairOptions& options) {
   if (steps.empty()) throw words.error("saw no step, needs ByteLevel at the end");
 }
 
-std::unique_ptr<TokenScheme> read_byte_pair(const Reader& file, const Reader& model) {
+std::unique_ptr<TokenScheme> read_byte_pair(const Reader& file, const Reader& model,
+                                            const TokenizerChanges& changes) {
   expect(model, "dropout", nullptr, "none");
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
     expect(model, affix, "", "none: byte-level BPE has it not");
@@ -177,7 +160,10 @@ std::unique_ptr<TokenScheme> read_byte_pair(const Reader& file, const Reader& mo
   options.words_first = model.boolean("ignore_merges", false);
   if (const auto normalizer = file.find("normalizer"))
     options.compose = normalizer->at("type").one_of({"NFC"}) == "NFC";
-  read_cuts(file.at("pre_tokenizer"), options);
+  const Reader words = file.at("pre_tokenizer");
+  read_cuts(words, options);
+  if (words.at("type").text() == "ByteLevel")
+    options.prefix_space = changes.prefix_space.value_or(options.prefix_space);
   try {
     return byte_pair(vocabulary_from_json(model.at("vocab")), read_merges(model.at("merges")),
                      options);
@@ -206,18 +192,50 @@ Vocabulary vocabulary_from_json(const Reader& table) {
   return vocabulary;
 }
 
-Tokenizer tokenizer_from_json(const Reader& file) {
+AddedToken read_token(const Reader& item, bool has_normalizer) {
+  AddedToken token;
+  token.content = item.at("content").text();
+  if (token.content.empty()) throw item.at("content").error("saw nothing, needs a token");
+  token.special = item.boolean("special", false);
+  token.strip_left = item.boolean("lstrip", false);
+  token.strip_right = item.boolean("rstrip", false);
+  expect(item, "single_word", false, "false");
+  if (has_normalizer) expect(item, "normalized", false, "false beside a normalizer");
+  return token;
+}
+
+std::vector<AddedToken> read_added(const Reader& list, bool has_normalizer) {
+  std::vector<AddedToken> added;
+  for (const Reader& item : list.items()) {
+    added.push_back(read_token(item, has_normalizer));
+    added.back().id = static_cast<TokenId>(item.at("id").integer(0, Vocabulary::most - 1));
+  }
+  return added;
+}
+
+namespace {
+
+/// Tokens become text in the one way that goes with their kind.
+void expect_decoder(const Reader& file, const std::string& kind) {
+  if (const auto decoder = file.find("decoder")) decoder->at("type").one_of({kind});
+}
+
+}  // namespace
+
+Tokenizer tokenizer_from_json(const Reader& file, const TokenizerChanges& changes) {
+  file.allow({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+              "post_processor", "decoder", "model"});
   const Reader model = file.at("model");
   const std::string type =
       model.has("type") ? model.at("type").one_of({"WordPiece", "BPE"}) : "BPE";
-  auto scheme = type == "WordPiece" ? read_wordpiece(file, model) : read_byte_pair(file, model);
-  std::vector<AddedToken> added;
-  if (const auto list = file.find("added_tokens"))
+  expect_decoder(file, type == "WordPiece" ? "WordPiece" : "ByteLevel");
+  auto scheme = type == "WordPiece" ? read_wordpiece(file, model, changes)
+                                    : read_byte_pair(file, model, changes);
+  std::vector<AddedToken> added = changes.added.value_or(std::vector<AddedToken>());
+  if (const auto list = file.find("added_tokens"); list && !changes.added)
     added = read_added(*list, file.has("normalizer"));
-  Frame frame = read_frame(file);
-  Tokenizer tokenizer(std::move(scheme), std::move(added), std::move(frame.begin),
-                      std::move(frame.end));
-  return tokenizer;
+  Frame frame = changes.frame ? *changes.frame : read_frame(file);
+  return {std::move(scheme), std::move(added), std::move(frame.begin), std::move(frame.end)};
 }
 
 }  // namespace cleave::model

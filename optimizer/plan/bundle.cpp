@@ -9,6 +9,7 @@
 #include "base/digest.hpp"
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "model/config/folder_fields.hpp"
 #include "optimizer/plan/names.hpp"
 
 namespace cleave::plan {
@@ -169,12 +170,27 @@ bool is_weight_file(const fs::path& path) {
   return path.extension() == ".safetensors" || name == "model.safetensors.index.json";
 }
 
+/// Whether some field of the file changes answers.
+bool changes_answers(const std::string& file) {
+  using model::Fate;
+  const auto& rows = model::folder_fields();
+  return std::any_of(rows.begin(), rows.end(), [&](const model::FolderField& row) {
+    return row.file == file && (row.fate == Fate::used || row.fate == Fate::only);
+  });
+}
+
+/// The weights and what changes their meaning; the modules of Sentence Transformers have folders of
+/// their own, which begin with a number.
 std::vector<fs::path> model_files(const fs::path& folder) {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_regular_file() &&
-        (entry.path().filename() == "config.json" || is_weight_file(entry.path())))
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_directory() && name.find_first_of("0123456789") == 0 &&
+        fs::is_regular_file(entry.path() / "config.json"))
+      files.push_back(entry.path() / "config.json");
+    if (entry.is_regular_file() && (is_weight_file(entry.path()) || changes_answers(name)))
       files.push_back(entry.path());
+  }
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -278,7 +294,7 @@ std::string digest_model(const fs::path& folder) {
   bool has_weights = false;
   for (const fs::path& path : model_files(folder)) {
     has_weights = has_weights || path.extension() == ".safetensors";
-    list += path.filename().string() + " " + base::sha256_file(path) + "\n";
+    list += path.lexically_relative(folder).generic_string() + " " + base::sha256_file(path) + "\n";
   }
   if (!has_weights) throw failure(folder.string(), "saw no .safetensors file, needs the weights");
   return base::sha256(list);

@@ -68,7 +68,8 @@ class Bundle {
 Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan,
                         const std::string& teacher_digest);
 
-/// SHA-256 over a model folder's config.json and weights.
+/// SHA-256 over a model folder's weights and every file beside them that changes its answers:
+/// config.json, the tokenizer's files and the others of model/config/folder_fields.hpp.
 std::string digest_model(const std::filesystem::path& folder);
 
 /// hosts.toml: device -> "host:port".

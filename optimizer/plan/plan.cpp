@@ -78,7 +78,8 @@ void check_likeness(const model::ModelConfig& config, const model::ModelConfig& 
   if (config.activation != teacher.activation || config.qkv_bias != teacher.qkv_bias ||
       config.norm_placement != teacher.norm_placement || config.norm_kind != teacher.norm_kind ||
       config.gated != teacher.gated || config.causal != teacher.causal ||
-      config.task != teacher.task || config.rotary_base != teacher.rotary_base ||
+      config.task != teacher.task || config.pooling != teacher.pooling ||
+      config.rotary_base != teacher.rotary_base ||
       !(config.rotary_scaling == teacher.rotary_scaling) || config.window != teacher.window ||
       config.position_offset != teacher.position_offset ||
       config.output_bias != teacher.output_bias || config.mlp_bias != teacher.mlp_bias)

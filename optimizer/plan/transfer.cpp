@@ -67,7 +67,7 @@ Plan transferred(const Plan& plan, const model::ModelConfig& teacher, std::int64
   result.teacher = teacher;
   result.shape = plan.shape;
   if (teacher.is_text() && result.shape.tokens == 0)
-    result.shape.tokens = std::min<std::int64_t>(64, teacher.context);
+    result.shape.tokens = std::min<std::int64_t>(64, teacher.usual_length());
   result.aggregator = plan.aggregator;
   result.seed = plan.seed;
   result.prediction.kept_importance = plan.prediction.kept_importance;

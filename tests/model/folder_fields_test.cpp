@@ -1,6 +1,9 @@
 #include "model/config/folder_fields.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -9,6 +12,7 @@
 
 #include "base/file.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 #include "tests/model/fixtures.hpp"
 
 namespace cleave::model {
@@ -17,6 +21,12 @@ namespace {
 using nlohmann::json;
 using testing::expect_contains;
 using testing::Scratch;
+
+/// Without waiting for the disk.
+void write_quickly(const std::filesystem::path& path, const std::string& text) {
+  std::filesystem::create_directories(path.parent_path());
+  std::ofstream(path, std::ios::binary) << text;
+}
 
 std::vector<std::string> words(std::string_view text) {
   std::istringstream stream{std::string(text)};
@@ -136,9 +146,8 @@ std::vector<std::string> notes_with(const std::string& family, const std::string
   const Scratch folder;
   json config = config_of(family);
   if (file == "config.json") config[field] = value;
-  base::write_whole(folder / "config.json", config.dump());
-  std::filesystem::create_directories((folder / file).parent_path());
-  if (file != "config.json") base::write_whole(folder / file, json{{field, value}}.dump());
+  write_quickly(folder / "config.json", config.dump());
+  if (file != "config.json") write_quickly(folder / file, json{{field, value}}.dump());
   return folder_notes(folder.path());
 }
 
@@ -162,6 +171,109 @@ TEST(FolderFields, OfNoRowAreSaid) {
   ASSERT_EQ(notes.size(), 1);
   expect_contains(notes.front(),
                   "tokenizer_config.json] fields that are not known are ignored: flux_capacity");
+}
+
+/// Writes into `folder` what is read of a whole model of one kind: files by name.
+using Files = std::map<std::string, json>;
+
+/// Folders in which, together, every field is looked at. Vocabularies come from the goldens.
+std::vector<Files> whole_folders() {
+  const auto golden = [](const char* name) {
+    return json::parse(base::read_text(testing::golden(std::string("tokenizers/") + name)));
+  };
+  std::vector<Files> folders;
+  for (const std::string& family : all_families) {
+    json config = config_of(family);
+    if (family == "bert") config["architectures"] = {"BertForSequenceClassification"};
+    config.erase("id2label");
+    folders.push_back({{"config.json", config}});
+    if (family == "llama") folders.back()["generation_config.json"] = {{"do_sample", true}};
+    if (family == "vit")
+      folders.back()["preprocessor_config.json"] = {{"size", 10},
+                                                    {"do_center_crop", true},
+                                                    {"crop_size", 8},
+                                                    {"image_mean", {0, 0}},
+                                                    {"image_std", {1, 1}}};
+  }
+  const std::string kind = "sentence_transformers.models.";
+  folders.push_back({{"config.json", config_of("bert")},
+                     {"modules.json",
+                      {{{"path", ""}, {"type", kind + "Transformer"}},
+                       {{"path", "1_Pooling"}, {"type", kind + "Pooling"}}}},
+                     {"1_Pooling/config.json", {{"pooling_mode_mean_tokens", true}}},
+                     {"sentence_bert_config.json", {{"do_lower_case", false}}}});
+  folders.push_back({{"tokenizer.json", golden("wordpiece/tokenizer.json")},
+                     {"tokenizer_config.json", {{"tokenizer_class", "BertTokenizer"}}}});
+  for (const char* name : {"GPT2Tokenizer", "LlamaTokenizer"})
+    folders.push_back({{"tokenizer.json", golden("byte_pair/tokenizer.json")},
+                       {"tokenizer_config.json",
+                        {{"tokenizer_class", name},
+                         {"bos_token", "<|endoftext|>"},
+                         {"eos_token", "<|endoftext|>"}}}});
+  return folders;
+}
+
+/// What is read of a folder with these files, as text; what is refused, where it is.
+std::string all_of(const Files& files) {
+  const Scratch folder;
+  for (const auto& [name, content] : files) write_quickly(folder / name, content.dump());
+  try {
+    if (files.count("tokenizer.json") == 0)
+      return config_to_json(read_config(folder.path())).dump();
+    const Tokenizer tokenizer = read_tokenizer(folder.path());
+    return json(tokenizer.encode("The Café [MASK] <|endoftext|>")).dump();
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+}
+
+bool concerns(const FolderField& row, const Files& files) {
+  const auto families = words(row.families);
+  const auto config = files.find("config.json");
+  return families.empty() || config == files.end() ||
+         std::find(families.begin(), families.end(),
+                   config->second.at("model_type").get<std::string>()) != families.end();
+}
+
+/// Whether some folder is not read as before with `value` in a field of a file.
+bool notices(const FolderField& row, const std::string& field, const json& value) {
+  static const std::vector<std::pair<Files, std::string>> folders = [] {
+    std::vector<std::pair<Files, std::string>> read;
+    for (Files& files : whole_folders()) {
+      const std::string all = all_of(files);
+      EXPECT_NE(all.substr(0, 2), "[/") << all;
+      read.emplace_back(std::move(files), all);
+    }
+    return read;
+  }();
+  const std::string file(row.file);
+  for (auto [files, before] : folders) {
+    const bool special = file == "special_tokens_map.json" && files.count("tokenizer.json") != 0;
+    const bool beside = file == "tokenizer_config.json" && files.count("modules.json") != 0;
+    if ((files.count(file) == 0 && !special && !beside) || !concerns(row, files)) continue;
+    json& content = files[file];
+    if (file == "modules.json")
+      for (json& module : content) module[field] = value;
+    else
+      content[field] = value;
+    if (all_of(files) != before) return true;
+  }
+  return false;
+}
+
+// A value that no field has is seen by whoever reads the field.
+TEST(FolderFields, AreLookedAtWhereTheyAreUsedOrRefused) {
+  for (const FolderField& row : folder_fields()) {
+    if (row.fields.empty() || row.file == "model.safetensors.index.json") continue;
+    if (row.fate != Fate::used && row.fate != Fate::only) continue;
+    for (const std::string& field : words(row.fields)) {
+      // Of the tokenizer, and of a file that counts through the others.
+      if (row.file == "config.json" && field == "tokenizer_class") continue;
+      if (field == "_from_model_config") continue;
+      EXPECT_TRUE(notices(row, field, {{"other", 1}}) || notices(row, field, "other"))
+          << row.file << " " << field;
+    }
+  }
 }
 
 // What Transformers itself writes has nothing that nobody knows.

@@ -46,8 +46,16 @@ def largest_difference(name, theirs, ours):
 
 
 def is_mean_pooled(model, folder):
-    task = json.loads((folder / "config.json").read_text()).get("cleave", {}).get("task", "embedding")
-    return type(model).__name__ in ("BertModel", "RobertaModel", "DistilBertModel") and task == "embedding"
+    section = json.loads((folder / "config.json").read_text()).get("cleave", {})  # what only Cleave reads
+    means = section.get("task", "embedding") == "embedding" and section.get("pooling", "mean") == "mean"
+    return type(model).__name__ in ("BertModel", "RobertaModel", "DistilBertModel") and means
+
+
+def draws_as_written(model, folder):
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return True
+    return all(getattr(model.generation_config, key) == value for key, value in json.loads(file.read_text()).items())
 
 
 def agrees(folder):
@@ -66,7 +74,7 @@ def agrees(folder):
             differences.append(largest_difference("logits", model(given).logits, ours["logits"]))
     if not text:
         transformers.AutoImageProcessor.from_pretrained(folder)  # raises where it cannot read ours
-    return max(differences) < 1e-4
+    return max(differences) < 1e-4 and draws_as_written(model, folder)
 
 
 if __name__ == "__main__":

@@ -472,18 +472,6 @@ TEST(ReadTextConfig, TakesTheEndTokensOfGenerationConfig) {
                   "generation_config.json] eos_token_id: ");
 }
 
-TEST(ReadTextConfig, RefusesAnotherPooling) {
-  const Scratch scratch;
-  save(load(golden("models/bert")), scratch / "model");
-  std::filesystem::create_directories(scratch / "model/1_Pooling");
-  const auto path = scratch / "model/1_Pooling/config.json";
-  base::write_whole(path, R"({"pooling_mode_mean_tokens": true})");
-  read_config(scratch / "model");
-  base::write_whole(path, R"({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false})");
-  expect_contains(error_of([&] { read_config(scratch / "model"); }),
-                  "needs pooling_mode_mean_tokens");
-}
-
 // BERT's norms were gamma and beta once, and a model alone goes without its prefix.
 TEST(Load, FindsTensorsUnderTheirOlderNames) {
   const Scratch scratch;

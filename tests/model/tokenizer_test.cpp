@@ -1,5 +1,6 @@
 #include "model/tokenizer/tokenizer.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -140,6 +141,36 @@ TEST(Tokenizer, KnowsItsMask) {
   base::write_whole(scratch / "model/tokenizer_config.json",
                     R"({"mask_token": {"content": "[UNK]"}})");
   EXPECT_EQ(read_tokenizer(scratch / "model").mask(), 1);
+}
+
+// Made by tests/goldens/make_beside_goldens.py: what AutoTokenizer gives of these files.
+TEST(Tokenizer, ObeysTheFilesBesideItsVocabulary) {
+  const auto golden = nlohmann::json::parse(base::read_text(goldens / "beside.json"));
+  ASSERT_GT(golden.at("cases").size(), 20U);
+  for (const auto& item : golden.at("cases")) {
+#ifndef CLEAVE_HAS_SENTENCE_PIECE
+    if (item.at("golden").contains("tokenizer.model")) continue;
+#endif
+    const Scratch scratch;
+    fs::create_directories(scratch / "from");
+    fs::create_directories(scratch / "to");
+    for (const auto& [name, from] : item.at("golden").items())
+      fs::copy_file(goldens / from.get<std::string>(), scratch / "from" / name);
+    for (const auto& [name, content] : item.at("files").items())
+      base::write_whole(scratch / "from" / name, content.dump());
+    const Tokenizer tokenizer = read_tokenizer(scratch / "from");
+    // Where config.json stays behind, what it says of the tokenizer goes along.
+    copy_tokenizer(scratch / "from", scratch / "to");
+    const Tokenizer copied = read_tokenizer(scratch / "to");
+    for (std::size_t i = 0; i < golden.at("texts").size(); ++i) {
+      const auto text = golden.at("texts")[i].get<std::string>();
+      const std::vector<TokenId> ids = item.at("ids")[i];
+      auto files = item.at("files");
+      files.erase("tokenizer.json");
+      EXPECT_EQ(tokenizer.encode(text), ids) << text << " " << item.at("golden") << files;
+      EXPECT_EQ(copied.encode(text), ids) << text << " " << item.at("golden") << files;
+    }
+  }
 }
 
 // --- what the reference does not say ---
@@ -306,6 +337,39 @@ TEST(Tokenizer, RefusesTokensAddedBesideTheVocabularyFiles) {
   EXPECT_EQ(added("pieces", "{\"[MASK]\": " + std::to_string(*mask) + "}"), "nothing was refused");
 }
 
+// Transformers would give the token a number that no model has a row for.
+TEST(Tokenizer, RefusesFilesThatContradictTokenizerJson) {
+  const Scratch scratch;
+  copy_files("wordpiece", {"tokenizer.json"}, scratch / "model");
+  const auto said = [&](const std::string& name, const nlohmann::json& content) {
+    const fs::path file = scratch / "model" / name;
+    base::write_whole(file, content.dump());
+    const std::string error = refusal(scratch / "model");
+    fs::remove(file);
+    const std::string where = "[" + file.string() + "] ";
+    return error.rfind(where, 0) == 0 ? error.substr(where.size()) : error;
+  };
+  const nlohmann::json decoder = {{"content", "<|user|>"}, {"normalized", false}};
+  EXPECT_EQ(said("tokenizer_config.json", {{"added_tokens_decoder", {{"420", decoder}}}}),
+            "added_tokens_decoder.420: saw '<|user|>', needs a token of tokenizer.json with this "
+            "number");
+  EXPECT_EQ(
+      said("tokenizer_config.json",
+           {{"added_tokens_decoder", {{"5", {{"content", "[MASK]"}, {"normalized", false}}}}}}),
+      "added_tokens_decoder.5: saw '[MASK]', needs a token of tokenizer.json with this "
+      "number");
+  EXPECT_EQ(said("tokenizer_config.json", {{"pad_token", "<pad>"}}),
+            "pad_token: saw '<pad>', needs a token of tokenizer.json");
+  EXPECT_EQ(said("special_tokens_map.json", {{"additional_special_tokens", {"<|user|>"}}}),
+            "additional_special_tokens[0]: saw '<|user|>', needs a token of tokenizer.json");
+  EXPECT_EQ(said("added_tokens.json", {{"<|user|>", 420}}),
+            "\"<|user|>\": saw '<|user|>', needs a token of tokenizer.json with this number");
+  EXPECT_EQ(said("tokenizer_config.json", {{"do_basic_tokenize", false}})
+                .rfind("do_basic_tokenize: saw false, needs true", 0),
+            0U);
+  EXPECT_EQ(said("tokenizer_config.json", {{"mask_token", "[MASK]"}}), "nothing was refused");
+}
+
 TEST(Tokenizer, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(refusal_of("wordpiece", [](auto& json) { json["model"]["type"] = "Unigram"; }),
             "[tokenizer.json] model.type: saw \"Unigram\", needs one of WordPiece, BPE");
@@ -433,6 +497,34 @@ TEST_F(SentencePiece, RefusesAConfigThatItDoesNotKnow) {
             "token of tokenizer.model with this number");
   EXPECT_EQ(refusal(with_config({{"added_tokens_decoder", {{"1", {{"content", "<s>"}}}}}})),
             "nothing was refused");
+}
+
+TEST_F(SentencePiece, RefusesATokenizerJsonThatContradictsIt) {
+  const auto golden = nlohmann::json::parse(base::read_text(goldens / "beside.json"));
+  const auto found =
+      std::find_if(golden.at("cases").begin(), golden.at("cases").end(),
+                   [](const auto& item) { return item.at("golden").contains("tokenizer.model"); });
+  ASSERT_NE(found, golden.at("cases").end());
+  const nlohmann::json right = found->at("files").at("tokenizer.json");
+  const fs::path folder = with_config({{"tokenizer_class", "LlamaTokenizer"}});
+  const auto said = [&](nlohmann::json json, const std::string& place,
+                        const nlohmann::json& value) {
+    json[nlohmann::json::json_pointer(place)] = value;
+    base::write_whole(folder / "tokenizer.json", json.dump());
+    const std::string error = refusal(folder);
+    const std::string where = "[" + (folder / "tokenizer.json").string() + "] ";
+    return error.rfind(where, 0) == 0 ? error.substr(where.size()) : error;
+  };
+  EXPECT_EQ(said(right, "/version", "1.0"), "nothing was refused");
+  EXPECT_EQ(
+      said(right, "/normalizer/normalizers/0/prepend", "_").rfind("normalizer: saw another way", 0),
+      0U);
+  EXPECT_EQ(said(right, "/pre_tokenizer", {{"type", "Metaspace"}, {"prepend_scheme", "first"}})
+                .rfind("normalizer: saw another way", 0),
+            0U);
+  EXPECT_EQ(
+      said(right, "/model/vocab/more", 402),
+      "model.vocab: saw another token 400 than tokenizer.model has beside it, needs the same");
 }
 
 TEST_F(SentencePiece, RefusesAFileThatIsNotWhole) {

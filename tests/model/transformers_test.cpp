@@ -115,6 +115,27 @@ ModelConfig classifier_config(Family family) {
   return config;
 }
 
+ModelConfig first_token_config() {
+  ModelConfig config = tiny_text_config(Family::bert);
+  config.pooling = Pooling::first;
+  return config;
+}
+
+ModelConfig regression_config() {
+  ModelConfig config = classifier_config();
+  config.classes = 1;
+  config.problem = Problem::regression;
+  return config;
+}
+
+/// Heads that are wider than D / H, and tokens that are drawn.
+ModelConfig wide_heads_config() {
+  ModelConfig config = tiny_text_config(Family::llama);
+  config.head_width = 8;
+  config.sampling = {0.7, 20, 0.9, 1.1};
+  return config;
+}
+
 TEST(Transformers, LoadsUniformModelsAndAgrees) {
   const std::map<std::string, ModelConfig> configs = {
       {"vit", tiny_config()},
@@ -123,6 +144,8 @@ TEST(Transformers, LoadsUniformModelsAndAgrees) {
       {"deit_distilled", distilled_config()},
       {"bert", tiny_text_config(Family::bert)},
       {"bert_classifier", classifier_config(Family::bert)},
+      {"bert_first", first_token_config()},
+      {"bert_regression", regression_config()},
       {"roberta", tiny_text_config(Family::roberta)},
       {"roberta_classifier", classifier_config(Family::roberta)},
       {"roberta_masked", masked_config(Family::roberta)},
@@ -133,6 +156,7 @@ TEST(Transformers, LoadsUniformModelsAndAgrees) {
       {"distilbert_part", part_config(Family::distilbert)},
       {"gpt2", tiny_text_config(Family::gpt2)},
       {"llama", tiny_text_config(Family::llama)},
+      {"llama_wide_heads", wide_heads_config()},
       {"llama_scaled", testing::tiny_scaled_config()},
       {"llama_linear", linear_config()},
       {"qwen2", tiny_text_config(Family::qwen2)},

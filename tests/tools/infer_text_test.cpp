@@ -102,6 +102,78 @@ TEST_F(InferText, AClassifierSaysItsLabels) {
   EXPECT_NEAR(likeliest.at("share").get<double>(), shares[best].item<double>(), 1e-5);
 }
 
+TEST_F(InferText, ARegressionSaysItsNumberAndSeveralLabelsEachTheirShare) {
+  const auto with = [&](const char* key, const json& value) {
+    json config = json::parse(base::read_text(scratch_ / "classifier/config.json"));
+    config[key] = value;
+    write_text(scratch_ / "classifier/config.json", config.dump());
+  };
+  const at::Tensor logits = expected("classifier", {2, 5, 6, 3})[0];
+  with("problem_type", "regression");
+  const json values = answers({scratch_ / "classifier", "the cat"})[0].at("values");
+  ASSERT_EQ(values.size(), 2U) << "all, not the largest";
+  for (std::int64_t i = 0; i < 2; ++i)
+    EXPECT_NEAR(values[static_cast<std::size_t>(i)].at("value").get<double>(),
+                logits[i].item<double>(), 1e-6);
+  const std::string line = run({"infer", scratch_ / "classifier", "the cat"}).out;
+  EXPECT_EQ(line.find('%'), std::string::npos) << line;
+  EXPECT_NE(line.find("the cat: bad "), std::string::npos) << line;
+
+  with("problem_type", "multi_label_classification");
+  const json shares = answers({scratch_ / "classifier", "the cat", "--top", "2"})[0].at("classes");
+  for (const json& one : shares)
+    EXPECT_NEAR(one.at("share").get<double>(),
+                logits[one.at("class").get<std::int64_t>()].sigmoid().item<double>(), 1e-6);
+  // What is not one of several classes is neither judged nor learnt from labels.
+  write_text(scratch_ / "data/test.tsv", "the cat\t1\n");
+  const auto judged =
+      run({"evaluate", scratch_ / "classifier", "--data", scratch_ / "data"}, 1).error;
+  EXPECT_NE(judged.find("(problem_type), needs one of single_label"), std::string::npos) << judged;
+
+  make_bundle("classifier");
+  const json parts = answers({scratch_ / "bundle", "the cat", "--local"})[0].at("classes");
+  EXPECT_GT(parts[0].at("share").get<double>(), 0.4) << "a sigmoid around 0, not a softmax";
+  EXPECT_EQ(plan::Bundle(scratch_ / "bundle").plan("").teacher.problem,
+            model::Problem::multi_label);
+}
+
+TEST_F(InferText, TextsAreCutAndPooledAsSentenceTransformersSays) {
+  write_text(scratch_ / "encoder/sentence_bert_config.json", R"({"max_seq_length": 4})");
+  write_text(scratch_ / "encoder/1_Pooling/config.json",
+             R"({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false})");
+  const std::string kind = R"("type": "sentence_transformers.models.)";
+  write_text(scratch_ / "encoder/modules.json", R"([{"path": "", )" + kind +
+                                                    R"(Transformer"}, {"path": "1_Pooling", )" +
+                                                    kind + R"(Pooling"}])");
+  const auto ran =
+      run({"infer", scratch_ / "encoder", "the cat sits", "the cat runs", "--format", "json"});
+  EXPECT_NE(ran.error.find("the cat sits: cut from 5 to 4 tokens"), std::string::npos) << ran.error;
+  const auto found = answers({scratch_ / "encoder", "the cat sits", "the cat runs"});
+  EXPECT_EQ(found[0].at("embedding"), found[1].at("embedding"));
+  const c10::NoGradGuard no_grad;
+  const auto model = model::load(scratch_ / "encoder");
+  const at::Tensor ids = at::tensor({2, 5, 6, 3}, at::kInt).unsqueeze(0);
+  at::Tensor x = model::embed(model, ids);
+  for (int layer = 0; layer < 2; ++layer)
+    x = model::block(model, layer, x, model::sight(model, ids));
+  const auto vector = found[0].at("embedding").get<std::vector<double>>();
+  for (std::size_t i = 0; i < vector.size(); ++i)
+    EXPECT_NEAR(vector[i], x[0][0][static_cast<std::int64_t>(i)].item<double>(), 1e-5)
+        << "the first token's state, not scaled";
+  make_bundle("encoder");
+  const auto parts = answers({scratch_ / "bundle", "the cat sits", "the cat runs", "--local"});
+  EXPECT_EQ(parts[0].at("embedding"), parts[1].at("embedding"));
+}
+
+TEST_F(InferText, SaysOnceWhatItIgnores) {
+  write_text(scratch_ / "encoder/tokenizer_config.json",
+             R"({"tokenizer_class": "BertTokenizer", "truncation_side": "left", "colour": 7})");
+  const auto said = run({"infer", scratch_ / "encoder", "the", "cat"}).error;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 2) << said;
+  EXPECT_NE(said.find("truncation_side: \"left\" is ignored"), std::string::npos) << said;
+  EXPECT_NE(said.find("not known are ignored: colour"), std::string::npos) << said;
+}
+
 TEST_F(InferText, AnEncoderGivesEmbeddings) {
   const auto found = answers({scratch_ / "encoder", "the cat sits", "the dog runs"});
   const at::Tensor first = expected("encoder", {2, 5, 6, 8, 3})[0];

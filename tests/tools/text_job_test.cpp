@@ -157,6 +157,30 @@ TEST_F(TextJob, DrawsFromWhatIsLeftOfTheVocabulary) {
   EXPECT_LT(repeated(ids({"--repetition-penalty", "10"})), repeated(greedy));
 }
 
+TEST_F(TextJob, DrawsAsTheModelsFilesSayWhereNoOptionDoes) {
+  std::filesystem::copy(*shared_ / "model", own_ / "model");
+  const json asked = generated({*shared_ / "model", "one", "--repetition-penalty", "10"});
+  const json greedy = generated({*shared_ / "model", "one"});
+  ASSERT_NE(asked.at("ids"), greedy.at("ids"));
+  write_text(own_ / "model/generation_config.json",
+             R"({"repetition_penalty": 10, "num_beams": 4})");
+  EXPECT_EQ(generated({own_ / "model", "one"}).at("ids"), asked.at("ids"));
+  EXPECT_EQ(generated({own_ / "model", "one", "--repetition-penalty", "1"}).at("ids"),
+            greedy.at("ids"));
+  const std::string said = run({"generate", own_ / "model", "one", "--tokens", "2"}).error;
+  EXPECT_TRUE(contains(said, "num_beams: 4 is ignored (not built)")) << said;
+  EXPECT_TRUE(contains(said, "as the model's files say: --repetition-penalty 10\n")) << said;
+
+  run({"plan", own_ / "model", "--fleet", *shared_ / "fleet.toml", "--strategy", "decomposed",
+       "--max-part-share", "0.6", "--tokens", "16", "--generate", "32", "--out",
+       own_ / "plan.json"});
+  run({"decompose", own_ / "model", "--plan", own_ / "plan.json", "--out", own_ / "bundle"});
+  EXPECT_EQ(generated({own_ / "bundle", "one", "--local"}).at("ids"),
+            generated({own_ / "bundle", "one", "--local", "--repetition-penalty", "10"}).at("ids"));
+  EXPECT_NE(generated({own_ / "bundle", "one", "--local"}).at("ids"),
+            generated({own_ / "bundle", "one", "--local", "--repetition-penalty", "1"}).at("ids"));
+}
+
 TEST_F(TextJob, SeveralPromptsAtOnceAreEachAsAlone) {
   write_text(own_ / "prompts.txt", "one two\nthree four open the\n");
   std::istringstream lines(run({"generate", *shared_ / "bundle", "--local", "--prompts",

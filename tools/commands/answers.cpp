@@ -29,6 +29,7 @@ std::string Answers::line(const Question& question, const net::Value& output) {
            format("%.4f with the first", cosine_with_first(numbers));
   }
   if (config_.task == Task::classification) {
+    if (config_.problem == model::Problem::regression) return line_of_values(numbers);
     say(likeliest(numbers.data(), numbers.size()));
     return text;
   }
@@ -45,6 +46,11 @@ nlohmann::json Answers::json(const Question& question, const net::Value& output)
   if (config_.task == Task::embedding)
     return {{"embedding", numbers}, {"cosine_with_first", cosine_with_first(numbers)}};
   nlohmann::json list = nlohmann::json::array();
+  if (config_.task == Task::classification && config_.problem == model::Problem::regression) {
+    for (std::size_t i = 0; i < numbers.size(); ++i)
+      list.push_back({{"class", i}, {"label", label(i)}, {"value", numbers[i]}});
+    return {{"values", list}};
+  }
   if (config_.task == Task::classification) {
     for (const auto& one : likeliest(numbers.data(), numbers.size()))
       list.push_back({{"class", one.index}, {"label", label(one.index)}, {"share", one.share}});
@@ -83,12 +89,24 @@ std::vector<Answers::Likely> Answers::likeliest(const float* logits, std::size_t
   const float highest = *std::max_element(logits, logits + count);
   float sum = 0;
   for (std::size_t i = 0; i < count; ++i) sum += std::exp(logits[i] - highest);
+  const auto share = [&](float logit) {
+    if (config_.problem == model::Problem::multi_label) return 1 / (1 + std::exp(-logit));
+    return std::exp(logit - highest) / sum;
+  };
   std::vector<Likely> likely;
   for (std::ptrdiff_t i = 0; i < shown; ++i) {
     const std::size_t index = order[static_cast<std::size_t>(i)];
-    likely.push_back({index, std::exp(logits[index] - highest) / sum});
+    likely.push_back({index, share(logits[index])});
   }
   return likely;
+}
+
+std::string Answers::line_of_values(const std::vector<float>& values) const {
+  std::string text;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    text += (values.size() == 1 && config_.labels.empty() ? "" : label(i) + " ") +
+            format("%.4f  ", static_cast<double>(values[i]));
+  return text;
 }
 
 std::string Answers::label(std::size_t index) const {

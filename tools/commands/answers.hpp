@@ -18,7 +18,9 @@ struct Question {
   std::vector<model::TokenId> ids;  // of a text
 };
 
-/// What a model's task makes of its output, for people and for programs. Of classes and of the
+/// What a model's task makes of its output, for people and for programs. The shares of classes of
+/// which one is right are 1 together; each of several that may be right has one of its own; of a
+/// regression all numbers are shown as they are. Of classes and of the
 /// tokens for a mask the `top` likeliest; of embeddings also how near (cosine) they are to the
 /// first one.
 class Answers {
@@ -26,8 +28,9 @@ class Answers {
   Answers(const model::ModelConfig& config, const model::Tokenizer* tokenizer, std::size_t top);
   /// "cat 93.1 %  dog 4.0 %"
   std::string line(const Question& question, const net::Value& output);
-  /// {"classes": [{"class", "label", "share"}]}, {"masks": [{"position", "tokens": [{"id", "token",
-  /// "share"}]}]} or {"embedding", "cosine_with_first"}
+  /// {"classes": [{"class", "label", "share"}]}, {"values": [{"class", "label", "value"}]},
+  /// {"masks": [{"position", "tokens": [{"id", "token", "share"}]}]} or {"embedding",
+  /// "cosine_with_first"}
   nlohmann::json json(const Question& question, const net::Value& output);
 
   /// The token that a masked language model fills in. Throws std::runtime_error where the tokenizer
@@ -43,6 +46,7 @@ class Answers {
   /// Where a text has masks.
   std::vector<std::size_t> masks_of(const Question& question) const;
   std::vector<Likely> likeliest(const float* logits, std::size_t count) const;
+  std::string line_of_values(const std::vector<float>& values) const;
   std::string label(std::size_t index) const;
   double cosine_with_first(const std::vector<float>& embedding);
 

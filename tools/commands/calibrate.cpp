@@ -52,6 +52,7 @@ int calibrate(const Args& args) {
     return exit_done;
   }
   const auto group = calibrate::Group::from_environment();
+  if (group.leads()) say_notes(args.text("teacher"));
   calibrate::CalibrateSummary summary;
   {
     ProgressBar bar(group.leads());

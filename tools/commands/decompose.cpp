@@ -71,6 +71,7 @@ int decompose(const Args& args) {
   }
   infer::set_threads(threads_of(args, all_threads()));
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
+  say_notes(teacher);
   const auto importance = importance_of(args, teacher);
   const bool was_calibrated =
       std::filesystem::exists(std::filesystem::path(out) / "calibration.jsonl");

@@ -35,6 +35,7 @@ int evaluate(const Args& args) {
   source.lossy = args.flag("lossy");
   source.stride = args.integer("stride");
   const bool bundle = std::filesystem::exists(std::filesystem::path(args.at(0)) / "manifest.json");
+  if (!bundle) say_notes(args.at(0));
   const at::Device compute_device = calibrate::device_of(args.text("accelerator"));
   calibrate::EvaluateSummary summary;
   {

@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <sstream>
+#include <type_traits>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -142,6 +143,29 @@ std::string_view name_of(infer::Ending ending) {
   return "?";
 }
 
+/// The options, and where one is not given what the model's own files say, which is said where it
+/// makes a difference.
+infer::SamplingOptions sampling_of(const Args& args, const model::SamplingDefaults& usual) {
+  infer::SamplingOptions sampling;
+  std::string said;
+  const auto choose = [&](const char* option, double own, auto& value) {
+    const double neutral = static_cast<double>(value);
+    const double chosen = args.given(option) ? args.number(option) : own;
+    value = static_cast<std::remove_reference_t<decltype(value)>>(chosen);
+    if (!args.given(option) && own != neutral)
+      said += (said.empty() ? " --" : ", --") + std::string(option) + format(" %g", own);
+  };
+  choose("temperature", usual.temperature, sampling.temperature);
+  choose("repetition-penalty", usual.repetition_penalty, sampling.repetition_penalty);
+  if (sampling.temperature > 0) {
+    choose("top-k", static_cast<double>(usual.top_k), sampling.top_k);
+    choose("top-p", usual.top_p, sampling.top_p);
+  }
+  if (!said.empty())
+    std::fprintf(stderr, "tokens are drawn as the model's files say:%s\n", said.c_str());
+  return sampling;
+}
+
 infer::GenerateOptions options_of(const Args& args, const model::ModelConfig& config) {
   infer::GenerateOptions options;
   options.max_tokens = args.integer("tokens");
@@ -149,10 +173,7 @@ infer::GenerateOptions options_of(const Args& args, const model::ModelConfig& co
   options.context_name = config.context_name();
   options.end_tokens = config.end_tokens;
   if (args.flag("ignore-end")) options.end_tokens.clear();
-  options.sampling.temperature = args.number("temperature");
-  options.sampling.top_k = args.integer("top-k");
-  options.sampling.top_p = args.number("top-p");
-  options.sampling.repetition_penalty = args.number("repetition-penalty");
+  options.sampling = sampling_of(args, config.sampling);
   options.sampling.seed = static_cast<std::uint64_t>(args.integer("seed"));
   return options;
 }

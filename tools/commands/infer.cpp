@@ -143,6 +143,13 @@ Question read_text(const GivenText& text, const model::ModelConfig& config,
   Question question;
   question.what = text.words;
   question.ids = tokenizer.encode(text.words);
+  // As Sentence Transformers does.
+  if (const auto most = static_cast<std::size_t>(config.text_length);
+      most > 0 && question.ids.size() > most) {
+    std::fprintf(stderr, "%s: cut from %zu to %zu tokens, the model's max_seq_length\n",
+                 in_short(text.words).c_str(), question.ids.size(), most);
+    question.ids = tokenizer.encode(text.words, true, most);
+  }
   if (static_cast<std::int64_t>(question.ids.size()) > config.context)
     throw std::runtime_error("[infer] " + text.where + ": saw " +
                              std::to_string(question.ids.size()) + " tokens, needs at most " +

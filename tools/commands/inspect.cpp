@@ -97,6 +97,7 @@ nlohmann::json to_json(const model::ModelConfig& config) {
 }
 
 int inspect_model(const Args& args, const fs::path& folder) {
+  say_notes(folder);
   const auto config = model::read_config(folder);
   const model::TensorFiles files(folder);
   model::check_tensors(config, files);

@@ -24,7 +24,7 @@ namespace {
 void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::RequestShape& shape) {
   if (!teacher.is_text()) return;
   shape.tokens = args.integer("tokens");
-  if (!args.given("tokens")) shape.tokens = std::min(shape.tokens, teacher.context);
+  if (!args.given("tokens")) shape.tokens = std::min(shape.tokens, teacher.usual_length());
   shape.generate = args.integer("generate");
   if (shape.generate > 0 && !teacher.causal)
     throw UsageError("[--generate] saw a model that does not generate");
@@ -83,6 +83,7 @@ int plan(const Args& args) {
   if (args.text("objective") == "memory" && args.number("min-importance") <= 0)
     throw UsageError("[--objective] saw memory, needs --min-importance above 0 with it");
   const std::string folder = args.at(0);
+  say_notes(folder);
   const auto teacher = model::read_config(folder);
   const auto fleet = plan::read_fleet(args.text("fleet"));
   const auto summary = args.has("shares-of") ? take_shares(args, teacher, fleet)

@@ -147,6 +147,7 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
     *client = std::move(dialled);
     source.open = [client] { return std::move(*client); };
   } else if (!bundled) {
+    say_notes(folder);
     source.plan = whole_model(folder.string());
     source.open = [folder] { return make_original(folder.string()); };
   } else if (args.flag("local")) {

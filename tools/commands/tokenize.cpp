@@ -41,6 +41,7 @@ model::Tokenizer tokenizer_in(const std::filesystem::path& folder) {
 }
 
 int tokenize(const Args& args) {
+  say_notes(args.at(0));
   const auto tokenizer = tokenizer_in(args.at(0));
   const bool from_file = args.positionals().size() > 1;
   const std::string name = from_file ? args.at(1) : "standard input";

@@ -14,6 +14,7 @@ namespace {
 
 int train(const Args& args) {
   auto recipe = calibrate::read_train_recipe(args.at(0), args.text_or("start"));
+  if (!recipe.start.empty()) say_notes(recipe.start);
   if (args.has("data")) recipe.data.path = args.text("data");
   recipe.data.lossy = args.flag("lossy");
   if (args.given("seed")) recipe.seed = static_cast<std::uint64_t>(args.integer("seed"));

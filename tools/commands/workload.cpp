@@ -83,7 +83,7 @@ plan::RequestShape shape_of(const Args& args, const plan::RequestShape& planned,
   if (args.given("tokens"))
     shape.tokens = args.integer("tokens");
   else if (shape.tokens == 0)
-    shape.tokens = std::min(args.integer("tokens"), config.context - shape.generate);
+    shape.tokens = std::min(args.integer("tokens"), config.usual_length() - shape.generate);
   return shape;
 }
 

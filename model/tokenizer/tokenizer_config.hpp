@@ -1,0 +1,30 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/reader.hpp"
+#include "model/tokenizer/tokenizer_json.hpp"
+
+// What the files beside a vocabulary say of it: tokenizer_config.json, special_tokens_map.json,
+// added_tokens.json.
+namespace cleave::model {
+
+/// tokenizer_config.json, or an empty table. Throws std::runtime_error where it asks for what is
+/// not built.
+base::Reader tokenizer_config(const std::filesystem::path& folder);
+/// The class that Transformers makes of a folder's tokenizer, without "Fast": what
+/// tokenizer_config.json says, else config.json or its family; empty where nothing does.
+std::string tokenizer_class(const std::filesystem::path& folder);
+
+/// A special token, "<s>" or a table with it as "content".
+std::string special_token(const base::Reader& config, const std::string& key,
+                          const std::string& fallback);
+
+/// What the files beside it change in a tokenizer.json, as Transformers' fast tokenizers have it.
+/// Throws std::runtime_error where they contradict it: a token that it does not have, or has under
+/// another number.
+TokenizerChanges changes_of(const std::filesystem::path& folder, const base::Reader& file);
+
+}  // namespace cleave::model
