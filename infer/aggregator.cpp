@@ -33,6 +33,8 @@ using Seconds = std::chrono::duration<double>;
 
 /// When an agent that was busy is asked again though nothing of ours has ended there.
 constexpr auto busy_pause = 10ms;
+/// Requests that end on an agent that was busy before it is offered one more at a time.
+constexpr std::size_t ended_before_one_more = 16;
 /// Nobody waits longer for one answer.
 constexpr std::chrono::milliseconds longest_deadline = 24h;
 
@@ -114,8 +116,10 @@ struct Aggregator::State {
     std::string device, address;
     std::shared_ptr<net::Dialer> dialer;
     bool draining = false;
-    /// How many requests it takes at once: what it said, less after *busy*.
+    /// How many requests it takes at once: what it said; less after *busy*, until it is idle or has
+    /// ended many.
     std::size_t offered_window = 1, window = 1;
+    std::size_t ended = 0;     // since the window changed
     std::set<Id> outstanding;  // admitted there and not ended, canceled ones too
     std::deque<Id> waiting;    // to be offered, oldest first
     asio::steady_timer pause;
@@ -361,6 +365,7 @@ void Aggregator::State::take_value(Peer& peer, net::ValueMessage message,
 void Aggregator::State::take_busy(Peer& peer, Id id, std::uint64_t wire_bytes) {
   peer.outstanding.erase(id);
   peer.window = std::max<std::size_t>(1, peer.outstanding.size());
+  peer.ended = 0;
   if (auto* job = find_running(id)) {
     auto& share = job->shares[peer.rank];
     share.report.received_bytes += wire_bytes;
@@ -388,6 +393,10 @@ void Aggregator::State::take_end(Peer& peer, Id id, const std::string& why) {
 void Aggregator::State::release(Peer& peer, Id id) {
   peer.outstanding.erase(id);
   if (peer.outstanding.empty() && peer.waiting.empty()) peer.window = peer.offered_window;
+  if (peer.window < peer.offered_window && ++peer.ended >= ended_before_one_more) {
+    ++peer.window;
+    peer.ended = 0;
+  }
   offer(peer);
 }
 

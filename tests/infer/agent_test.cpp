@@ -471,35 +471,10 @@ TEST_F(AgentTest, AnswersAPing) {
 
 // ---- texts that are generated ----
 
-/// A causal model whose keys and values are large: 805 MB for 4096 tokens.
-plan::Plan text_plan() {
-  plan::Plan plan = fake_plan();
-  model::ModelConfig config;
-  config.family = model::Family::gpt2;
-  config.task = model::Task::causal_lm;
-  config.causal = config.tied_head = true;
-  config.vocabulary = config.classes = 20;
-  config.context = 4096;
-  config.width = 24;
-  config.head_width = 64;
-  config.layers.assign(24, {16, 48});
-  plan.teacher = config;
-  plan.shape = {1, 1, 0};
-  for (auto& part : plan.parts) {
-    const std::int64_t width = part.config.width;
-    part.config = config;
-    part.config.width = width;
-    part.config.classes = 0;
-    part.layers.resize(24);
-    std::iota(part.layers.begin(), part.layers.end(), 0);
-  }
-  return plan;
-}
-
 class TextAgentTest : public AgentTest {
  protected:
   TextAgentTest() {
-    plan = text_plan();
+    plan = fake_text_plan();
     bundle = write_bundle(folder.path(), plan);
   }
   net::Admit step(std::uint64_t request, std::uint64_t sequence, std::int64_t past,
@@ -661,6 +636,48 @@ TEST_F(TextAgentTest, KeepsRoomForTheNextTokenOfTheTextsItHas) {
   next.past = 1;
   caller->send(next);
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 3u);
+}
+
+TEST_F(TextAgentTest, FreesTheTextsOfALostConnection) {
+  auto options = RunningAgent::options_for("cam");
+  options.memory_bytes = resident_memory_bytes() + 1.3e9;  // one such text, not two
+  const auto forgotten = std::make_shared<Forgotten>();
+  const RunningAgent agent(bundle, plan, options, std::make_unique<ForgettingEngine>(forgotten));
+  const auto next = join(agent);
+  auto first = join(agent);
+  first->send(step(1, 5, 0));
+  first->receive_as<net::ValueMessage>();
+  // The same number on another connection is another text.
+  next->send(step(1, 5, 1));
+  EXPECT_NE(next->receive_as<net::Failed>().text.find("saw none of its tokens"), std::string::npos);
+  next->send(step(2, 5, 0));
+  EXPECT_NE(next->receive_as<net::Failed>().text.find("memory: saw no room for"),
+            std::string::npos);
+  EXPECT_EQ(forgotten->count(), 0);
+  first.reset();
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; })) << "the engine still keeps it";
+  next->send(step(3, 5, 0));
+  EXPECT_EQ(next->receive_as<net::ValueMessage>().request, 3u);
+}
+
+TEST_F(TextAgentTest, FreesATextThatEndsOrBeginsAnew) {
+  const auto forgotten = std::make_shared<Forgotten>();
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<ForgettingEngine>(forgotten));
+  const auto caller = join(agent);
+  net::EndSequence end;
+  end.sequence = 5;
+  for (const int times : {1, 2}) {
+    caller->send(step(1, 5, 0));
+    caller->receive_as<net::ValueMessage>();
+    caller->send(step(2, 5, 1));
+    caller->receive_as<net::ValueMessage>();
+    if (times == 1) caller->send(end);
+  }
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; }));
+  caller->send(step(3, 5, 0));
+  caller->receive_as<net::ValueMessage>();
+  EXPECT_EQ(forgotten->count(), 2) << "what it had before is gone before it begins again";
 }
 
 TEST_F(TextAgentTest, SaysWhatItHasNotSeenOrCannotHold) {

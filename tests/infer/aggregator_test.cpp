@@ -19,6 +19,7 @@
 #include "net/mesh.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/fake_parts.hpp"
+#include "tests/infer/scripted_agent.hpp"
 #include "tests/net/recording_stream.hpp"
 
 extern char** environ;
@@ -569,60 +570,316 @@ TEST_F(AggregatorTest, TwoAggregatorsShareAnAgent) {
   EXPECT_EQ(whole, 40);
 }
 
-/// An agent that says what the test tells it to, in answer to each admission.
-class ScriptedAgent {
+/// An agent that answers when the test says so, and is busy once: full with its first request.
+class BusyOnce {
  public:
-  using Script = std::function<std::vector<net::Message>(const net::Admit&)>;
-  explicit ScriptedAgent(Script script) : script_(std::move(script)) {
-    net::spawn(io_, listener_.run([this](boost::asio::ip::tcp::socket socket) {
-      net::spawn(io_,
-                 serve(std::make_shared<net::Connection>(io_, net::tcp_stream(std::move(socket)),
-                                                         net::ConnectionOptions{})),
-                 {});
-    }),
-               {});
-    thread_ = std::thread([this] { io_.run(); });
+  const std::string address() const { return agent_.address(); }
+  Admitted admitted;
+  std::atomic<bool> was_busy{false};
+  /// The oldest admission.
+  void answer() {
+    const auto admit = admitted.take();
+    ASSERT_TRUE(admit.has_value());
+    agent_.say(value_for(*admit, 1));
   }
-  ~ScriptedAgent() {
-    io_.stop();
-    thread_.join();
-  }
-  std::string address() const { return listener_.address(); }
 
  private:
-  boost::asio::awaitable<void> serve(std::shared_ptr<net::Connection> connection) {
-    while (true) {
-      auto receiving = connection->receive();
-      auto received = co_await std::move(receiving);
-      if (!received) co_return;
-      if (const auto* hello = std::get_if<net::Hello>(&received->message)) {
-        net::Welcome welcome;
-        welcome.bundle = hello->bundle;
-        welcome.plan = hello->plan;
-        welcome.device = hello->device;
-        welcome.max_requests = 4;
-        connection->send(welcome);
-      } else if (const auto* admit = std::get_if<net::Admit>(&received->message)) {
-        for (const auto& message : script_(*admit)) connection->send(message);
-      }
-    }
-  }
-  Script script_;
-  boost::asio::io_context io_;
-  net::Listener listener_{io_, "127.0.0.1:0", false};
-  std::thread thread_;
+  ScriptedAgent agent_{[this](const net::Admit& admit) -> std::vector<net::Message> {
+    if (admitted.count() == 1 && !was_busy.exchange(true)) return {busy_for(admit)};
+    admitted.add(admit);
+    return {};
+  }};
 };
 
-net::ValueMessage value_for(const net::Admit& admit, float number, std::int64_t width = 8) {
-  net::ValueMessage value;
-  value.request = admit.request;
-  value.epoch = admit.epoch;
-  value.tag = 2;
-  value.last = true;
-  value.tensor.dims = {1, 1, width};
-  const std::vector<float> numbers(static_cast<std::size_t>(width), number);
-  value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
-  return value;
+TEST_F(AggregatorTest, OffersAsManyAsBeforeOnceABusyAgentIsIdle) {
+  BusyOnce cam;
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  auto wanted = options();
+  wanted.min_wait = 1h;
+  std::atomic<int> whole{0};
+  const auto service = aggregator(std::move(wanted), 3);
+  const auto submit = [&](int count) {
+    for (int i = 0; i < count; ++i)
+      service->submit(request_of(1, 1h),
+                      [&](Response response) { whole += present_devices(response).size() == 3; });
+  };
+  submit(2);
+  ASSERT_TRUE(eventually([&] { return cam.was_busy.load(); }));
+  cam.answer();
+  ASSERT_TRUE(eventually([&] { return cam.admitted.count() == 2; })) << "the second once more";
+  cam.answer();
+  ASSERT_TRUE(eventually([&] { return whole == 2; }));
+  submit(4);
+  EXPECT_TRUE(eventually([&] { return cam.admitted.most() == 4; }));
+  for (int i = 0; i < 4; ++i) cam.answer();
+  EXPECT_TRUE(eventually([&] { return whole == 6; }));
+}
+
+TEST_F(AggregatorTest, OffersMoreAgainThoughABusyAgentIsNeverIdle) {
+  BusyOnce cam;
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  auto wanted = options();
+  wanted.min_wait = 1h;
+  const auto service = aggregator(std::move(wanted), 3);
+  for (int i = 0; i < 60; ++i) service->submit(request_of(1, 1h), [](Response) {});
+  ASSERT_TRUE(eventually([&] { return cam.was_busy.load(); }));
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_TRUE(eventually([&] { return cam.admitted.count() > i; }));
+    cam.answer();
+  }
+  EXPECT_TRUE(eventually([&] { return cam.admitted.most() == 4; }));
+}
+
+TEST_F(AggregatorTest, ADeviceThatIsLostIsMissingInEveryRequest) {
+  std::atomic<int> admitted{0}, answered{0}, without{0};
+  auto cam = std::make_unique<ScriptedAgent>([&](const net::Admit&) -> std::vector<net::Message> {
+    ++admitted;
+    return {};
+  });
+  hosts["cam"] = cam->address();
+  start_agents({"hub", "desk"});
+  auto wanted = options();
+  wanted.min_wait = 1h;
+  wanted.max_in_flight = 7;  // three more than the agent takes at once
+  const auto service = aggregator(std::move(wanted), 3);
+  for (int i = 0; i < 7; ++i)
+    service->submit(request_of(1, 1h), [&](Response response) {
+      answered += response.status == Status::answered;
+      without += present_devices(response) == std::vector<std::string>{"hub", "desk"};
+    });
+  ASSERT_TRUE(eventually([&] { return admitted == 4; }));
+  cam.reset();
+  EXPECT_TRUE(eventually([&] { return answered == 7; }));
+  EXPECT_EQ(without, 7);
+}
+
+/// Who was answered, in order.
+class Order {
+ public:
+  std::function<void(Response)> note(const std::string& name) {
+    return [this, name](const Response& response) {
+      const std::lock_guard lock(mutex_);
+      names_.push_back(name);
+      responses_[name] = response;
+    };
+  }
+  std::vector<std::string> names() {
+    const std::lock_guard lock(mutex_);
+    return names_;
+  }
+  bool has(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    return responses_.count(name) > 0;
+  }
+  Response of(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    return responses_[name];
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::string> names_;
+  std::map<std::string, Response> responses_;
+};
+
+// Three images are predicted to take three times one; one image behind five others takes six.
+TEST_F(AggregatorTest, WaitsForWhatADeviceHasToDoBefore) {
+  plan = fake_plan(0.15);
+  bundle = write_bundle(folder.path() / "slow", plan);
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = 0ms;
+  wanted.lateness = 1;
+  wanted.max_in_flight = 8;
+  Order order;
+  const auto service = aggregator(std::move(wanted), 3);
+  Request three;
+  three.input = pixels(1, 3);
+  service->submit(three, order.note("three"));
+  for (int i = 0; i < 4; ++i) service->submit(request_of(1), [](Response) {});
+  service->submit(request_of(1), order.note("last"));
+  EXPECT_TRUE(eventually([&] { return order.names().size() == 2; }));
+  EXPECT_EQ(order.names(), (std::vector<std::string>{"three", "last"}));
+  EXPECT_EQ(present_devices(order.of("last")), (std::vector<std::string>{"hub", "desk"}));
+  gate->open();
+}
+
+TEST_F(AggregatorTest, HasMorePatienceWhereATextIsGenerated) {
+  plan = fake_text_plan();
+  bundle = write_bundle(folder.path() / "text", plan);
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = 1ms;
+  wanted.min_wait_in_text = 1h;
+  Order order;
+  const auto service = aggregator(std::move(wanted), 3);
+  auto request = token_request(10min);
+  const auto alone = request;
+  request.sequence = {service->new_sequence(), 0, 8};
+  service->submit(request, order.note("text"));
+  service->submit(alone, order.note("alone"));
+  ASSERT_TRUE(eventually([&] { return order.has("alone"); }));
+  EXPECT_FALSE(order.has("text")) << "given up as early as a request that stands for itself";
+  gate->open();
+  ASSERT_TRUE(eventually([&] { return order.has("text"); }));
+  EXPECT_EQ(present_devices(order.of("alone")), (std::vector<std::string>{"hub", "desk"}));
+  EXPECT_EQ(present_devices(order.of("text")), all);
+}
+
+TEST_F(AggregatorTest, EveryTextGoesOnWithoutADeviceThatIsLost) {
+  plan = fake_text_plan();
+  bundle = write_bundle(folder.path() / "text", plan);
+  start_agents(all);
+  const auto service = aggregator(options(), 3);
+  auto request = token_request(1min);
+  const std::vector<std::uint64_t> texts = {service->new_sequence(), service->new_sequence()};
+  for (const auto text : texts) {
+    request.sequence = {text, 0, 8};
+    EXPECT_EQ(present_devices(ask(*service, request)), all);
+  }
+  agents["cam"]->stop();
+  ASSERT_TRUE(eventually([&] { return !service->status()[2].connected; }));
+  agents["cam"] = std::make_unique<RunningAgent>(
+      bundle, plan, RunningAgent::options_for("cam", hosts["cam"]), std::make_unique<FakeEngine>());
+  ASSERT_EQ(service->wait_for_agents(0, 10s), 3);
+  for (const auto text : texts) {
+    request.sequence = {text, 1, 8};
+    const auto response = ask(*service, request);
+    EXPECT_EQ(present_devices(response), (std::vector<std::string>{"hub", "desk"}));
+    EXPECT_EQ(response.devices.at(2).sent_bytes, 0u) << "it is not even asked";
+  }
+  request.sequence = {service->new_sequence(), 0, 8};
+  EXPECT_EQ(present_devices(ask(*service, request)), all) << "a text that begins has it again";
+}
+
+TEST_F(AggregatorTest, AnswersInTheOrderOfSubmission) {
+  start_agents(all);
+  for (const int at_once : {1, 4}) {
+    auto wanted = options();
+    wanted.max_in_flight = at_once;
+    Order order;
+    std::vector<std::string> names;
+    const auto service = aggregator(std::move(wanted), 3);
+    for (int i = 0; i < 30; ++i) {
+      names.push_back(std::to_string(i));
+      service->submit(request_of(1), order.note(names.back()));
+    }
+    ASSERT_TRUE(eventually([&] { return order.names().size() == 30; }));
+    EXPECT_EQ(order.names(), names) << at_once << " at once";
+  }
+}
+
+TEST_F(AggregatorTest, OffersTheOldestRequestFirst) {
+  std::mutex mutex;
+  std::vector<std::uint64_t> asked;
+  const ScriptedAgent cam([&](const net::Admit& admit) -> std::vector<net::Message> {
+    const std::lock_guard lock(mutex);
+    asked.push_back(admit.request);
+    return {value_for(admit, 1)};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  auto wanted = options();
+  wanted.max_in_flight = 20;  // more than the agent takes: they wait for it
+  std::atomic<int> done{0};
+  const auto service = aggregator(std::move(wanted), 3);
+  for (int i = 0; i < 20; ++i) service->submit(request_of(1), [&](Response) { ++done; });
+  ASSERT_TRUE(eventually([&] { return done == 20; }));
+  const std::lock_guard lock(mutex);
+  EXPECT_EQ(asked.size(), 20u);
+  EXPECT_TRUE(std::is_sorted(asked.begin(), asked.end()));
+}
+
+TEST_F(AggregatorTest, TellsTheDeviceThatNobodyWaitsAnyMore) {
+  std::atomic<std::uint64_t> admitted{0}, canceled{0};
+  const ScriptedAgent cam(
+      [&](const net::Admit& admit) -> std::vector<net::Message> {
+        admitted = admit.request;
+        return {};
+      },
+      [&](const net::Message& message) {
+        if (const auto* cancel = std::get_if<net::Cancel>(&message)) canceled = cancel->request;
+      });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  auto wanted = options();
+  wanted.min_wait = 20ms;
+  const auto service = aggregator(std::move(wanted), 3);
+  const auto id = service->submit(request_of(1, 1h), [](Response) {});
+  EXPECT_TRUE(eventually([&] { return canceled == id; })) << "late, and answered without it";
+  service->submit(request_of(1, 1h), [](Response) {});
+  const auto second = id + 1;
+  EXPECT_TRUE(eventually([&] { return admitted == second; }));
+  service->cancel(second);
+  EXPECT_TRUE(eventually([&] { return canceled == second; }));
+}
+
+// What has passed before a request is offered is gone from its time.
+TEST_F(AggregatorTest, GivesTheDeviceTheTimeThatIsLeft) {
+  Admitted admitted;
+  ScriptedAgent cam([&](const net::Admit& admit) -> std::vector<net::Message> {
+    admitted.add(admit);
+    return {};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  auto wanted = options();
+  wanted.min_wait = 1h;
+  wanted.max_in_flight = 5;  // the fifth waits until the agent takes it
+  const auto service = aggregator(std::move(wanted), 3);
+  for (int i = 0; i < 5; ++i) service->submit(request_of(1, 60s), [](Response) {});
+  ASSERT_TRUE(eventually([&] { return admitted.count() == 4; }));
+  std::this_thread::sleep_for(100ms);
+  const auto first = admitted.take();
+  EXPECT_LE(first->deadline_ms, 60'000u);
+  cam.say(value_for(*first, 1));
+  ASSERT_TRUE(eventually([&] { return admitted.count() == 5; }));
+  for (int i = 0; i < 3; ++i) EXPECT_LE(admitted.take()->deadline_ms, 60'000u);
+  EXPECT_LE(admitted.take()->deadline_ms, 59'900u);
+}
+
+TEST_F(AggregatorTest, ReportsWhatADeviceSaysAndEveryByte) {
+  std::atomic<std::uint64_t> admit_bytes{0}, value_bytes{0};
+  const ScriptedAgent cam([&](const net::Admit& admit) {
+    auto value = value_for(admit, 1);
+    value.queued_s = 1.5;
+    value.compute_s = 2.5;
+    value.wait_s = 3.5;
+    admit_bytes = net::encode(admit).size();
+    value_bytes = net::encode(value).size();
+    return std::vector<net::Message>{value};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  const auto report = ask(*service, request_of(1)).devices.at(2);
+  EXPECT_EQ(report.queued_s, 1.5);
+  EXPECT_EQ(report.compute_s, 2.5);
+  EXPECT_EQ(report.sent_bytes, admit_bytes.load());
+  EXPECT_EQ(report.received_bytes, value_bytes.load());
+}
+
+TEST_F(AggregatorTest, CountsTheBytesOfARequestThatIsOfferedTwice) {
+  std::atomic<int> offers{0};
+  std::atomic<std::uint64_t> admit_bytes{0}, answer_bytes{0};
+  const ScriptedAgent cam([&](const net::Admit& admit) -> std::vector<net::Message> {
+    net::Message answer = value_for(admit, 1);
+    if (++offers == 1) answer = busy_for(admit);
+    admit_bytes = net::encode(admit).size();
+    answer_bytes += net::encode(answer).size();
+    return {answer};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  const auto report = ask(*service, request_of(1)).devices.at(2);
+  EXPECT_EQ(offers, 2);
+  EXPECT_EQ(report.sent_bytes, 2 * admit_bytes);
+  EXPECT_EQ(report.received_bytes, answer_bytes.load());
 }
 
 TEST_F(AggregatorTest, DropsFeaturesThatAreNotOfThisRequest) {

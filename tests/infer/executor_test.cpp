@@ -252,6 +252,30 @@ TEST(Executor, CountsALostPeerAsAbsentAtOnce) {
   EXPECT_EQ(bench.log, (Log{"1 output 7", "1 finished"}));
 }
 
+TEST(Executor, CountsALostPeerAsAbsentInEveryRequest) {
+  Bench bench;
+  for (const Executor::RequestId id : {1, 2, 3}) {
+    bench.executor.admit(id, fusion_program(), {}, in_a_second, in_an_hour);
+    bench.executor.deliver(id, 1, 1, value_of(8));
+  }
+  bench.executor.peer_lost(0);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 output 7", "1 finished", "2 output 7", "2 finished", "3 output 7",
+                            "3 finished"}));
+}
+
+TEST(Executor, FailsEveryRequestThatNeedsALostPeer) {
+  Bench bench;
+  for (const Executor::RequestId id : {1, 2})
+    bench.executor.admit(id, fusion_program(false), {}, in_a_second, in_an_hour);
+  bench.executor.admit(3, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
+  bench.executor.peer_lost(0);
+  bench.run();
+  const std::string why =
+      " failed [receive] value f_0 from rank 0: saw the connection end, needs the value";
+  EXPECT_EQ(bench.log, (Log{"1" + why, "2" + why, "3 send 2:7 101", "3 finished"}));
+}
+
 TEST(Executor, FailsARequestWhoseSenderIsLostWhereItsValueMustCome) {
   Bench bench;
   bench.executor.admit(1, fusion_program(false), {}, in_a_second, in_an_hour);

@@ -94,6 +94,31 @@ inline plan::Plan fake_local_plan() {
   return plan;
 }
 
+/// A causal model whose keys and values are large: 805 MB for 4096 tokens.
+inline plan::Plan fake_text_plan() {
+  plan::Plan plan = fake_plan();
+  model::ModelConfig config;
+  config.family = model::Family::gpt2;
+  config.task = model::Task::causal_lm;
+  config.causal = config.tied_head = true;
+  config.vocabulary = config.classes = 20;
+  config.context = 4096;
+  config.width = 24;
+  config.head_width = 64;
+  config.layers.assign(24, {16, 48});
+  plan.teacher = config;
+  plan.shape = {1, 1, 0};
+  for (auto& part : plan.parts) {
+    const std::int64_t width = part.config.width;
+    part.config = config;
+    part.config.width = width;
+    part.config.classes = 0;
+    part.layers.resize(24);
+    std::iota(part.layers.begin(), part.layers.end(), 0);
+  }
+  return plan;
+}
+
 inline plan::Bundle write_bundle(const std::filesystem::path& folder, const plan::Plan& plan) {
   std::filesystem::create_directories(folder / "plans");
   plan::write_plan(plan, folder / "plans" / (plan.name + ".json"));
@@ -172,6 +197,26 @@ class FakeEngine : public Engine {
  private:
   std::chrono::microseconds time_;
   Seen* seen_;
+};
+
+/// How many texts an engine was told to forget.
+class Forgotten {
+ public:
+  void add() { ++count_; }
+  int count() const { return count_; }
+
+ private:
+  std::atomic<int> count_{0};
+};
+
+class ForgettingEngine : public FakeEngine {
+ public:
+  explicit ForgettingEngine(std::shared_ptr<Forgotten> forgotten)
+      : forgotten_(std::move(forgotten)) {}
+  void forget(std::uint64_t) override { forgotten_->add(); }
+
+ private:
+  std::shared_ptr<Forgotten> forgotten_;
 };
 
 /// Holds computing up until the test lets it go on.
@@ -277,6 +322,17 @@ inline Request request_of(std::uint8_t seed,
                           std::chrono::milliseconds deadline = std::chrono::seconds(5)) {
   Request request;
   request.input = pixels(seed);
+  request.deadline = deadline;
+  return request;
+}
+
+/// One token of a text.
+inline Request token_request(std::chrono::milliseconds deadline) {
+  Request request;
+  request.input.element = base::Element::i32;
+  request.input.dims = {1, 1};
+  const std::int32_t id = 7;
+  request.input.data = net::Buffer::copy_of(&id, sizeof id);
   request.deadline = deadline;
   return request;
 }

@@ -13,6 +13,7 @@
 #include "model/config/image_config.hpp"
 #include "net/mesh.hpp"
 #include "tests/infer/fake_parts.hpp"
+#include "tests/infer/scripted_agent.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -33,16 +34,21 @@ class ServiceTest : public ::testing::Test {
  protected:
   /// Three agents, an aggregator and a server.
   void start(std::unique_ptr<Engine> cam = std::make_unique<FakeEngine>(),
-             AggregatorOptions wanted = {}) {
+             AggregatorOptions wanted = {},
+             std::unique_ptr<Engine> fusion = std::make_unique<FakeEngine>()) {
     for (const auto* device : {"hub", "desk"})
       agents.push_back(std::make_unique<RunningAgent>(bundle, plan, device));
     agents.push_back(std::make_unique<RunningAgent>(bundle, plan, RunningAgent::options_for("cam"),
                                                     std::move(cam)));
     for (std::size_t p = 0; p < agents.size(); ++p)
       wanted.hosts[plan.parts[p].device] = agents[p]->address();
-    wanted.min_wait = 5s;
-    aggregator = std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(),
-                                              std::move(wanted));
+    serve(std::move(wanted), std::move(fusion));
+  }
+  /// An aggregator and a server over the agents of `wanted`.
+  void serve(AggregatorOptions wanted,
+             std::unique_ptr<Engine> fusion = std::make_unique<FakeEngine>()) {
+    wanted.min_wait = wanted.min_wait_in_text = 5s;
+    aggregator = std::make_unique<Aggregator>(bundle, plan, std::move(fusion), std::move(wanted));
     EXPECT_EQ(aggregator->wait_for_agents(0, 10s), 3);
     server = std::make_unique<RunningServer>(*aggregator, bundle);
   }
@@ -67,6 +73,128 @@ TEST_F(ServiceTest, AnswersAClientAsTheAggregatorWould) {
   EXPECT_GT(response.total_s, 0);
   EXPECT_GT(response.devices[2].received_bytes, 0u);
   EXPECT_GT(response.devices[2].round_trip_s, 0);
+}
+
+TEST_F(ServiceTest, TellsTheClientHowLongItsRequestWaited) {
+  AggregatorOptions wanted;
+  wanted.max_in_flight = 1;
+  start(std::make_unique<GatedEngine>(gate), std::move(wanted));
+  Client client(server->address());
+  std::promise<Response> first, second;
+  client.submit(request_of(1), [&](Response response) { first.set_value(std::move(response)); });
+  gate->wait_for_entry();
+  client.submit(request_of(2), [&](Response response) { second.set_value(std::move(response)); });
+  client.status();  // what was sent before has arrived
+  std::this_thread::sleep_for(100ms);
+  gate->open();
+  EXPECT_GE(first.get_future().get().devices.at(2).round_trip_s, 0.1);
+  const auto response = second.get_future().get();
+  EXPECT_GE(response.queue_s, 0.1);
+  EXPECT_GE(response.total_s, response.queue_s + response.fuse_s);
+  EXPECT_LE(response.overhead_s, response.total_s - response.queue_s);
+}
+
+TEST_F(ServiceTest, TellsTheClientHowLongFusingTook) {
+  start(std::make_unique<FakeEngine>(), {}, with_delay(std::make_unique<FakeEngine>(), 100ms));
+  Client client(server->address());
+  const auto response = ask(client, request_of(1));
+  EXPECT_GE(response.fuse_s, 0.1);
+  EXPECT_GE(response.total_s, response.queue_s + response.fuse_s);
+}
+
+TEST_F(ServiceTest, TellsTheClientWhatADeviceSays) {
+  const ScriptedAgent cam([](const net::Admit& admit) {
+    auto value = value_for(admit, 1);
+    value.queued_s = 1.5;
+    value.compute_s = 2.5;
+    return std::vector<net::Message>{value};
+  });
+  AggregatorOptions wanted;
+  wanted.hosts["cam"] = cam.address();
+  for (const auto* device : {"hub", "desk"}) {
+    agents.push_back(std::make_unique<RunningAgent>(bundle, plan, device));
+    wanted.hosts[device] = agents.back()->address();
+  }
+  serve(std::move(wanted));
+  Client client(server->address());
+  const auto report = ask(client, request_of(1)).devices.at(2);
+  const auto own = ask(*aggregator, request_of(1)).devices.at(2);
+  EXPECT_TRUE(report.present);
+  EXPECT_EQ(report.queued_s, 1.5);
+  EXPECT_EQ(report.compute_s, 2.5);
+  EXPECT_EQ(report.predicted_s, 0.01);
+  EXPECT_EQ(report.sent_bytes, own.sent_bytes);
+  EXPECT_EQ(report.received_bytes, own.received_bytes);
+  EXPECT_NE(report.sent_bytes, report.received_bytes);
+  EXPECT_EQ(report.why, "");
+}
+
+TEST_F(ServiceTest, TellsTheClientWhyADeviceIsMissing) {
+  start();
+  agents[2]->stop();
+  ASSERT_TRUE(eventually([&] { return !aggregator->status()[2].connected; }));
+  Client client(server->address());
+  const auto report = ask(client, request_of(1)).devices.at(2);
+  EXPECT_FALSE(report.present);
+  EXPECT_EQ(report.why, "not joined");
+}
+
+class TextServiceTest : public ServiceTest {
+ protected:
+  TextServiceTest() {
+    plan = fake_text_plan();
+    bundle = write_bundle(folder.path(), plan);
+  }
+  Request token(std::uint64_t sequence, std::int64_t past) {
+    auto request = token_request(5s);
+    request.sequence = {sequence, past, 8};
+    return request;
+  }
+  std::shared_ptr<Forgotten> forgotten = std::make_shared<Forgotten>();
+};
+
+TEST_F(TextServiceTest, AClientThatGoesTakesItsTextsAlong) {
+  start(std::make_unique<ForgettingEngine>(forgotten));
+  Client stays(server->address());
+  const auto kept = stays.new_sequence();
+  ASSERT_EQ(ask(stays, token(kept, 0)).status, Status::answered);
+  {
+    Client goes(server->address());
+    for (int i = 0; i < 3; ++i)
+      ASSERT_EQ(ask(goes, token(goes.new_sequence(), 0)).status, Status::answered);
+    EXPECT_EQ(forgotten->count(), 0);
+  }
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 3; }));
+  const auto next = ask(stays, token(kept, 1));
+  EXPECT_EQ(present_devices(next), (std::vector<std::string>{"hub", "desk", "cam"}));
+  EXPECT_EQ(forgotten->count(), 3);
+}
+
+TEST_F(TextServiceTest, TheEndOfATextTravels) {
+  start(std::make_unique<ForgettingEngine>(forgotten));
+  Client client(server->address());
+  const auto ends = client.new_sequence(), goes_on = client.new_sequence();
+  for (const auto text : {ends, goes_on})
+    ASSERT_EQ(ask(client, token(text, 0)).status, Status::answered);
+  client.end_sequence(ends);
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; }));
+  EXPECT_EQ(ask(client, token(goes_on, 1)).status, Status::answered);
+  const auto gone = ask(client, token(ends, 1));
+  EXPECT_EQ(gone.status, Status::failed);
+  EXPECT_NE(gone.message.find("is not known"), std::string::npos) << gone.message;
+}
+
+TEST_F(TextServiceTest, TextsOfTwoClientsWithOneNumberAreTwo) {
+  start(std::make_unique<ForgettingEngine>(forgotten));
+  Client one(server->address()), other(server->address());
+  const auto text = one.new_sequence();
+  ASSERT_EQ(other.new_sequence(), text);
+  ASSERT_EQ(ask(one, token(text, 0)).status, Status::answered);
+  ASSERT_EQ(ask(other, token(text, 0)).status, Status::answered);
+  one.end_sequence(text);
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; }));
+  EXPECT_EQ(present_devices(ask(other, token(text, 1))),
+            (std::vector<std::string>{"hub", "desk", "cam"}));
 }
 
 TEST_F(ServiceTest, TellsTheClientWhatTheModelIs) {
