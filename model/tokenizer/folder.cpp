@@ -107,24 +107,23 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
 /// The ways of byte-level BPE whose files are the same.
 enum class BytePairKind { gpt2, roberta, qwen2 };
 
-/// As Transformers chooses: by the class that tokenizer_config.json names, else by the model.
+constexpr std::pair<std::string_view, BytePairKind> byte_pair_classes[] = {
+    {"GPT2Tokenizer", BytePairKind::gpt2},
+    {"RobertaTokenizer", BytePairKind::roberta},
+    {"Qwen2Tokenizer", BytePairKind::qwen2}};
+
+/// By the class that Transformers would make; GPT-2's where that is none of these, and refused
+/// where tokenizer_config.json itself names another.
 BytePairKind byte_pair_kind(const fs::path& folder) {
-  constexpr std::pair<std::string_view, BytePairKind> classes[] = {
-      {"GPT2Tokenizer", BytePairKind::gpt2},
-      {"RobertaTokenizer", BytePairKind::roberta},
-      {"Qwen2Tokenizer", BytePairKind::qwen2}};
+  const std::string kind = tokenizer_class(folder);
+  for (const auto& [name, known] : byte_pair_classes)
+    if (kind == name) return known;
   if (const auto named = tokenizer_config(folder).find("tokenizer_class")) {
-    std::vector<std::string> known;
-    for (const auto& [name, kind] : classes)
-      known.insert(known.end(), {std::string(name), std::string(name) + "Fast"});
-    const std::string name = named->one_of(known);
-    for (const auto& [known_name, kind] : classes)
-      if (name.rfind(known_name, 0) == 0) return kind;
+    std::vector<std::string> names;
+    for (const auto& [name, known] : byte_pair_classes) names.emplace_back(name);
+    named->one_of(names);
   }
-  if (!fs::exists(folder / "config.json")) return BytePairKind::gpt2;
-  const std::string model = Reader::json_file(folder / "config.json").text("model_type", "");
-  if (model == "roberta") return BytePairKind::roberta;
-  return model == "qwen2" ? BytePairKind::qwen2 : BytePairKind::gpt2;
+  return BytePairKind::gpt2;
 }
 
 /// How texts are cut into words, as the class does where no tokenizer.json says it.
@@ -307,6 +306,19 @@ std::optional<TokenId> mask_of(const Tokenizer& tokenizer, const Reader& config)
   return std::nullopt;
 }
 
+/// The class that a copy without its config.json has to name; empty where it need not.
+std::string class_to_name(const fs::path& folder) {
+  if (!has_tokenizer(folder)) return {};
+  const bool other = fs::exists(folder / "tokenizer.model") ||
+                     fs::exists(folder / "tokenizer.json") || fs::exists(folder / "vocab.txt");
+  if (other || !fs::exists(folder / "vocab.json")) return tokenizer_class(folder);
+  // A Llama may read bytes: its class has other files.
+  const BytePairKind kind = byte_pair_kind(folder);
+  return std::string(std::find_if(std::begin(byte_pair_classes), std::end(byte_pair_classes),
+                                  [&](const auto& known) { return known.second == kind; })
+                         ->first);
+}
+
 }  // namespace
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
@@ -320,7 +332,7 @@ void copy_tokenizer(const fs::path& from, const fs::path& to) {
   for (const char* name : vocabulary_files) copy(name);
   for (const char* name : files_beside) copy(name);
   // The class may stand in a config.json that does not go with them.
-  const std::string kind = has_tokenizer(from) ? tokenizer_class(from) : std::string();
+  const std::string kind = class_to_name(from);
   const Reader config = tokenizer_config(from);
   if (kind.empty() || config.has("tokenizer_class")) return copy(config_file);
   nlohmann::json with_class = config.json();

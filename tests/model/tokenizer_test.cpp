@@ -104,6 +104,20 @@ TEST(Tokenizer, ReadsRobertasFromVocabularyAndMerges) {
   expect_cases(read_tokenizer(scratch / "model"), "roberta");
 }
 
+TEST(Tokenizer, KeepsItsClassWhereItIsCopiedAwayFromItsModel) {
+  const Scratch scratch;
+  copy_files("roberta", {"vocab.json", "merges.txt"}, scratch / "model");
+  base::write_whole(scratch / "model/config.json", R"({"model_type": "roberta"})");
+  fs::create_directories(scratch / "copy");
+  copy_tokenizer(scratch / "model", scratch / "copy");
+  expect_cases(read_tokenizer(scratch / "copy"), "roberta");
+  // A Llama that reads bytes has no class of its own for such files.
+  copy_files("byte_pair", {"vocab.json", "merges.txt"}, scratch / "llama");
+  base::write_whole(scratch / "llama/config.json", R"({"model_type": "llama"})");
+  copy_tokenizer(scratch / "llama", scratch / "copy");
+  expect_cases(read_tokenizer(scratch / "copy"), "byte_pair");
+}
+
 TEST(Tokenizer, ReadsQwen2sFromTokenizerJson) {
   const Scratch scratch;
   copy_files("qwen2", {"tokenizer.json"}, scratch / "model");
@@ -122,9 +136,8 @@ TEST(Tokenizer, ReadsQwen2sFromVocabularyAndMerges) {
   base::write_whole(scratch / "model/tokenizer_config.json",
                     R"({"tokenizer_class": "PhobertTokenizer"})");
   EXPECT_NE(refusal(scratch / "model")
-                .find("tokenizer_class: saw \"PhobertTokenizer\", needs one "
-                      "of GPT2Tokenizer, GPT2TokenizerFast, "
-                      "RobertaTokenizer"),
+                .find("tokenizer_class: saw \"PhobertTokenizer\", needs one of GPT2Tokenizer, "
+                      "RobertaTokenizer, Qwen2Tokenizer"),
             std::string::npos);
 }
 
