@@ -38,6 +38,13 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 std::string part_prefix(std::size_t p) { return "part." + std::to_string(p) + "."; }
 
+/// JSON has no NaN: null stands for it.
+json number(double x) { return std::isnan(x) ? json(nullptr) : json(x); }
+double number_in(const json& table, const std::string& key) {
+  const auto found = table.find(key);
+  return found != table.end() && found->is_number() ? found->get<double>() : nan;
+}
+
 bool starts_with(const std::string& text, const std::string& lead) {
   return text.compare(0, lead.size(), lead) == 0;
 }
@@ -161,7 +168,8 @@ int middle_attention(const model::ModelConfig& config) {
 class Calibration {
  public:
   Calibration(const plan::Bundle& bundle, const fs::path& teacher, const CalibrateRecipe& recipe,
-              const base::ProgressCallback& progress, const Group& group, at::Device device)
+              const base::ProgressCallback& progress, const Group& group, at::Device device,
+              bool force)
       : bundle_(bundle),
         plan_(bundle.plan()),
         recipe_(recipe),
@@ -188,12 +196,18 @@ class Calibration {
     for (const auto& part : student_.fused.fusion.parts) start.push_back(part.channels);
     run_.emplace(Run::Options{bundle.work_path() / "checkpoint.safetensors",
                               bundle.folder() / "calibration.jsonl", base::sha256(start.dump()),
-                              recipe.seed},
+                              recipe.seed, "", force},
                  weights_, lanes_, group, progress);
+    if (!force && !resumed() && validation_.size() == 0 && group.any(is_calibrated()))
+      throw std::invalid_argument(
+          "[" + bundle.folder().string() +
+          "] was calibrated by another recipe, and without data.validation nobody can tell which "
+          "is better; needs a validation split, or --force to lose the first");
   }
 
   /// False: stopped by the callback.
   bool run() {
+    if (group_.leads() && !is_calibrated()) note(plan::CalibrationState::unfinished);
     return ask_teacher() && run_group("alone", alone_stages()) &&
            run_group("boost", boost_stages()) &&
            run_group("joint", fused_stages("joint", recipe_.joint, "")) &&
@@ -201,7 +215,9 @@ class Calibration {
   }
 
   bool resumed() const { return run_->resumed(); }
-  void write();
+  /// What the run made of the bundle: the weights at its end, or where they are worse those that it
+  /// began with. Every process calls it.
+  void conclude();
   CalibrateSummary summary(bool finished) const;
 
  private:
@@ -234,6 +250,9 @@ class Calibration {
   at::Tensor relation_target_loss(std::size_t part, int layer, const at::Tensor& inputs,
                                   const Relations& seen) const;
   void check_losses() const;
+  bool is_calibrated() const;
+  void note(plan::CalibrationState state) const;
+  void write() const;
   double fused_quality();
   double alone_quality(std::size_t part);
 
@@ -251,7 +270,8 @@ class Calibration {
   model::Dataset training_, validation_;
   std::string data_digest_;
   std::vector<TeacherView> views_;  // none for a language model: its answers are asked for live
-  double teacher_quality_ = nan;
+  double teacher_quality_ = nan, start_quality_ = nan, end_quality_ = nan;
+  bool rejected_ = false;
   std::optional<Run> run_;
   int next_stage_ = 0;
 };
@@ -401,7 +421,6 @@ std::vector<Stage> Calibration::fused_stages(const std::string& name,
 bool Calibration::run_group(const std::string& name, std::vector<Stage> stages) {
   if (stages.empty()) return true;
   json& notes = run_->notes();
-  const auto number = [](double x) { return std::isnan(x) ? json(nullptr) : json(x); };
   if (!notes.contains(name) && !run_->is_done(next_stage_))
     notes[name] = {{"before", number(fused_quality())}};
   for (const Stage& each : stages) {
@@ -410,6 +429,8 @@ bool Calibration::run_group(const std::string& name, std::vector<Stage> stages) 
     ++next_stage_;
   }
   if (!notes[name].contains("after")) notes[name]["after"] = number(fused_quality());
+  if (std::isnan(start_quality_)) start_quality_ = number_in(notes[name], "before");
+  end_quality_ = number_in(notes[name], "after");
   return true;
 }
 
@@ -556,9 +577,40 @@ double Calibration::alone_quality(std::size_t part) {
 // ---- the result
 // ---------------------------------------------------------------------------------------------------
 
+bool Calibration::is_calibrated() const {
+  const auto& states = bundle_.manifest().calibration;
+  if (!states) return fs::exists(bundle_.folder() / "calibration.jsonl") && !resumed();
+  const auto found = states->find(plan_.name);
+  return found != states->end() && found->second == plan::CalibrationState::done;
+}
+
+void Calibration::note(plan::CalibrationState state) const {
+  plan::write_calibration(bundle_.folder(), plan_.name, state);
+}
+
+void Calibration::conclude() {
+  const json found = json::parse(group_.text_from_leader(json{
+      {"teacher", number(teacher_quality_)},
+      {"start", number(start_quality_)},
+      {"end", number(end_quality_)}}.dump()));
+  teacher_quality_ = number_in(found, "teacher");
+  start_quality_ = number_in(found, "start");
+  end_quality_ = number_in(found, "end");
+  // Without a validation split both are NaN; an end that is none is worse than any start.
+  const bool holds = measure_of(plan_.teacher).more_is_better ? end_quality_ >= start_quality_
+                                                              : end_quality_ <= start_quality_;
+  rejected_ = !std::isnan(start_quality_) && !holds;
+  if (!group_.leads()) return;
+  if (!rejected_)
+    write();
+  else if (!is_calibrated())
+    note(plan::CalibrationState::rejected);
+  run_->close();
+}
+
 /// Parts, fusion and manifest anew; what else the bundle holds (plans, other plans' parts) as it
 /// is.
-void Calibration::write() {
+void Calibration::write() const {
   const fs::path& bundle = bundle_.folder();
   base::StagedFolder staged(bundle);
   for (std::size_t p = 0; p < plan_.parts.size(); ++p)
@@ -570,10 +622,12 @@ void Calibration::write() {
     fs::create_directories((staged.path() / name).parent_path());
     fs::copy_file(bundle / name, staged.path() / name);
   }
+  auto states =
+      bundle_.manifest().calibration.value_or(std::map<std::string, plan::CalibrationState>());
+  states[plan_.name] = plan::CalibrationState::done;
   plan::write_manifest(staged.path(), bundle_.manifest().default_plan,
-                       bundle_.manifest().teacher_digest);
+                       bundle_.manifest().teacher_digest, states);
   staged.commit();
-  run_->close();
 }
 
 CalibrateSummary Calibration::summary(bool finished) const {
@@ -584,25 +638,26 @@ CalibrateSummary Calibration::summary(bool finished) const {
   summary.compute = compute_;
   summary.teacher_quality = teacher_quality_;
   summary.shortened = training_.shortened;
-  summary.fused_quality = nan;
+  summary.start_quality = start_quality_;
+  summary.fused_quality = end_quality_;
+  summary.rejected = rejected_;
   const json& notes = run_->notes();
-  const auto value = [](const json& x) { return x.is_number() ? x.get<double>() : nan; };
   for (const std::string name : {"alone", "boost", "joint", "head"}) {
     if (!notes.contains(name) || !notes[name].contains("after")) continue;
-    CalibrateSummary::Stage stage{name, value(notes[name].value("before", json())),
-                                  value(notes[name]["after"]), 0};
+    CalibrateSummary::Stage stage{name, number_in(notes[name], "before"),
+                                  number_in(notes[name], "after"), 0};
     for (const EpochRecord& epoch : summary.epochs)
       if (epoch.stage == name || starts_with(epoch.stage, name + " "))
         stage.seconds += epoch.seconds;
-    summary.fused_quality = stage.after;
     summary.stages.push_back(stage);
   }
   summary.below_target = finished && recipe_.target_loss_points > 0 &&
                          lost(summary.measure, summary.teacher_quality, summary.fused_quality) >
                              recipe_.target_loss_points;
-  summary.message = finished
-                        ? "calibrated"
-                        : "stopped; the same command goes on from " + bundle_.work_path().string();
+  summary.message =
+      finished
+          ? rejected_ ? "it ended worse than it began: the bundle keeps its weights" : "calibrated"
+          : "stopped; the same command goes on from " + bundle_.work_path().string();
   return summary;
 }
 
@@ -611,25 +666,22 @@ void check(const plan::Bundle& bundle, const plan::Plan& plan, const fs::path& t
     throw std::invalid_argument("[" + bundle.folder().string() + "] plan '" + plan.name +
                                 "': strategy " + plan.strategy +
                                 " has no fusion head, there is nothing to calibrate");
-  const std::string digest = plan::digest_model(teacher);
-  if (digest != bundle.manifest().teacher_digest)
-    throw std::invalid_argument("[" + teacher.string() + "] teacher: saw digest " + digest +
-                                ", the bundle was cut from " + bundle.manifest().teacher_digest);
+  plan::expect_teacher(bundle, teacher);
 }
 
 }  // namespace
 
 CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
                            const CalibrateRecipe& recipe, const base::ProgressCallback& progress,
-                           const Group& group, at::Device compute_device) {
+                           const Group& group, at::Device compute_device, bool force) {
   recipe.check();
   const plan::Bundle bundle(folder);
   check(bundle, bundle.plan(), teacher);
-  Calibration calibration(bundle, teacher, recipe, progress, group, compute_device);
+  Calibration calibration(bundle, teacher, recipe, progress, group, compute_device, force);
   // A run that was killed while it replaced the parts has their weights in its checkpoint.
   if (!calibration.resumed()) bundle.verify("");
   const bool finished = calibration.run();
-  if (finished && group.leads()) calibration.write();
+  if (finished) calibration.conclude();
   return calibration.summary(finished);
 }
 

@@ -18,8 +18,12 @@ struct CalibrateSummary {
     double before = 0, after = 0, seconds = 0;
   };
   std::vector<Stage> stages;
-  double teacher_quality = 0, fused_quality = 0;  // on the validation split; NaN without one
-  std::int64_t shortened = 0;                     // of the training file; see model::Dataset
+  /// On the validation split; NaN without one. `start`: fused, before the first step; `fused`:
+  /// after the last one.
+  double teacher_quality = 0, start_quality = 0, fused_quality = 0;
+  /// It ended worse than it began: the bundle keeps the weights that it had.
+  bool rejected = false;
+  std::int64_t shortened = 0;  // of the training file; see model::Dataset
   /// The recipe's target_loss_points was missed.
   bool below_target = false;
   std::string message;
@@ -30,10 +34,14 @@ struct CalibrateSummary {
 /// every token) are computed as they are needed; checkpoint every epoch; resumes to
 /// the same weights, byte for byte (on a CPU, in the same number format). Parts, fusion and
 /// manifest are rewritten at the end, the manifest last; calibration.jsonl gets a line an epoch.
-/// Computed on `compute_device`, see device_of().
+/// Where the fused answer ends worse on the validation split than it began, the bundle keeps its
+/// weights. All processes of a group hear the same outcome. Computed on `compute_device`, see
+/// device_of(). `force` gives up the unfinished calibration of another recipe, or, where no
+/// validation split can tell which is better, the finished one.
 CalibrateSummary calibrate(const std::filesystem::path& bundle,
                            const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
                            const base::ProgressCallback& progress = {},
-                           const Group& group = Group(), at::Device compute_device = at::kCPU);
+                           const Group& group = Group(), at::Device compute_device = at::kCPU,
+                           bool force = false);
 
 }  // namespace cleave::calibrate

@@ -116,6 +116,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
                          int threads) {
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
+  if (!teacher.empty()) plan::expect_teacher(bundle, teacher);
   bundle.verify("parts/" + plan.name);
   const auto tokenizer = tokenizer_of(plan.teacher, bundle.tokenizer_path(plan));
   source.tokenizer = tokenizer.get();

@@ -28,7 +28,8 @@ struct EvaluateSummary {
 };
 
 /// Quality of the teacher (when its folder is given), each sub-model alone, the fused whole and
-/// every subset of missing devices. Features are computed once. `write`: stored in the bundle's
+/// every subset of missing devices. Throws std::invalid_argument where the teacher is not what the
+/// bundle was cut from. Features are computed once. `write`: stored in the bundle's
 /// measured.json. The tokenizer is the bundle's. Computed on the CPU or an accelerator, by as many
 /// threads as said (0: one for each core).
 EvaluateSummary evaluate(const std::filesystem::path& bundle, const std::filesystem::path& teacher,

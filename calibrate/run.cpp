@@ -94,7 +94,9 @@ void restore_tensors(const std::filesystem::path& path,
   const model::TensorFiles files(path);
   for (const auto& [name, tensor] : tensors) {
     const auto found = files.entries().find(name);
-    if (found == files.entries().end()) continue;
+    if (found == files.entries().end())
+      throw std::runtime_error("[" + path.string() + "] " + name +
+                               ": is missing, the run needs it");
     if (found->second.dims != tensor.sizes().vec())
       throw std::runtime_error("[" + path.string() + "] " + name +
                                ": has another shape than the run");
@@ -136,8 +138,8 @@ Run::Run(Options options, Weights& weights, Lanes& lanes, Group group,
   restore_weights();
 }
 
-/// The state in the checkpoint to go on from; empty where there is none, or a closed run's of
-/// another recipe.
+/// The state in the checkpoint to continue from; empty where there is none, or one of another
+/// recipe that gives way.
 std::string Run::state_of_leader() {
   const auto& path = options_.checkpoint;
   std::filesystem::create_directories(path.parent_path());
@@ -146,10 +148,12 @@ std::string Run::state_of_leader() {
   const base::Reader state = base::Reader::json_text(text, path.string());
   state.expect_format(1);
   if (state.at("fingerprint").text() == options_.fingerprint) return text;
-  if (state.at("closed").boolean()) return "";
+  const bool closed = state.at("closed").boolean();
+  if (options_.force || (closed && options_.result.empty())) return "";
   throw std::runtime_error("[" + path.string() +
-                           "] checkpoint: belongs to a run with another recipe, data or start; "
-                           "remove it to start anew");
+                           "] checkpoint: belongs to a run with another recipe, data or start" +
+                           (closed ? ", which made " + options_.result : "") +
+                           "; needs another folder, or --force to lose it");
 }
 
 /// What the checkpoint has of the weights' present state, in all processes.
@@ -181,6 +185,7 @@ bool Run::finish(const Stage& stage) {
   ++stage_;
   epoch_ = 0;
   save();
+  write_log();  // its last line too, after a kill between checkpoint and log
   return true;
 }
 

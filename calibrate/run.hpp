@@ -65,6 +65,11 @@ class Run {
     /// What the run is a function of (recipe, data, start): a checkpoint of another run is refused.
     std::string fingerprint;
     std::uint64_t seed = 1;
+    /// What a run of another recipe that has ended left, in words: it is not replaced. Empty: this
+    /// run starts from it.
+    std::string result = {};
+    /// Starts anew where there is a run of another recipe.
+    bool force = false;
   };
   /// Resumes where there is a checkpoint: weights are restored here.
   Run(Options options, Weights& weights, Lanes& lanes, Group group,

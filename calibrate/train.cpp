@@ -47,6 +47,7 @@ std::vector<at::Tensor*> handles(model::Transformer& model) {
 }
 
 const char log_file[] = "training.jsonl";
+const char checkpoint_file[] = "checkpoint.safetensors";
 
 /// What lies in the files, not where they lie: on another machine that is elsewhere.
 std::string fingerprint(const TrainRecipe& recipe, const model::Dataset& training) {
@@ -219,23 +220,30 @@ std::unique_ptr<const model::Tokenizer> tokenizer_for(const TrainRecipe& recipe,
   return tokenizer_of(recipe.model, work);
 }
 
-/// A model that somebody else made is not written over.
-void expect_own_folder(const std::filesystem::path& out) {
-  decompose::expect_replaceable(out, "config.json", "model folder");
-  const bool holds_model = std::filesystem::exists(out / "config.json");
-  if (!holds_model || std::filesystem::exists(out / log_file)) return;
+/// What is not this run's to continue stays, unless it is random or `force` gives it up. Whether
+/// a checkpoint is of this run, Run finds out.
+void expect_own_folder(const std::filesystem::path& out, bool force) {
+  if (std::filesystem::exists(out / "manifest.json"))
+    throw std::invalid_argument("[" + out.string() + "] is a bundle, needs a model's folder");
+  if (std::filesystem::exists(out / ".work" / checkpoint_file)) return;
+  if (!std::filesystem::exists(out / ".work"))
+    decompose::expect_replaceable(out, "config.json", "model folder");
+  if (force || !std::filesystem::exists(out / "config.json")) return;
   if (model::read_config(out).random_weights) return;
-  throw std::invalid_argument("[" + out.string() + "] holds a model: saw no " + log_file +
-                              " of a training, needs a new or an empty folder");
+  const bool trained = std::filesystem::exists(out / log_file);
+  throw std::invalid_argument(
+      "[" + out.string() + "] holds a " + (trained ? "trained " : "") + "model: saw no " +
+      (trained ? "checkpoint to continue from" : std::string(log_file) + " of a training") +
+      ", needs a new or an empty folder, or --force to lose it");
 }
 
 }  // namespace
 
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress, const Group& group,
-                   at::Device compute_device) {
+                   at::Device compute_device, bool force) {
   recipe.check();
-  if (!std::filesystem::exists(out / ".work")) expect_own_folder(out);
+  expect_own_folder(out, force);
   std::error_code absent;
   if (std::filesystem::equivalent(recipe.start, out, absent))
     throw std::invalid_argument("[" + out.string() +
@@ -251,7 +259,11 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   summary.shortened = data.training.shortened + test.shortened;
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data), group, compute_device);
-  Run run({work / "checkpoint.safetensors", out / log_file, trainer.fingerprint(), recipe.seed},
+  // The log of a model that is being replaced stays with it.
+  const std::filesystem::path log =
+      (std::filesystem::exists(out / "config.json") ? work : out) / log_file;
+  Run run({work / checkpoint_file, log, trainer.fingerprint(), recipe.seed,
+           "the model in " + out.string(), force},
           trainer.weights(), lanes, group, progress);
   summary.measure = measure_of(recipe.model);
   summary.compute = trainer.model().compute;
@@ -266,6 +278,8 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   model::save(trainer.model(), out);
   if (recipe.model.is_text())
     model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);
+  if (std::filesystem::exists(work / log_file))
+    std::filesystem::rename(work / log_file, out / log_file);
   run.close();
   summary.test = quality(trainer.model(), test, lanes);
   return summary;

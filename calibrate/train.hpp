@@ -35,9 +35,10 @@ struct TrainSummary {
 /// One JSON line an epoch is appended to `out`/training.jsonl. The test split is read at the start,
 /// so that what is wrong with it is said then, and judged once, at the end. Of a group, every
 /// process needs the data and the start; the leader writes. Computed on `compute_device`, see
-/// device_of().
+/// device_of(). A model that another recipe, or somebody else, made is replaced only with `force`,
+/// and stays whole until the new one is there.
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress = {}, const Group& group = Group(),
-                   at::Device compute_device = at::kCPU);
+                   at::Device compute_device = at::kCPU, bool force = false);
 
 }  // namespace cleave::calibrate

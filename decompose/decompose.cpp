@@ -222,6 +222,21 @@ void remove_strangers(const fs::path& bundle, const plan::Manifest& manifest) {
 
 }  // namespace
 
+void expect_nothing_lost(const fs::path& out) {
+  if (!fs::exists(out / "manifest.json")) return;
+  std::string lost;
+  const auto add = [&lost](const std::string& what) { lost += (lost.empty() ? "" : ", ") + what; };
+  const auto calibration = plan::Bundle(out).manifest().calibration;
+  for (const auto& [plan, state] : calibration.value_or(decltype(calibration)::value_type()))
+    if (state == plan::CalibrationState::done) add("the calibrated weights of plan '" + plan + "'");
+  if (fs::exists(out / "calibration.jsonl")) add("calibration.jsonl");
+  if (fs::exists(out / ".work") && !fs::is_empty(out / ".work"))
+    add(".work (a calibration's checkpoint and the teacher's answers)");
+  if (!lost.empty())
+    throw std::invalid_argument("[" + out.string() + "] holds a bundle that was calibrated: saw " +
+                                lost + "; needs another folder, or --force to lose them");
+}
+
 void SelectOptions::check() const {
   if (overlap_discount >= 0 && overlap_discount <= 1) return;
   throw std::invalid_argument("[select] options.overlap_discount: saw " +

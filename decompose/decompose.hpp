@@ -31,6 +31,10 @@ struct SelectOptions {
 std::vector<KeepList> select(const plan::Plan& plan, const Importance& importance,
                              const SelectOptions& options = {});
 
+/// Throws std::invalid_argument "[out] holds …, which decompose would replace: …" where `out` is a
+/// bundle with what took long: a calibration, whole or begun.
+void expect_nothing_lost(const std::filesystem::path& out);
+
 struct DecomposeSummary {
   plan::Manifest manifest;
   std::vector<KeepList> keeps;

@@ -70,6 +70,9 @@ class Aggregator : public Service {
   std::shared_ptr<State> state_;
 };
 
+/// In a server's model_json beside the config: what the weights are, as plan::name_of says.
+constexpr char weights_key[] = "cleave_weights";
+
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";
   /// Listening beyond loopback needs this until there is TLS.

@@ -102,6 +102,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
     auto config = model::config_to_json(to.plan().teacher);
     if (!to.plan().teacher.is_text())
       config["processing"] = model::processing_to_json(to.plan().teacher.processing);
+    config[weights_key] = plan::name_of(plan::weights_state(bundle, to.plan()));
     welcome.model_json = config.dump();
   }
 

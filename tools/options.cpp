@@ -122,6 +122,7 @@ const std::vector<Option>& options() {
       {"format", Kind::choice, "FORMAT", "text", "how to print", 0, 0, {"text", "json"}},
       {"csv", Kind::text, "FILE", "", "also write the table as CSV"},
       {"dry-run", Kind::flag, "", "", "say what would be written, write nothing"},
+      {"force", Kind::flag, "", "", "replace what took long and is refused otherwise"},
       {"seed", Kind::integer, "N", "1", "seed of everything random; a recipe has its own", 0,
        9007199254740991.0},
       {"verbose", Kind::flag, "", "", "more words, and the full text of errors"},

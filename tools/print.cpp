@@ -173,14 +173,39 @@ void warn_of_number_format(model::Compute recipe, model::Compute used) {
                  "computed in fp32: products in bf16, which the recipe names, take longer here\n");
 }
 
-void announce(bool json, const std::string& name, const std::string& address,
-              double runtime_bytes) {
+void warn_of_weights(plan::WeightsState state, const std::string& where) {
+  const auto warn = [&](const char* what) {
+    std::fprintf(stderr, "warning: %s %s\n", where.c_str(), what);
+  };
+  switch (state) {
+    case plan::WeightsState::random:
+      return warn("has random weights: its answers mean nothing");
+    case plan::WeightsState::uncalibrated:
+      return warn("was never calibrated: its answers mean little before `cleave calibrate`");
+    case plan::WeightsState::unfinished:
+      return warn(
+          "has a calibration that is unfinished: its answers mean little before the same `cleave "
+          "calibrate` has ended");
+    case plan::WeightsState::rejected:
+      return warn(
+          "is not calibrated: `cleave calibrate` ended worse than it began; its answers mean "
+          "little");
+    case plan::WeightsState::exact:
+    case plan::WeightsState::calibrated:
+    case plan::WeightsState::unknown:
+      return;
+  }
+}
+
+void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes,
+              plan::WeightsState weights) {
   if (json)
-    std::printf(
-        "%s\n",
-        nlohmann::json{{"name", name}, {"address", address}, {"runtime_bytes", runtime_bytes}}
-            .dump()
-            .c_str());
+    std::printf("%s\n", nlohmann::json{{"name", name},
+                                       {"address", address},
+                                       {"runtime_bytes", runtime_bytes},
+                                       {"weights", plan::name_of(weights)}}
+                            .dump()
+                            .c_str());
   else
     std::printf("%s (runtime %s) listens on %s\n", name.c_str(),
                 base::format_bytes(runtime_bytes).c_str(), address.c_str());

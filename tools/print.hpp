@@ -11,6 +11,7 @@
 
 #include "base/progress.hpp"
 #include "model/config/config.hpp"
+#include "optimizer/plan/bundle.hpp"
 
 namespace cleave::tools {
 
@@ -66,8 +67,14 @@ void warn_of_shortened(std::int64_t texts, std::int64_t length);
 /// Says on standard error where a run computed in another number format than its recipe names.
 void warn_of_number_format(model::Compute recipe, model::Compute used);
 
-/// Says on standard output, at once, that a program listens, and what its runtime takes.
-void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes);
+/// Says on standard error, in one line, where answers from these weights mean little; `where` is
+/// the folder or the server that has them.
+void warn_of_weights(plan::WeightsState state, const std::string& where);
+
+/// Says on standard output, at once, that a program listens, what its runtime takes and what its
+/// weights are.
+void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes,
+              plan::WeightsState weights);
 
 /// SIGINT and SIGTERM set a flag from now on; a second SIGINT ends the process.
 void catch_signals();

@@ -22,6 +22,10 @@ constexpr std::int64_t hosts_format = 1;
 constexpr std::int64_t measured_format = 1;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr std::array<std::string_view, 3> held_folders = {"plans", "parts", "fusion"};
+constexpr std::array<std::string_view, 3> calibration_names = {"unfinished", "rejected", "done"};
+constexpr std::array<std::string_view, 7> weights_names = {
+    "exact",      "random", "not calibrated", "calibration unfinished", "calibration rejected",
+    "calibrated", "unknown"};
 
 std::runtime_error failure(const std::string& where, const std::string& what) {
   return std::runtime_error("[" + where + "] " + what);
@@ -76,11 +80,21 @@ std::map<std::string, ManifestFile> read_files(const base::Reader& reader) {
   return files;
 }
 
+std::map<std::string, CalibrationState> read_calibration(const base::Reader& reader) {
+  std::map<std::string, CalibrationState> states;
+  for (const std::string& plan : reader.keys()) {
+    const std::string name = reader.at(plan).one_of({"unfinished", "rejected", "done"});
+    const auto* found = std::find(calibration_names.begin(), calibration_names.end(), name);
+    states[plan] = static_cast<CalibrationState>(found - calibration_names.begin());
+  }
+  return states;
+}
+
 std::string plan_file(const std::string& name) { return "plans/" + name + ".json"; }
 
 Manifest read_manifest(const base::Reader& reader) {
   reader.expect_format(manifest_format);
-  reader.allow({"format", "default_plan", "teacher_digest", "identity", "files"});
+  reader.allow({"format", "default_plan", "teacher_digest", "identity", "calibration", "files"});
   Manifest manifest;
   manifest.files = read_files(reader.at("files"));
   const base::Reader default_plan = reader.at("default_plan");
@@ -89,6 +103,8 @@ Manifest read_manifest(const base::Reader& reader) {
     throw default_plan.error("saw " + shown(manifest.default_plan) +
                              ", needs one of the plans in files");
   manifest.teacher_digest = reader.text("teacher_digest", "");
+  if (const auto calibration = reader.find("calibration"))
+    manifest.calibration = read_calibration(*calibration);
   const base::Reader identity = reader.at("identity");
   if (identity.text() != manifest.identity())
     throw identity.error("saw " + identity.text() + ", the list of files has " +
@@ -104,6 +120,10 @@ nlohmann::json manifest_to_json(const Manifest& manifest) {
                          {"files", nlohmann::json::object()}};
   for (const auto& [path, file] : manifest.files)
     json["files"][path] = {{"sha256", file.sha256}, {"bytes", file.bytes}};
+  if (!manifest.calibration) return json;
+  json["calibration"] = nlohmann::json::object();
+  for (const auto& [plan, state] : *manifest.calibration)
+    json["calibration"][plan] = calibration_names[static_cast<std::size_t>(state)];
   return json;
 }
 
@@ -150,6 +170,44 @@ std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
   return text;
+}
+
+void write(const Manifest& manifest, const fs::path& folder) {
+  base::write_whole(folder / "manifest.json", manifest_to_json(manifest).dump(1) + "\n");
+}
+
+/// A part that is the teacher, its head aside.
+bool keeps_everything(const PlanPart& part, const model::ModelConfig& teacher) {
+  return part.config.width == teacher.width && part.config.layers == teacher.layers;
+}
+
+bool has_fusion(const Manifest& manifest, const Plan& plan) {
+  const std::string folder = "fusion/" + plan.name + "/";
+  const auto file = manifest.files.lower_bound(folder);
+  return file != manifest.files.end() && starts_with(file->first, folder);
+}
+
+/// The teacher's random weights aside.
+WeightsState calibration_of(const Bundle& bundle, const Plan& plan) {
+  const Manifest& manifest = bundle.manifest();
+  if (!has_fusion(manifest, plan) ||
+      std::all_of(plan.parts.begin(), plan.parts.end(),
+                  [&](const PlanPart& part) { return keeps_everything(part, plan.teacher); }))
+    return WeightsState::exact;
+  if (!manifest.calibration)
+    return fs::exists(bundle.folder() / "calibration.jsonl") ? WeightsState::calibrated
+                                                             : WeightsState::unknown;
+  const auto found = manifest.calibration->find(plan.name);
+  if (found == manifest.calibration->end()) return WeightsState::uncalibrated;
+  switch (found->second) {
+    case CalibrationState::unfinished:
+      return WeightsState::unfinished;
+    case CalibrationState::rejected:
+      return WeightsState::rejected;
+    case CalibrationState::done:
+      return WeightsState::calibrated;
+  }
+  return WeightsState::unknown;
 }
 
 /// Digests the regular files below `folder`/`top` into `files`.
@@ -276,16 +334,43 @@ void Bundle::verify(const std::string& prefix) const {
 }
 
 Manifest write_manifest(const fs::path& folder, const std::string& default_plan,
-                        const std::string& teacher_digest) {
+                        const std::string& teacher_digest,
+                        const std::map<std::string, CalibrationState>& calibration) {
   Manifest manifest;
+  manifest.calibration = calibration;
   manifest.default_plan = default_plan;
   manifest.teacher_digest = teacher_digest;
   for (const std::string_view top : held_folders) digest_below(folder, top, manifest.files);
   if (manifest.files.count(plan_file(default_plan)) == 0)
     throw failure(folder.string(),
                   "saw no " + plan_file(default_plan) + ", a bundle needs its default plan");
-  base::write_whole(folder / "manifest.json", manifest_to_json(manifest).dump(1) + "\n");
+  write(manifest, folder);
   return manifest;
+}
+
+void write_calibration(const fs::path& folder, const std::string& plan, CalibrationState state) {
+  Manifest manifest = Bundle(folder).manifest();
+  if (!manifest.calibration) manifest.calibration.emplace();
+  (*manifest.calibration)[plan] = state;
+  write(manifest, folder);
+}
+
+std::string_view name_of(WeightsState state) {
+  return weights_names[static_cast<std::size_t>(state)];
+}
+
+std::optional<WeightsState> weights_state_named(std::string_view name) {
+  const auto* found = std::find(weights_names.begin(), weights_names.end(), name);
+  if (found == weights_names.end()) return std::nullopt;
+  return static_cast<WeightsState>(found - weights_names.begin());
+}
+
+WeightsState weights_state(const Bundle& bundle, const Plan& plan) {
+  const WeightsState state = calibration_of(bundle, plan);
+  const bool wants_calibration = state == WeightsState::uncalibrated ||
+                                 state == WeightsState::unfinished ||
+                                 state == WeightsState::rejected;
+  return plan.teacher.random_weights && !wants_calibration ? WeightsState::random : state;
 }
 
 std::string digest_model(const fs::path& folder) {
@@ -298,6 +383,15 @@ std::string digest_model(const fs::path& folder) {
   }
   if (!has_weights) throw failure(folder.string(), "saw no .safetensors file, needs the weights");
   return base::sha256(list);
+}
+
+void expect_teacher(const Bundle& bundle, const fs::path& folder) {
+  const std::string digest = digest_model(folder), &needed = bundle.manifest().teacher_digest;
+  if (digest != needed)
+    throw std::invalid_argument("[" + folder.string() + "] teacher: saw digest " +
+                                digest.substr(0, 12) + ", " + bundle.folder().string() +
+                                " was cut from " +
+                                (needed.empty() ? "an unknown one" : needed.substr(0, 12)));
 }
 
 std::map<std::string, std::string> read_hosts(const fs::path& path) {

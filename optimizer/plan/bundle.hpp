@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -15,11 +17,17 @@ namespace cleave::plan {
 /// Layout of a bundle: the folder where steps meet.
 ///
 ///   manifest.json                  format 1: {path: {sha256, bytes}} of all below plans/, parts/
-///                                  and fusion/; default plan, identity, the teacher's digest
+///                                  and fusion/; default plan, identity, the teacher's digest, how
+///                                  far each plan is calibrated
 ///   plans/<plan>.json              one is the default
 ///   parts/<plan>/<device>/         a model folder
 ///   fusion/<plan>/                 fusion.json, model.safetensors; of text, the tokenizer's files
 ///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
+
+/// How far the calibration of a plan came. `rejected`: it ended worse than it began, so the weights
+/// are those that it began with.
+enum class CalibrationState { unfinished, rejected, done };
+
 struct ManifestFile {
   std::string sha256;
   std::uint64_t bytes = 0;
@@ -28,6 +36,9 @@ struct Manifest {
   std::map<std::string, ManifestFile> files;  // by path relative to the bundle, '/' between
   std::string default_plan;
   std::string teacher_digest;
+  /// By plan, outside the identity; a plan that was never calibrated is not in it. None where an
+  /// older program wrote the manifest: then nothing is known.
+  std::optional<std::map<std::string, CalibrationState>> calibration;
   /// SHA-256 of the list of files ("path sha256 bytes\n", sorted).
   std::string identity() const;
 };
@@ -66,11 +77,29 @@ class Bundle {
 /// Digests every file below plans/, parts/, fusion/ of `folder` and writes manifest.json there,
 /// last and whole.
 Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan,
-                        const std::string& teacher_digest);
+                        const std::string& teacher_digest,
+                        const std::map<std::string, CalibrationState>& calibration = {});
+
+/// Notes in the manifest how far the calibration of a plan came; what else it says stays.
+void write_calibration(const std::filesystem::path& folder, const std::string& plan,
+                       CalibrationState state);
+
+/// What the weights are that a plan of a bundle answers with. `exact`: nothing was cut away, so the
+/// answers are the teacher's; `random`: no calibration is missing, but the teacher's weights are
+/// random; `unknown`: an older program's bundle.
+enum class WeightsState { exact, random, uncalibrated, unfinished, rejected, calibrated, unknown };
+/// "not calibrated", "calibration unfinished" …, as programs read it.
+std::string_view name_of(WeightsState state);
+std::optional<WeightsState> weights_state_named(std::string_view name);
+/// From manifest and plan alone: every device has those.
+WeightsState weights_state(const Bundle& bundle, const Plan& plan);
 
 /// SHA-256 over a model folder's weights and every file beside them that changes its answers:
 /// config.json, the tokenizer's files and the others of model/config/folder_fields.hpp.
 std::string digest_model(const std::filesystem::path& folder);
+
+/// Throws std::invalid_argument where the model in `folder` is not what the bundle was cut from.
+void expect_teacher(const Bundle& bundle, const std::filesystem::path& folder);
 
 /// hosts.toml: device -> "host:port".
 std::map<std::string, std::string> read_hosts(const std::filesystem::path& path);

@@ -1,5 +1,6 @@
 #include "calibrate/calibrate.hpp"
 
+#include <cmath>
 #include <fstream>
 
 #include <gtest/gtest.h>
@@ -245,6 +246,111 @@ TEST(Calibrate, RefusesLabelsOfTextsMadeOfTwo) {
   recipe.alone.labels = 0.3;
   EXPECT_EQ(message_of([&] { calibrate(cut.bundle, cut.teacher, recipe); }),
             "[recipe] alone.labels: saw a weight, needs 0 (a text made of two has no label)");
+}
+
+/// A head that learns in leaps.
+CalibrateRecipe spoiling(const fs::path& data) {
+  CalibrateRecipe recipe = bars_calibration(data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.joint.schedule.epochs = 0;
+  recipe.head.schedule.epochs = 3;
+  recipe.head.schedule.learning_rate = 30;
+  recipe.head.schedule.warmup_epochs = 0;
+  recipe.head.schedule.clip_norm = 0;
+  return recipe;
+}
+
+plan::WeightsState weights_of(const fs::path& folder) {
+  const plan::Bundle bundle(folder);
+  return plan::weights_state(bundle, bundle.plan());
+}
+
+TEST(Calibrate, KeepsTheWeightsThatItBeganWithWhereItsOwnAreWorse) {
+  const Cut cut;
+  calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  const auto good = contents(cut.bundle);
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, spoiling(cut.data));
+  EXPECT_TRUE(summary.finished);
+  EXPECT_TRUE(summary.rejected);
+  EXPECT_LT(summary.fused_quality, summary.start_quality);
+  EXPECT_EQ(summary.message, "it ended worse than it began: the bundle keeps its weights");
+  EXPECT_EQ(contents(cut.bundle), good);
+  EXPECT_EQ(weights_of(cut.bundle), plan::WeightsState::calibrated);
+  // The same call says the same.
+  const CalibrateSummary again = calibrate(cut.bundle, cut.teacher, spoiling(cut.data));
+  EXPECT_TRUE(again.rejected);
+  EXPECT_EQ(again.start_quality, summary.start_quality);
+  EXPECT_EQ(again.fused_quality, summary.fused_quality);
+  EXPECT_EQ(contents(cut.bundle), good);
+}
+
+TEST(Calibrate, KeepsTheStartingMeasureOverAStop) {
+  const Cut cut;
+  calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  const fs::path whole = cut.copy("whole"), resumed = cut.copy("resumed");
+  const CalibrateSummary once = calibrate(whole, cut.teacher, spoiling(cut.data));
+  int stops = 0;
+  CalibrateSummary summary;
+  for (; !summary.finished && stops < 100; ++stops)
+    summary = calibrate(resumed, cut.teacher, spoiling(cut.data), stop_at(2));
+  EXPECT_GT(stops, 2);
+  EXPECT_TRUE(summary.rejected);
+  EXPECT_EQ(summary.start_quality, once.start_quality);
+  EXPECT_EQ(contents(resumed), contents(whole));
+}
+
+TEST(Calibrate, AsGoodAsBeforeIsNotWorse) {
+  const Cut cut;
+  CalibrateRecipe recipe = spoiling(cut.data);
+  recipe.head.schedule.learning_rate = 0;
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, recipe);
+  EXPECT_EQ(summary.start_quality, summary.fused_quality);
+  EXPECT_FALSE(summary.rejected);
+}
+
+TEST(Calibrate, NotesInTheManifestHowFarItCame) {
+  const Cut cut;
+  EXPECT_EQ(weights_of(cut.bundle), plan::WeightsState::uncalibrated);
+  const fs::path spoilt = cut.copy("spoilt");
+  EXPECT_TRUE(calibrate(spoilt, cut.teacher, spoiling(cut.data)).rejected);
+  EXPECT_EQ(weights_of(spoilt), plan::WeightsState::rejected);
+  EXPECT_EQ(plan::Bundle(spoilt).identity(), plan::Bundle(cut.bundle).identity());
+  calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data), stop_at(2));
+  EXPECT_EQ(weights_of(cut.bundle), plan::WeightsState::unfinished);
+  calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
+  EXPECT_EQ(weights_of(cut.bundle), plan::WeightsState::calibrated);
+  // The first calibration still holds while another one is under way.
+  calibrate(cut.bundle, cut.teacher, spoiling(cut.data), stop_at(2));
+  EXPECT_EQ(weights_of(cut.bundle), plan::WeightsState::calibrated);
+}
+
+TEST(Calibrate, WithoutAValidationSplitNobodyKnowsWhichIsBetter) {
+  const Cut cut;
+  CalibrateRecipe recipe = spoiling(cut.data);
+  recipe.data.validation = 0;
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, recipe);
+  EXPECT_TRUE(std::isnan(summary.start_quality));
+  EXPECT_FALSE(summary.rejected);
+  EXPECT_NO_THROW(calibrate(cut.bundle, cut.teacher, recipe));
+  const auto before = contents(cut.bundle);
+  recipe.seed = 2;
+  EXPECT_EQ(message_of([&] { calibrate(cut.bundle, cut.teacher, recipe); }),
+            "[" + cut.bundle.string() +
+                "] was calibrated by another recipe, and without data.validation nobody can tell "
+                "which is better; needs a validation split, or --force to lose the first");
+  EXPECT_EQ(contents(cut.bundle), before);
+  calibrate(cut.bundle, cut.teacher, recipe, {}, Group(), at::kCPU, true);
+  EXPECT_NE(contents(cut.bundle), before);
+}
+
+TEST(Calibrate, GivesUpAnothersCheckpointOnlyWithForce) {
+  const Cut cut;
+  const CalibrateRecipe recipe = bars_calibration(cut.data);
+  calibrate(cut.bundle, cut.teacher, spoiling(cut.data), stop_at(3));
+  const std::string message = message_of([&] { calibrate(cut.bundle, cut.teacher, recipe); });
+  EXPECT_NE(message.find("another recipe, data or start; needs another folder, or --force"),
+            std::string::npos)
+      << message;
+  EXPECT_TRUE(calibrate(cut.bundle, cut.teacher, recipe, {}, Group(), at::kCPU, true).finished);
 }
 
 TEST(Calibrate, SaysWhenTheTargetIsMissed) {

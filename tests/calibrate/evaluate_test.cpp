@@ -86,6 +86,21 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   EXPECT_EQ(summary.rows[0].value, summary.rows[1].value);
 }
 
+TEST(Evaluate, RefusesAnotherTeacher) {
+  const Scratch scratch;
+  const auto teacher = bars_teacher(scratch, 1);
+  const auto bundle = bars_bundle(scratch, teacher);
+  const auto other = scratch / "other";
+  train(bars_recipe(scratch / "bars", 2), other);
+  EXPECT_EQ(message_of([&] {
+              evaluate(bundle, other, {"idx", scratch / "bars", "test", 0}, true);
+            }),
+            "[" + other.string() + "] teacher: saw digest " +
+                plan::digest_model(other).substr(0, 12) + ", " + bundle.string() +
+                " was cut from " + plan::digest_model(teacher).substr(0, 12));
+  EXPECT_FALSE(std::filesystem::exists(bundle / "measured.json"));
+}
+
 TEST(Evaluate, RefusesAPartWhoseDigestIsWrong) {
   const Scratch scratch;
   const auto bundle = bars_bundle(scratch, bars_teacher(scratch, 1));

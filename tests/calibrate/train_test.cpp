@@ -143,7 +143,7 @@ TEST(Train, DoesNotReplaceAModelThatItDidNotMake) {
   EXPECT_EQ(message_of([&] { train(bars_recipe(data, 1), scratch / "mine"); }),
             "[" + (scratch / "mine").string() +
                 "] holds a model: saw no training.jsonl of a training, needs a new or an empty "
-                "folder");
+                "folder, or --force to lose it");
   EXPECT_EQ(bytes_of(scratch / "mine/model.safetensors"), weights);
   train(bars_recipe(data, 1), scratch / "trained");
   EXPECT_NO_THROW(train(bars_recipe(data, 1), scratch / "trained"));
@@ -157,6 +157,60 @@ TEST(Train, RefusesTheCheckpointOfAnotherRecipe) {
   const std::string message = message_of([&] { train(recipe, scratch / "out"); });
   EXPECT_NE(message.find("checkpoint: belongs to a run with another recipe"), std::string::npos)
       << message;
+}
+
+TEST(Train, ReplacesTheModelOfAnotherRecipeOnlyWithForceAndAtTheEnd) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch), 2);
+  const auto out = scratch / "out";
+  train(recipe, out);
+  EXPECT_TRUE(train(recipe, out).finished);  // the same recipe is done
+  const auto old = contents(out);
+  const std::string log = bytes_of(out / "training.jsonl");
+  recipe.seed = 9;
+  const std::string message = message_of([&] { train(recipe, out); });
+  EXPECT_NE(message.find("another recipe, data or start, which made the model in " + out.string() +
+                         "; needs another folder, or --force to lose it"),
+            std::string::npos)
+      << message;
+  EXPECT_EQ(contents(out), old);
+  const auto after_an_epoch = [](const base::Progress& now) { return now.done < now.total; };
+  EXPECT_FALSE(train(recipe, out, after_an_epoch, Group(), at::kCPU, true).finished);
+  EXPECT_EQ(contents(out), old) << "whole until the new one is there";
+  EXPECT_EQ(bytes_of(out / "training.jsonl"), log);
+  EXPECT_TRUE(train(recipe, out).finished);  // continues: no force is needed
+  EXPECT_NE(contents(out), old);
+  EXPECT_NE(bytes_of(out / "training.jsonl"), log);
+  EXPECT_FALSE(std::filesystem::exists(out / ".work/training.jsonl"));
+  train(recipe, scratch / "straight");
+  EXPECT_EQ(contents(out), contents(scratch / "straight"));
+}
+
+TEST(Train, DoesNotReplaceATrainedModelWithoutItsCheckpoint) {
+  const Scratch scratch;
+  const TrainRecipe recipe = bars_recipe(bars(scratch), 1);
+  train(recipe, scratch / "out");
+  std::filesystem::remove_all(scratch / "out/.work");
+  const auto old = contents(scratch / "out");
+  EXPECT_EQ(message_of([&] { train(recipe, scratch / "out"); }),
+            "[" + (scratch / "out").string() +
+                "] holds a trained model: saw no checkpoint to continue from, needs a new or an "
+                "empty folder, or --force to lose it");
+  EXPECT_EQ(contents(scratch / "out"), old);
+  EXPECT_TRUE(train(recipe, scratch / "out", {}, Group(), at::kCPU, true).finished);
+}
+
+TEST(Train, DoesNotWriteIntoABundle) {
+  const Scratch scratch;
+  const auto bundle = bars_bundle(scratch, bars_teacher(scratch, 1));
+  std::filesystem::create_directories(bundle / ".work");
+  const auto before = contents(bundle);
+  for (const bool force : {false, true})
+    EXPECT_EQ(message_of([&] {
+                train(bars_recipe(scratch / "bars", 1), bundle, {}, Group(), at::kCPU, force);
+              }),
+              "[" + bundle.string() + "] is a bundle, needs a model's folder");
+  EXPECT_EQ(contents(bundle), before);
 }
 
 TEST(Train, DoesNotReplaceWhatItStartsFrom) {

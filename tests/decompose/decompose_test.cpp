@@ -242,6 +242,37 @@ TEST(Decompose, KeepsWhatWasMeasuredWhereItCannotReplace) {
   for (const auto& file : traces) EXPECT_TRUE(std::filesystem::exists(cut.out() / file)) << file;
 }
 
+TEST(Decompose, KnowsWhatWouldBeLost) {
+  const Cut cut;
+  EXPECT_NO_THROW(expect_nothing_lost(cut.out()));
+  cut(tiny_plan());
+  EXPECT_NO_THROW(expect_nothing_lost(cut.out()));
+  std::ofstream(cut.out() / "measured.json") << "{}";  // measured again in a moment
+  EXPECT_NO_THROW(expect_nothing_lost(cut.out()));
+  const auto lost = [&](const std::string& what) {
+    return "[" + cut.out().string() + "] holds a bundle that was calibrated: saw " + what +
+           "; needs another folder, or --force to lose them";
+  };
+  std::filesystem::create_directories(cut.out() / ".work");
+  EXPECT_NO_THROW(expect_nothing_lost(cut.out()));
+  std::ofstream(cut.out() / ".work/checkpoint.safetensors") << "x";
+  const std::string work = ".work (a calibration's checkpoint and the teacher's answers)";
+  EXPECT_EQ(message_of([&] { expect_nothing_lost(cut.out()); }), lost(work));
+  std::ofstream(cut.out() / "calibration.jsonl") << "x";
+  EXPECT_EQ(message_of([&] { expect_nothing_lost(cut.out()); }),
+            lost("calibration.jsonl, " + work));
+  // A copy without log and checkpoint has the weights.
+  std::filesystem::remove_all(cut.out() / ".work");
+  std::filesystem::remove(cut.out() / "calibration.jsonl");
+  plan::write_calibration(cut.out(), "default", plan::CalibrationState::rejected);
+  EXPECT_NO_THROW(expect_nothing_lost(cut.out()));
+  plan::write_calibration(cut.out(), "default", plan::CalibrationState::done);
+  EXPECT_EQ(message_of([&] { expect_nothing_lost(cut.out()); }),
+            lost("the calibrated weights of plan 'default'"));
+  cut(tiny_plan());
+  EXPECT_NO_THROW(expect_nothing_lost(cut.out()));
+}
+
 TEST(Decompose, RefusesAFolderThatIsNoBundle) {
   const Cut cut;
   std::filesystem::create_directories(cut.out());

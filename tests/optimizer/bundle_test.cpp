@@ -95,6 +95,54 @@ TEST_F(BundleTest, HasAnIdentityOfPathsDigestsAndSizes) {
   EXPECT_NE(write_manifest(folder_.path(), "default", "").identity(), before);
 }
 
+TEST_F(BundleTest, SaysWhatItsWeightsAre) {
+  const auto state = [&](const Plan& plan) { return weights_state(Bundle(folder_.path()), plan); };
+  EXPECT_EQ(state(two_parts()), WeightsState::uncalibrated);
+  Plan random = two_parts();
+  random.teacher.random_weights = true;
+  EXPECT_EQ(state(random), WeightsState::uncalibrated);
+  for (const auto& [noted, seen] :
+       {std::pair(CalibrationState::unfinished, WeightsState::unfinished),
+        std::pair(CalibrationState::rejected, WeightsState::rejected),
+        std::pair(CalibrationState::done, WeightsState::calibrated)}) {
+    write_calibration(folder_.path(), "default", noted);
+    EXPECT_EQ(state(two_parts()), seen);
+    EXPECT_EQ(weights_state_named(name_of(seen)), seen);
+  }
+  EXPECT_EQ(state(random), WeightsState::random);
+  EXPECT_EQ(Bundle(folder_.path()).identity(), manifest_.identity());
+  EXPECT_EQ(verify(""), "");
+  EXPECT_EQ(weights_state_named("good"), std::nullopt);
+}
+
+TEST_F(BundleTest, NeedsNoCalibrationWhereNothingIsCutAway) {
+  Plan whole = two_parts();
+  for (PlanPart& part : whole.parts) {
+    part.config = whole.teacher;
+    part.config.classes = 0;
+  }
+  EXPECT_EQ(weights_state(Bundle(folder_.path()), whole), WeightsState::exact);
+  whole.parts[1].config.layers.pop_back();
+  EXPECT_EQ(weights_state(Bundle(folder_.path()), whole), WeightsState::uncalibrated);
+  // Without a fusion head one device answers with the whole model.
+  fs::remove_all(folder_ / "fusion");
+  write_manifest(folder_.path(), "default", "");
+  EXPECT_EQ(weights_state(Bundle(folder_.path()), two_parts()), WeightsState::exact);
+}
+
+TEST_F(BundleTest, KnowsNothingOfTheWeightsWhereAnOlderProgramWroteIt) {
+  nlohmann::json json = nlohmann::json::parse(base::read_text(folder_ / "manifest.json"));
+  json.erase("calibration");
+  base::write_whole(folder_ / "manifest.json", json.dump());
+  EXPECT_EQ(weights_state(Bundle(folder_.path()), two_parts()), WeightsState::unknown);
+  write(folder_ / "calibration.jsonl", "{}");
+  EXPECT_EQ(weights_state(Bundle(folder_.path()), two_parts()), WeightsState::calibrated);
+  const std::string refusal =
+      opening([](auto& change) { change["calibration"]["default"] = "perhaps"; });
+  EXPECT_NE(refusal.find("calibration.default"), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("one of unfinished, rejected, done"), std::string::npos) << refusal;
+}
+
 TEST_F(BundleTest, SaysWhoseDigestIsWrong) {
   base::write_whole(folder_ / "parts/default/cam/model.safetensors", "CAM's weights");
   EXPECT_EQ(verify("parts/default/cam"), "[parts/default/cam/model.safetensors] digest: saw " +

@@ -83,10 +83,10 @@ class DataParallel : public testing::Test {
     for (int rank = 0; rank < size; ++rank) processes.push_back(start(words, rank, size, port));
     return processes;
   }
-  void run_all(const std::vector<std::string>& words, int size) const {
+  void run_all(const std::vector<std::string>& words, int size, int code = 0) const {
     auto processes = start_all(words, size);
     for (int rank = 0; rank < size; ++rank)
-      EXPECT_EQ(processes[static_cast<std::size_t>(rank)]->wait(), 0) << said(rank);
+      EXPECT_EQ(processes[static_cast<std::size_t>(rank)]->wait(), code) << said(rank);
   }
   std::string log(int rank) const { return scratch_ / ("rank" + std::to_string(rank) + ".log"); }
   std::string said(int rank) const { return base::read_text(log(rank)); }

@@ -72,7 +72,8 @@ TEST_F(FileLimit, DecomposeLeavesTheOldBundle) {
   run({"decompose", s_ / "model", "--plan", s_ / "plan.json", "--out", s_ / "bundle"});
   const std::string before = plan::Bundle(s_ / "bundle").identity();
   write_text(s_ / "bundle/calibration.jsonl", "precious");
-  expect_full({"decompose", s_ / "model", "--plan", s_ / "plan.json", "--out", s_ / "bundle"});
+  expect_full(
+      {"decompose", s_ / "model", "--plan", s_ / "plan.json", "--out", s_ / "bundle", "--force"});
   EXPECT_EQ(plan::Bundle(s_ / "bundle").identity(), before);
   EXPECT_NO_THROW(plan::Bundle(s_ / "bundle").verify(""));
   EXPECT_EQ(base::read_text(s_ / "bundle/calibration.jsonl"), "precious");

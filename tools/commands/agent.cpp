@@ -28,6 +28,7 @@ int agent(const Args& args) {
   const double runtime_bytes = infer::measure_runtime_bytes();
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
+  const auto weights = plan::weights_state(bundle, plan);
   infer::AgentOptions options;
   options.device = args.text("device");
   check_device(plan, options.device);
@@ -36,7 +37,7 @@ int agent(const Args& args) {
   options.max_requests = static_cast<int>(args.integer("max-requests"));
   options.memory_bytes = args.bytes("memory");
   options.on_listening = [&](const std::string& address) {
-    announce(args.json(), options.device, address, runtime_bytes);
+    announce(args.json(), options.device, address, runtime_bytes, weights);
   };
   if (args.flag("verbose"))
     options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
@@ -44,6 +45,7 @@ int agent(const Args& args) {
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",
                  options.listen.c_str());
 
+  warn_of_weights(weights, args.at(0));
   const auto predicted = plan.prediction.of(options.device);
   const double needs = predicted.runtime_bytes + predicted.model_bytes;
   if (options.memory_bytes > 0 && needs > options.memory_bytes)

@@ -12,6 +12,7 @@
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
 #include "tools/commands/workload.hpp"
@@ -119,6 +120,7 @@ struct Target {
   std::unique_ptr<infer::Service> service;
   plan::Plan plan;  // of a model alone or a server: what it takes, no prediction
   std::string what;
+  plan::WeightsState weights = plan::WeightsState::unknown;
 };
 
 Target find_target(const Args& args) {
@@ -132,6 +134,7 @@ Target find_target(const Args& args) {
     throw UsageError("[--without] saw " + target.what + ", a model folder; needs a bundle");
   const Source source = source_of(args, folder);
   target.plan = source.plan;
+  target.weights = source.weights;
   target.service = source.open();
   return target;
 }
@@ -153,6 +156,7 @@ void print_json(const Measured& measured, const Target& target, const Workload& 
                 std::int64_t concurrency, double rate) {
   const plan::RequestShape& shape = workload.shape();
   nlohmann::json json{{"what", target.what},
+                      {"weights", plan::name_of(target.weights)},
                       {"batch", shape.batch},
                       {"tokens", shape.tokens},
                       {"generate", shape.generate},
@@ -177,6 +181,7 @@ void print_json(const Measured& measured, const Target& target, const Workload& 
 
 int bench(const Args& args) {
   infer::set_threads(1);
+  expect_output(args, "csv", OutputKind::table);
   const auto concurrency = args.integer("concurrency");
   check_way(args);
   const Target target = find_target(args);

@@ -22,6 +22,21 @@ std::string ablation(const calibrate::CalibrateSummary& summary) {
   return table.text();
 }
 
+/// Null where nobody can tell: without a validation split, or before the end.
+nlohmann::json rejected_json(const calibrate::CalibrateSummary& summary) {
+  if (!summary.finished || std::isnan(summary.start_quality)) return nullptr;
+  return summary.rejected;
+}
+
+/// What became of the fused answer.
+std::string outcome(const calibrate::CalibrateSummary& summary) {
+  if (std::isnan(summary.start_quality))
+    return "whether it is better than it began is unknown: there is no validation split";
+  const auto& measure = summary.measure;
+  return "fused before the first step " + to_text(measure, summary.start_quality) +
+         ", at the end " + to_text(measure, summary.fused_quality);
+}
+
 void print_intent(const Args& args, const calibrate::CalibrateRecipe& recipe) {
   const int alone = recipe.alone.schedule.epochs, boost = recipe.boost.schedule.epochs,
             joint = recipe.joint.schedule.epochs, head = recipe.head.schedule.epochs;
@@ -57,9 +72,11 @@ int calibrate(const Args& args) {
   {
     ProgressBar bar(group.leads());
     summary = calibrate::calibrate(args.at(0), args.text("teacher"), recipe, bar.callback(), group,
-                                   compute_device);
+                                   compute_device, args.flag("force"));
   }
-  if (!group.leads()) return summary.finished ? exit_done : exit_failed;
+  const bool negative = summary.below_target || summary.rejected;
+  const int code = !summary.finished ? exit_failed : negative ? exit_negative : exit_done;
+  if (!group.leads()) return code;
   warn_of_shortened(summary.shortened, recipe.data.length);
   warn_of_number_format(recipe.compute, summary.compute);
   const auto& measure = summary.measure;
@@ -67,7 +84,8 @@ int calibrate(const Args& args) {
   if (args.json()) {
     nlohmann::json json{
         {"finished", summary.finished},       {"measure", measure.name},
-        {"teacher", summary.teacher_quality}, {"fused", summary.fused_quality},
+        {"teacher", summary.teacher_quality}, {"start", summary.start_quality},
+        {"fused", summary.fused_quality},     {"rejected", rejected_json(summary)},
         {"shortened", summary.shortened},     {"compute", model::name_of(summary.compute)},
         {"stages", nlohmann::json::array()}};
     for (const auto& stage : summary.stages)
@@ -83,11 +101,12 @@ int calibrate(const Args& args) {
                   to_text(measure, summary.teacher_quality).c_str(),
                   to_text(measure, summary.fused_quality).c_str(),
                   compared(measure, summary.teacher_quality, summary.fused_quality).c_str(), unit);
+    if (summary.finished) std::printf("%s\n", outcome(summary).c_str());
     if (!summary.message.empty()) std::printf("%s\n", summary.message.c_str());
     if (summary.below_target)
       std::printf("below target: the recipe allows %.2f %s\n", recipe.target_loss_points, unit);
   }
-  return !summary.finished ? exit_failed : summary.below_target ? exit_negative : exit_done;
+  return code;
 }
 
 }  // namespace
@@ -96,8 +115,8 @@ Command calibrate_command() {
   return {"calibrate",
           "restore a bundle's accuracy by distillation; the same call resumes",
           {{"BUNDLE", "bundle folder"}},
-          {"recipe", "teacher", "data", "lossy", "seed", "threads", "accelerator", "dry-run",
-           "format", "verbose"},
+          {"recipe", "teacher", "data", "lossy", "seed", "threads", "accelerator", "force",
+           "dry-run", "format", "verbose"},
           "cleave calibrate bundle/ --teacher teacher/ --recipe recipes/fashion-mnist/quick.toml",
           calibrate};
 }

@@ -41,12 +41,46 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   return decompose::measure_importance(teacher, data, {}, bar.callback());
 }
 
-/// For hosts.toml. An address is optional in a fleet; who has none is left out.
-std::map<std::string, std::string> addresses_of(const std::string& fleet) {
+/// For hosts.toml. An address is optional in a fleet; who has none is left out. Throws
+/// std::runtime_error where the fleet is not that of the plan.
+std::map<std::string, std::string> addresses_of(const std::string& path, const plan::Plan& plan) {
+  const plan::Fleet fleet = plan::read_fleet(path);
+  for (const auto& part : plan.parts)
+    if (!fleet.find(part.device))
+      throw std::runtime_error("[" + path + "] device: saw none named '" + part.device +
+                               "', which plan " + plan.name + " needs");
   std::map<std::string, std::string> hosts;
-  for (const auto& device : plan::read_fleet(fleet).devices)
+  for (const auto& device : fleet.devices)
     if (!device.address.empty()) hosts[device.name] = device.address;
   return hosts;
+}
+
+/// As a shell takes it.
+std::string quoted(const std::string& word) {
+  constexpr std::string_view plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+,=";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+/// A recipe of the repository for such a model.
+std::string recipe_for(const model::ModelConfig& teacher) {
+  if (!teacher.is_text()) return "recipes/fashion-mnist/quick.toml";
+  if (teacher.task == model::Task::embedding) return "recipes/stsb/calibrate.toml";
+  if (teacher.task == model::Task::classification) return "recipes/sst2/calibrate.toml";
+  return "recipes/shakespeare/calibrate.toml";
+}
+
+/// What to type next, or empty where the bundle answers as it is.
+std::string next_command(const Args& args, const plan::Plan& plan) {
+  const plan::Bundle bundle(args.text("out"));
+  const auto weights = plan::weights_state(bundle, bundle.plan());
+  if (weights != plan::WeightsState::uncalibrated) return "";
+  return "cleave calibrate " + quoted(args.text("out")) + " --teacher " + quoted(args.at(0)) +
+         " --data " + (args.has("data") ? quoted(args.text("data")) : "DATA") + " --recipe " +
+         recipe_for(plan.teacher);
 }
 
 void print_intent(const Args& args, const plan::Plan& plan) {
@@ -64,7 +98,8 @@ int decompose(const Args& args) {
   const std::string teacher = args.at(0), out = args.text("out");
   auto plan = plan::read_plan(args.text("plan"));
   std::map<std::string, std::string> hosts;
-  if (args.has("fleet")) hosts = addresses_of(args.text("fleet"));
+  if (args.has("fleet")) hosts = addresses_of(args.text("fleet"), plan);
+  if (!args.flag("force")) decompose::expect_nothing_lost(out);
   if (args.flag("dry-run")) {
     print_intent(args, plan);
     return exit_done;
@@ -73,14 +108,13 @@ int decompose(const Args& args) {
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   say_notes(teacher);
   const auto importance = importance_of(args, teacher);
-  const bool was_calibrated =
-      std::filesystem::exists(std::filesystem::path(out) / "calibration.jsonl");
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
     summary = decompose::decompose(teacher, plan, importance, out, bar.callback());
   }
   if (args.has("fleet")) plan::write_hosts(hosts, std::filesystem::path(out) / "hosts.toml");
+  const std::string next = next_command(args, plan);
   if (args.json()) {
     nlohmann::json files = nlohmann::json::object();
     for (const auto& [path, file] : summary.manifest.files)
@@ -89,7 +123,8 @@ int decompose(const Args& args) {
                                        {"identity", summary.manifest.identity()},
                                        {"files", files},
                                        {"covered", summary.covered},
-                                       {"shared", summary.shared}}
+                                       {"shared", summary.shared},
+                                       {"next", next}}
                             .dump(2)
                             .c_str());
     return exit_done;
@@ -108,7 +143,9 @@ int decompose(const Args& args) {
       "one\nwrote %s (identity %.12s)\n",
       table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
       out.c_str(), summary.manifest.identity().c_str());
-  if (was_calibrated) std::printf("what was there had been calibrated; this has not\n");
+  if (!next.empty())
+    std::printf("what was cut away is missed in its answers until it is calibrated; next:\n  %s\n",
+                next.c_str());
   return exit_done;
 }
 
@@ -119,7 +156,7 @@ Command decompose_command() {
           "cut the weights as a plan says and write a bundle",
           {{"MODEL", "model folder"}},
           {"plan", "out", "data", "data-format", "length", "lossy", "rows", "importance", "fleet",
-           "threads", "dry-run", "format", "verbose"},
+           "threads", "force", "dry-run", "format", "verbose"},
           "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};

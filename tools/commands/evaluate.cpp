@@ -8,6 +8,7 @@
 #include "calibrate/accelerator.hpp"
 #include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/commands/statistics.hpp"
 #include "tools/print.hpp"
 
@@ -22,6 +23,7 @@ const calibrate::QualityRow* find_row(const calibrate::EvaluateSummary& summary,
 }
 
 int evaluate(const Args& args) {
+  expect_output(args, "csv", OutputKind::table);
   const int threads = threads_of(args, all_threads());
   infer::set_threads(threads);
   model::DatasetSource source;
@@ -35,6 +37,9 @@ int evaluate(const Args& args) {
   source.lossy = args.flag("lossy");
   source.stride = args.integer("stride");
   const bool bundle = std::filesystem::exists(std::filesystem::path(args.at(0)) / "manifest.json");
+  if (!bundle && args.has("teacher"))
+    throw UsageError("[--teacher] saw " + args.at(0) +
+                     ", a model folder; needs a bundle that was cut from the teacher");
   if (!bundle) say_notes(args.at(0));
   const at::Device compute_device = calibrate::device_of(args.text("accelerator"));
   calibrate::EvaluateSummary summary;

@@ -202,10 +202,12 @@ struct Prompts {
 };
 
 void print(const std::vector<infer::Generated>& results, const Prompts& prompts,
-           const std::vector<std::string>& texts, const Args& args, const Asking& asking) {
+           const std::vector<std::string>& texts, const Args& args, const Asking& asking,
+           plan::WeightsState weights) {
   for (std::size_t i = 0; i < results.size(); ++i) {
     if (args.json()) {
       auto json = to_json(results[i], asking);
+      json["weights"] = plan::name_of(weights);
       if (!prompts.words.empty()) json["prompt"] = prompts.words[i];
       if (!prompts.words.empty()) json["text"] = texts[i];
       std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
@@ -251,7 +253,7 @@ int go_on(const Args& args, const Source& source, Prompts prompts,
   if (failure && asking.seconds.empty()) std::rethrow_exception(failure);
   for (std::size_t i = 0; i < prompts.streams.size(); ++i) show(i, prompts.streams[i].finish());
   screen.end();
-  if (!screen.shows()) print(results, prompts, texts, args, asking);
+  if (!screen.shows()) print(results, prompts, texts, args, asking, source.weights);
   if (args.flag("times") && !args.json()) print_times(asking, source.plan);
   std::fflush(stdout);
   if (failure) std::rethrow_exception(failure);

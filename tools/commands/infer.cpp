@@ -82,7 +82,8 @@ std::string in_short(const std::string& what) {
 
 /// Prints one answer, as a line of text or of JSON.
 void report(const Args& args, const Question& question, const infer::Response& response,
-            const plan::Plan& plan, Answers& answers, Counts& counts) {
+            const Source& source, Answers& answers, Counts& counts) {
+  const plan::Plan& plan = source.plan;
   const char* kind = plan.teacher.is_text() ? "text" : "image";
   const auto missing = missing_of(response);
   if (response.status != infer::Status::answered) {
@@ -105,6 +106,7 @@ void report(const Args& args, const Question& question, const infer::Response& r
     nlohmann::json json = answers.json(question, response.output);
     json[kind] = question.what;
     json["missing"] = missing;
+    json["weights"] = plan::name_of(source.weights);
     json["seconds"] = response.total_s;
     if (args.flag("logits")) json["logits"] = floats_of(response.output);
     if (args.flag("times")) json["times"] = times_of(response, plan);
@@ -174,8 +176,9 @@ std::vector<Asked> asked_of(const std::vector<GivenText>& texts, const model::Mo
 }
 
 /// Asks every question, several in flight, and reports in order.
-int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
+int ask_all(const Args& args, infer::Service& service, const Source& source,
             const model::Tokenizer* tokenizer, const std::vector<Asked>& asked) {
+  const plan::Plan& plan = source.plan;
   Counts counts;
   Answers answers(plan.teacher, tokenizer, static_cast<std::size_t>(args.integer("top")));
   struct Pending {
@@ -191,7 +194,7 @@ int ask_all(const Args& args, infer::Service& service, const plan::Plan& plan,
   std::int64_t done = 0;
   const auto finish = [&] {
     last = pending.front().answer.get();
-    report(args, pending.front().question, last, plan, answers, counts);
+    report(args, pending.front().question, last, source, answers, counts);
     pending.pop_front();
     progress({"infer", ++done, static_cast<std::int64_t>(asked.size()), ""});
   };
@@ -233,7 +236,7 @@ int open_and_ask(const Args& args, const Source& source, const model::Tokenizer*
                  const std::vector<Asked>& asked) {
   return with_every_device(args, [&] {
     const auto service = source.open();
-    return ask_all(args, *service, source.plan, tokenizer, asked);
+    return ask_all(args, *service, source, tokenizer, asked);
   });
 }
 

@@ -142,6 +142,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   if (args.json()) {
     nlohmann::json json{{"identity", bundle.identity()},
                         {"plan", plan.name},
+                        {"weights", plan::name_of(plan::weights_state(bundle, plan))},
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
     for (const auto& part : plan.parts) json["parts"][part.device] = to_json(part.config);
@@ -149,7 +150,8 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
     std::printf("%s\n", json.dump(2).c_str());
     return exit_done;
   }
-  std::printf("bundle %.12s, teacher %s", bundle.identity().c_str(),
+  std::printf("bundle %.12s, weights: %s, teacher %s", bundle.identity().c_str(),
+              std::string(plan::name_of(plan::weights_state(bundle, plan))).c_str(),
               describe(plan.teacher).c_str());
   for (const auto& part : plan.parts)
     std::printf("\n%s: %s", part.device.c_str(), describe(part.config).c_str());

@@ -14,6 +14,7 @@
 #include "optimizer/pricer.hpp"
 #include "optimizer/search.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/commands/show.hpp"
 #include "tools/print.hpp"
 
@@ -82,6 +83,7 @@ optimizer::PlanSummary search(const Args& args, const std::string& folder,
 int plan(const Args& args) {
   if (args.text("objective") == "memory" && args.number("min-importance") <= 0)
     throw UsageError("[--objective] saw memory, needs --min-importance above 0 with it");
+  expect_output(args, "out", OutputKind::plan);
   const std::string folder = args.at(0);
   say_notes(folder);
   const auto teacher = model::read_config(folder);

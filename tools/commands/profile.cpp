@@ -8,12 +8,14 @@
 #include "optimizer/predict.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/config.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
 namespace {
 
 int profile(const Args& args) {
+  expect_output(args, "out", OutputKind::profile);
   infer::MeasureOptions options;
   options.threads = threads_of(args, 1);
   options.max_time_s = args.seconds("max-time");

@@ -15,16 +15,18 @@ int serve(const Args& args) {
   const double runtime_bytes = infer::measure_runtime_bytes();
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
+  const auto weights = plan::weights_state(bundle, plan);
   auto aggregator = make_aggregator(args, bundle, plan);
   infer::ServerOptions options;
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
   options.on_listening = [&](const std::string& address) {
-    announce(args.json(), "aggregator", address, runtime_bytes);
+    announce(args.json(), "aggregator", address, runtime_bytes, weights);
   };
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can ask\n",
                  options.listen.c_str());
+  warn_of_weights(weights, args.at(0));
   auto server = from_options([&] { return infer::Server(*aggregator, bundle, options); });
   std::thread watcher([&server] {
     wait_for_signal();

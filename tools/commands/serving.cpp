@@ -124,6 +124,17 @@ plan::Plan whole_model(const std::string& folder) {
   return plan;
 }
 
+/// A text cut for one model would be asked of another.
+void expect_same_model(const model::ModelConfig& config, const base::Reader& served,
+                       const std::filesystem::path& folder) {
+  const nlohmann::json needed = model::config_to_json(config);
+  for (const auto& [key, value] : needed.items())
+    if (const auto field = served.find(key); field && field->json() != value)
+      throw std::runtime_error("[--via] " + key + ": the server's model has " +
+                               field->json().dump() + ", that of " + folder.string() + " " +
+                               value.dump());
+}
+
 }  // namespace
 
 Source source_of(const Args& args, const std::filesystem::path& folder) {
@@ -134,6 +145,8 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
     bundle = std::make_shared<plan::Bundle>(folder);
     source.plan = bundle->plan(args.text_or("plan"));
     source.tokenizer = bundle->tokenizer_path(source.plan);
+    source.weights = plan::weights_state(*bundle, source.plan);
+    if (!args.has("via")) warn_of_weights(source.weights, folder.string());
   } else {
     source.tokenizer = folder;
   }
@@ -141,14 +154,22 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
     const std::string address = args.text("via");
     const auto client = std::make_shared<std::unique_ptr<infer::Service>>();
     auto dialled = std::make_unique<infer::Client>(address);
-    if (!bundled)
-      source.plan.teacher =
-          model::config_from_json(base::Reader::json_text(dialled->model_json(), address));
+    const auto served = base::Reader::json_text(dialled->model_json(), address);
+    source.weights = plan::weights_state_named(served.text(infer::weights_key, ""))
+                         .value_or(plan::WeightsState::unknown);
+    if (bundled)
+      expect_same_model(source.plan.teacher, served, folder);
+    else
+      source.plan.teacher = model::config_from_json(served);
+    warn_of_weights(source.weights, address);
     *client = std::move(dialled);
     source.open = [client] { return std::move(*client); };
   } else if (!bundled) {
     say_notes(folder);
     source.plan = whole_model(folder.string());
+    source.weights =
+        source.plan.teacher.random_weights ? plan::WeightsState::random : plan::WeightsState::exact;
+    warn_of_weights(source.weights, folder.string());
     source.open = [folder] { return make_original(folder.string()); };
   } else if (args.flag("local")) {
     source.open = [&args, bundle, plan = source.plan] { return make_local(args, *bundle, plan); };

@@ -20,13 +20,16 @@ struct Source {
   plan::Plan plan;
   /// The folder with a text model's tokenizer; empty where it is not known (--via).
   std::filesystem::path tokenizer;
+  /// What the weights are that answer; `unknown` of an older server.
+  plan::WeightsState weights = plan::WeightsState::unknown;
   /// Loads or joins what answers, once. Throws NobodyAnswers where no agent does.
   std::function<std::unique_ptr<infer::Service>()> open;
 };
 
 /// The server of --via, or what is in `folder`: a bundle's agents (its parts in this process with
 /// --local), or a model alone, whole. With --via a folder is asked for its tokenizer only, and may
-/// be empty.
+/// be empty. Warns of weights whose answers mean little. Throws std::runtime_error where the server
+/// of --via runs another model than that of the folder's bundle.
 Source source_of(const Args& args, const std::filesystem::path& folder);
 
 /// No agent could be reached, or not one that is needed.

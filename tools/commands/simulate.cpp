@@ -9,6 +9,7 @@
 #include "base/units.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -19,6 +20,7 @@ plan::Plan plan_of(const std::string& path) {
 }
 
 int simulate(const Args& args) {
+  expect_output(args, "trace", OutputKind::trace);
   auto plan = plan_of(args.at(0));
   if (args.given("batch")) plan.shape.batch = args.integer("batch");
   const auto fleet = plan::read_fleet(args.text("fleet"));

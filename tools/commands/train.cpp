@@ -37,7 +37,8 @@ int train(const Args& args) {
   calibrate::TrainSummary summary;
   {
     ProgressBar bar(group.leads());
-    summary = calibrate::train(recipe, out, bar.callback(), group, compute_device);
+    summary =
+        calibrate::train(recipe, out, bar.callback(), group, compute_device, args.flag("force"));
   }
   if (!group.leads()) return summary.finished ? exit_done : exit_failed;
   warn_of_shortened(summary.shortened, recipe.data.length);
@@ -75,8 +76,8 @@ Command train_command() {
   return {"train",
           "train a model, new or on from a checkpoint, as a recipe says; the same call resumes",
           {{"RECIPE", "recipe (TOML)"}},
-          {"out", "data", "lossy", "start", "seed", "threads", "accelerator", "dry-run", "format",
-           "verbose"},
+          {"out", "data", "lossy", "start", "seed", "threads", "accelerator", "force", "dry-run",
+           "format", "verbose"},
           "cleave train recipes/fashion-mnist/teacher.toml --out teacher/",
           train};
 }

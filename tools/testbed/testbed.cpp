@@ -481,6 +481,7 @@ int verdict(const std::vector<std::string>& failures, double difference, bool co
 int testbed(const Args& args) {
   infer::set_threads(1);
   const fs::path bundle = fs::absolute(args.at(0));
+  if (args.has("original")) plan::expect_teacher(plan::Bundle(bundle), args.text("original"));
   ScratchFolder scratch;
   Ground ground;
   ground.fleet = plan::read_fleet(args.text("fleet"));
