@@ -45,6 +45,21 @@ TEST(TokenLoss, IsTheMeanSquareOfTheTokensThatAreThere) {
   EXPECT_TRUE(token_loss(a, b, {}).allclose(at::tensor({1.0F, (4 + 4 + 10000) / 3.0F})));
 }
 
+TEST(SimilarityLoss, ComparesHowNearTheOthersAre) {
+  // Of three directions each looks at the two others: cosines over the temperature, as shares.
+  const auto teacher = at::tensor({1.0F, 0.0F, 0.6F, 0.8F, 0.0F, 1.0F}).view({3, 2});
+  const auto student = at::tensor({1.0F, 0.0F, 0.8F, 0.6F, 0.0F, 1.0F}).view({3, 2});
+  const auto divergence = [](double teacher_a, double teacher_b, double a, double b) {
+    const double p = 1 / (1 + std::exp((teacher_b - teacher_a) / 0.5)),
+                 q = 1 / (1 + std::exp((b - a) / 0.5));
+    return p * std::log(p / q) + (1 - p) * std::log((1 - p) / (1 - q));
+  };
+  const at::Tensor found = similarity_loss(student, teacher, 0.5);
+  EXPECT_NEAR(found[0].item<double>(), divergence(0.6, 0, 0.8, 0), 1e-6);
+  EXPECT_NEAR(found[1].item<double>(), divergence(0.6, 0.8, 0.8, 0.6), 1e-6);
+  EXPECT_NEAR(found[2].item<double>(), divergence(0, 0.8, 0, 0.6), 1e-6);
+}
+
 TEST(AttentionToErrors, WeighsWhatWasMissedAndKeepsHalfEven) {
   const auto logits = at::tensor({20.0F, 0.0F, 0.0F, 20.0F}).view({2, 2});
   const auto labels = at::tensor({0, 0}, at::kLong);  // the first is right, the second wrong

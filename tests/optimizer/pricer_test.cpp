@@ -85,6 +85,26 @@ TEST(Pricer, SeesWhereKeysAndValuesDoNotFit) {
   expect_limits_of_the_plan(examples::small_llama(), options, 32e6);
 }
 
+TEST(Pricer, SeesTheDiskThatIsTooSmall) {
+  auto fleet = examples::three_devices();
+  const model::ModelConfig teacher = examples::fashion_vit();
+  fleet.devices[2].disk_bytes = plan::weight_bytes(teacher) / 3;
+  const PlanOptions options;
+  const Space space(teacher, fleet, options, {});
+  Pricer pricer(space, options, {1, 2});
+  EXPECT_TRUE(pricer.price({space.largest(), space.smallest()}).feasible());
+  const std::vector<Share> shares(2, space.largest());
+  const auto broken = shortfalls(pricer.plan(shares), fleet, options);
+  ASSERT_EQ(broken.size(), 1u);
+  EXPECT_EQ(broken.front().text.rfind("disk on 'cam': needs ", 0), 0u) << broken.front().text;
+  EXPECT_NEAR(pricer.price(shares).violation, broken.front().relative, 1e-9);
+}
+
+TEST(Pricer, GivesAModelTheRoomBesideTheRuntime) {
+  const Space space(examples::fashion_vit(), examples::three_devices(300e6), {}, {});
+  EXPECT_EQ(Pricer(space, {}, {0, 2}).room_bytes(1), 300e6 - 175e6);
+}
+
 TEST(Pricer, CountsTheMemoryOfTheAggregatorToo) {
   auto fleet = examples::three_devices();
   // The agent of the hub has little to hold, its aggregator a classifier of 3 MB.

@@ -191,6 +191,38 @@ TEST(Work, CountsWhatIsAliveAtTheWidestMoment) {
             4 * (pixels + 6 * stream + 2 * scores));
 }
 
+TEST(Work, HoldsGateAndUpBesideTheirProduct) {
+  // One text of 4 tokens and an MLP of 4096: three streams, and of gate, up and product never more
+  // than three at once.
+  const model::ModelConfig config = examples::llama(1, 32, 4, 2, 4096, 100, 64);
+  EXPECT_EQ(activation_bytes(config, {1, 4, 0}), 4.0 * (3 * 4 * 32 + 3 * 4 * 4096));
+}
+
+TEST(Work, CopiesWhatIsStoredTransposedOrTogether) {
+  // GPT-2 keeps its matrices transposed, and queries, keys and values in one.
+  model::ModelConfig config = examples::llama(1, 32, 4, 1, 48, 100, 64);
+  config.family = model::Family::gpt2;
+  config.gated = false;
+  config.rotary_base = 0;
+  config.norm_kind = model::NormKind::layer;
+  config.qkv_bias = config.output_bias = true;
+  config.tied_head = true;
+  config.activation = model::Activation::gelu_tanh;
+  EXPECT_EQ(loading_bytes(config), 4.0 * 2 * 3 * 32 * 32);
+}
+
+TEST(Work, TransformsWhatAMaskedModelReads) {
+  model::ModelConfig config = examples::llama(1, 32, 4, 1, 48, 100, 64);
+  config.family = model::Family::bert;
+  config.task = model::Task::masked_lm;
+  config.causal = config.gated = false;
+  config.rotary_base = 0;
+  const std::vector<Kernel> with = kernels_of_model(config, {2, 5, 0}, true);
+  const std::vector<Kernel> without = kernels_of_model(config, {2, 5, 0}, false);
+  ASSERT_EQ(with.size(), without.size() + 2);
+  EXPECT_EQ(text_of({with.end() - 2, with.end()}), "matmul 10 32 32\nmatmul 10 32 100\n");
+}
+
 TEST(Work, LetsTheMlpDecideWhereSequencesAreShort) {
   // 17 tokens: pixels, three streams and the wide layer before and after its activation.
   const model::ModelConfig config = vit(1, 64, 4, 28, 7, 1, 10);
