@@ -20,7 +20,19 @@ struct Filter {
   double (*height)(double);
 };
 
+double box(double x) { return x > -0.5 && x <= 0.5 ? 1 : 0; }
+
 double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
+
+constexpr double pi = 3.14159265358979323846;
+
+/// Its constants are Pillow's, which are single precision.
+double hamming(double x) {
+  const double d = std::abs(x) * pi;
+  if (d == 0) return 1;
+  if (d >= pi) return 0;
+  return std::sin(d) / d * (static_cast<double>(0.54F) + static_cast<double>(0.46F) * std::cos(d));
+}
 
 /// Keys' cubic convolution with a = -1/2.
 double cubic(double x) {
@@ -30,6 +42,10 @@ double cubic(double x) {
   if (d < 2) return (((d - 5) * d + 8) * d - 4) * a;
   return 0;
 }
+
+double sinc(double x) { return x == 0 ? 1 : std::sin(x * pi) / (x * pi); }
+
+double lanczos(double x) { return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
 
 /// Weights are whole numbers in units of 2^-22, so that 8 bits of pixel and a sum fit 32 bits.
 constexpr int precision_bits = 32 - 8 - 2;
@@ -140,21 +156,41 @@ std::string size_text(std::int64_t height, std::int64_t width) {
   return std::to_string(height) + " x " + std::to_string(width);
 }
 
-/// The middle of the image; the odd pixel is left over below and to the right.
+/// Where the middle of one side lies: first and count of the pixels that are kept, and what is
+/// before them where there are too few.
+struct Middle {
+  std::int64_t first = 0, count = 0, before = 0;
+};
+
+Middle middle_of(std::int64_t side, std::int64_t wanted) {
+  if (side >= wanted) return {(side - wanted) / 2, wanted, 0};
+  return {0, side, (wanted - side + 1) / 2};
+}
+
+/// The middle of the image; the odd pixel is left over below and to the right. What is missing is
+/// black, as in Transformers.
 Image centre(const Image& image, std::int64_t height, std::int64_t width) {
-  if (image.height < height || image.width < width) {
-    throw std::invalid_argument("[prepare] image: saw " + size_text(image.height, image.width) +
-                                ", needs at least " + size_text(height, width) +
-                                " to cut out its centre");
-  }
-  const std::int64_t top = (image.height - height) / 2, left = (image.width - width) / 2;
+  const Middle rows = middle_of(image.height, height), columns = middle_of(image.width, width);
   Image out{height, width, image.channels, {}};
-  out.pixels.reserve(size_of(height, width, image.channels));
-  for (std::int64_t y = top; y < top + height; ++y) {
-    const auto* row = image.pixels.data() + (y * image.width + left) * image.channels;
-    out.pixels.insert(out.pixels.end(), row, row + width * image.channels);
+  out.pixels.resize(size_of(height, width, image.channels));
+  for (std::int64_t y = 0; y < rows.count; ++y) {
+    const auto* row =
+        image.pixels.data() + ((rows.first + y) * image.width + columns.first) * image.channels;
+    std::copy_n(row, columns.count * image.channels,
+                out.pixels.begin() + ((rows.before + y) * width + columns.before) * image.channels);
   }
   return out;
+}
+
+/// The shorter side becomes `shorter`, the other keeps the aspect, rounded down.
+Image with_shorter_side(const Image& image, std::int64_t shorter, int resample) {
+  const auto longer = [&](std::int64_t side, std::int64_t other) {
+    return static_cast<std::int64_t>(static_cast<double>(shorter * side) /
+                                     static_cast<double>(other));
+  };
+  const bool upright = image.width <= image.height;
+  return resize(image, upright ? longer(image.height, image.width) : shorter,
+                upright ? shorter : longer(image.width, image.height), resample);
 }
 
 std::vector<std::uint8_t> planes(const Image& image) {
@@ -189,13 +225,20 @@ Image resize(const Image& image, std::int64_t height, std::int64_t width, int re
   switch (resample) {
     case 0:
       return nearest(image, height, width);
+    case 1:
+      return filtered(image, height, width, {3, lanczos});
     case 2:
       return filtered(image, height, width, {1, triangle});
     case 3:
       return filtered(image, height, width, {2, cubic});
+    case 4:
+      return filtered(image, height, width, {0.5, box});
+    case 5:
+      return filtered(image, height, width, {1, hamming});
     default:
       throw std::invalid_argument("[resize] resample: saw " + std::to_string(resample) +
-                                  ", needs 0 (nearest), 2 (bilinear) or 3 (bicubic)");
+                                  ", needs 0..5 (nearest, Lanczos, bilinear, bicubic, box, "
+                                  "Hamming)");
   }
 }
 
@@ -209,7 +252,9 @@ std::vector<std::uint8_t> prepare(const Image& image, const ImageProcessing& pro
   const std::int64_t height = processing.height, width = processing.width;
   const bool crop = processing.crop_from > 0;
   Image out = image;
-  if (processing.resize) {
+  if (processing.resize && processing.keep_aspect) {
+    out = with_shorter_side(out, crop ? processing.crop_from : height, processing.resample);
+  } else if (processing.resize) {
     out = resize(out, crop ? processing.crop_from : height, crop ? processing.crop_from : width,
                  processing.resample);
   }
@@ -217,7 +262,10 @@ std::vector<std::uint8_t> prepare(const Image& image, const ImageProcessing& pro
   if (out.height != height || out.width != width) {
     throw std::invalid_argument("[prepare] image: saw " + size_text(out.height, out.width) +
                                 ", needs " + size_text(height, width) +
-                                " (the model's processing does not resize)");
+                                (processing.resize
+                                     ? " (the model's processing keeps the aspect and "
+                                       "cuts nothing off)"
+                                     : " (the model's processing does not resize)"));
   }
   return planes(out);
 }

@@ -46,13 +46,15 @@ Image decode_image(const std::uint8_t* bytes, std::size_t size, std::int64_t cha
 /// Whole or not at all. 1 or 3 channels.
 void write_png(const Image& image, const std::filesystem::path& path);
 
-/// Pillow's resize: 0 nearest, 2 bilinear, 3 bicubic; the latter two widen their filter when they
-/// shrink (antialiasing), rows first, and round in fixed point as Pillow 12 and older do: the same
-/// to the bit. Pillow 13 takes columns first where the height shrinks far more than the width.
+/// Pillow's resize: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming; all but the
+/// first widen their filter when they shrink (antialiasing), rows first, and round in fixed point
+/// as Pillow 12 and older do: the same to the bit. Pillow 13 takes columns first where the height
+/// shrinks far more than the width.
 Image resize(const Image& image, std::int64_t height, std::int64_t width, int resample);
 
-/// What travels and what the model sees: resized (and centre-cropped) as the config says, uint8
-/// planes [channels, height, width]. Throws std::invalid_argument where the image does not fit.
+/// What travels and what the model sees: resized and centre-cropped as the config says (what is
+/// too small for that gets a black border), uint8 planes [channels, height, width]. Throws
+/// std::invalid_argument where the image does not fit.
 std::vector<std::uint8_t> prepare(const Image& image, const ImageProcessing& processing,
                                   std::int64_t channels);
 

@@ -65,14 +65,10 @@ void check_processing(const ModelConfig& config) {
   if (std::any_of(processing.std.begin(), processing.std.end(),
                   [](double std) { return !(std > 0); }))
     refuse("processing.std", "a value that is not positive", "numbers above 0");
-  if (processing.crop_from != 0)
-    expect_within("processing.crop_from", processing.crop_from,
-                  std::max(processing.height, processing.width), max_image);
-  if (processing.crop_from != 0 && !processing.resize)
-    refuse("processing.resize", "false with crop_from", "true, or crop_from = 0");
-  if (processing.resample != 0 && processing.resample != 2 && processing.resample != 3)
-    refuse("processing.resample", std::to_string(processing.resample),
-           "0 (nearest), 2 (bilinear) or 3 (bicubic)");
+  expect_within("processing.crop_from", processing.crop_from, 0, max_image);
+  if (processing.keep_aspect && processing.crop_from == 0 && processing.height != processing.width)
+    refuse("processing.keep_aspect", "true for an oblong", "a square, or a centre to cut out");
+  expect_within("processing.resample", processing.resample, 0, 5);
 }
 
 /// How a family's checkpoints name things. `#` is the layer's number; keys with one letter for
@@ -465,7 +461,8 @@ bool LayerShape::operator==(const LayerShape& other) const {
 
 bool ImageProcessing::operator==(const ImageProcessing& other) const {
   const auto all = [](const ImageProcessing& p) {
-    return std::tie(p.height, p.width, p.resize, p.resample, p.crop_from, p.rescale, p.mean, p.std);
+    return std::tie(p.height, p.width, p.resize, p.resample, p.crop_from, p.keep_aspect, p.rescale,
+                    p.mean, p.std);
   };
   return all(*this) == all(other);
 }

@@ -51,10 +51,12 @@ struct LayerShape {
 struct ImageProcessing {
   std::int64_t height = 224, width = 224;
   bool resize = true;
-  /// Pillow's numbers: 0 nearest, 2 bilinear, 3 bicubic.
+  /// Pillow's numbers: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
   int resample = 2;
   /// DeiT: resize to this first, then cut out the centre of `height` x `width`. 0: no crop.
   std::int64_t crop_from = 0;
+  /// CLIP, ConvNext: only the shorter side is resized to that, the other keeps the aspect.
+  bool keep_aspect = false;
   double rescale = 1.0 / 255;
   std::vector<double> mean = {0.5, 0.5, 0.5}, std = {0.5, 0.5, 0.5};
   bool operator==(const ImageProcessing& other) const;

@@ -16,7 +16,8 @@ nlohmann::json image_fields(const ModelConfig& config);
 /// What Transformers' image processor of the family does when a folder says nothing, at the model's
 /// own size.
 ImageProcessing default_processing(const ModelConfig& config);
-/// Fields that every version of Transformers writes; others are ignored.
+/// A preprocessor_config.json as Transformers 4 means it: which fields count depends on the image
+/// processor that it names (ViT, DeiT, CLIP, Bit, ConvNext). Throws std::runtime_error.
 ImageProcessing read_processing(const base::Reader& file, const ModelConfig& config);
 nlohmann::json processing_to_json(const ImageProcessing& processing);
 

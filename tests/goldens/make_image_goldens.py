@@ -2,7 +2,7 @@
 """Writes images/: small synthetic pictures and what Pillow makes of them, for model/image.
 
     apt install libjpeg-turbo-progs libturbojpeg0
-    python3 -m venv venv && venv/bin/pip install "pillow>=11,<13" numpy
+    python3 -m venv venv && venv/bin/pip install "pillow>=11,<13" numpy torch transformers==4.46.3
     venv/bin/python tests/goldens/make_image_goldens.py
 
 The same every time (Pillow 13 exchanges the passes where the height shrinks far more than the width).
@@ -21,7 +21,7 @@ import numpy
 from PIL import Image, ImageOps
 
 FOLDER = pathlib.Path(__file__).parent / "images"
-RESAMPLES = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
+RESAMPLES = {kind.name.lower(): kind for kind in Image.Resampling}  # nearest, lanczos, bilinear, bicubic, box, hamming
 
 
 def picture(height, width, seed):
@@ -156,6 +156,30 @@ def orientations():
         save(ImageOps.exif_transpose(stored), f"upright_from_{orientation}")
 
 
+def processed(image, name, kind, **fields):
+    """What an image processor of Transformers gives to the model, before it becomes numbers."""
+    import transformers
+
+    processor = getattr(transformers, kind)(do_rescale=False, do_normalize=False, **fields)
+    pixels = processor(image, data_format="channels_last")["pixel_values"][0]
+    save(Image.fromarray(pixels.astype(numpy.uint8)), name)
+
+
+def processors(colour):
+    tall = colour.rotate(90, expand=True)
+    save(tall, "tall")
+    small = {"crop_size": {"height": 32, "width": 32}}
+    processed(colour, "colour_clip", "CLIPImageProcessor", size={"shortest_edge": 40}, **small)
+    processed(tall, "tall_clip", "CLIPImageProcessor", size=37, **small)
+    processed(colour, "colour_bit_border", "BitImageProcessor", size={"shortest_edge": 25}, **small)
+    processed(colour, "colour_bit_untouched", "BitImageProcessor", do_resize=False, crop_size={"height": 33, "width": 80})
+    processed(tall, "tall_convnext", "ConvNextImageProcessor", size={"shortest_edge": 32})
+    processed(colour, "colour_convnext_share", "ConvNextImageProcessor", size={"shortest_edge": 32}, crop_pct=0.9, resample=3)
+    processed(colour, "colour_convnext_large", "ConvNextImageProcessor", size={"shortest_edge": 384}, resample=0)
+    processed(colour, "colour_deit", "DeiTImageProcessor", size={"height": 36, "width": 36}, **small)
+    processed(colour, "colour_vit_uncropped", "ViTImageProcessor", size=32, do_center_crop=True, crop_size=24)
+
+
 def main():
     (FOLDER / "kinds").mkdir(parents=True, exist_ok=True)
     png_kinds()
@@ -172,6 +196,8 @@ def main():
         for height, width in [(32, 32), (90, 122), (7, 61), (45, 100)]:
             resized(colour, "colour", kind, height, width)
         resized(grey, "grey", kind, 32, 40)
+
+    processors(colour)
 
     # DeiT: to 40 x 40 first, then the centre of 33 x 32.
     image = colour.resize((40, 40), Image.BICUBIC)

@@ -92,8 +92,13 @@ TEST(ModelConfig, NamesTheFieldThatIsWrong) {
       {"processing: saw 4 x 8", [](ModelConfig& c) { c.processing.height = 4; }},
       {"processing.mean, std", [](ModelConfig& c) { c.processing.mean = {0.5}; }},
       {"processing.std", [](ModelConfig& c) { c.processing.std[1] = 0; }},
-      {"processing.crop_from: saw 4", [](ModelConfig& c) { c.processing.crop_from = 4; }},
-      {"processing.resample: saw 1", [](ModelConfig& c) { c.processing.resample = 1; }},
+      {"processing.crop_from: saw -1", [](ModelConfig& c) { c.processing.crop_from = -1; }},
+      {"processing.keep_aspect: saw true for an oblong",
+       [](ModelConfig& c) {
+         c.processing.keep_aspect = true;
+         c.image_height = c.processing.height = 4;
+       }},
+      {"processing.resample: saw 6", [](ModelConfig& c) { c.processing.resample = 6; }},
   };
   for (const Case& c : cases) {
     ModelConfig config = tiny_config();

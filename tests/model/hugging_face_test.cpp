@@ -190,13 +190,118 @@ TEST(ReadConfig, RefusesAPreprocessorThatDoesNotFitTheModel) {
                   }),
                   "needs one for each of 3 channels");
   expect_contains(error_of([] {
-                    read_with(vit_json(), {{"size", {{"shortest_edge", 32}}}});
-                  }),
-                  "size.height");
-  expect_contains(error_of([] {
                     read_with(vit_json(), {{"size", 32}, {"image_std", {0, 1, 1}}});
                   }),
                   "image_std[0]");
+}
+
+/// What a folder with a model of 32 x 32 and this preprocessor_config.json does to an image.
+ImageProcessing processing_of(json preprocessor, const std::string& type,
+                              json config = vit_json()) {
+  if (!type.empty()) preprocessor["image_processor_type"] = type;
+  return read_with(config, preprocessor).processing;
+}
+
+TEST(ReadConfig, MeansAPreprocessorAsItsImageProcessorDoes) {
+  const auto expect = [](const ImageProcessing& seen, std::int64_t crop_from, bool keep_aspect,
+                         int resample) {
+    EXPECT_EQ(seen.height, 32);
+    EXPECT_EQ(seen.width, 32);
+    EXPECT_EQ(seen.crop_from, crop_from);
+    EXPECT_EQ(seen.keep_aspect, keep_aspect);
+    EXPECT_EQ(seen.resample, resample);
+  };
+  const json shorter = {{"size", {{"shortest_edge", 40}}},
+                        {"crop_size", {{"height", 32}, {"width", 32}}}};
+  for (const char* type : {"CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor",
+                           "BitImageProcessor"}) {
+    expect(processing_of(shorter, type), 40, true, 3);
+    expect(processing_of({{"size", 40}, {"crop_size", 32}}, type), 40, true, 3);
+    expect(processing_of({{"size", 32}, {"do_center_crop", false}}, type), 0, true, 3);
+    expect(processing_of({{"size", {{"height", 40}, {"width", 40}}}, {"crop_size", 32}}, type), 40,
+           false, 3);
+    expect(processing_of({}, type), 32, true, 3);
+    EXPECT_EQ(processing_of(shorter, type).mean[0], 0.48145466);
+    EXPECT_EQ(processing_of(shorter, type).std[2], 0.27577711);
+  }
+  // A crop is asked for unless it is declined, even where only its size stands there.
+  for (const char* type : {"DeiTImageProcessor", "DeiTFeatureExtractor"}) {
+    expect(processing_of({{"size", 36}, {"crop_size", 32}}, type), 36, false, 3);
+    expect(processing_of({}, type), 36, false, 3);
+    expect(processing_of({{"size", 32}, {"do_center_crop", false}}, type), 0, false, 3);
+    EXPECT_EQ(processing_of({}, type).mean[0], 0.5);
+  }
+  json deit = vit_json();
+  deit["model_type"] = "deit";
+  expect(processing_of({{"crop_size", 32}, {"size", 40}}, "", deit), 40, false, 3);
+  // A ViT's crops only in later versions of Transformers: where its size alone would not do.
+  expect(processing_of({{"size", 32}, {"crop_size", 24}, {"do_center_crop", true}},
+                       "ViTImageProcessor"),
+         0, false, 2);
+  expect(processing_of({{"size", 36}, {"crop_size", 32}, {"do_center_crop", true}}, ""), 36, false,
+         2);
+  expect(processing_of({{"size", 32}, {"crop_size", 24}}, ""), 0, false, 2);
+  json asked = shorter;
+  asked["do_center_crop"] = true;
+  expect(processing_of(asked, "ViTImageProcessor"), 40, true, 2);
+  expect(processing_of({{"size", {{"shortest_edge", 32}}}}, "ViTImageProcessor"), 0, true, 2);
+  expect(processing_of({{"size", {{"shortest_edge", 32}}}}, "ConvNextImageProcessor"), 36, true, 2);
+  expect(processing_of({{"size", 32}, {"crop_pct", 0.9}}, "ConvNextFeatureExtractor"), 35, true, 2);
+  expect(processing_of({{"size", 32}, {"crop_pct", nullptr}}, "ConvNextImageProcessor"), 36, true,
+         2);
+  json large = vit_json();
+  large["image_size"] = 384;
+  const auto whole =
+      processing_of({{"size", {{"shortest_edge", 384}}}}, "ConvNextImageProcessor", large);
+  EXPECT_EQ(whole.crop_from, 0);
+  EXPECT_FALSE(whole.keep_aspect);
+}
+
+TEST(ReadConfig, ReadsResamplingByNumberAndName) {
+  int number = 0;
+  for (const char* name : {"nearest", "LANCZOS", "bilinear", "bicubic", "box", "hamming"}) {
+    EXPECT_EQ(processing_of({{"resample", name}}, "").resample, number);
+    EXPECT_EQ(processing_of({{"resample", number++}}, "").resample, number - 1);
+  }
+  EXPECT_EQ(processing_of({{"resample", nullptr}}, "").resample, 2);
+  expect_contains(error_of([] {
+                    processing_of({{"resample", "area"}}, "");
+                  }),
+                  "preprocessor_config.json] resample: saw 'area', needs nearest, lanczos");
+  expect_contains(error_of([] { processing_of({{"resample", 6}}, ""); }), "resample: saw 6");
+}
+
+TEST(ReadConfig, ReadsOneMeanForAllChannels) {
+  EXPECT_EQ(processing_of({{"image_mean", 0.25}}, "").mean,
+            (std::vector<double>{0.25, 0.25, 0.25}));
+  EXPECT_EQ(processing_of({{"image_std", 2}}, "").std, (std::vector<double>{2, 2, 2}));
+  EXPECT_EQ(processing_of({{"image_mean", nullptr}}, "").mean[0], 0.5);
+}
+
+TEST(ReadConfig, RefusesAPreprocessorThatIsNotBuilt) {
+  const auto error = [](const json& preprocessor, const std::string& type) {
+    return error_of([&] { processing_of(preprocessor, type); });
+  };
+  expect_contains(error({}, "SegformerImageProcessor"),
+                  "preprocessor_config.json] image_processor_type: saw 'SegformerImageProcessor', "
+                  "needs one of ViTImageProcessor, DeiTImageProcessor, CLIPImageProcessor, "
+                  "BitImageProcessor, ConvNextImageProcessor");
+  expect_contains(error({{"feature_extractor_type", "BeitFeatureExtractor"}}, ""),
+                  "feature_extractor_type: saw 'BeitFeatureExtractor'");
+  expect_contains(
+      error({{"size", {{"shortest_edge", 32}, {"longest_edge", 99}}}}, "CLIPImageProcessor"),
+      "size.longest_edge: saw a limit");
+  expect_contains(error({{"size", {{"height", 32}, {"width", 32}}}}, "ConvNextImageProcessor"),
+                  "size: saw height and width, needs shortest_edge");
+  expect_contains(error({{"size", {{"height", 32}, {"width", 40}}}}, "DeiTImageProcessor"),
+                  "size: saw an oblong");
+  expect_contains(error({{"size", {{"width", 40}}}}, ""), "size.height");
+  expect_contains(error({{"size", {1, 2, 3}}}, ""), "saw 3 sides");
+  expect_contains(error({{"crop_size", {{"shortest_edge", 32}}}}, "CLIPImageProcessor"),
+                  "crop_size: saw shortest_edge");
+  expect_contains(error({{"do_flip_channel_order", true}}, ""),
+                  "do_flip_channel_order: saw true, needs false");
+  EXPECT_EQ(error({{"do_convert_rgb", true}, {"do_pad", false}}, ""), "");
 }
 
 TEST(ReadConfig, WorksWithoutAPreprocessor) {
@@ -220,6 +325,10 @@ std::vector<ModelConfig> assorted_configs() {
   configs.back().random_weights = true;
   configs.push_back(tiny_config());
   configs.back().held_out = {60000, 5000, "0123456789abcdef"};
+  configs.push_back(tiny_config());
+  configs.back().processing.keep_aspect = true;
+  configs.push_back(configs.back());
+  configs.back().processing.crop_from = 10;
   configs.push_back(tiny_config());
   configs.back().processing.crop_from = 9;
   configs.back().processing.resample = 3;

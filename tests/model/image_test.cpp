@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 using cleave::testing::message_of;
 using cleave::testing::Scratch;
 
-constexpr int nearest = 0, bilinear = 2, bicubic = 3;
+constexpr int nearest = 0, lanczos = 1, bilinear = 2, bicubic = 3, box = 4, hamming = 5;
 
 fs::path golden(const std::string& name) {
   return fs::path(CLEAVE_SOURCE_DIR) / "tests/goldens/images" / name;
@@ -82,7 +82,8 @@ TEST_P(ResizeAsPillow, ToTheBit) {
 std::vector<Resizing> every_golden() {
   std::vector<Resizing> all;
   const std::vector<std::pair<std::string, int>> kinds = {
-      {"nearest", nearest}, {"bilinear", bilinear}, {"bicubic", bicubic}};
+      {"nearest", nearest}, {"lanczos", lanczos}, {"bilinear", bilinear},
+      {"bicubic", bicubic}, {"box", box},         {"hamming", hamming}};
   const std::vector<std::pair<int, int>> sizes = {{32, 32}, {90, 122}, {7, 61}, {45, 100}};
   for (const auto& [kind, resample] : kinds) {
     for (const auto& [height, width] : sizes) {
@@ -102,14 +103,14 @@ INSTANTIATE_TEST_SUITE_P(Goldens, ResizeAsPillow, ::testing::ValuesIn(every_gold
 
 TEST(Resize, KeepsAnImageOfTheSameSize) {
   const Image image = chart(9, 7, 3);
-  for (const int resample : {nearest, bilinear, bicubic}) {
+  for (int resample = nearest; resample <= hamming; ++resample) {
     EXPECT_EQ(resize(image, 9, 7, resample).pixels, image.pixels);
   }
 }
 
 TEST(Resize, KeepsAPlainColour) {
   Image plain{10, 10, 1, std::vector<std::uint8_t>(100, 200)};
-  for (const int resample : {nearest, bilinear, bicubic}) {
+  for (int resample = nearest; resample <= hamming; ++resample) {
     const Image resized = resize(plain, 3, 37, resample);
     EXPECT_EQ(resized.pixels, std::vector<std::uint8_t>(3 * 37, 200));
   }
@@ -117,8 +118,9 @@ TEST(Resize, KeepsAPlainColour) {
 
 TEST(Resize, RefusesWhatItDoesNotKnow) {
   const Image image = chart(4, 4, 1);
-  EXPECT_EQ(message_of([&] { resize(image, 2, 2, 1); }),
-            "[resize] resample: saw 1, needs 0 (nearest), 2 (bilinear) or 3 (bicubic)");
+  EXPECT_EQ(message_of([&] { resize(image, 2, 2, 6); }),
+            "[resize] resample: saw 6, needs 0..5 (nearest, Lanczos, bilinear, bicubic, box, "
+            "Hamming)");
   EXPECT_EQ(message_of([&] { resize(image, 0, 2, bilinear); }),
             "[resize] size: saw 0 x 2, needs 1 to 100 million pixels");
   EXPECT_THROW(resize(image, std::int64_t{1} << 62, 4, bilinear), std::invalid_argument);
@@ -164,9 +166,40 @@ TEST(Prepare, RefusesWhatDoesNotFit) {
   EXPECT_NO_THROW(prepare(chart(32, 32, 3), processing, 3));
   EXPECT_EQ(message_of([&] { prepare(chart(28, 32, 3), processing, 3); }),
             "[prepare] image: saw 28 x 32, needs 32 x 32 (the model's processing does not resize)");
-  processing.crop_from = 40;
-  EXPECT_EQ(message_of([&] { prepare(chart(28, 40, 3), processing, 3); }),
-            "[prepare] image: saw 28 x 40, needs at least 32 x 32 to cut out its centre");
+  processing.resize = processing.keep_aspect = true;
+  EXPECT_EQ(message_of([&] { prepare(chart(28, 35, 3), processing, 3); }),
+            "[prepare] image: saw 32 x 40, needs 32 x 32 (the model's processing keeps the aspect "
+            "and cuts nothing off)");
+}
+
+/// What Transformers' image processor gives to a model of `height` x `width`.
+void expect_prepared(const std::string& source, const std::string& result, std::int64_t crop_from,
+                     bool keep_aspect, int resample, bool resize = true) {
+  const Image expected = picture(result);
+  ImageProcessing processing;
+  processing.height = expected.height;
+  processing.width = expected.width;
+  processing.crop_from = crop_from;
+  processing.keep_aspect = keep_aspect;
+  processing.resample = resample;
+  processing.resize = resize;
+  const auto planes = prepare(picture(source), processing, 3);
+  ASSERT_EQ(planes.size(), expected.pixels.size()) << result;
+  const std::size_t area = planes.size() / 3;
+  for (std::size_t i = 0; i < planes.size(); ++i)
+    ASSERT_EQ(planes[i % 3 * area + i / 3], expected.pixels[i]) << result << " " << i;
+}
+
+TEST(Prepare, DoesAsTransformersImageProcessorsDo) {
+  expect_prepared("colour", "colour_clip", 40, true, bicubic);
+  expect_prepared("tall", "tall_clip", 37, true, bicubic);
+  expect_prepared("colour", "colour_bit_border", 25, true, bicubic);
+  expect_prepared("colour", "colour_bit_untouched", 224, true, bicubic, false);
+  expect_prepared("tall", "tall_convnext", 36, true, bilinear);
+  expect_prepared("colour", "colour_convnext_share", 35, true, bicubic);
+  expect_prepared("colour", "colour_convnext_large", 0, false, nearest);
+  expect_prepared("colour", "colour_deit", 36, false, bicubic);
+  expect_prepared("colour", "colour_vit_uncropped", 0, false, bilinear);
 }
 
 TEST(IsImage, GoesByTheExtension) {
