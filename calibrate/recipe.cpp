@@ -23,7 +23,8 @@ std::filesystem::path beside(const std::filesystem::path& recipe, std::filesyste
 }
 
 DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
-  table.allow({"format", "path", "train_limit", "validation", "flip", "shift", "splice", "length"});
+  table.allow({"format", "path", "train_limit", "validation", "flip", "shift", "splice", "length",
+               "exif_rotation"});
   DataRecipe data;
   if (const auto format = table.find("format"))
     data.format = format->one_of(
@@ -36,6 +37,7 @@ DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
   how.flip = table.boolean("flip", how.flip);
   how.shift = table.integer("shift", 0, 64, how.shift);
   how.splice = table.number("splice", 0, 1, how.splice);
+  data.exif_rotation = table.boolean("exif_rotation", false);
   data.length = table.integer("length", 0, 1 << 22, data.length);
   return data;
 }
@@ -79,7 +81,18 @@ model::ImageProcessing read_processing(const Reader& table, const model::ModelCo
   return processing;
 }
 
-/// The checkpoint's config, with another task where the recipe asks for one.
+/// A head for other classes than the checkpoint's, or its first: for as many as the recipe says, or
+/// else as the data have.
+void read_image_head(const Reader& table, model::ModelConfig& config) {
+  const auto labels = table.find("labels");
+  const auto classes = table.find("classes");
+  if (!labels && !classes) return;
+  config.classes =
+      classes ? classes->integer(2, 1 << 20) : static_cast<std::int64_t>(labels->items().size());
+  config.labels.clear();
+}
+
+/// The checkpoint's config, with another task or other classes where the recipe asks for them.
 model::ModelConfig read_started(const Reader& table, const std::filesystem::path& start) {
   table.allow({"start", "task", "classes", "labels"});
   model::ModelConfig config = model::read_config(start);
@@ -93,6 +106,7 @@ model::ModelConfig read_started(const Reader& table, const std::filesystem::path
     config.classes = table.at("classes").integer(2, 1 << 20);
     config.labels.clear();
   }
+  if (!config.is_text()) read_image_head(table, config);
   if (const auto labels = table.find("labels")) {
     config.labels.clear();
     for (const Reader& label : labels->items()) config.labels.push_back(label.text());

@@ -33,6 +33,8 @@ struct DataRecipe {
   std::int64_t length = 0;
   /// As the caller wants it, not in the file; see model::DatasetSource.
   bool lossy = false;
+  /// See model::DatasetSource.
+  bool exif_rotation = false;
 };
 
 /// What moves the matrices of the blocks; AdamW moves all else. Muon (Jordan and others 2024)

@@ -45,6 +45,7 @@ model::DatasetSource source_of(const DataRecipe& recipe, const std::string& spli
   source.tokenizer = tokenizer;
   source.length = recipe.length;
   source.lossy = recipe.lossy;
+  source.exif_rotation = recipe.exif_rotation;
   return source;
 }
 

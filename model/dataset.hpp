@@ -66,6 +66,8 @@ struct DatasetSource {
   std::int64_t stride = 0;
   /// What is no valid UTF-8 is replaced instead of refused.
   bool lossy = false;
+  /// Of image files: they are turned upright as their EXIF says; see ReadImageOptions.
+  bool exif_rotation = false;
 };
 
 /// Reads and checks (magic, UTF-8, counts, sizes, labels in range). Throws std::runtime_error with

@@ -261,6 +261,7 @@ const std::vector<Option>& options() {
       {"ignore-end", Kind::flag, "", "", "go on behind the model's end of text"},
       {"top", Kind::integer, "N", "1", "classes to print, or tokens for a mask", 1, 1000},
       {"logits", Kind::flag, "", "", "print all logits"},
+      {"exif-rotation", Kind::flag, "", "", "turn photographs upright as their EXIF says"},
       {"lossy", Kind::flag, "", "", "replace what is no valid UTF-8 instead of refusing it"},
       {"times", Kind::flag, "", "", "say where the time went, predicted beside measured"},
       {"requests", Kind::integer, "N", "200", "requests to measure", 1, 10000000},

@@ -13,6 +13,7 @@
 
 #include "base/units.hpp"
 #include "model/config/folder_fields.hpp"
+#include "model/config/hugging_face.hpp"
 
 namespace cleave::tools {
 namespace {
@@ -156,8 +157,17 @@ void ProgressBar::draw(const base::Progress& progress) {
 
 void say_notes(const std::filesystem::path& folder) {
   static std::set<std::string> said;
-  for (const std::string& note : model::folder_notes(folder))
+  const auto say = [](const std::string& note) {
     if (said.insert(note).second) std::fprintf(stderr, "note: %s\n", note.c_str());
+  };
+  for (const std::string& note : model::folder_notes(folder)) say(note);
+  try {
+    const model::ModelConfig config = model::read_config(folder);
+    if (!config.tied_head) return;
+    for (const auto& note : model::tensor_notes(config, model::TensorFiles(folder))) say(note);
+  } catch (
+      const std::runtime_error&) {  // a tokenizer alone; who reads the model says what is wrong
+  }
 }
 
 void warn_of_shortened(std::int64_t texts, std::int64_t length) {

@@ -58,7 +58,8 @@ class ProgressBar {
   std::string what_;
 };
 
-/// Says on standard error what a model folder's files say and is ignored, once in a run.
+/// Says on standard error what a model folder's files say and is ignored, and what is odd about its
+/// tensors, once in a run.
 void say_notes(const std::filesystem::path& folder);
 
 /// Says on standard error how many texts of a data set were cut to `length` tokens (0: the

@@ -106,6 +106,31 @@ TEST(TrainRecipe, GivesAnyEncoderOfTextsANewTask) {
                   "roberta, distilbert) is given anew");
 }
 
+TEST(TrainRecipe, GivesAnImageModelAHeadForOtherClasses) {
+  const Scratch scratch;
+  fs::create_directories(scratch / "start");
+  const auto classes_with = [&](std::int64_t classes, const std::string& line) {
+    model::ModelConfig config = model::testing::tiny_config();
+    config.classes = classes;
+    config.labels = {"a", "b", "c", "d"};
+    if (classes == 0) config.labels.clear();
+    model::write_config(config, scratch / "start");
+    const TrainRecipe recipe = read_train_recipe(
+        written(scratch, "format = 1\n[data]\npath = \"x\"\n[model]\nstart = \"start\"\n" + line +
+                             "\n[schedule]\nepochs = 1\n"));
+    return std::pair(recipe.model.classes, recipe.model.labels);
+  };
+  using Labels = std::vector<std::string>;
+  EXPECT_EQ(classes_with(4, ""), std::pair(std::int64_t{4}, Labels{"a", "b", "c", "d"}));
+  EXPECT_EQ(classes_with(4, "classes = 3"), std::pair(std::int64_t{3}, Labels{}));
+  EXPECT_EQ(classes_with(4, "labels = [\"x\", \"y\"]"),
+            std::pair(std::int64_t{2}, Labels{"x", "y"}));
+  EXPECT_EQ(classes_with(0, ""), std::pair(std::int64_t{0}, Labels{}));  // as the data have
+  EXPECT_EQ(classes_with(0, "classes = 5"), std::pair(std::int64_t{5}, Labels{}));
+  expect_contains(message_of([&] { classes_with(4, "classes = 3\nlabels = [\"x\"]"); }),
+                  "labels: saw 1 names, needs 3");
+}
+
 TEST(CalibrateRecipe, LeavesOutStagesThatItDoesNotName) {
   const Scratch scratch;
   const CalibrateRecipe recipe =

@@ -213,6 +213,28 @@ TEST(Train, DoesNotWriteIntoABundle) {
   EXPECT_EQ(contents(bundle), before);
 }
 
+TEST(Train, GivesAModelWithoutAHeadOneForTheClassesOfTheData) {
+  const Scratch scratch;
+  TrainRecipe recipe = bars_recipe(bars(scratch), 4);
+  model::Transformer headless = model::load(bars_teacher(scratch));
+  headless.config.classes = 0;
+  headless.tensors.erase("head.weight");
+  headless.tensors.erase("head.bias");
+  model::save(headless, scratch / "headless");
+  recipe.start = scratch / "headless";
+  recipe.model = headless.config;
+  const TrainSummary summary = train(recipe, scratch / "out");
+  const model::Transformer trained = model::load(scratch / "out");
+  EXPECT_EQ(trained.config.classes, 4);
+  EXPECT_GT(summary.test, 0.9);
+  // The rest began where the start ended.
+  EXPECT_LT((trained["embedding.patch.weight"] - headless["embedding.patch.weight"])
+                .abs()
+                .max()
+                .item<double>(),
+            0.5);
+}
+
 TEST(Train, DoesNotReplaceWhatItStartsFrom) {
   const Scratch scratch;
   TrainRecipe recipe = bars_recipe(bars(scratch), 1);

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <zlib.h>
 
+#include "model/checkpoint.hpp"
 #include "tests/tools/command_line.hpp"
 
 namespace cleave::tools {
@@ -251,6 +253,49 @@ TEST_F(BadInput, ABrokenImageDoesNotKeepTheOthersFromTheirAnswers) {
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(ran.error.find("a.png: no answer: "), std::string::npos) << ran.error;
   EXPECT_NE(ran.out.find("b.png: "), std::string::npos) << ran.out;
+}
+
+TEST_F(BadInput, AModelWithoutAHeadSaysSo) {
+  model::Transformer model = model::load(*shared_ / "model");
+  model.config.classes = 0;
+  model.config.labels.clear();
+  model::save(model, own_ / "headless");
+  write_image(own_ / "a.png");
+  expect_refusal({"infer", own_ / "headless", own_ / "a.png"}, 1,
+                 {"headless", "saw a model without a head", "cleave train"});
+}
+
+/// A picture that says in its EXIF that its first row is the right side.
+std::string turned_png(const std::string& png) {
+  const std::string exif("eXIfMM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0", 30);
+  const auto big_endian = [](unsigned long value) {
+    std::string bytes;
+    for (int place = 24; place >= 0; place -= 8) bytes += static_cast<char>(value >> place & 0xff);
+    return bytes;
+  };
+  const std::size_t at = png.find("IDAT") - 4;
+  return png.substr(0, at) + big_endian(exif.size() - 4) + exif +
+         big_endian(crc32(0, reinterpret_cast<const Bytef*>(exif.data()),
+                          static_cast<unsigned>(exif.size()))) +
+         png.substr(at);
+}
+
+TEST_F(BadInput, WhatAPictureDoesNotShowIsSaidOnce) {
+  write_image(own_ / "images/a.png");
+  const std::string turned = turned_png(base::read_text(own_ / "images/a.png"));
+  base::write_whole(own_ / "images/a.png", turned);
+  base::write_whole(own_ / "images/b.png", turned);
+  std::vector<std::string> words = {"infer", *shared_ / "bundle", own_ / "images", "--local"};
+  const auto plain = run_cleave(own_, words);
+  EXPECT_EQ(plain.code, 0) << plain.error;
+  const std::string note = "its EXIF says which way is up, which is not followed";
+  const std::size_t at = plain.error.find(note);
+  EXPECT_NE(at, std::string::npos) << plain.error;
+  EXPECT_EQ(plain.error.find(note, at + 1), std::string::npos) << plain.error;
+  words.push_back("--exif-rotation");
+  const auto upright = run_cleave(own_, words);
+  EXPECT_EQ(upright.code, 0) << upright.error;
+  EXPECT_EQ(upright.error.find("EXIF"), std::string::npos) << upright.error;
 }
 
 TEST_F(BadInput, NamesThatAreNoUtf8AreNoReasonToFail) {

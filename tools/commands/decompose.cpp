@@ -32,6 +32,7 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
   source.limit = args.integer("rows");
   source.length = args.integer("length");
   source.lossy = args.flag("lossy");
+  source.exif_rotation = args.flag("exif-rotation");
   std::optional<model::Tokenizer> tokenizer;
   if (teacher.config.is_text())
     tokenizer = model::read_tokenizer(folder, teacher.config.vocabulary);
@@ -155,8 +156,8 @@ Command decompose_command() {
   return {"decompose",
           "cut the weights as a plan says and write a bundle",
           {{"MODEL", "model folder"}},
-          {"plan", "out", "data", "data-format", "length", "lossy", "rows", "importance", "fleet",
-           "threads", "force", "dry-run", "format", "verbose"},
+          {"plan", "out", "data", "data-format", "length", "lossy", "exif-rotation", "rows",
+           "importance", "fleet", "threads", "force", "dry-run", "format", "verbose"},
           "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};

@@ -35,6 +35,7 @@ int evaluate(const Args& args) {
   const bool whole = source.split == "test" && source.limit == 0;
   source.length = args.integer("length");
   source.lossy = args.flag("lossy");
+  source.exif_rotation = args.flag("exif-rotation");
   source.stride = args.integer("stride");
   const bool bundle = std::filesystem::exists(std::filesystem::path(args.at(0)) / "manifest.json");
   if (!bundle && args.has("teacher"))
@@ -87,8 +88,8 @@ Command evaluate_command() {
   return {"evaluate",
           "quality of a model, or of the teacher, each part, the fused whole and every subset",
           {{"BUNDLE", "bundle or model folder"}},
-          {"data", "data-format", "split", "limit", "length", "stride", "lossy", "teacher",
-           "target", "threads", "accelerator", "csv", "dry-run", "format", "verbose"},
+          {"data", "data-format", "split", "limit", "length", "stride", "lossy", "exif-rotation",
+           "teacher", "target", "threads", "accelerator", "csv", "dry-run", "format", "verbose"},
           "cleave evaluate bundle/ --teacher teacher/ --data /usr/share/datasets/fashion-mnist",
           evaluate};
 }

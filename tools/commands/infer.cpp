@@ -5,6 +5,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <set>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -24,9 +25,16 @@
 namespace cleave::tools {
 namespace {
 
-net::Value to_pixels(const std::filesystem::path& path, const model::ModelConfig& config) {
-  const auto planes =
-      model::prepare(model::read_image(path, config.channels), config.processing, config.channels);
+/// A picture as the model takes it; what its pixels do not show is said once for each kind.
+net::Value to_pixels(const std::filesystem::path& path, const model::ModelConfig& config,
+                     bool exif_rotation) {
+  static std::set<std::string> said;
+  model::ReadImageOptions options;
+  options.exif_rotation = exif_rotation;
+  const model::Image image = model::read_image(path, config.channels, options);
+  if (!image.note.empty() && said.insert(image.note).second)
+    std::fprintf(stderr, "note: [%s] %s\n", path.c_str(), image.note.c_str());
+  const auto planes = model::prepare(image, config.processing, config.channels);
   net::Value value;
   value.element = base::Element::u8;
   value.dims = {1, config.channels, config.image_height, config.image_width};
@@ -129,13 +137,14 @@ struct Asked {
   std::function<Question()> read;
 };
 
-std::vector<Asked> images_of(const std::vector<std::string>& words,
+std::vector<Asked> images_of(const Args& args, const std::vector<std::string>& words,
                              const model::ModelConfig& config) {
+  const bool upright = args.flag("exif-rotation");
   std::vector<Asked> asked;
   for (const auto& word : words)
     for (const auto& path : model::list_images(word))
-      asked.push_back({path.string(), [path, &config] {
-                         return Question{path.string(), to_pixels(path, config), {}};
+      asked.push_back({path.string(), [path, &config, upright] {
+                         return Question{path.string(), to_pixels(path, config, upright), {}};
                        }});
   return asked;
 }
@@ -259,7 +268,7 @@ int infer(const Args& args) {
   const Source source = source_of(args, folder);
   const model::ModelConfig& config = source.plan.teacher;
   if (!config.is_text()) {
-    const auto images = images_of(words, config);
+    const auto images = images_of(args, words, config);
     if (images.empty()) throw UsageError("[infer] no image to look at");
     return open_and_ask(args, source, nullptr, images);
   }
@@ -275,15 +284,16 @@ int infer(const Args& args) {
 }  // namespace
 
 Command infer_command() {
-  return {"infer",
-          "answer for images or texts: a model alone, or a bundle as aggregator, --local or --via",
-          {{"MODEL", "model or bundle folder (not with --via)", false},
-           {"INPUT", "images or folders of images; of models of text, texts", false, true}},
-          {"texts", "tokenizer", "lossy", "local", "via", "fleet", "hosts", "plan", "without",
-           "require-all", "deadline", "join-timeout", "concurrency", "top", "logits", "times",
-           "max-queue", "format", "verbose"},
-          "cleave infer bundle/ cat.png --top 3",
-          infer};
+  return {
+      "infer",
+      "answer for images or texts: a model alone, or a bundle as aggregator, --local or --via",
+      {{"MODEL", "model or bundle folder (not with --via)", false},
+       {"INPUT", "images or folders of images; of models of text, texts", false, true}},
+      {"texts", "tokenizer", "lossy",   "exif-rotation", "local",    "via",          "fleet",
+       "hosts", "plan",      "without", "require-all",   "deadline", "join-timeout", "concurrency",
+       "top",   "logits",    "times",   "max-queue",     "format",   "verbose"},
+      "cleave infer bundle/ cat.png --top 3",
+      infer};
 }
 
 }  // namespace cleave::tools

@@ -116,6 +116,11 @@ plan::Plan whole_model(const std::string& folder) {
   plan::Plan plan;
   plan.strategy = "local";
   plan.teacher = model::read_config(folder);
+  if (!plan.teacher.answers())
+    throw std::runtime_error(
+        "[" + folder + "] saw a model without a head, which gives features and no answers; " +
+        (plan.teacher.is_text() ? "needs one with its head"
+                                : "`cleave train` gives it one: a recipe's [model] start"));
   plan.parts.resize(1);
   plan.parts[0].device = plan.aggregator = "here";
   plan.parts[0].config = plan.teacher;
