@@ -173,6 +173,11 @@ TEST(Reader, NamesTheNearestOfTheKnownKeys) {
             }),
             "[fleet.toml] train.epohcs: unknown key; known are batch, seed");
   EXPECT_NO_THROW(recipe.allow({"train"}));
+  // Behind one that is known, too.
+  EXPECT_EQ(message_of([] {
+              toml("batch = 1\nepohcs = 3\n").allow({"epochs", "batch"});
+            }),
+            "[fleet.toml] epohcs: unknown key; did you mean \"epochs\"?");
 }
 
 TEST(Reader, ListsTheKeys) {

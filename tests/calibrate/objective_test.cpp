@@ -294,10 +294,15 @@ TEST(Average, IsWhatIsJudgedAndKept) {
   const Split split = read_split(recipe.data, recipe.model);
   Lanes lanes(2);
   EXPECT_EQ(summary.epochs.back().validation, quality(kept, split.validation, lanes));
-  // Not the weights themselves, which are in the checkpoint beside it.
+  // The weights themselves learn as without it; once it is kept, the checkpoint has them there.
   recipe.ema = 0;
   train(recipe, scratch / "plain");
   const auto plain = model::load(scratch / "plain");
+  const model::TensorFiles checkpoint(scratch / "out/.work/checkpoint.safetensors");
+  for (const auto& [name, tensor] : plain.tensors) {
+    const auto& entry = checkpoint.at("average." + name);
+    EXPECT_TRUE(model::read_tensor(checkpoint, entry).equal(tensor)) << name;
+  }
   EXPECT_FALSE(kept.tensors.begin()->second.equal(plain.tensors.begin()->second));
 }
 

@@ -148,11 +148,13 @@ TEST(Weights, MuonMovesMatricesOfBlocksAndAdamWTheRest) {
   options.clip_norm = 0;
   weights.start(options, all_move);
   at::manual_seed(2);
-  const at::Tensor gradient = at::randn({4, 2});
+  const at::Tensor constant = at::randn({4, 2});
   at::Tensor momentum = at::zeros({4, 2}), expected = at::ones({4, 2});
   Lanes lanes(2);
   for (int step = 0; step < 3; ++step) {
-    ((copies[0] + copies[1]) * gradient).sum().backward();
+    // Of a constant gradient the momentum would have its direction.
+    const at::Tensor gradient = at::randn({4, 2});
+    (copies[0] * gradient + copies[1] * constant).sum().backward();
     weights.step(lanes, 0.01);
     momentum = 0.95 * momentum + 0.05 * gradient;
     const at::Tensor ahead = 0.05 * gradient + 0.95 * momentum;

@@ -209,6 +209,8 @@ TEST(Work, CopiesWhatIsStoredTransposedOrTogether) {
   config.tied_head = true;
   config.activation = model::Activation::gelu_tanh;
   EXPECT_EQ(loading_bytes(config), 4.0 * 2 * 3 * 32 * 32);
+  config.layers = {{4, 480}};
+  EXPECT_EQ(loading_bytes(config), 4.0 * 2 * 32 * 480);
 }
 
 TEST(Work, TransformsWhatAMaskedModelReads) {

@@ -22,11 +22,32 @@ int count_of(const std::string& text, const std::string& part) {
   return count;
 }
 
+std::string big_endian(std::uint32_t x) {
+  return {static_cast<char>(x >> 24), static_cast<char>(x >> 16), static_cast<char>(x >> 8),
+          static_cast<char>(x)};
+}
+
+/// 8x8 images in IDX whose brightness is their class, classes in turn.
+void make_idx(const std::string& folder, const std::string& lead, std::uint32_t count) {
+  std::mt19937 random(3);
+  std::string images = big_endian(0x803) + big_endian(count) + big_endian(8) + big_endian(8);
+  std::string labels = big_endian(0x801) + big_endian(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    labels += static_cast<char>(i % 3);
+    for (int p = 0; p < 64; ++p) images += static_cast<char>(10 + 85 * (i % 3) + random() % 60);
+  }
+  write_text(folder + "/" + lead + "-images-idx3-ubyte", images);
+  write_text(folder + "/" + lead + "-labels-idx1-ubyte", labels);
+}
+
+/// The teacher is random: the labels alone say what is right.
 std::string calibrate_recipe(const std::string& rate, const std::string& validation = "60") {
-  return "format = 1\nthreads = 1\n[data]\npath = \"data\"\nflip = false\nshift = 0\nvalidation "
-         "= " +
-         validation + "\n[joint]\nepochs = 2\nbatch = 20\nclip_norm = 0\nwarmup_epochs = 0\n" +
-         "learning_rate = " + rate + "\n";
+  return "format = 1\nthreads = 1\n[data]\npath = \"data\"\nflip = false\nshift = 0\n"
+         "validation = " +
+         validation +
+         "\n[joint]\nepochs = 5\nbatch = 20\nclip_norm = 0\nwarmup_epochs = 0\nlabels = 1\n"
+         "soft_targets = 0\nfeatures = 0\nlearning_rate = " +
+         rate + "\n";
 }
 
 std::string train_recipe(int seed) {
@@ -58,6 +79,8 @@ class Guards : public testing::Test {
     const Scratch& s = *shared_;
     make_images(s / "data/train", 240, 1);
     make_images(s / "data/test", 30, 2);
+    make_idx(s / "idx", "train", 240);
+    make_idx(s / "idx", "t10k", 30);
     make_tiny_plan(s);
     for (const char* model : {"model", "other"}) {
       make_tiny_model(s, s / model, model[0]);
@@ -71,7 +94,7 @@ class Guards : public testing::Test {
     run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--out",
          s / "cut"});
     fs::copy(s / "cut", s / "calibrated", fs::copy_options::recursive);
-    run({"calibrate", s / "calibrated", "--teacher", s / "model", "--data", s / "data", "--recipe",
+    run({"calibrate", s / "calibrated", "--teacher", s / "model", "--data", s / "idx", "--recipe",
          s / "good.toml"});
   }
   static void TearDownTestSuite() {
@@ -253,8 +276,8 @@ TEST_F(Guards, CalibrateThatEndsWorseKeepsTheBundleAndExitsWith3) {
   const Scratch& s = *shared_;
   const std::string bundle = copy("calibrated");
   const std::string before = identity(bundle);
-  const Words words{"calibrate", bundle,     "--teacher", s / "model",
-                    "--data",    s / "data", "--recipe",  s / "bad.toml"};
+  const Words words{"calibrate", bundle,    "--teacher", s / "model",
+                    "--data",    s / "idx", "--recipe",  s / "bad.toml"};
   const auto ran = run(words, 3);
   EXPECT_TRUE(contains(ran.out, "fused before the first step ")) << ran.out;
   EXPECT_TRUE(contains(ran.out, "it ended worse than it began: the bundle keeps its weights"))
