@@ -37,6 +37,7 @@ int agent(const Args& args) {
   options.max_requests = static_cast<int>(args.integer("max-requests"));
   options.memory_bytes = args.bytes("memory");
   options.on_listening = [&](const std::string& address) {
+    warn_of_weights(weights, args.at(0));
     announce(args.json(), options.device, address, runtime_bytes, weights);
   };
   if (args.flag("verbose"))
@@ -45,7 +46,6 @@ int agent(const Args& args) {
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",
                  options.listen.c_str());
 
-  warn_of_weights(weights, args.at(0));
   const auto predicted = plan.prediction.of(options.device);
   const double needs = predicted.runtime_bytes + predicted.model_bytes;
   if (options.memory_bytes > 0 && needs > options.memory_bytes)

@@ -121,6 +121,7 @@ struct Target {
   plan::Plan plan;  // of a model alone or a server: what it takes, no prediction
   std::string what;
   plan::WeightsState weights = plan::WeightsState::unknown;
+  std::string where;  // the folder or server that has them
 };
 
 Target find_target(const Args& args) {
@@ -135,6 +136,7 @@ Target find_target(const Args& args) {
   const Source source = source_of(args, folder);
   target.plan = source.plan;
   target.weights = source.weights;
+  target.where = source.where;
   target.service = source.open();
   return target;
 }
@@ -217,6 +219,7 @@ int bench(const Args& args) {
   add_row(table, "fuse", measured.fuse_s, on_fleet ? predicted_fuse_s(target.plan) : 0);
   add_row(table, "aggregator overhead", measured.overhead_s);
   write_csv(args, table);
+  if (!measured.latency_s.empty()) warn_of_weights(target.weights, target.where);
 
   const double rate = static_cast<double>(workload.shape().batch) *
                       static_cast<double>(measured.latency_s.size()) / measured.wall_s;

@@ -242,9 +242,12 @@ int go_on(const Args& args, const Source& source, Prompts prompts,
     screen.show(more);
   };
   std::exception_ptr failure;
+  bool warned = false;
   const auto results = infer::generate(
       std::ref(asking), asking.id, prompts.ids, options,
       [&](std::size_t i, std::int64_t token) {
+        if (!warned) warn_of_weights(source.weights, source.where);
+        warned = true;
         if (prompts.streams.empty()) return true;
         show(i, prompts.streams[i].push(static_cast<model::TokenId>(token)));
         return !prompts.streams[i].stopped();

@@ -108,7 +108,7 @@ void report(const Args& args, const Question& question, const infer::Response& r
                    response.message.c_str());
     return;
   }
-  ++counts.answered;
+  if (++counts.answered == 1) warn_of_weights(source.weights, source.where);
   if (!missing.empty()) ++counts.partial;
   if (args.json()) {
     nlohmann::json json = answers.json(question, response.output);

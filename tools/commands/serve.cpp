@@ -21,12 +21,12 @@ int serve(const Args& args) {
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
   options.on_listening = [&](const std::string& address) {
+    warn_of_weights(weights, args.at(0));
     announce(args.json(), "aggregator", address, runtime_bytes, weights);
   };
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can ask\n",
                  options.listen.c_str());
-  warn_of_weights(weights, args.at(0));
   auto server = from_options([&] { return infer::Server(*aggregator, bundle, options); });
   std::thread watcher([&server] {
     wait_for_signal();

@@ -144,6 +144,7 @@ void expect_same_model(const model::ModelConfig& config, const base::Reader& ser
 
 Source source_of(const Args& args, const std::filesystem::path& folder) {
   Source source;
+  source.where = folder.string();
   const bool bundled = !folder.empty() && std::filesystem::exists(folder / "manifest.json");
   std::shared_ptr<const plan::Bundle> bundle;
   if (bundled) {
@@ -151,7 +152,6 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
     source.plan = bundle->plan(args.text_or("plan"));
     source.tokenizer = bundle->tokenizer_path(source.plan);
     source.weights = plan::weights_state(*bundle, source.plan);
-    if (!args.has("via")) warn_of_weights(source.weights, folder.string());
   } else {
     source.tokenizer = folder;
   }
@@ -166,7 +166,7 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
       expect_same_model(source.plan.teacher, served, folder);
     else
       source.plan.teacher = model::config_from_json(served);
-    warn_of_weights(source.weights, address);
+    source.where = address;
     *client = std::move(dialled);
     source.open = [client] { return std::move(*client); };
   } else if (!bundled) {
@@ -174,7 +174,6 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
     source.plan = whole_model(folder.string());
     source.weights =
         source.plan.teacher.random_weights ? plan::WeightsState::random : plan::WeightsState::exact;
-    warn_of_weights(source.weights, folder.string());
     source.open = [folder] { return make_original(folder.string()); };
   } else if (args.flag("local")) {
     source.open = [&args, bundle, plan = source.plan] { return make_local(args, *bundle, plan); };

@@ -22,13 +22,15 @@ struct Source {
   std::filesystem::path tokenizer;
   /// What the weights are that answer; `unknown` of an older server.
   plan::WeightsState weights = plan::WeightsState::unknown;
+  /// The folder or the server that has them.
+  std::string where;
   /// Loads or joins what answers, once. Throws NobodyAnswers where no agent does.
   std::function<std::unique_ptr<infer::Service>()> open;
 };
 
 /// The server of --via, or what is in `folder`: a bundle's agents (its parts in this process with
 /// --local), or a model alone, whole. With --via a folder is asked for its tokenizer only, and may
-/// be empty. Warns of weights whose answers mean little. Throws std::runtime_error where the server
+/// be empty. Throws std::runtime_error where the server
 /// of --via runs another model than that of the folder's bundle.
 Source source_of(const Args& args, const std::filesystem::path& folder);
 
