@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include <ATen/ATen.h>
 
@@ -10,14 +9,6 @@
 
 namespace cleave::calibrate {
 namespace {
-
-constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
-
-std::uint64_t mix(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
 
 struct Move {
   bool mirror = false;
@@ -54,16 +45,19 @@ void move_plane(const std::uint8_t* from, std::uint8_t* to, std::int64_t height,
   }
 }
 
-at::Tensor moved(const at::Tensor& images, const at::Tensor& indices, const Augmentation& how,
+at::Tensor moved(const model::Dataset& data, const at::Tensor& indices, const Augmentation& how,
                  std::uint64_t seed, std::uint64_t view) {
+  const at::Tensor& images = data.inputs;
+  const at::Tensor places = data.places_of(indices);
   const std::int64_t planes = images.size(1), height = images.size(2), width = images.size(3);
   const std::int64_t area = height * width;
   at::Tensor moved = at::zeros({indices.size(0), planes, height, width}, at::kByte);
   for (std::int64_t i = 0; i < indices.size(0); ++i) {
     const std::int64_t index = indices.data_ptr<std::int64_t>()[i];
     const Move move = draw_move(how, seed, view, index);
+    const std::int64_t place = places.data_ptr<std::int64_t>()[i];
     for (std::int64_t c = 0; c < planes; ++c)
-      move_plane(images.data_ptr<std::uint8_t>() + (index * planes + c) * area,
+      move_plane(images.data_ptr<std::uint8_t>() + (place * planes + c) * area,
                  moved.data_ptr<std::uint8_t>() + (i * planes + c) * area, height, width, move);
   }
   return moved;
@@ -71,13 +65,13 @@ at::Tensor moved(const at::Tensor& images, const at::Tensor& indices, const Augm
 
 /// A text keeps its first token, and ends with the last one of the other: what a tokenizer puts
 /// around texts stays around them.
-at::Tensor spliced(const at::Tensor& texts, const at::Tensor& indices, double share,
+at::Tensor spliced(const model::Dataset& texts, const at::Tensor& indices, double share,
                    std::uint64_t seed, std::uint64_t view) {
-  at::Tensor rows = texts.index_select(0, indices);
+  at::Tensor rows = texts.rows(indices);
   for (std::int64_t i = 0; i < rows.size(0); ++i) {
     Draw draw({seed, view, static_cast<std::uint64_t>(indices[i].item<std::int64_t>())});
     at::Tensor row = rows[i];
-    const at::Tensor other = texts[draw.below(texts.size(0))];
+    const at::Tensor other = texts.rows(at::full({1}, draw.below(texts.size()), at::kLong))[0];
     const auto lengths = model::lengths_of(at::stack({row, other}));
     const std::int64_t length = lengths[0], other_length = lengths[1];
     if (draw.uniform() >= share || length < 2 || other_length < 2) continue;
@@ -91,39 +85,13 @@ at::Tensor spliced(const at::Tensor& texts, const at::Tensor& indices, double sh
 
 }  // namespace
 
-Draw::Draw(std::initializer_list<std::uint64_t> key) {
-  for (const std::uint64_t part : key) state_ = mix(state_ + golden + part);
-}
-
-std::uint64_t Draw::next() {
-  state_ += golden;
-  return mix(state_);
-}
-
-std::int64_t Draw::below(std::int64_t count) {
-  // The bias of the remainder is below 2^-40 for every count that occurs.
-  return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(count));
-}
-
-double Draw::uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
-
-std::vector<std::int64_t> shuffled(std::int64_t count, std::initializer_list<std::uint64_t> key) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), 0);
-  Draw draw(key);
-  for (std::int64_t i = count - 1; i > 0; --i)
-    std::swap(order[static_cast<std::size_t>(i)],
-              order[static_cast<std::size_t>(draw.below(i + 1))]);
-  return order;
-}
-
-at::Tensor take_view(const at::Tensor& rows, const at::Tensor& indices, const Augmentation& how,
+at::Tensor take_view(const model::Dataset& data, const at::Tensor& indices, const Augmentation& how,
                      std::uint64_t seed, std::uint64_t view) {
-  const bool images = rows.dim() == 4;
+  const bool images = data.inputs.dim() == 4;
   if (view > 0 && images && (how.flip || how.shift > 0))
-    return moved(rows, indices, how, seed, view);
-  if (view > 0 && !images && how.splice > 0) return spliced(rows, indices, how.splice, seed, view);
-  return rows.index_select(0, indices);
+    return moved(data, indices, how, seed, view);
+  if (view > 0 && !images && how.splice > 0) return spliced(data, indices, how.splice, seed, view);
+  return data.rows(indices);
 }
 
 at::Tensor take_windows(const at::Tensor& stream, const at::Tensor& inputs,

@@ -183,6 +183,10 @@ class Calibration {
     teacher_.move_to(device);
     tokenizer_ = tokenizer_of(plan_.teacher, teacher);
     Split data = read_split(recipe.data, plan_.teacher, tokenizer_.get());
+    held_out_ = data.held_out;
+    remarks_ = data.remarks;
+    compare_splits(data);
+    base::say(remarks_, progress);
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
     copies_.assign(static_cast<std::size_t>(group.pieces()), student_);
@@ -253,6 +257,7 @@ class Calibration {
   bool is_calibrated() const;
   void note(plan::CalibrationState state) const;
   void write() const;
+  void compare_splits(const Split& split);
   double fused_quality();
   double alone_quality(std::size_t part);
 
@@ -269,6 +274,8 @@ class Calibration {
   std::unique_ptr<const model::Tokenizer> tokenizer_;
   model::Dataset training_, validation_;
   std::string data_digest_;
+  model::HeldOut held_out_;
+  base::Remarks remarks_;
   std::vector<TeacherView> views_;  // none for a language model: its answers are asked for live
   double teacher_quality_ = nan, start_quality_ = nan, end_quality_ = nan;
   bool rejected_ = false;
@@ -288,7 +295,7 @@ bool Calibration::ask_teacher() {
     const auto report = [&](std::int64_t done) {
       return run_->report({what, done, training_.size(), ""});
     };
-    auto outputs = cache.view(teacher_, training_.inputs, how, recipe_.seed, view, lanes_, report);
+    auto outputs = cache.view(teacher_, training_, how, recipe_.seed, view, lanes_, report);
     if (!outputs) return false;
     views_.push_back(std::move(*outputs));
   }
@@ -309,7 +316,7 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
           take_windows(training_.stream, training_.inputs, indices, recipe_.seed, view).to(device);
       batch.targets = windows.narrow(1, 1, windows.size(1) - 1).to(at::kLong);
     } else {
-      windows = training_.inputs.index_select(0, indices).to(device);
+      windows = training_.rows(indices).to(device);
       batch.targets = targets_of(training_, indices).to(device);
     }
     batch.inputs = model::inputs_of(plan_.teacher, windows);
@@ -320,8 +327,8 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
   }
   const int view = at.epoch % recipe_.views;
   const TeacherView& teacher = views_[static_cast<std::size_t>(view)];
-  const at::Tensor rows = take_view(training_.inputs, indices, recipe_.data.augmentation,
-                                    recipe_.seed, static_cast<std::uint64_t>(view));
+  const at::Tensor rows = take_view(training_, indices, recipe_.data.augmentation, recipe_.seed,
+                                    static_cast<std::uint64_t>(view));
   batch.inputs = model::inputs_of(plan_.teacher, rows.to(device));
   batch.targets = targets_of(training_, indices);
   if (batch.targets.defined()) batch.targets = batch.targets.to(device);
@@ -333,6 +340,28 @@ Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tenso
     if (plan_.teacher.is_text()) batch.real = (batch.inputs >= 0).to(at::kFloat);
   }
   return batch;
+}
+
+/// Warns where the teacher, or an earlier calibration, learned from rows that are held out here.
+/// Who does not say what was held out is from elsewhere.
+void Calibration::compare_splits(const Split& split) {
+  const auto compare = [&](const std::string& who, const model::HeldOut& other) {
+    if (other.rows == 0 || split.is_kept_apart_by(other)) return;
+    const auto text = [](const model::HeldOut& held_out) {
+      return std::to_string(held_out.count) + " of " + std::to_string(held_out.rows) +
+             " rows (digest " + held_out.digest.substr(0, 12) + ")";
+    };
+    remarks_.push_back({"other_split", 1,
+                        "[" + who + "] split: held out " + text(other) +
+                            ", which do not contain what this recipe holds out, " +
+                            text(split.held_out) +
+                            ": validation may be what was learned from, and look too good",
+                        true});
+  };
+  const model::HeldOut& teacher = teacher_.config.held_out;
+  compare("teacher", teacher);
+  const model::HeldOut& before = student_.fused.parts.front().config.held_out;
+  if (!(before == teacher)) compare("bundle", before);
 }
 
 /// Weights of losses that the task does not have would be left out without a word.
@@ -613,9 +642,11 @@ void Calibration::conclude() {
 void Calibration::write() const {
   const fs::path& bundle = bundle_.folder();
   base::StagedFolder staged(bundle);
-  for (std::size_t p = 0; p < plan_.parts.size(); ++p)
+  for (std::size_t p = 0; p < plan_.parts.size(); ++p) {
+    student_.fused.parts[p].config.held_out = held_out_;
     model::save(student_.fused.parts[p],
                 staged.path() / "parts" / plan_.name / plan_.parts[p].device);
+  }
   model::save(student_.fused.fusion, staged.path() / "fusion" / plan_.name);
   for (const auto& [name, file] : bundle_.manifest().files) {
     if (fs::exists(staged.path() / name) || !fs::exists(bundle / name)) continue;
@@ -654,6 +685,7 @@ CalibrateSummary Calibration::summary(bool finished) const {
   summary.below_target = finished && recipe_.target_loss_points > 0 &&
                          lost(summary.measure, summary.teacher_quality, summary.fused_quality) >
                              recipe_.target_loss_points;
+  summary.remarks = remarks_;
   summary.message =
       finished
           ? rejected_ ? "it ended worse than it began: the bundle keeps its weights" : "calibrated"
@@ -682,7 +714,11 @@ CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
   if (!calibration.resumed()) bundle.verify("");
   const bool finished = calibration.run();
   if (finished) calibration.conclude();
-  return calibration.summary(finished);
+  CalibrateSummary summary = calibration.summary(finished);
+  const auto poor = nothing_right(summary.measure, summary.fused_quality, "validation");
+  base::say(poor, progress);
+  summary.remarks.insert(summary.remarks.end(), poor.begin(), poor.end());
+  return summary;
 }
 
 }  // namespace cleave::calibrate

@@ -24,6 +24,7 @@ struct CalibrateSummary {
   /// It ended worse than it began: the bundle keeps the weights that it had.
   bool rejected = false;
   std::int64_t shortened = 0;  // of the training file; see model::Dataset
+  base::Remarks remarks;       // each has been said to the callback too
   /// The recipe's target_loss_points was missed.
   bool below_target = false;
   std::string message;
@@ -33,9 +34,10 @@ struct CalibrateSummary {
 /// (a)-(d) of the recipe. Teacher outputs are cached in .work/, those of a language model (one for
 /// every token) are computed as they are needed; checkpoint every epoch; resumes to
 /// the same weights, byte for byte (on a CPU, in the same number format). Parts, fusion and
-/// manifest are rewritten at the end, the manifest last; calibration.jsonl gets a line an epoch.
-/// Where the fused answer ends worse on the validation split than it began, the bundle keeps its
-/// weights. All processes of a group hear the same outcome. Computed on `compute_device`, see
+/// manifest are rewritten at the end, the manifest last, the parts with the rows that were held
+/// out; a teacher that learned from some of these is warned of; calibration.jsonl gets a line an
+/// epoch. Where the fused answer ends worse on the validation split than it began, the bundle keeps
+/// its weights. All processes of a group hear the same outcome. Computed on `compute_device`, see
 /// device_of(). `force` gives up the unfinished calibration of another recipe, or, where no
 /// validation split can tell which is better, the finished one.
 CalibrateSummary calibrate(const std::filesystem::path& bundle,

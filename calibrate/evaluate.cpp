@@ -88,21 +88,25 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
 }
 
 /// Without its rows. Texts in pairs count as pairs.
-EvaluateSummary summary_of(const model::ModelConfig& config, const model::Dataset& data) {
+EvaluateSummary summary_of(const model::ModelConfig& config, const model::Dataset& data,
+                           const std::string& split) {
   EvaluateSummary summary;
   summary.measure = measure_of(config);
   summary.size = data.scores.defined() ? data.scores.size(0) : data.size();
   summary.shortened = data.shortened;
+  summary.split = split;
+  summary.data = data.origin;
+  summary.remarks = data.remarks;
   return summary;
 }
 
-nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundle,
-                       const model::DatasetSource& data) {
+nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundle) {
   nlohmann::json rows = nlohmann::json::array();
   for (const QualityRow& row : summary.rows)
     rows.push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   return {{"bundle", bundle.identity()},
-          {"split", data.split},
+          {"split", summary.split},
+          {"data", summary.data.filename().string()},
           {"measure", summary.measure.name},
           {"size", summary.size},
           {"rows", rows}};
@@ -125,7 +129,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
     throw std::runtime_error("[" + source.path.string() +
                              "] evaluate: saw no data, needs at least 1 row");
   Lanes lanes(threads);
-  EvaluateSummary summary = summary_of(plan.teacher, data);
+  EvaluateSummary summary = summary_of(plan.teacher, data, source.split);
   if (!teacher.empty())
     add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
   if (std::filesystem::exists(bundle.fusion_path(plan))) {
@@ -136,7 +140,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
     add_row(summary, device + " alone", {device},
             quality(loaded(bundle.part_path(plan, device), compute_device), data, lanes));
   }
-  if (write) plan::write_measured(folder, "accuracy", to_json(summary, bundle, source));
+  if (write) plan::write_measured(folder, "accuracy", to_json(summary, bundle));
   return summary;
 }
 
@@ -147,7 +151,7 @@ EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::Datas
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, model.config);
   Lanes lanes(threads);
-  EvaluateSummary summary = summary_of(model.config, data);
+  EvaluateSummary summary = summary_of(model.config, data, source.split);
   add_row(summary, "model", {}, quality(model, data, lanes));
   return summary;
 }

@@ -24,6 +24,9 @@ struct EvaluateSummary {
   Measure measure;
   std::int64_t size = 0;       // rows of the data set
   std::int64_t shortened = 0;  // see model::Dataset
+  std::string split;           // "test" or "train"
+  std::filesystem::path data;  // the file or folder that was judged
+  base::Remarks remarks;       // of the data
   std::vector<QualityRow> rows;
 };
 

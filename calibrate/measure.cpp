@@ -42,4 +42,12 @@ double lost(const Measure& measure, double teacher, double value) {
   return measure.more_is_better ? 100 * (teacher - value) : 100 * (value / teacher - 1);
 }
 
+base::Remarks nothing_right(const Measure& measure, double value, const std::string& split) {
+  if (measure.name != "accuracy" || value != 0) return {};
+  return {{"nothing_right", 1,
+           "[" + split + "] no answer is right: " + to_text(measure, value) +
+               ", less than guessing gives; are its classes learned from?",
+           true}};
+}
+
 }  // namespace cleave::calibrate

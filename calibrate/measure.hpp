@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/remark.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::calibrate {
@@ -24,5 +25,8 @@ std::string to_text(const Measure& measure, double value);
 double lost(const Measure& measure, double teacher, double value);
 /// "+0.31": points more than `other`, or per cent above its nats; "–" where one is no number.
 std::string compared(const Measure& measure, double other, double value);
+
+/// A warning where a model gives no right answer on a split that was measured.
+base::Remarks nothing_right(const Measure& measure, double value, const std::string& split);
 
 }  // namespace cleave::calibrate

@@ -100,8 +100,7 @@ std::vector<double> qualities(
   const auto pieces = static_cast<std::size_t>((data.size() + rows - 1) / rows);
   std::vector<std::vector<at::Tensor>> found(variants, std::vector<at::Tensor>(pieces));
   const auto work = [&](std::int64_t begin, std::int64_t end) {
-    const auto answers =
-        answer(model::inputs_of(config, data.inputs.narrow(0, begin, end - begin)));
+    const auto answers = answer(model::inputs_of(config, data.rows(begin, end - begin)));
     for (std::size_t v = 0; v < variants; ++v)
       found[v][static_cast<std::size_t>(begin / rows)] = marks(config, data, begin, answers[v]);
   };

@@ -23,8 +23,8 @@ std::filesystem::path beside(const std::filesystem::path& recipe, std::filesyste
 }
 
 DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
-  table.allow({"format", "path", "train_limit", "validation", "flip", "shift", "splice", "length",
-               "exif_rotation"});
+  table.allow({"format", "path", "train_limit", "validation", "split", "flip", "shift", "splice",
+               "length", "exif_rotation"});
   DataRecipe data;
   if (const auto format = table.find("format"))
     data.format = format->one_of(
@@ -33,6 +33,8 @@ DataRecipe read_data(const Reader& table, const std::filesystem::path& recipe) {
   data.path = beside(recipe, data.path);
   data.train_limit = table.integer("train_limit", 0, many, data.train_limit);
   data.validation = table.integer("validation", 0, many, data.validation);
+  if (const auto split = table.find("split"))
+    if (split->one_of({"stratified", "last"}) == "last") data.split = SplitBy::last;
   Augmentation& how = data.augmentation;
   how.flip = table.boolean("flip", how.flip);
   how.shift = table.integer("shift", 0, 64, how.shift);

@@ -19,15 +19,22 @@ struct Augmentation {
   double splice = 0;
 };
 
+/// Which rows are held out for validation. stratified: every class by its share, by a draw that is
+/// a function of the labels alone (model/draw.hpp); of running text the last windows. last: the
+/// last rows, as they lie in the files; where these are sorted by class, that is the last class
+/// alone.
+enum class SplitBy { stratified, last };
+
 /// Where training data comes from and which part of it decides about hyper-parameters.
 struct DataRecipe {
   std::string format = "auto";
   std::filesystem::path path;
-  /// Rows (images, texts, windows of text) learned from, the first; 0: all but those kept for
-  /// validation.
+  /// Rows (images, texts, windows of text) learned from, chosen as those held out are, or the first
+  /// ones; 0: all but those held out.
   std::int64_t train_limit = 0;
-  /// Rows of the training data, its last, kept for choosing; 0: none.
+  /// Rows of the training data held out for choosing; 0: none.
   std::int64_t validation = 0;
+  SplitBy split = SplitBy::stratified;
   Augmentation augmentation;
   /// Most tokens of a text, or those of a window of running text; 0: the model's context.
   std::int64_t length = 0;

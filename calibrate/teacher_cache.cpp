@@ -46,10 +46,10 @@ std::filesystem::path TeacherCache::path_of(int view) const {
 }
 
 std::optional<TeacherView> TeacherCache::view(
-    const model::Transformer& teacher, const at::Tensor& images, const Augmentation& how,
+    const model::Transformer& teacher, const model::Dataset& data, const Augmentation& how,
     std::uint64_t seed, int view, Lanes& lanes,
     const std::function<bool(std::int64_t)>& report) const {
-  const std::int64_t count = images.size(0);
+  const std::int64_t count = data.size();
   auto cached = read(view, teacher.config, count);
   if (!group_.any(!cached)) return cached;
   TeacherView outputs = empty_view(teacher.config, count);
@@ -57,8 +57,7 @@ std::optional<TeacherView> TeacherCache::view(
   const auto work = [&](std::int64_t first, std::int64_t last) {
     const std::int64_t begin = own.begin + first, end = own.begin + last;
     const at::Tensor indices = at::arange(begin, end, at::kLong);
-    const at::Tensor batch =
-        take_view(images, indices, how, seed, static_cast<std::uint64_t>(view));
+    const at::Tensor batch = take_view(data, indices, how, seed, static_cast<std::uint64_t>(view));
     const at::Tensor features =
         summary_features(teacher, model::inputs_of(teacher.config, batch.to(teacher.device())));
     outputs.features.narrow(0, begin, end - begin).copy_(features);

@@ -30,7 +30,7 @@ class TeacherCache {
   TeacherCache(std::filesystem::path folder, std::string key, Group group = Group());
   /// From disk, or computed, each process of the group a share, and written. Nothing when a
   /// `report` (rows done) asked to stop.
-  std::optional<TeacherView> view(const model::Transformer& teacher, const at::Tensor& images,
+  std::optional<TeacherView> view(const model::Transformer& teacher, const model::Dataset& data,
                                   const Augmentation& how, std::uint64_t seed, int view,
                                   Lanes& lanes,
                                   const std::function<bool(std::int64_t)>& report = {}) const;

@@ -176,7 +176,7 @@ class Trainer {
       return cross_entropy(model::forward(model, inputs, observed(observer)), targets);
     }
     const at::Tensor rows =
-        take_view(training_.inputs, indices, recipe_.data.augmentation, recipe_.seed, view)
+        take_view(training_, indices, recipe_.data.augmentation, recipe_.seed, view)
             .to(model_.device());
     at::Tensor inputs = model::inputs_of(model.config, rows);
     const at::Tensor labels = training_.labels.index_select(0, indices).to(model_.device());
@@ -237,12 +237,34 @@ void expect_own_folder(const std::filesystem::path& out, bool force) {
       ", needs a new or an empty folder, or --force to lose it");
 }
 
+/// Classes keep the names that the data have for them, where nothing else names them.
+void name_classes(const std::vector<std::string>& names, model::ModelConfig& config) {
+  if (config.task == model::Task::classification && config.labels.empty() &&
+      static_cast<std::int64_t>(names.size()) == config.classes)
+    config.labels = names;
+}
+
+/// Nothing where it shows classes that the model will not have, which is remarked.
+model::Dataset read_test(const TrainRecipe& recipe, const model::Tokenizer* tokenizer,
+                         base::Remarks& remarks) {
+  try {
+    return model::read_dataset(source_of(recipe.data, "test", tokenizer), recipe.model);
+  } catch (const model::UnknownClass& unknown) {
+    remarks.push_back({"unknown_class", 1,
+                       std::string(unknown.what()) +
+                           ", which training has not: the test split will not be judged",
+                       true});
+    return {};
+  }
+}
+
 }  // namespace
 
-TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
+TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
                    const base::ProgressCallback& progress, const Group& group,
                    at::Device compute_device, bool force) {
-  recipe.check();
+  given.check();
+  TrainRecipe recipe = given;
   expect_own_folder(out, force);
   std::error_code absent;
   if (std::filesystem::equivalent(recipe.start, out, absent))
@@ -251,11 +273,15 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   group.meet();  // all have looked before one writes: the folder may be on a disk they share
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
-  // What is wrong with the test split should not be found after hours.
-  const model::Dataset test =
-      model::read_dataset(source_of(recipe.data, "test", tokenizer.get()), recipe.model);
-  Split data = read_split(recipe.data, recipe.model, tokenizer.get());
+  Split data = read_split(recipe.data, recipe.model, tokenizer.get(), true);
+  name_classes(data.training.label_names, recipe.model);
   TrainSummary summary;
+  summary.remarks = data.remarks;
+  // What is wrong with the test split should not be found after hours.
+  const model::Dataset test = read_test(recipe, tokenizer.get(), summary.remarks);
+  summary.remarks.insert(summary.remarks.end(), test.remarks.begin(), test.remarks.end());
+  base::say(summary.remarks, progress);
+  const model::HeldOut held_out = data.held_out;
   summary.shortened = data.training.shortened + test.shortened;
   Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data), group, compute_device);
@@ -275,13 +301,19 @@ TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
   }
   summary.message = "trained";
   if (!group.leads()) return summary;
-  model::save(trainer.model(), out);
+  model::Transformer trained = trainer.model();
+  trained.config.held_out = held_out;
+  model::save(trained, out);
   if (recipe.model.is_text())
     model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);
   if (std::filesystem::exists(work / log_file))
     std::filesystem::rename(work / log_file, out / log_file);
   run.close();
-  summary.test = quality(trainer.model(), test, lanes);
+  summary.test = quality(trained, test, lanes);
+  const double validation = summary.epochs.empty() ? 1 : summary.epochs.back().validation;
+  const base::Remarks poor = nothing_right(summary.measure, validation, "validation");
+  base::say(poor, progress);
+  summary.remarks.insert(summary.remarks.end(), poor.begin(), poor.end());
   return summary;
 }
 

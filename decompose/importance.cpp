@@ -108,7 +108,7 @@ class Measurement {
   void add(const model::Dataset& data, const Tensor& indices) {
     const at::AutoGradMode with_gradients(true);
     const model::ModelConfig& config = teacher_.config;
-    const Tensor rows = data.inputs.index_select(0, indices);
+    const Tensor rows = data.rows(indices);
     Tensor inputs = model::inputs_of(config, rows).detach();
     // Gradients of the activations are all that is needed, and start at the pixels or at the
     // tokens' embedding; the other weights stay as they are.

@@ -3,16 +3,20 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
+#include <map>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
 #include <zlib.h>
 
+#include "base/file.hpp"
+#include "model/draw.hpp"
 #include "model/image.hpp"
 #include "model/text_data.hpp"
+#include "model/tokenizer/unicode.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::model {
@@ -126,7 +130,7 @@ void store(const std::vector<std::uint8_t>& planes, std::int64_t index, at::Tens
 }
 
 Dataset fit(const RawImages& raw, std::int64_t limit, const ModelConfig& config) {
-  const auto chosen = spread_over(raw.count, limit);
+  const auto chosen = stratified(raw.labels, limit);
   const bool as_they_are = fits(raw, config);
   const std::int64_t size = raw.channels * raw.height * raw.width;
   Dataset data;
@@ -192,7 +196,7 @@ void expect_end(ByteSource& source) {
   if (!source.at_end()) fail(source.path(), "size: goes on after the last entry of its header");
 }
 
-RawImages read_idx(const DatasetSource& source, std::int64_t classes) {
+RawImages read_idx(const DatasetSource& source, std::int64_t classes, fs::path& origin) {
   const auto images_path = find_idx(source.path, source.split, "images");
   const auto labels_path = find_idx(source.path, source.split, "labels");
   if (!images_path || !labels_path)
@@ -200,6 +204,7 @@ RawImages read_idx(const DatasetSource& source, std::int64_t classes) {
          "idx: saw no " + std::string(images_path ? "labels" : "images") + " of the split '" +
              source.split +
              "', needs train-… or t10k-images-idx3-ubyte and -labels-idx1-ubyte, plain or .gz");
+  origin = *images_path;
   ByteSource images(*images_path), labels(*labels_path);
   const auto dims = read_idx_header(images, 3);
   const auto count = read_idx_header(labels, 1)[0];
@@ -263,14 +268,39 @@ void read_cifar_file(const fs::path& path, const CifarLayout& layout, std::int64
   }
 }
 
-std::vector<std::string> read_lines(const fs::path& path) {
-  std::vector<std::string> lines;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
+/// Names of classes, one a line.
+std::vector<std::string> read_names(const fs::path& path) {
+  std::vector<std::string> names;
+  if (!fs::exists(path)) return names;
+  std::istringstream lines{std::string(without_byte_order_mark(base::read_text(path)))};
+  for (std::string line; std::getline(lines, line);) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) lines.push_back(line);
+    if (!line.empty()) names.push_back(line);
   }
-  return lines;
+  return names;
+}
+
+/// The model's number of the class that the data call `name`.
+std::int64_t class_named(const std::string& name, const ModelConfig& config,
+                         const fs::path& where) {
+  const auto found = std::find(config.labels.begin(), config.labels.end(), name);
+  if (found == config.labels.end())
+    throw UnknownClass("[" + where.string() + "] class: saw '" + name +
+                       "', which is none of the model's labels (" + base::some_of(config.labels) +
+                       ")");
+  return found - config.labels.begin();
+}
+
+/// Numbers that a file of names explains become those of the model's classes.
+void match_names(const std::vector<std::string>& names, const fs::path& file,
+                 const ModelConfig& config, std::vector<std::int64_t>& labels) {
+  if (names.empty() || config.labels.empty()) return;
+  for (std::int64_t& label : labels) {
+    if (label >= static_cast<std::int64_t>(names.size()))
+      fail(file, "names: saw " + std::to_string(names.size()) + ", needs one for label " +
+                     std::to_string(label));
+    label = class_named(names[static_cast<std::size_t>(label)], config, file);
+  }
 }
 
 Dataset read_cifar(const DatasetSource& source, const std::string& format,
@@ -279,58 +309,176 @@ Dataset read_cifar(const DatasetSource& source, const std::string& format,
   const auto folder = find_cifar(source.path, layout);
   if (!folder) fail(source.path, format + ": saw none of its files, needs " + layout.test[0]);
   RawImages raw{0, 3, 32, 32, {}, {}};
-  for (const auto& name : source.split == "train" ? layout.train : layout.test)
-    read_cifar_file(*folder / name, layout, config.classes, raw);
+  const auto& files = source.split == "train" ? layout.train : layout.test;
+  for (const auto& name : files) read_cifar_file(*folder / name, layout, config.classes, raw);
+  const auto names = read_names(*folder / layout.names);
+  match_names(names, *folder / layout.names, config, raw.labels);
   Dataset data = fit(raw, source.limit, config);
-  data.label_names = read_lines(*folder / layout.names);
+  data.label_names = names;
+  data.origin = files.size() == 1 ? *folder / files.front() : *folder;
   return data;
 }
 
 // ---- a folder of classes
 // --------------------------------------------------------------------------------------------
 
-std::vector<std::string> class_names(const fs::path& folder, const ModelConfig& config) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_directory() && entry.path().filename().string()[0] != '.')
-      names.push_back(entry.path().filename().string());
+/// What lies below folders of images, told apart.
+struct Found {
+  std::vector<fs::path> images;                // sorted within each folder
+  std::int64_t nested = 0;                     // of them in folders of their own
+  std::int64_t hidden = 0;                     // files, and folders with all that is in them
+  std::map<std::string, std::int64_t> others;  // by extension
+};
+
+bool is_hidden(const fs::path& path) { return path.filename().string()[0] == '.'; }
+
+void look_into(const fs::path& folder, Found& found) {
+  const auto first = static_cast<std::ptrdiff_t>(found.images.size());
+  for (auto at = fs::recursive_directory_iterator(folder); at != fs::recursive_directory_iterator();
+       ++at) {
+    const fs::path& path = at->path();
+    if (is_hidden(path)) {
+      ++found.hidden;
+      if (at->is_directory()) at.disable_recursion_pending();
+    } else if (at->is_regular_file() && is_image(path)) {
+      found.images.push_back(path);
+      if (at.depth() > 0) ++found.nested;
+    } else if (!at->is_directory() || at->is_symlink()) {
+      ++found.others[path.has_extension() ? path.extension().string() : path.filename().string()];
+    }
+  }
+  std::sort(found.images.begin() + first, found.images.end());
+}
+
+/// "3 files", "1 file".
+std::string counted(std::int64_t count, const std::string& one, const std::string& many) {
+  return std::to_string(count) + " " + (count == 1 ? one : many);
+}
+
+void remark(base::Remarks& remarks, const fs::path& where, const std::string& what,
+            std::int64_t count, const std::string& text) {
+  if (count > 0) remarks.push_back({what, count, "[" + where.string() + "] " + text});
+}
+
+void remark_on(const Found& found, const fs::path& folder, base::Remarks& remarks) {
+  std::int64_t others = 0;
+  std::vector<std::string> kinds;
+  for (const auto& [kind, count] : found.others) {
+    others += count;
+    kinds.push_back(kind + ": " + std::to_string(count));
+  }
+  remark(remarks, folder, "other_files", others,
+         counted(others, "file is", "files are") + " passed over: not of a kind that is read (" +
+             base::some_of(kinds) + ")");
+  remark(remarks, folder, "hidden_files", found.hidden,
+         counted(found.hidden, "hidden file or folder is", "hidden files or folders are") +
+             " passed over");
+  remark(remarks, folder, "nested_images", found.nested,
+         counted(found.nested, "image lies", "images lie") +
+             " in folders within that of a class, and counts for it");
+}
+
+/// A split's class folders in order of their names, and what lies beside them.
+std::vector<std::string> class_folders(const fs::path& folder, base::Remarks& remarks) {
+  std::vector<std::string> names, beside;
+  std::int64_t hidden = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (is_hidden(entry.path()))
+      ++hidden;
+    else
+      (entry.is_directory() ? names : beside).push_back(entry.path().filename().string());
+  }
   std::sort(names.begin(), names.end());
+  std::sort(beside.begin(), beside.end());
+  const auto strays = static_cast<std::int64_t>(beside.size());
+  remark(remarks, folder, "stray_files", strays,
+         counted(strays, "file lies", "files lie") +
+             " beside the class folders, of no class, and passed over: " + base::some_of(beside));
+  remark(remarks, folder, "hidden_beside", hidden,
+         counted(hidden, "hidden file or folder is", "hidden files or folders are") +
+             " passed over beside the class folders");
   if (names.empty()) fail(folder, "folder: saw no sub-directory, needs one for each class");
-  const bool named = !config.labels.empty();
+  return names;
+}
+
+/// The number of each class folder: by name where the model has names, otherwise in their order.
+std::vector<std::int64_t> numbers_of(const std::vector<std::string>& names, const fs::path& folder,
+                                     const ModelConfig& config) {
+  std::vector<std::int64_t> numbers;
   for (const auto& name : names)
-    if (named && std::find(config.labels.begin(), config.labels.end(), name) == config.labels.end())
-      fail(folder, "class: saw '" + name + "', which is none of the model's labels");
-  if (!named && config.classes > 0 && static_cast<std::int64_t>(names.size()) != config.classes)
+    numbers.push_back(config.labels.empty() ? static_cast<std::int64_t>(numbers.size())
+                                            : class_named(name, config, folder));
+  if (config.labels.empty() && config.classes > 0 &&
+      static_cast<std::int64_t>(names.size()) != config.classes)
     fail(folder, "classes: saw " + std::to_string(names.size()) + " sub-directories, needs " +
                      std::to_string(config.classes));
-  return named ? config.labels : names;
+  return numbers;
+}
+
+/// The folder of a split; what else might be meant is said.
+fs::path split_folder(const DatasetSource& source, base::Remarks& remarks) {
+  std::vector<std::string> found;
+  for (const auto& name : names_of_split(source.split))
+    if (fs::is_directory(source.path / name)) found.push_back(name);
+  if (found.empty())
+    fail(source.path, "folder: saw no sub-directory '" + source.split +
+                          "', needs train/ and test/ (or val/), each with one directory a class");
+  const std::vector<std::string> rest(found.begin() + 1, found.end());
+  remark(remarks, source.path, "other_splits", static_cast<std::int64_t>(rest.size()),
+         found.front() + "/ is the " + source.split + " split; not read: " + base::some_of(rest));
+  return source.path / found.front();
+}
+
+/// Classes that no image shows, of the folders and of the model's.
+void remark_on_classes(const std::vector<std::string>& empty, const std::vector<std::string>& names,
+                       const fs::path& folder, const ModelConfig& config, base::Remarks& remarks) {
+  const auto num_empty = static_cast<std::int64_t>(empty.size());
+  remark(remarks, folder, "empty_classes", num_empty,
+         counted(num_empty, "class folder has", "class folders have") +
+             " no image that is read: " + base::some_of(empty));
+  std::vector<std::string> absent;
+  for (const auto& label : config.labels)
+    if (std::find(names.begin(), names.end(), label) == names.end()) absent.push_back(label);
+  const auto num_absent = static_cast<std::int64_t>(absent.size());
+  remark(remarks, folder, "absent_classes", num_absent,
+         counted(num_absent, "class of the model has", "classes of the model have") +
+             " no folder: " + base::some_of(absent));
 }
 
 Dataset read_folder(const DatasetSource& source, const ModelConfig& config) {
-  const fs::path folder = source.path / source.split;
-  if (!fs::is_directory(folder))
-    fail(source.path, "folder: saw no sub-directory '" + source.split +
-                          "', needs train/ and test/, each with one directory a class");
   Dataset data;
-  data.label_names = class_names(folder, config);
-  std::vector<std::pair<fs::path, std::int64_t>> files;
-  for (std::size_t c = 0; c < data.label_names.size(); ++c) {
-    if (!fs::is_directory(folder / data.label_names[c])) continue;
-    for (const auto& path : list_images(folder / data.label_names[c]))
-      files.emplace_back(path, static_cast<std::int64_t>(c));
+  data.origin = split_folder(source, data.remarks);
+  data.label_names = class_folders(data.origin, data.remarks);
+  const auto numbers = numbers_of(data.label_names, data.origin, config);
+  Found found;
+  std::vector<std::int64_t> labels;  // of found.images
+  std::vector<std::string> empty;
+  for (std::size_t c = 0; c < numbers.size(); ++c) {
+    look_into(data.origin / data.label_names[c], found);
+    if (labels.size() == found.images.size()) empty.push_back(data.label_names[c]);
+    labels.resize(found.images.size(), numbers[c]);
   }
-  if (files.empty()) fail(folder, "folder: saw no PNG or JPEG file in its classes");
-  const auto chosen = spread_over(static_cast<std::int64_t>(files.size()), source.limit);
+  if (found.images.empty()) fail(data.origin, "folder: saw no image file in its classes");
+  remark_on(found, data.origin, data.remarks);
+  remark_on_classes(empty, data.label_names, data.origin, config, data.remarks);
+  if (config.labels.empty() && !source.names_classes)
+    remark(data.remarks, data.origin, "unnamed_classes", config.classes,
+           "the model has no names for its classes: the folders are taken in the order of theirs");
+  std::map<std::string, std::int64_t> notes;
+  const auto chosen = stratified(labels, source.limit);
   const auto count = static_cast<std::int64_t>(chosen.size());
   data.inputs = empty_images(count, config);
   data.labels = at::empty({count}, at::kLong);
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto& [path, label] =
-        files[static_cast<std::size_t>(chosen[static_cast<std::size_t>(i)])];
-    store(prepare(read_image(path, config.channels), config.processing, config.channels), i,
-          data.inputs);
-    data.labels.data_ptr<std::int64_t>()[i] = label;
+    const auto place = static_cast<std::size_t>(chosen[static_cast<std::size_t>(i)]);
+    const Image image = read_image(found.images[place], config.channels);
+    if (!image.note.empty()) ++notes[image.note];
+    store(prepare(image, config.processing, config.channels), i, data.inputs);
+    data.labels.data_ptr<std::int64_t>()[i] = labels[place];
   }
+  for (const auto& [note, images] : notes)
+    remark(data.remarks, data.origin, "image_note", images,
+           counted(images, "image: ", "images: ") + note);
   return data;
 }
 
@@ -372,7 +520,9 @@ Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   const std::string format = source.format == "auto" ? detect(source) : source.format;
   Dataset data;
   if (format == "idx") {
-    data = fit(read_idx(source, config.classes), source.limit, config);
+    fs::path origin;
+    data = fit(read_idx(source, config.classes, origin), source.limit, config);
+    data.origin = origin;
   } else if (format == "cifar10" || format == "cifar100") {
     data = read_cifar(source, format, config);
   } else if (format == "folder") {
@@ -399,14 +549,46 @@ at::Tensor inputs_of(const ModelConfig& config, const at::Tensor& rows) {
   return rows.narrow(1, 0, *std::max_element(lengths.begin(), lengths.end()));
 }
 
-std::vector<fs::path> list_images(const fs::path& folder) {
+std::int64_t Dataset::size() const {
+  if (chosen.defined()) return chosen.size(0);
+  return inputs.defined() ? inputs.size(0) : 0;
+}
+
+at::Tensor Dataset::places_of(const at::Tensor& indices) const {
+  return chosen.defined() ? chosen.index_select(0, indices) : indices;
+}
+
+at::Tensor Dataset::rows(const at::Tensor& indices) const {
+  return inputs.index_select(0, places_of(indices));
+}
+
+at::Tensor Dataset::rows(std::int64_t begin, std::int64_t count) const {
+  return chosen.defined() ? inputs.index_select(0, chosen.narrow(0, begin, count))
+                          : inputs.narrow(0, begin, count);
+}
+
+std::vector<std::int64_t> Dataset::classes() const {
+  if (!labels.defined() || labels.dim() != 1 || labels.scalar_type() != at::kLong)
+    return std::vector<std::int64_t>(
+        static_cast<std::size_t>(scores.defined() ? scores.size(0) : size()), 0);
+  const at::Tensor whole = labels.contiguous();
+  return {whole.data_ptr<std::int64_t>(), whole.data_ptr<std::int64_t>() + whole.numel()};
+}
+
+const std::vector<std::string>& names_of_split(const std::string& split) {
+  static const std::vector<std::string> train = {"train"},
+                                        test = {"test", "dev", "val", "valid", "validation"};
+  return split == "train" ? train : test;
+}
+
+std::vector<fs::path> list_images(const fs::path& folder, base::Remarks& remarks) {
   if (fs::is_regular_file(folder)) return {folder};
   if (!fs::is_directory(folder)) fail(folder, "images: there is no such file or folder");
-  std::vector<fs::path> paths;
-  for (const auto& entry : fs::recursive_directory_iterator(folder))
-    if (entry.is_regular_file() && is_image(entry.path())) paths.push_back(entry.path());
-  std::sort(paths.begin(), paths.end());
-  return paths;
+  Found found;
+  look_into(folder, found);
+  found.nested = 0;  // there are no classes here
+  remark_on(found, folder, remarks);
+  return found.images;
 }
 
 }  // namespace cleave::model

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.hpp"
+#include "model/draw.hpp"
 #include "model/tokenizer/unicode.hpp"
 
 namespace cleave::model {
@@ -42,7 +44,8 @@ std::string read_valid(const fs::path& path, bool lossy) {
   const auto wrong = first_invalid_utf8(text);
   if (wrong && !lossy)
     fail(path, "byte " + std::to_string(*wrong) + ": is no valid UTF-8; --lossy replaces it");
-  return wrong ? repaired_utf8(text) : text;
+  if (wrong) text = repaired_utf8(text);
+  return std::string(without_byte_order_mark(text));
 }
 
 std::vector<std::string> split(const std::string& line, char by) {
@@ -122,32 +125,46 @@ std::vector<Line> read_jsonl(const fs::path& path, bool pairs, bool lossy) {
   return lines;
 }
 
-std::vector<std::string> names_of_split(const std::string& split) {
-  if (split == "train") return {"train"};
-  return {"test", "dev", "valid", "validation"};
-}
-
-/// The file of a split, by patterns such as sts-*.tsv; the test split may be called dev or valid.
-std::optional<fs::path> find_file(const DatasetSource& source,
-                                  const std::vector<std::string>& patterns) {
-  if (fs::is_regular_file(source.path)) return source.path;
+/// The files that may be a split's, by patterns such as sts-*.tsv; the first is meant.
+std::vector<fs::path> candidates(const DatasetSource& source,
+                                 const std::vector<std::string>& patterns) {
+  if (fs::is_regular_file(source.path)) return {source.path};
+  std::vector<fs::path> found;
   for (const auto& name : names_of_split(source.split))
     for (std::string file : patterns) {
       file.replace(file.find('*'), 1, name);
-      if (fs::is_regular_file(source.path / file)) return source.path / file;
+      if (fs::is_regular_file(source.path / file)) found.push_back(source.path / file);
     }
-  return std::nullopt;
+  return found;
 }
 
-fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns) {
+std::optional<fs::path> find_file(const DatasetSource& source,
+                                  const std::vector<std::string>& patterns) {
+  const auto found = candidates(source, patterns);
+  return found.empty() ? std::nullopt : std::optional(found.front());
+}
+
+/// The file of a split, noted in `data` with what else might be meant.
+fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns,
+                 Dataset& data) {
   if (source.split == "train" && fs::is_regular_file(source.path))
     fail(source.path,
          "data: saw one file, needs a folder with the files of both splits: what learns from it "
          "would be judged by the same lines");
-  if (const auto found = find_file(source, patterns)) return *found;
-  std::string file = patterns.front();
-  file.replace(file.find('*'), 1, names_of_split(source.split).front());
-  fail(source.path, "data: saw no file of the " + source.split + " split, needs " + file);
+  const auto found = candidates(source, patterns);
+  if (found.empty()) {
+    std::string file = patterns.front();
+    file.replace(file.find('*'), 1, names_of_split(source.split).front());
+    fail(source.path, "data: saw no file of the " + source.split + " split, needs " + file);
+  }
+  std::vector<std::string> rest;
+  for (std::size_t i = 1; i < found.size(); ++i) rest.push_back(found[i].filename().string());
+  if (!rest.empty())
+    data.remarks.push_back({"other_splits", static_cast<std::int64_t>(rest.size()),
+                            "[" + source.path.string() + "] " + found.front().filename().string() +
+                                " is the " + source.split +
+                                " split; not read: " + base::some_of(rest)});
+  return data.origin = found.front();
 }
 
 std::string detect(const DatasetSource& source, const ModelConfig& config) {
@@ -162,30 +179,55 @@ std::string detect(const DatasetSource& source, const ModelConfig& config) {
 }
 
 std::vector<Line> read_lines(const DatasetSource& source, const std::string& format, bool pairs,
-                             fs::path& file) {
+                             Dataset& data) {
   if (format == "stsb") {
     if (!pairs)
       fail(source.path, "format: saw stsb, which has no labels, but the model classifies");
-    return read_stsb(file = file_of(source, {"sts-*.tsv", "*.tsv"}), source.lossy);
+    return read_stsb(file_of(source, {"sts-*.tsv", "*.tsv"}, data), source.lossy);
   }
-  if (format == "jsonl")
-    return read_jsonl(file = file_of(source, {"*.jsonl"}), pairs, source.lossy);
-  return read_tsv(file = file_of(source, {"*.tsv"}), pairs, source.lossy);
+  if (format == "jsonl") return read_jsonl(file_of(source, {"*.jsonl"}, data), pairs, source.lossy);
+  return read_tsv(file_of(source, {"*.tsv"}, data), pairs, source.lossy);
 }
 
-std::int64_t label_of(const Line& line, const ModelConfig& config, const fs::path& file) {
-  const auto named = std::find(config.labels.begin(), config.labels.end(), line.answer);
-  if (named != config.labels.end()) return named - config.labels.begin();
-  std::int64_t label = -1;
-  const char* end = line.answer.data() + line.answer.size();
-  const auto read = std::from_chars(line.answer.data(), end, label);
-  if (line.answer.empty() || read.ec != std::errc() || read.ptr != end || label < 0 ||
-      label >= config.classes)
-    fail_at(file, line.number,
-            "label: saw " + (line.answer.empty() ? "nothing" : "'" + line.answer + "'") +
-                ", needs 0.." + std::to_string(config.classes - 1) +
-                (config.labels.empty() ? "" : " or one of the model's labels"));
-  return label;
+std::optional<std::int64_t> number_of(const std::string& answer) {
+  std::int64_t number = -1;
+  const char* end = answer.data() + answer.size();
+  const auto read = std::from_chars(answer.data(), end, number);
+  if (answer.empty() || read.ec != std::errc() || read.ptr != end) return std::nullopt;
+  return number;
+}
+
+/// The names that lines have for their classes, in order; none where they number them.
+std::vector<std::string> names_in(const std::vector<Line>& lines, std::int64_t classes,
+                                  const fs::path& file) {
+  std::set<std::string> names;
+  bool numbered = true;
+  for (const Line& line : lines) {
+    if (line.answer.empty()) continue;  // which is refused with its line
+    numbered = numbered && number_of(line.answer);
+    names.insert(line.answer);
+  }
+  if (numbered) return {};
+  std::vector<std::string> all(names.begin(), names.end());
+  if (static_cast<std::int64_t>(all.size()) != classes)
+    fail(file, "labels: saw " + std::to_string(all.size()) + " names (" + base::some_of(all) +
+                   "), needs " + std::to_string(classes) + ", as the model has classes");
+  return all;
+}
+
+std::int64_t label_of(const Line& line, const std::vector<std::string>& names, std::int64_t classes,
+                      const fs::path& file) {
+  const auto named = std::find(names.begin(), names.end(), line.answer);
+  if (named != names.end()) return named - names.begin();
+  const auto number = number_of(line.answer);
+  if (number && *number >= 0 && *number < classes) return *number;
+  const std::string text = "line " + std::to_string(line.number) + ": label: saw " +
+                           (line.answer.empty() ? "nothing" : "'" + line.answer + "'") +
+                           ", needs 0.." + std::to_string(classes - 1) +
+                           (names.empty() ? "" : " or one of the model's labels");
+  if (!names.empty() && !number && !line.answer.empty())
+    throw UnknownClass("[" + file.string() + "] " + text);
+  fail(file, text);
 }
 
 float score_of(const Line& line, const fs::path& file) {
@@ -227,19 +269,25 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
   if (source.stride > 0)
     throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
                              ", needs 0: only running text has windows");
-  fs::path file;
-  auto lines = read_lines(source, format, pairs, file);
+  Dataset data;
+  const auto lines = read_lines(source, format, pairs, data);
+  const fs::path& file = data.origin;
   if (lines.empty()) fail(file, "data: saw no line, needs at least 1");
-  const auto chosen = spread_over(static_cast<std::int64_t>(lines.size()), source.limit);
+  data.label_names = config.labels;
+  if (!pairs && source.names_classes && config.labels.empty())
+    data.label_names = names_in(lines, config.classes, file);
+  std::vector<std::int64_t> labels(lines.size(), 0);
+  for (std::size_t i = 0; !pairs && i < lines.size(); ++i)
+    labels[i] = label_of(lines[i], data.label_names, config.classes, file);
+  const auto chosen = stratified(labels, source.limit);
   const auto length = static_cast<std::size_t>(length_of(source, config));
   const auto count = static_cast<std::int64_t>(chosen.size());
-  Dataset data;
-  data.label_names = config.labels;
   pairs ? data.scores = at::empty({count}, at::kFloat)
         : data.labels = at::empty({count}, at::kLong);
   std::vector<std::vector<TokenId>> rows;
   for (std::size_t i = 0; i < chosen.size(); ++i) {
-    const auto& line = lines[static_cast<std::size_t>(chosen[i])];
+    const auto place = static_cast<std::size_t>(chosen[i]);
+    const auto& line = lines[place];
     for (const auto& text : line.texts) {
       rows.push_back(source.tokenizer->encode(text, true, length));
       if (rows.back().empty()) fail_at(file, line.number, "text: saw none, needs some");
@@ -249,27 +297,29 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
     if (pairs)
       data.scores.data_ptr<float>()[i] = score_of(line, file);
     else
-      data.labels.data_ptr<std::int64_t>()[i] = label_of(line, config, file);
+      data.labels.data_ptr<std::int64_t>()[i] = labels[place];
   }
   data.inputs = filled_up(rows);
   return data;
 }
 
 /// The running text of a split.
-std::string read_running(const DatasetSource& source) {
+std::string read_running(const DatasetSource& source, Dataset& data) {
   fs::path only = source.path;
   if (fs::is_directory(source.path)) {
-    if (const auto named = find_file(source, {"*.txt"})) return read_valid(*named, source.lossy);
+    if (find_file(source, {"*.txt"}))
+      return read_valid(file_of(source, {"*.txt"}, data), source.lossy);
     DatasetSource other = source;
     other.split = source.split == "train" ? "test" : "train";
-    if (find_file(other, {"*.txt"})) file_of(source, {"*.txt"});  // says what is missing
+    if (find_file(other, {"*.txt"})) file_of(source, {"*.txt"}, data);  // says what is missing
     std::vector<fs::path> texts;
     for (const auto& entry : fs::directory_iterator(source.path))
       if (entry.is_regular_file() && entry.path().extension() == ".txt")
         texts.push_back(entry.path());
-    if (texts.size() != 1) file_of(source, {"*.txt"});  // says what is missing
+    if (texts.size() != 1) file_of(source, {"*.txt"}, data);  // says what is missing
     only = texts.front();
   }
+  data.origin = only;
   const std::string text = read_valid(only, source.lossy);
   auto cut = static_cast<std::size_t>(static_cast<double>(text.size()) * (1 - test_share));
   while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80) ++cut;
@@ -294,7 +344,8 @@ void slide(std::int64_t stride, std::int64_t length, Dataset& data) {
 }
 
 Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
-  const std::vector<TokenId> ids = source.tokenizer->encode(read_running(source), false);
+  Dataset data;
+  const std::vector<TokenId> ids = source.tokenizer->encode(read_running(source, data), false);
   const std::int64_t length = length_of(source, config);
   const auto count = static_cast<std::int64_t>(ids.size());
   if (source.stride > length)
@@ -304,7 +355,6 @@ Dataset read_windows(const DatasetSource& source, const ModelConfig& config) {
   if (count <= length)
     fail(source.path, "data: saw " + std::to_string(count) + " tokens in the " + source.split +
                           " split, needs more than one window of " + std::to_string(length));
-  Dataset data;
   data.stream = at::empty({count}, at::kInt);
   std::copy(ids.begin(), ids.end(), data.stream.data_ptr<std::int32_t>());
   if (source.stride > 0 && source.stride < length)
@@ -329,8 +379,9 @@ Dataset read_masked(const DatasetSource& source, const ModelConfig& config) {
   if (source.stride > 0)
     throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
                              ", needs 0: a masked language model reads both ways");
+  Dataset data;
   const std::vector<TokenId> around = source.tokenizer->encode(""),
-                             ids = source.tokenizer->encode(read_running(source), false);
+                             ids = source.tokenizer->encode(read_running(source, data), false);
   const auto size = static_cast<std::size_t>(length_of(source, config));
   const std::size_t before = around.size() / 2, room = size - std::min(size, around.size());
   if (room == 0 || ids.size() < room)
@@ -340,7 +391,6 @@ Dataset read_masked(const DatasetSource& source, const ModelConfig& config) {
   const auto chosen = spread_over(windows, source.limit);
   std::mt19937_64 draw(1);
   std::vector<std::vector<TokenId>> rows;
-  Dataset data;
   data.labels =
       at::full({static_cast<std::int64_t>(chosen.size()), static_cast<std::int64_t>(size)},
                Dataset::no_label, at::kLong);

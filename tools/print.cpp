@@ -10,6 +10,7 @@
 #include <set>
 #include <signal.h>
 #include <unistd.h>
+#include <utility>
 
 #include "base/units.hpp"
 #include "model/config/folder_fields.hpp"
@@ -116,7 +117,8 @@ std::size_t display_width(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
-ProgressBar::ProgressBar(bool shown) : terminal_(shown && isatty(STDERR_FILENO) != 0) {}
+ProgressBar::ProgressBar(bool shown)
+    : silent_(!shown), terminal_(shown && isatty(STDERR_FILENO) != 0) {}
 
 ProgressBar::~ProgressBar() {
   if (drawn_) std::fputs("\r\033[K", stderr);
@@ -124,7 +126,10 @@ ProgressBar::~ProgressBar() {
 
 base::ProgressCallback ProgressBar::callback() {
   return [this](const base::Progress& progress) {
-    if (terminal_) draw(progress);
+    if (progress.total == 0 && !progress.note.empty())
+      say(progress.note);
+    else if (terminal_)
+      draw(progress);
     return !stop_wanted();
   };
 }
@@ -175,6 +180,25 @@ void warn_of_shortened(std::int64_t texts, std::int64_t length) {
     std::fprintf(stderr, "%lld texts are longer than %s: only their beginnings count\n",
                  static_cast<long long>(texts),
                  length > 0 ? (std::to_string(length) + " tokens").c_str() : "the context");
+}
+
+void ProgressBar::say(const std::string& remark) {
+  if (silent_) return;
+  std::fprintf(stderr, "%s%s\n", std::exchange(drawn_, false) ? "\r\033[K" : "", remark.c_str());
+}
+
+void say(const base::Remarks& remarks) {
+  for (const auto& remark : remarks) std::fprintf(stderr, "%s\n", base::to_text(remark).c_str());
+}
+
+nlohmann::json to_json(const base::Remarks& remarks) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const auto& remark : remarks)
+    list.push_back({{"what", remark.what},
+                    {"count", remark.count},
+                    {"warning", remark.warning},
+                    {"text", remark.text}});
+  return list;
 }
 
 void warn_of_number_format(model::Compute recipe, model::Compute used) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/progress.hpp"
+#include "base/remark.hpp"
 #include "model/config/config.hpp"
 #include "optimizer/plan/bundle.hpp"
 
@@ -40,11 +41,12 @@ std::string percent(double share, int decimals = 2);
 /// Columns that a terminal shows for UTF-8 text (one for each code point).
 std::size_t display_width(std::string_view text);
 
-/// A bar on standard error while work goes on: drawn only on a terminal, cleared at the end. The
-/// callback returns false once SIGINT came, so that the work stops at its next checkpoint.
+/// A bar on standard error while work goes on: drawn only on a terminal, cleared at the end;
+/// remarks on the work are lines there anyway. The callback returns false once SIGINT came, so that
+/// the work stops at its next checkpoint.
 class ProgressBar {
  public:
-  /// Silent where standard error is no terminal or `shown` is false.
+  /// Without a bar where standard error is no terminal, silent where `shown` is false.
   explicit ProgressBar(bool shown = true);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
@@ -53,7 +55,8 @@ class ProgressBar {
 
  private:
   void draw(const base::Progress& progress);
-  bool terminal_ = false, drawn_ = false;
+  void say(const std::string& remark);
+  bool silent_ = false, terminal_ = false, drawn_ = false;
   double started_ = 0, shown_ = 0;
   std::string what_;
 };
@@ -65,6 +68,10 @@ void say_notes(const std::filesystem::path& folder);
 /// Says on standard error how many texts of a data set were cut to `length` tokens (0: the
 /// context).
 void warn_of_shortened(std::int64_t texts, std::int64_t length);
+/// Says remarks on standard error.
+void say(const base::Remarks& remarks);
+/// The same for programs: [{"what": "other_files", "count": 3, "warning": false, "text": "…"}].
+nlohmann::json to_json(const base::Remarks& remarks);
 /// Says on standard error where a run computed in another number format than its recipe names.
 void warn_of_number_format(model::Compute recipe, model::Compute used);
 

@@ -14,6 +14,12 @@ at::Tensor numbered(std::int64_t count) {
   return at::arange(1, 12 * count + 1, at::kByte).view({count, 1, 3, 4});
 }
 
+model::Dataset of(const at::Tensor& inputs) {
+  model::Dataset data;
+  data.inputs = inputs;
+  return data;
+}
+
 at::Tensor all(std::int64_t count) { return at::arange(count, at::kLong); }
 
 /// `image` [1, h, w] mirrored or not, moved, and 0 where nothing came from.
@@ -56,12 +62,12 @@ TEST(Shuffled, IsAPermutationThatDependsOnTheKey) {
 
 TEST(TakeView, ViewZeroIsTheImageAsItIs) {
   const auto images = numbered(3);
-  EXPECT_TRUE(take_view(images, all(3), {true, 2}, 1, 0).equal(images));
+  EXPECT_TRUE(take_view(of(images), all(3), {true, 2}, 1, 0).equal(images));
 }
 
 TEST(TakeView, MirrorsAndShiftsEachImageInSomeWay) {
   const auto images = numbered(20);
-  const auto view = take_view(images, all(20), {true, 2}, 1, 1);
+  const auto view = take_view(of(images), all(20), {true, 2}, 1, 1);
   std::set<std::string> ways;
   for (std::int64_t i = 0; i < 20; ++i) {
     int explanations = 0;
@@ -81,12 +87,12 @@ TEST(TakeView, MirrorsAndShiftsEachImageInSomeWay) {
 TEST(TakeView, IsAFunctionOfSeedViewAndIndex) {
   const auto images = numbered(20);
   const Augmentation how{true, 1};
-  const auto view = take_view(images, all(20), how, 1, 1);
-  EXPECT_TRUE(take_view(images, all(20), how, 1, 1).equal(view));
-  EXPECT_FALSE(take_view(images, all(20), how, 1, 2).equal(view));
-  EXPECT_FALSE(take_view(images, all(20), how, 2, 1).equal(view));
+  const auto view = take_view(of(images), all(20), how, 1, 1);
+  EXPECT_TRUE(take_view(of(images), all(20), how, 1, 1).equal(view));
+  EXPECT_FALSE(take_view(of(images), all(20), how, 1, 2).equal(view));
+  EXPECT_FALSE(take_view(of(images), all(20), how, 2, 1).equal(view));
   const auto some = at::tensor({17, 4}, at::kLong);
-  EXPECT_TRUE(take_view(images, some, how, 1, 1).equal(view.index_select(0, some)));
+  EXPECT_TRUE(take_view(of(images), some, how, 1, 1).equal(view.index_select(0, some)));
 }
 
 TEST(TakeView, SplicesTextsOfTheBeginningOfOneAndTheEndOfAnother) {
@@ -97,9 +103,9 @@ TEST(TakeView, SplicesTextsOfTheBeginningOfOneAndTheEndOfAnother) {
     for (std::int64_t k = 0; k < 1 + i % 6; ++k) texts[i][k] = k == 0 ? 1 : 10 * i + k + 1;
     texts[i][1 + i % 6] = 0;
   }
-  EXPECT_TRUE(take_view(texts, all(count), {false, 0, 1}, 1, 0).equal(texts));
-  EXPECT_TRUE(take_view(texts, all(count), {true, 2, 0}, 1, 1).equal(texts));
-  const auto view = take_view(texts, all(count), {false, 0, 1}, 1, 1);
+  EXPECT_TRUE(take_view(of(texts), all(count), {false, 0, 1}, 1, 0).equal(texts));
+  EXPECT_TRUE(take_view(of(texts), all(count), {true, 2, 0}, 1, 1).equal(texts));
+  const auto view = take_view(of(texts), all(count), {false, 0, 1}, 1, 1);
   std::set<std::int64_t> others;
   for (std::int64_t i = 0; i < count; ++i) {
     const auto length = (view[i] >= 0).sum().item<std::int64_t>();
@@ -115,14 +121,30 @@ TEST(TakeView, SplicesTextsOfTheBeginningOfOneAndTheEndOfAnother) {
     EXPECT_LE(switches, 1) << view[i];
   }
   EXPECT_GT(others.size(), 10U);
-  const auto half = take_view(texts, all(count), {false, 0, 0.5}, 1, 1);
+  const auto half = take_view(of(texts), all(count), {false, 0, 0.5}, 1, 1);
   const auto changed = (half != texts).any(1).sum().item<std::int64_t>();
   EXPECT_GT(changed, 5);
   EXPECT_LT(changed, 35);
 }
 
+// A part of the data is seen as if it were all there is: no text of the rest gets in.
+TEST(TakeView, OfChosenRowsIsThatOfADataSetWithoutTheRest) {
+  const auto chosen = at::tensor({1, 4, 6, 7, 12, 19}, at::kLong);
+  at::Tensor texts = at::full({20, 8}, 5, at::kInt);
+  for (std::int64_t i = 0; i < 20; ++i) texts[i].fill_(i + 1);
+  for (const at::Tensor& rows : {numbered(20), texts})
+    for (const std::uint64_t view : {0, 1}) {
+      model::Dataset part = of(rows);
+      part.chosen = chosen;
+      ASSERT_EQ(part.size(), 6);
+      const Augmentation how{true, 1, 0.9};
+      EXPECT_TRUE(take_view(part, all(6), how, 1, view)
+                      .equal(take_view(of(rows.index_select(0, chosen)), all(6), how, 1, view)));
+    }
+}
+
 TEST(TakeView, SurvivesAShiftWiderThanTheImage) {
-  const auto view = take_view(numbered(20), all(20), {false, 9}, 1, 1);
+  const auto view = take_view(of(numbered(20)), all(20), {false, 9}, 1, 1);
   EXPECT_TRUE(view.flatten(1).amax(1).eq(0).any().item<bool>());
 }
 

@@ -211,6 +211,54 @@ TEST(Calibrate, MakesABrokenTeacherCacheAnew) {
   EXPECT_EQ(contents(broken), contents(whole));
 }
 
+std::vector<std::string> texts_of(const base::Remarks& remarks) {
+  std::vector<std::string> texts;
+  for (const auto& remark : remarks)
+    if (remark.what == "other_split") texts.push_back(remark.text);
+  return texts;
+}
+
+// Its quality on rows that it learned from says nothing, nor does what is lost against it.
+TEST(Calibrate, WarnsWhereTheTeacherLearnedFromWhatIsHeldOut) {
+  const Cut cut;
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.joint.schedule.epochs = 0;
+  EXPECT_TRUE(texts_of(calibrate(cut.copy("same"), cut.teacher, recipe).remarks).empty());
+  recipe.data.validation = 32;
+  EXPECT_TRUE(texts_of(calibrate(cut.copy("fewer"), cut.teacher, recipe).remarks).empty());
+  recipe.data.validation = 80;
+  const fs::path bundle = cut.copy("more");
+  std::string said;
+  const CalibrateSummary more =
+      calibrate(bundle, cut.teacher, recipe, [&](const base::Progress& progress) {
+        if (progress.total == 0) said += progress.note;
+        return true;
+      });
+  ASSERT_EQ(texts_of(more.remarks).size(), 1U);
+  EXPECT_EQ(texts_of(more.remarks)[0].rfind("[teacher] split: held out 64 of 448 rows (digest ", 0),
+            0U)
+      << texts_of(more.remarks)[0];
+  EXPECT_EQ(said.rfind("warning: [teacher] split: ", 0), 0U) << said;
+  // What is calibrated says which rows it did not learn from, and the next calibration compares.
+  const auto part = model::load(bundle / "parts/default/hub").config;
+  EXPECT_EQ(part.held_out.count, 80);
+  recipe.data.split = SplitBy::last;
+  recipe.data.validation = 64;
+  EXPECT_EQ(texts_of(calibrate(bundle, cut.teacher, recipe).remarks).size(), 2U);
+}
+
+TEST(Calibrate, SaysNothingOfATeacherFromElsewhere) {
+  Cut cut;
+  model::Transformer teacher = model::load(cut.teacher);
+  teacher.config.held_out = {};
+  model::save(teacher, cut.scratch / "elsewhere");
+  fs::remove_all(cut.bundle);
+  bars_bundle(cut.scratch, cut.scratch / "elsewhere");
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = recipe.joint.schedule.epochs = 0;
+  EXPECT_TRUE(calibrate(cut.bundle, cut.scratch / "elsewhere", recipe).remarks.empty());
+}
+
 TEST(Calibrate, RefusesAnotherTeacher) {
   const Cut cut;
   train(bars_recipe(cut.data, 1), cut.scratch / "other");

@@ -60,6 +60,33 @@ TEST(TrainRecipe, ReadsModelAndSchedule) {
   EXPECT_EQ(recipe.schedule.weight_decay, 0.05);
 }
 
+TEST(DataRecipe, DrawsItsSplitUnlessItSaysOtherwise) {
+  const Scratch scratch;
+  const auto split_of = [&](const std::string& line) {
+    return read_calibrate_recipe(written(scratch, "format = 1\n[data]\npath = \"x\"\n" + line +
+                                                      "[joint]\nepochs = 1\n"))
+        .data.split;
+  };
+  EXPECT_EQ(split_of(""), SplitBy::stratified);
+  EXPECT_EQ(split_of("split = \"stratified\"\n"), SplitBy::stratified);
+  EXPECT_EQ(split_of("split = \"last\"\n"), SplitBy::last);
+  expect_contains(calibrate_refusal("split = \"first\"\n[joint]\nepochs = 1\n"),
+                  "data.split: saw ");
+}
+
+// Their figures are those of a split by place, and so is the committed teacher.
+TEST(Recipes, ThoseThatHoldLabelledRowsOutKeepTheSplitOfTheirFigures) {
+  const fs::path recipes = fs::path(CLEAVE_SOURCE_DIR) / "recipes";
+  for (const char* name : {"fashion-mnist/teacher", "fashion-mnist/quick", "fashion-mnist/full",
+                           "sst2/teacher", "sst2/calibrate", "stsb/calibrate"})
+    EXPECT_EQ(base::Reader::toml_file(recipes / (std::string(name) + ".toml"))
+                  .at("data")
+                  .at("split")
+                  .text(),
+              "last")
+        << name;
+}
+
 TEST(TrainRecipe, NamesTheNearestKey) {
   expect_contains(train_refusal(data_and_model + "[schedule]\nepochs = 7\nlearning_rat = 2e-3\n"),
                   "learning_rate");

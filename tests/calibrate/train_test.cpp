@@ -9,8 +9,9 @@
 
 #include "base/file.hpp"
 #include "base/reader.hpp"
-#include "calibrate/split.hpp"
+#include "model/config/hugging_face.hpp"
 #include "model/dataset.hpp"
+#include "model/image.hpp"
 #include "tests/calibrate/killed.hpp"
 #include "tests/calibrate/task.hpp"
 #include "tests/model/fixtures.hpp"
@@ -288,20 +289,6 @@ TEST(Train, RefusesABrokenCheckpoint) {
   EXPECT_NE(message.find("checkpoint.safetensors"), std::string::npos) << message;
 }
 
-TEST(Split, KeepsTheSameImagesApartWhateverTheLimit) {
-  const Scratch scratch;
-  DataRecipe recipe = bars_recipe(bars(scratch)).data;
-  const Split whole = read_split(recipe, bars_config());
-  EXPECT_EQ(whole.training.size(), 384);
-  EXPECT_EQ(whole.validation.size(), 64);
-  recipe.train_limit = 100;
-  const Split limited = read_split(recipe, bars_config());
-  EXPECT_TRUE(limited.training.inputs.equal(whole.training.inputs.narrow(0, 0, 100)));
-  EXPECT_TRUE(limited.validation.inputs.equal(whole.validation.inputs));
-  recipe.train_limit = 1000;
-  EXPECT_EQ(read_split(recipe, bars_config()).training.size(), 384);
-}
-
 TEST(Train, RefusesAValidationSplitOfEverything) {
   const Scratch scratch;
   TrainRecipe recipe = bars_recipe(bars(scratch));
@@ -325,6 +312,88 @@ TEST(Train, LeavesTheNumberOfThreadsAsItWas) {
   at::set_num_threads(3);
   train(bars_recipe(bars(scratch), 1), scratch / "out");
   EXPECT_EQ(at::get_num_threads(), 3);
+}
+
+/// Pictures of bars in folders of classes: what is bright lies further below for each.
+void write_classes(const std::filesystem::path& folder, const std::vector<std::string>& names,
+                   int count) {
+  for (std::size_t c = 0; c < names.size(); ++c) {
+    std::filesystem::create_directories(folder / names[c]);
+    for (int i = 0; i < count; ++i) {
+      model::Image image{8, 8, 1, std::vector<std::uint8_t>(64, 60)};
+      for (std::size_t pixel = 16 * c; pixel < 16 * c + 16; ++pixel)
+        image.pixels[pixel] =
+            static_cast<std::uint8_t>(160 + (i * 7 + static_cast<int>(pixel)) % 60);
+      model::write_png(image, folder / names[c] / (std::to_string(i) + ".png"));
+    }
+  }
+}
+
+std::vector<std::string> kinds_of(const base::Remarks& remarks) {
+  std::vector<std::string> kinds;
+  for (const auto& remark : remarks) kinds.push_back(remark.what);
+  return kinds;
+}
+
+// Folders are read sorted by class: what is cut off their end would be one class.
+TEST(Train, LearnsEveryClassOfFoldersAndKeepsTheirNames) {
+  const Scratch scratch;
+  const std::vector<std::string> names = {"ant", "bee", "cat", "dog"};
+  write_classes(scratch / "data/train", names, 24);
+  write_classes(scratch / "data/test", names, 4);
+  TrainRecipe recipe = bars_recipe(scratch / "data", 12);
+  recipe.data.validation = 16;
+  recipe.data.train_limit = 64;
+  recipe.schedule.batch = 8;
+  const TrainSummary summary = train(recipe, scratch / "out");
+  EXPECT_TRUE(summary.remarks.empty());
+  EXPECT_GT(summary.epochs.back().validation, 0.9);
+  EXPECT_GT(summary.test, 0.9);
+  const model::ModelConfig config = model::read_config(scratch / "out");
+  EXPECT_EQ(config.labels, names);
+  EXPECT_EQ(config.held_out.rows, 96);
+  EXPECT_EQ(config.held_out.count, 16);
+}
+
+TEST(Train, IsNotJudgedByClassesThatItDoesNotLearn) {
+  const Scratch scratch;
+  write_classes(scratch / "data/train", {"ant", "bee", "cat", "dog"}, 6);
+  write_classes(scratch / "data/test", {"ant", "cat", "eel"}, 2);
+  TrainRecipe recipe = bars_recipe(scratch / "data", 1);
+  recipe.data.validation = 0;
+  recipe.schedule.batch = 8;
+  std::string said;
+  const TrainSummary summary = train(recipe, scratch / "out", [&](const base::Progress& progress) {
+    if (progress.total == 0) said += progress.note + "\n";
+    return true;
+  });
+  ASSERT_TRUE(summary.finished);
+  EXPECT_TRUE(std::isnan(summary.test));
+  EXPECT_EQ(kinds_of(summary.remarks), std::vector<std::string>{"unknown_class"});
+  EXPECT_NE(said.find("warning: [" + (scratch / "data/test").string() +
+                      "] class: saw 'eel', which is none of the model's labels"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(model::read_config(scratch / "out").labels.size(), 4U);
+}
+
+TEST(Train, WarnsOfClassesThatItNeverSees) {
+  const Scratch scratch;
+  const std::vector<std::string> names = {"ant", "bee", "cat", "dog"};
+  write_classes(scratch / "data/train", names, 8);
+  write_classes(scratch / "data/test", names, 1);
+  TrainRecipe recipe = bars_recipe(scratch / "data", 12);
+  recipe.data.split = SplitBy::last;
+  recipe.data.validation = 8;
+  recipe.data.train_limit = 16;
+  recipe.schedule.batch = 8;
+  const TrainSummary summary = train(recipe, scratch / "out");
+  ASSERT_EQ(kinds_of(summary.remarks),
+            (std::vector<std::string>{"unseen_classes", "nothing_right"}));
+  EXPECT_EQ(summary.remarks[0].text, "[" + (scratch / "data/train").string() +
+                                         "] training never sees 2 of 4 classes: cat, dog");
+  EXPECT_TRUE(summary.remarks[0].warning && summary.remarks[1].warning);
+  EXPECT_EQ(summary.epochs.back().validation, 0);
 }
 
 // A published encoder without a head learns labels: its own weights, a new head, texts of unequal

@@ -1,6 +1,8 @@
 #include "model/dataset.hpp"
 
 #include <fstream>
+#include <map>
+#include <tuple>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -93,10 +95,12 @@ TEST(Idx, ReadsGzipAndTheTrainSplit) {
 
 TEST(Idx, TakesSomeOfTheWholeWhereLimited) {
   const Scratch scratch;
-  const Dataset data = read_dataset({"idx", idx_folder(scratch), "test", 2}, idx_input());
-  ASSERT_EQ(data.size(), 2);
-  EXPECT_EQ(data.inputs[1][0][0][0].item<int>(), 12);
-  EXPECT_TRUE(data.labels.equal(at::tensor({0, 2}, at::kLong)));
+  const Dataset data = read_dataset({"idx", idx_folder(scratch), "test", 3}, idx_input());
+  ASSERT_EQ(data.size(), 3);
+  // Every class, and the images that belong to the labels.
+  EXPECT_TRUE(std::get<0>(data.labels.sort()).equal(at::arange(3, at::kLong)));
+  for (std::int64_t i = 0; i < 3; ++i)
+    EXPECT_EQ(data.inputs[i][0][0][0].item<int>() / 6 % 3, data.labels[i].item<int>());
 }
 
 TEST(Idx, ResizesToTheInputAndCopiesGreyToEachChannel) {
@@ -264,7 +268,9 @@ TEST(ClassFolder, NumbersClassesAsTheModelNamesThem) {
   ModelConfig config = input(6, 3, 3);
   config.labels = {"dog", "bird", "cat"};
   const Dataset data = read_dataset({"folder", class_folder(scratch), "test", 0}, config);
-  EXPECT_TRUE(data.labels.equal(at::tensor({0, 2, 2}, at::kLong)));
+  // Rows stay where they are, so that a split of them is the same for every model.
+  EXPECT_TRUE(data.labels.equal(at::tensor({2, 2, 0}, at::kLong)));
+  EXPECT_EQ(data.inputs[2][0][3][3].item<int>(), 30);
 }
 
 TEST(ClassFolder, RefusesClassesThatTheModelDoesNotHave) {
@@ -281,7 +287,7 @@ TEST(ClassFolder, RefusesAFolderWithoutClassesOrImages) {
   fs::create_directories(scratch / "test");
   expect_contains(refusal(scratch.path(), "folder"), "needs one for each class");
   for (const char* name : {"cat", "dog", "eel"}) fs::create_directories(scratch / "test" / name);
-  expect_contains(refusal(scratch.path(), "folder"), "saw no PNG or JPEG");
+  expect_contains(refusal(scratch.path(), "folder"), "saw no image file");
 }
 
 TEST(ClassFolder, RefusesToLearnFromWhatItIsJudgedBy) {
@@ -308,13 +314,144 @@ TEST(Dataset, RefusesAnUnknownFormatSplitOrFolder) {
                   "split: saw 'dev', needs train or test");
 }
 
+/// What is said of a data set, by kind.
+std::map<std::string, std::int64_t> said(const base::Remarks& remarks) {
+  std::map<std::string, std::int64_t> found;
+  for (const auto& remark : remarks) found[remark.what] = remark.count;
+  return found;
+}
+
+using Said = std::map<std::string, std::int64_t>;
+
+TEST(ClassFolder, SaysWhatItPassesOver) {
+  const Scratch scratch;
+  class_folder(scratch);
+  const fs::path cat = scratch / "test/cat", picture = cat / "a.png";
+  for (const char* name : {".hidden.png", "._a.png"}) fs::copy(picture, cat / name);
+  for (const char* folder : {".ipynb_checkpoints", "more/and more"}) {
+    fs::create_directories(cat / folder);
+    for (const char* name : {"c.png", "d.png"}) fs::copy(picture, cat / folder / name);
+  }
+  for (const char* name : {"e.tiff", "f.tiff", "README"}) write(cat / name, "no image");
+  fs::create_symlink("nowhere.png", cat / "broken.png");
+  for (const char* name : {"labels.csv", "g.png", ".DS_Store"}) write(scratch / "test" / name, "");
+  fs::create_directories(scratch / "test/.git");
+  fs::create_directories(scratch / "test/eel");
+  const Dataset data = read_dataset({"folder", scratch.path(), "test", 0}, input(6, 3, 3));
+  EXPECT_EQ(data.size(), 5) << "three, and the two in a folder of their own";
+  EXPECT_EQ(data.origin, scratch / "test");
+  EXPECT_EQ(said(data.remarks), (Said{{"other_files", 5},  // with dog/notes.txt
+                                      {"hidden_files", 3},
+                                      {"nested_images", 2},
+                                      {"stray_files", 2},
+                                      {"hidden_beside", 2},
+                                      {"empty_classes", 1},
+                                      {"unnamed_classes", 3}}));
+  std::string all;
+  for (const auto& remark : data.remarks) all += remark.text + "\n";
+  expect_contains(all,
+                  "/test] 5 files are passed over: not of a kind that is read (.png: 1, "
+                  ".tiff: 2, .txt: 1, README: 1)");
+  expect_contains(all, "1 class folder has no image that is read: eel");
+  expect_contains(all, "passed over: g.png, labels.csv");
+}
+
+TEST(ClassFolder, SaysNothingOfAFolderThatIsWhollyRead) {
+  const Scratch scratch;
+  fs::remove(class_folder(scratch) / "test/dog/notes.txt");
+  ModelConfig config = input(6, 3, 2);
+  config.labels = {"dog", "cat"};
+  EXPECT_TRUE(read_dataset({"folder", scratch.path(), "test", 0}, config).remarks.empty());
+  config.labels = {"dog", "eel", "cat"};
+  config.classes = 3;
+  EXPECT_EQ(said(read_dataset({"folder", scratch.path(), "test", 0}, config).remarks),
+            (Said{{"absent_classes", 1}}));
+}
+
+TEST(ClassFolder, TakesValForTheTestSplitUnlessThereIsOne) {
+  for (const char* name : {"val", "valid", "validation", "dev"}) {
+    const Scratch scratch;
+    fs::remove(class_folder(scratch) / "test/dog/notes.txt");
+    fs::rename(scratch / "test", scratch / name);
+    DatasetSource source{"auto", scratch.path(), "test", 0};
+    source.names_classes = true;
+    const Dataset alone = read_dataset(source, input(6, 3, 2));
+    EXPECT_EQ(alone.size(), 3);
+    EXPECT_EQ(alone.origin, scratch / name);
+    EXPECT_TRUE(alone.remarks.empty());
+    for (const char* animal : {"cat", "dog"}) {
+      fs::create_directories(scratch / "test" / animal);
+      fs::copy(scratch / name / "cat/a.png", scratch / "test" / animal / "a.png");
+    }
+    const Dataset both = read_dataset(source, input(6, 3, 2));
+    EXPECT_EQ(both.size(), 2);
+    ASSERT_EQ(said(both.remarks), (Said{{"other_splits", 1}}));
+    expect_contains(both.remarks[0].text,
+                    "test/ is the test split; not read: " + std::string(name));
+  }
+}
+
+TEST(ClassFolder, RefusesAnUnknownClassByItsOwnKind) {
+  const Scratch scratch;
+  ModelConfig config = input(6, 3, 2);
+  config.labels = {"cat", "bee"};
+  EXPECT_THROW(read_dataset({"folder", class_folder(scratch), "test", 0}, config), UnknownClass);
+  expect_contains(refusal(scratch.path(), "folder", config),
+                  "/test] class: saw 'dog', which is none of the model's labels (cat, bee)");
+}
+
+// CIFAR's files number their classes, and a file beside them names the numbers.
+TEST(Cifar, MatchesNamesWithThoseOfTheModel) {
+  const Scratch scratch;
+  write(scratch / "test_batch.bin", cifar({0}, {2}));
+  write(scratch / "batches.meta.txt",
+        "\xEF\xBB\xBF"
+        "bird\r\ncat\r\ndog\r\n");
+  ModelConfig config = input(32, 3, 3);
+  EXPECT_EQ(read_dataset({"cifar10", scratch.path(), "test", 0}, config).label_names,
+            (std::vector<std::string>{"bird", "cat", "dog"}));
+  config.labels = {"dog", "bird", "cat"};
+  EXPECT_TRUE(read_dataset({"cifar10", scratch.path(), "test", 0}, config)
+                  .labels.equal(at::tensor({1, 0}, at::kLong)));
+  config.labels = {"dog", "plane", "cat"};
+  expect_contains(refusal(scratch.path(), "cifar10", config),
+                  "batches.meta.txt] class: saw 'bird', which is none of the model's labels");
+  write(scratch / "batches.meta.txt", "dog\ncat\n");
+  expect_contains(refusal(scratch.path(), "cifar10", config),
+                  "batches.meta.txt] names: saw 2, needs one for label 2");
+}
+
+TEST(Dataset, NamesTheFileThatWasRead) {
+  const Scratch scratch;
+  EXPECT_EQ(read_dataset({"auto", idx_folder(scratch), "test", 0}, idx_input()).origin,
+            scratch / "t10k-images-idx3-ubyte");
+  const Scratch other;
+  write(other / "test_batch.bin", cifar({0}, {1}));
+  EXPECT_EQ(read_dataset({"auto", other.path(), "test", 0}, input(32, 3, 10)).origin,
+            other / "test_batch.bin");
+}
+
+TEST(Dataset, APartOfItIsItsChosenRows) {
+  Dataset data;
+  data.inputs = at::arange(12, at::kByte).view({4, 3});
+  EXPECT_EQ(data.size(), 4);
+  EXPECT_TRUE(data.rows(1, 2).equal(data.inputs.narrow(0, 1, 2)));
+  data.chosen = at::tensor({3, 0, 2}, at::kLong);
+  EXPECT_EQ(data.size(), 3);
+  EXPECT_TRUE(data.rows(1, 2).equal(data.inputs.index_select(0, at::tensor({0, 2}, at::kLong))));
+  EXPECT_TRUE(data.rows(at::tensor({0}, at::kLong))[0].equal(data.inputs[3]));
+}
+
 TEST(ListImages, FindsPicturesInFoldersSorted) {
   const Scratch scratch;
-  const auto found = list_images(class_folder(scratch));
+  base::Remarks remarks;
+  const auto found = list_images(class_folder(scratch), remarks);
   ASSERT_EQ(found.size(), 3U);
   EXPECT_EQ(found[1].filename(), "b.PNG");
-  EXPECT_EQ(list_images(found[2]), std::vector<fs::path>{found[2]});
-  expect_contains(error_of([&] { list_images(scratch / "nothing"); }), "no such file or folder");
+  EXPECT_EQ(said(remarks), (Said{{"other_files", 1}}));
+  EXPECT_EQ(list_images(found[2], remarks), std::vector<fs::path>{found[2]});
+  expect_contains(error_of([&] { list_images(scratch / "nothing", remarks); }),
+                  "no such file or folder");
 }
 
 }  // namespace

@@ -91,6 +91,99 @@ TEST(TextData, ReadsPairsAndScores) {
   EXPECT_EQ(data.read(config).scores[0].item<float>(), 2.5F);
 }
 
+std::vector<std::string> said(const Dataset& data) {
+  std::vector<std::string> found;
+  for (const auto& remark : data.remarks) found.push_back(remark.what);
+  return found;
+}
+
+TEST(TextData, SaysWhichFileItJudgesWhereThereAreTwo) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::embedding);
+  const std::string line = "main\tMSR\t2012\t1\t2.5\tA.\tB.\n";
+  data.write("sts-dev.tsv", line);
+  const Dataset alone = data.read(config);
+  EXPECT_EQ(alone.origin, data.scratch / "sts-dev.tsv");
+  EXPECT_TRUE(alone.remarks.empty());
+  data.write("sts-test.tsv", line + line);
+  const Dataset both = data.read(config);
+  EXPECT_EQ(both.origin, data.scratch / "sts-test.tsv");
+  ASSERT_EQ(said(both), std::vector<std::string>{"other_splits"});
+  testing::expect_contains(both.remarks[0].text,
+                           "] sts-test.tsv is the test split; not read: sts-dev.tsv");
+  const Data running;
+  running.write("val.txt", std::string(50, 'a'));
+  EXPECT_EQ(running.read(bytes_config(Family::gpt2, Task::causal_lm)).origin,
+            running.scratch / "val.txt");
+}
+
+// A byte order mark belongs to the file, not to its text.
+TEST(TextData, DropsAByteOrderMarkAtEveryDoor) {
+  const std::string mark = "\xEF\xBB\xBF";
+  const Data data;
+  const ModelConfig classes = bytes_config(Family::bert, Task::classification),
+                    pairs = bytes_config(Family::bert, Task::embedding),
+                    running = bytes_config(Family::gpt2, Task::causal_lm);
+  data.write("test.tsv", mark + "a\t1\n");
+  EXPECT_EQ(row(data.read(classes).inputs, 0), (std::vector<std::int64_t>{'a'}));
+  data.write("test.jsonl", mark + R"({"text": "a", "label": 1})");
+  EXPECT_EQ(row(data.read(classes, "test", "jsonl").inputs, 0), (std::vector<std::int64_t>{'a'}));
+  data.write("sts-test.tsv", mark + "main\tMSR\t2012\t1\t2.5\tA\tB\n");
+  EXPECT_EQ(data.read(pairs).size(), 2);
+  data.write("test.txt", mark + "abcdef");
+  EXPECT_EQ(row(data.read(running, "test", "auto", 4).inputs, 0),
+            (std::vector<std::int64_t>{'a', 'b', 'c', 'd', 'e'}));
+  data.write("test.txt", mark +
+                             "ab\xFF"
+                             "def");
+  EXPECT_EQ(data.error(running), "[/test.txt] byte 5: is no valid UTF-8; --lossy replaces it")
+      << "bytes are counted as they lie in the file";
+}
+
+TEST(TextData, TakesTheNamesOfClassesWhereTheModelHasNone) {
+  const Data data;
+  data.write("train.tsv", "good\tyes\nbad\tno\nso\tyes\n");
+  ModelConfig config = bytes_config(Family::bert, Task::classification);
+  testing::expect_contains(error_of([&] { data.read(config, "train"); }),
+                           "line 1: label: saw 'yes', needs 0..1");
+  DatasetSource source;
+  source.path = data.scratch.path();
+  source.split = "train";
+  source.tokenizer = &*data.tokenizer;
+  source.names_classes = true;
+  const Dataset named = read_dataset(source, config);
+  EXPECT_EQ(named.label_names, (std::vector<std::string>{"no", "yes"}));
+  EXPECT_EQ(row(named.labels.unsqueeze(0), 0), (std::vector<std::int64_t>{1, 0, 1}));
+  config.labels = {"yes", "no"};
+  EXPECT_EQ(row(read_dataset(source, config).labels.unsqueeze(0), 0),
+            (std::vector<std::int64_t>{0, 1, 0}));
+  config.labels = {"yes", "maybe"};
+  EXPECT_THROW(read_dataset(source, config), UnknownClass);
+  config.labels.clear();
+  data.write("train.tsv", "good\tyes\nbad\tno\nso\tperhaps\n");
+  testing::expect_contains(error_of([&] { read_dataset(source, config); }),
+                           "labels: saw 3 names (no, perhaps, yes), needs 2, as the model has");
+  data.write("train.tsv", "good\t1\nbad\t0\n");
+  EXPECT_TRUE(read_dataset(source, config).label_names.empty()) << "numbers are no names";
+}
+
+TEST(TextData, ShowsEveryClassWhereLimited) {
+  const Data data;
+  std::string lines;
+  for (int i = 0; i < 90; ++i) lines += "a" + std::to_string(i) + "\t0\n";
+  for (int i = 0; i < 10; ++i) lines += "b" + std::to_string(i) + "\t1\n";
+  data.write("test.tsv", lines);
+  DatasetSource source;
+  source.path = data.scratch.path();
+  source.tokenizer = &*data.tokenizer;
+  source.limit = 20;
+  const Dataset read = read_dataset(source, bytes_config(Family::bert, Task::classification));
+  ASSERT_EQ(read.size(), 20);
+  EXPECT_EQ(read.labels.sum().item<int>(), 2);
+  for (std::int64_t i = 0; i < 20; ++i)
+    EXPECT_EQ(read.inputs[i][0].item<int>(), read.labels[i].item<int>() == 0 ? 'a' : 'b');
+}
+
 TEST(TextData, CutsARunningTextIntoWindowsThatShareAToken) {
   const Data data;
   data.write("story.txt", "0123456789abcdefghij");

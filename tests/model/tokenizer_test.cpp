@@ -64,6 +64,30 @@ TEST(Tokenizer, ReadsWordPieceFromVocabTxt) {
   expect_cases(read_tokenizer(scratch / "model"), "wordpiece");
 }
 
+TEST(Unicode, DropsAByteOrderMarkFromTheBeginningAlone) {
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_EQ(without_byte_order_mark(mark + "a"), "a");
+  EXPECT_EQ(without_byte_order_mark(mark), "");
+  EXPECT_EQ(without_byte_order_mark("a" + mark), "a" + mark);
+  EXPECT_EQ(without_byte_order_mark(mark.substr(0, 2)), mark.substr(0, 2));
+  EXPECT_EQ(without_byte_order_mark(""), "");
+}
+
+// An editor on Windows writes one; it is no part of the first token.
+TEST(Tokenizer, DropsAByteOrderMarkFromItsFiles) {
+  const Scratch scratch;
+  copy_files("wordpiece", {"vocab.txt"}, scratch / "pieces");
+  copy_files("byte_pair", {"vocab.json", "merges.txt"}, scratch / "bytes");
+  for (const char* file : {"pieces/vocab.txt", "bytes/vocab.json", "bytes/merges.txt"})
+    base::write_whole(scratch / file, "\xEF\xBB\xBF" + base::read_text(scratch / file));
+  expect_cases(read_tokenizer(scratch / "pieces"), "wordpiece");
+  expect_cases(read_tokenizer(scratch / "bytes"), "byte_pair");
+  copy_files("byte_pair", {"tokenizer.json"}, scratch / "json");
+  base::write_whole(scratch / "json/tokenizer.json",
+                    "\xEF\xBB\xBF" + base::read_text(scratch / "json/tokenizer.json"));
+  expect_cases(read_tokenizer(scratch / "json"), "byte_pair");
+}
+
 TEST(Tokenizer, KeepsCaseAndAccentsWhereTheConfigSaysSo) {
   expect_cases(read_tokenizer(goldens / "wordpiece_cased"), "wordpiece_cased");
 }

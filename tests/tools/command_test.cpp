@@ -75,6 +75,27 @@ TEST(TokenizeCommand, OpensSentencePieceBesideLibtorch) {
   EXPECT_EQ(json.at("ids").back(), 1);
 }
 
+TEST(TokenizeCommand, DropsAByteOrderMark) {
+  const Scratch scratch;
+  const std::string folder = std::string(CLEAVE_SOURCE_DIR) + "/tests/goldens/tokenizers/byte_pair",
+                    mark = "\xEF\xBB\xBF";
+  write_text(scratch / "plain.txt", "small\nsmall\n");
+  write_text(scratch / "marked.txt", mark + "small\nsmall\n");
+  const auto plain = run_cleave(scratch, {"tokenize", folder, scratch / "plain.txt"});
+  ASSERT_EQ(plain.code, 0) << plain.error;
+  EXPECT_EQ(run_cleave(scratch, {"tokenize", folder, scratch / "marked.txt"}).out, plain.out);
+  Process::Options options;
+  options.words = {
+      "/bin/sh", "-c",
+      "'" CLEAVE_PROGRAM "' tokenize '" + folder + "' < '" + (scratch / "marked.txt") + "'"};
+  Process piped(options);
+  EXPECT_EQ(piped.read_all(), plain.out);
+  EXPECT_EQ(piped.wait(), 0);
+  write_text(scratch / "broken.txt", mark + "sm\xFFll\n");
+  const auto broken = run_cleave(scratch, {"tokenize", folder, scratch / "broken.txt"});
+  EXPECT_TRUE(contains(broken.error, "broken.txt] byte 5: is no valid UTF-8")) << broken.error;
+}
+
 /// A recipe that trains a tiny model in a moment.
 std::string train_recipe(const std::string& seed_line) {
   return "format = 1\nthreads = 1\n" + seed_line + R"(
@@ -241,10 +262,67 @@ TEST_F(Commands, EvaluateWritesItsTable) {
   const Scratch& s = *shared_;
   const std::string text = said({"evaluate", s / "bundle", "--teacher", s / "model", "--data",
                                  s / "data", "--csv", own_ / "accuracy.csv"});
-  EXPECT_TRUE(contains(text, "12 rows of the test split")) << text;
+  EXPECT_TRUE(contains(text, "12 rows of the test split (" + (s / "data/test") + ")")) << text;
   const std::string csv = base::read_text(own_ / "accuracy.csv");
   EXPECT_EQ(csv.rfind("what,accuracy,against teacher\nteacher,", 0), 0U) << csv;
   EXPECT_TRUE(contains(csv, "\nwithout cam,")) << csv;
+}
+
+TEST_F(Commands, EvaluateSaysWhatItJudgedAndWhatItPassedOver) {
+  const Scratch& s = *shared_;
+  fs::copy(s / "data", own_ / "data", fs::copy_options::recursive);
+  fs::rename(own_ / "data/test", own_ / "data/val");
+  const Words evaluate{"evaluate", s / "model", "--data", own_ / "data"};
+  auto json = json_of(evaluate);
+  EXPECT_EQ(json.at("split"), "test");
+  EXPECT_EQ(json.at("data"), own_ / "data/val");
+  EXPECT_TRUE(json.at("remarks").empty());
+  fs::copy(s / "data/test", own_ / "data/test", fs::copy_options::recursive);
+  write_text(own_ / "data/test/low/scan.tiff", "");
+  const auto both = ran(evaluate);
+  EXPECT_TRUE(contains(both.error, "test/ is the test split; not read: val\n")) << both.error;
+  EXPECT_TRUE(contains(both.error, "1 file is passed over: not of a kind that is read (.tiff: 1)"))
+      << both.error;
+  json = json_of(evaluate);
+  ASSERT_EQ(json.at("remarks").size(), 2U);
+  EXPECT_EQ(json.at("remarks").at(1).at("what"), "other_files");
+  EXPECT_EQ(json.at("remarks").at(1).at("count"), 1);
+  EXPECT_EQ(json.at("remarks").at(1).at("warning"), false);
+  // An unknown class is none of those that the model knows.
+  fs::rename(own_ / "data/test/low", own_ / "data/test/lower");
+  const auto refused = ran(evaluate, 1);
+  EXPECT_TRUE(contains(refused.error, "class: saw 'lower', which is none of the model's labels"))
+      << refused.error;
+  EXPECT_EQ(count_of(refused.error, "\n"), 1) << refused.error;
+}
+
+TEST_F(Commands, InferSaysWhichFilesItPassesOver) {
+  const Scratch& s = *shared_;
+  fs::copy(s / "data/test/low", own_ / "pictures");
+  write_text(own_ / "pictures/a.tiff", "");
+  const auto answered = ran({"infer", s / "model", own_ / "pictures"});
+  EXPECT_EQ(count_of(answered.out, ".png: "), 4) << answered.out;
+  EXPECT_TRUE(contains(answered.error, "/pictures] 1 file is passed over")) << answered.error;
+}
+
+TEST_F(Commands, TrainKeepsTheFoldersNamesAndWarnsOfWhatItNeverSees) {
+  const Scratch& s = *shared_;
+  std::string recipe = train_recipe("seed = 1");
+  recipe.replace(recipe.find("labels = "), recipe.find("[schedule]") - recipe.find("labels = "),
+                 "");
+  recipe.replace(recipe.find("path = \"data\""), 13,
+                 "path = \"" + (s / "data") + "\"\nvalidation = 20\nsplit = \"last\"");
+  write_text(own_ / "recipe.toml", recipe);
+  const auto told = ran({"train", own_ / "recipe.toml", "--out", own_ / "text"});
+  EXPECT_TRUE(contains(told.error, "warning: [" + (s / "data/train") +
+                                       "] training never sees 1 of 3 classes: middle\n"))
+      << told.error;
+  const auto json = json_of({"train", own_ / "recipe.toml", "--out", own_ / "json"});
+  EXPECT_EQ(json.at("remarks").at(0).at("what"), "unseen_classes");
+  EXPECT_EQ(json.at("remarks").at(0).at("warning"), true);
+  const auto config = nlohmann::json::parse(base::read_text(own_ / "text/config.json"));
+  EXPECT_EQ(config.at("id2label").at("1"), "low");
+  EXPECT_EQ(config.at("cleave").at("held_out").at("count"), 20);
 }
 
 TEST_F(Commands, InferPrintsTheBestClassesAndTheTimes) {

@@ -165,7 +165,12 @@ TEST_F(MainJob, EvaluateListsEverySubsetAndKeepsIt) {
   EXPECT_EQ(json.at("size").get<int>(), 60);
   EXPECT_GE(json.at("rows").size(),
             1U + 3U + 7U - 3U);  // teacher, each part alone, every subset of two or three
-  EXPECT_TRUE(plan::read_measured(s / "bundle").contains("accuracy"));
+  const auto measured = plan::read_measured(s / "bundle");
+  ASSERT_TRUE(measured.contains("accuracy"));
+  EXPECT_EQ(measured.at("accuracy").at("split"), "test");
+  EXPECT_EQ(measured.at("accuracy").at("data"), "test") << "the folder's name, not where it lies";
+  EXPECT_NE(run({"inspect", s / "bundle", "--measured"}).out.find("of 60 rows of test\n"),
+            std::string::npos);
   run({"evaluate", s / "bundle", "--data", s / "data", "--target", "1"}, 3);
 }
 

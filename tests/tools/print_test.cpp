@@ -44,6 +44,21 @@ TEST(ProgressBar, IsSilentWhenNotOnATerminal) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
+TEST(ProgressBar, SaysRemarksAnywhereButNotForThoseWhoAreSilent) {
+  base::Remarks remarks = {{"other_files", 3, "[data] 3 files", false}, {"lost", 1, "it is", true}};
+  for (const bool shown : {true, false}) {
+    testing::internal::CaptureStderr();
+    {
+      ProgressBar bar(shown);
+      base::say(remarks, bar.callback());
+    }
+    EXPECT_EQ(testing::internal::GetCapturedStderr(),
+              shown ? "[data] 3 files\nwarning: it is\n" : "");
+  }
+  EXPECT_EQ(to_json(remarks).at(1).dump(),
+            R"({"count":1,"text":"it is","warning":true,"what":"lost"})");
+}
+
 TEST(Percent, ShowsWhatIsNotKnownAsADash) {
   EXPECT_EQ(percent(0.91234), "91.23 %");
   EXPECT_EQ(percent(std::nan("")), "–");

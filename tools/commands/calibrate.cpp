@@ -83,17 +83,17 @@ int calibrate(const Args& args) {
   const char* unit = measure.more_is_better ? "points" : "%";
   if (args.json()) {
     nlohmann::json json{
-        {"finished", summary.finished},       {"measure", measure.name},
-        {"teacher", summary.teacher_quality}, {"start", summary.start_quality},
-        {"fused", summary.fused_quality},     {"rejected", rejected_json(summary)},
-        {"shortened", summary.shortened},     {"compute", model::name_of(summary.compute)},
-        {"stages", nlohmann::json::array()}};
+        {"finished", summary.finished},        {"measure", measure.name},
+        {"teacher", summary.teacher_quality},  {"start", summary.start_quality},
+        {"fused", summary.fused_quality},      {"rejected", rejected_json(summary)},
+        {"shortened", summary.shortened},      {"compute", model::name_of(summary.compute)},
+        {"remarks", to_json(summary.remarks)}, {"stages", nlohmann::json::array()}};
     for (const auto& stage : summary.stages)
       json["stages"].push_back({{"name", stage.name},
                                 {"before", stage.before},
                                 {"after", stage.after},
                                 {"seconds", stage.seconds}});
-    std::printf("%s\n", json.dump(2).c_str());
+    std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
   } else {
     std::printf("%s", ablation(summary).c_str());
     if (summary.finished && std::isfinite(summary.fused_quality))

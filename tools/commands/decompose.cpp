@@ -20,7 +20,8 @@ namespace cleave::tools {
 namespace {
 
 /// What the units are worth: gradients and activations where there is data, weight norms else.
-decompose::Importance importance_of(const Args& args, const std::string& folder) {
+decompose::Importance importance_of(const Args& args, const std::string& folder,
+                                    base::Remarks& remarks) {
   const std::string how = args.text("importance");
   if (how == "weights" || (how == "auto" && !args.has("data")))
     return decompose::weight_importance(folder);
@@ -38,6 +39,7 @@ decompose::Importance importance_of(const Args& args, const std::string& folder)
     tokenizer = model::read_tokenizer(folder, teacher.config.vocabulary);
   source.tokenizer = tokenizer ? &*tokenizer : nullptr;
   const auto data = model::read_dataset(source, teacher.config);
+  say(remarks = data.remarks);
   ProgressBar bar;
   return decompose::measure_importance(teacher, data, {}, bar.callback());
 }
@@ -108,7 +110,8 @@ int decompose(const Args& args) {
   infer::set_threads(threads_of(args, all_threads()));
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   say_notes(teacher);
-  const auto importance = importance_of(args, teacher);
+  base::Remarks remarks;
+  const auto importance = importance_of(args, teacher, remarks);
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
@@ -125,8 +128,9 @@ int decompose(const Args& args) {
                                        {"files", files},
                                        {"covered", summary.covered},
                                        {"shared", summary.shared},
-                                       {"next", next}}
-                            .dump(2)
+                                       {"next", next},
+                                       {"remarks", to_json(remarks)}}
+                            .dump(2, ' ', false, replace_invalid)
                             .c_str());
     return exit_done;
   }

@@ -60,9 +60,9 @@ int evaluate(const Args& args) {
   const auto* fused = find_row(summary, bundle ? "fused" : "model");
   Table table({"what", std::string(measure.name),
                measure.more_is_better ? "against teacher" : "% above teacher"});
-  nlohmann::json json{{"measure", measure.name},
-                      {"size", summary.size},
-                      {"shortened", summary.shortened},
+  nlohmann::json json{{"measure", measure.name},        {"size", summary.size},
+                      {"shortened", summary.shortened}, {"split", summary.split},
+                      {"data", summary.data.string()},  {"remarks", to_json(summary.remarks)},
                       {"rows", nlohmann::json::array()}};
   for (const auto& row : summary.rows) {
     table.row({row.what, to_text(measure, row.value),
@@ -70,13 +70,14 @@ int evaluate(const Args& args) {
     json["rows"].push_back({{"what", row.what}, {"present", row.present}, {"value", row.value}});
   }
   if (bundle && !whole) std::fprintf(stderr, "not kept in the bundle: not the whole test split\n");
+  say(summary.remarks);
   warn_of_shortened(summary.shortened, source.length);
   write_csv(args, table);
   if (args.json())
-    std::printf("%s\n", json.dump(2).c_str());
+    std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
   else
-    std::printf("%s\n%lld rows of the %s split\n", table.text().c_str(),
-                static_cast<long long>(summary.size), source.split.c_str());
+    std::printf("%s\n%lld rows of the %s split (%s)\n", table.text().c_str(),
+                static_cast<long long>(summary.size), summary.split.c_str(), summary.data.c_str());
   if (target <= 0 || fused == nullptr) return exit_done;
   const bool reached = measure.more_is_better ? fused->value >= target : fused->value <= target;
   return reached ? exit_done : exit_negative;

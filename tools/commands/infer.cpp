@@ -141,11 +141,13 @@ std::vector<Asked> images_of(const Args& args, const std::vector<std::string>& w
                              const model::ModelConfig& config) {
   const bool upright = args.flag("exif-rotation");
   std::vector<Asked> asked;
+  base::Remarks remarks;
   for (const auto& word : words)
-    for (const auto& path : model::list_images(word))
+    for (const auto& path : model::list_images(word, remarks))
       asked.push_back({path.string(), [path, &config, upright] {
                          return Question{path.string(), to_pixels(path, config, upright), {}};
                        }});
+  say(remarks);
   return asked;
 }
 

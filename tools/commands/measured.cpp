@@ -46,7 +46,9 @@ std::string quality_text(const Reader& section) {
                teacher ? calibrate::compared(measure, *teacher, value) : "–"});
   }
   const auto size = section.number("size", 0, any, 0);
-  return table.text() + (size > 0 ? format("of %.0f rows\n", size) : "");
+  if (size == 0) return table.text();
+  const std::string data = section.text("data", "");
+  return table.text() + format("of %.0f rows", size) + (data.empty() ? "" : " of " + data) + "\n";
 }
 
 void add_memory(const Reader& system, const std::string& what, Table& table) {

@@ -189,11 +189,11 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
 
 std::string checked_text(const Args& args, const std::string& text, const std::string& where) {
   const auto at = model::first_invalid_utf8(text);
-  if (!at) return text;
+  if (!at) return std::string(model::without_byte_order_mark(text));
   if (!args.flag("lossy"))
     throw std::runtime_error("[" + where + "] byte " + std::to_string(*at) +
                              ": is no valid UTF-8; --lossy replaces it");
-  return model::repaired_utf8(text);
+  return std::string(model::without_byte_order_mark(model::repaired_utf8(text)));
 }
 
 std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>& words,

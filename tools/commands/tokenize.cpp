@@ -60,8 +60,10 @@ int tokenize(const Args& args) {
       if (const auto at = model::first_invalid_utf8(line))
         throw std::runtime_error("[" + name + "] byte " + std::to_string(offset + *at) +
                                  ": is no valid UTF-8; --lossy replaces it");
+    const std::string_view text =
+        offset == 0 ? model::without_byte_order_mark(line) : std::string_view(line);
     const auto started = std::chrono::steady_clock::now();
-    const auto ids = tokenizer.encode(line);
+    const auto ids = tokenizer.encode(text);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     tokens += ids.size();
     print_line(args, tokenizer, ids);

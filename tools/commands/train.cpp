@@ -49,13 +49,14 @@ int train(const Args& args) {
                         {"test", summary.test},
                         {"shortened", summary.shortened},
                         {"compute", model::name_of(summary.compute)},
+                        {"remarks", to_json(summary.remarks)},
                         {"epochs", nlohmann::json::array()}};
     for (const auto& epoch : summary.epochs)
       json["epochs"].push_back({{"epoch", epoch.epoch},
                                 {"loss", epoch.loss},
                                 {"validation", epoch.validation},
                                 {"seconds", epoch.seconds}});
-    std::printf("%s\n", json.dump(2).c_str());
+    std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
   } else {
     Table table({"epoch", "loss", "validation", "time"});
     for (const auto& epoch : summary.epochs)
