@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "fuzz/folder.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/unicode.hpp"
 
@@ -57,6 +58,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                       text.substr(0, 500));
     for (const auto id : ids) require(id >= 0 && id < tokenizer.vocabulary_size());
     require(!cleave::model::first_invalid_utf8(tokenizer.decode(ids, false)));
+    for (const auto id : tokenizer.encode_pair("A fleet", "of devices", true, 8))
+      require(id >= 0 && cleave::model::token_of(id) < tokenizer.vocabulary_size());
   } catch (const std::runtime_error&) {
   }
   return 0;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/reader.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
 #include "model/tokenizer/unicode.hpp"
 
@@ -20,6 +21,9 @@ void use(const cleave::model::Tokenizer& tokenizer, const std::string& text) {
   const auto ids = tokenizer.encode(text, false);
   for (const auto id : ids) require(id >= 0 && id < tokenizer.vocabulary_size());
   require(!cleave::model::first_invalid_utf8(tokenizer.decode(ids, false)));
+  // What surrounds a pair is named by the file, and need not be in its vocabulary.
+  for (const auto id : tokenizer.encode_pair(text, text, true))
+    require(id >= 0 && cleave::model::token_of(id) < cleave::model::Vocabulary::most);
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ namespace cleave::model {
 /// A data set in memory, as the model takes it. What is undefined is not there.
 struct Dataset {
   /// Images resized to the model's input, uint8 [n, c, h, w]; texts, int32 [n, N], −1 fills up (of
-  /// a masked language model, windows of a running text with tokens masked);
+  /// a masked language model, windows of a running text with tokens masked; of a classifier of two
+  /// texts, pairs, whose second text is marked: see model/tokenizer/segment.hpp);
   /// windows of a running text, int32 [n, N + 1], each beginning with the last token of the one
   /// before.
   at::Tensor inputs;
@@ -74,9 +75,10 @@ struct DatasetSource {
   /// Images: "idx" (MNIST's layout, .gz or plain, train-… and t10k-… pairs), "cifar10", "cifar100"
   /// (binary layout), "folder" (train/ and test/, each with one directory a class; see
   /// names_of_split()). Texts, of the files train, and dev or test, in the folder: "tsv" (text and
-  /// label, or two texts and their score), "jsonl" (objects with "text" and "label", or "text_a",
-  /// "text_b" and "score"), "stsb" (the STS benchmark's own columns), "text" (running text: .txt
-  /// files, or one whose last tenth is the test split). "auto": by what lies in the folder.
+  /// label, or two texts and their label or score, or the columns that a header names as GLUE's
+  /// do), "jsonl" (objects with "text" and "label", or "text_a", "text_b" and "label" or "score"),
+  /// "stsb" (the STS benchmark's own columns), "text" (running text: .txt files, or one whose last
+  /// tenth is the test split). "auto": by what lies in the folder.
   std::string format = "auto";
   std::filesystem::path path;
   /// "train" or "test". A data set that is not split is refused: what learns from it would be

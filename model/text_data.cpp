@@ -1,6 +1,7 @@
 #include "model/text_data.hpp"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <optional>
@@ -72,20 +73,62 @@ void for_lines(const fs::path& path, bool lossy, const Take& take) {
   }
 }
 
-std::vector<Line> read_tsv(const fs::path& path, bool pairs, bool lossy) {
-  const std::size_t needed = pairs ? 3 : 2;
+/// Which columns of a file are read, and how many there are.
+struct Columns {
+  std::vector<std::size_t> texts;  // one, or the two of a pair
+  std::size_t answer = 0, count = 0;
+};
+
+/// What GLUE and others call the columns in a header line.
+constexpr std::array text_names = {"text",      "text_a",   "text_b",    "sentence",  "sentence1",
+                                   "sentence2", "question", "question1", "question2", "#1 String",
+                                   "#2 String", "premise",  "hypothesis"};
+constexpr std::array answer_names = {"label", "Quality", "gold_label", "is_duplicate", "score"};
+
+/// As a header line names them; nothing where the line is none.
+std::optional<Columns> named_columns(const std::vector<std::string>& fields) {
+  const auto named = [&](const auto& names, std::size_t column) {
+    return std::find(names.begin(), names.end(), fields[column]) != names.end();
+  };
+  Columns columns{{}, fields.size(), fields.size()};
+  for (std::size_t column = 0; column < fields.size(); ++column) {
+    if (named(text_names, column)) columns.texts.push_back(column);
+    if (named(answer_names, column)) columns.answer = column;
+  }
+  const bool whole = !columns.texts.empty() && columns.texts.size() <= 2;
+  return whole && columns.answer < fields.size() ? std::optional(columns) : std::nullopt;
+}
+
+/// Of a file without a header: the answer stands behind one text or two.
+Columns usual_columns(std::size_t count) {
+  return count == 2 ? Columns{{0}, 1, 2} : Columns{{0, 1}, 2, 3};
+}
+
+/// A score is that of two texts; of a classifier one text has a label, or two have, in all lines.
+std::vector<Line> read_tsv(const fs::path& path, bool scored, bool lossy) {
+  const std::string needs =
+      scored ? "text, text and score" : "text and label, or text, text and label";
   std::vector<Line> lines;
+  std::optional<Columns> columns;
+  std::size_t first = 0;
   for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     auto fields = split(line, '\t');
-    if (fields.size() != needed)
+    const std::string saw = "saw " + std::to_string(fields.size()) + " columns, needs ";
+    if (!columns) {
+      first = number;
+      if ((columns = named_columns(fields))) return;
+      if (fields.size() != 3 && (scored || fields.size() != 2)) fail_at(path, number, saw + needs);
+      columns = usual_columns(fields.size());
+    }
+    if (fields.size() != columns->count)
       fail_at(path, number,
-              "saw " + std::to_string(fields.size()) + " columns, needs " +
-                  (pairs ? "text, text and score" : "text and label"));
-    Line read{number, {}, fields.back()};
-    fields.pop_back();
-    read.texts = std::move(fields);
+              saw + std::to_string(columns->count) + " as in line " + std::to_string(first));
+    Line read{number, {}, std::move(fields[columns->answer])};
+    for (const std::size_t column : columns->texts) read.texts.push_back(std::move(fields[column]));
     lines.push_back(std::move(read));
   });
+  if (scored && !lines.empty() && lines.front().texts.size() != 2)
+    fail_at(path, first, "saw one text a line, needs " + needs);
   return lines;
 }
 
@@ -105,20 +148,25 @@ std::string text_or_number(const nlohmann::json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-std::vector<Line> read_jsonl(const fs::path& path, bool pairs, bool lossy) {
+/// The two texts of a pair under text_a and text_b, a text by itself under text; all lines alike.
+std::vector<Line> read_jsonl(const fs::path& path, bool scored, bool lossy) {
   std::vector<Line> lines;
   for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     const auto object = nlohmann::json::parse(line, nullptr, false);
     if (!object.is_object()) fail_at(path, number, "saw no JSON object, needs one a line");
     Line read{number, {}, {}};
+    const bool pair =
+        lines.empty() ? scored || object.contains("text_a") : lines.front().texts.size() == 2;
     const auto texts =
-        pairs ? std::vector<const char*>{"text_a", "text_b"} : std::vector<const char*>{"text"};
+        pair ? std::vector<const char*>{"text_a", "text_b"} : std::vector<const char*>{"text"};
     for (const char* key : texts) {
       if (!object.contains(key) || !object[key].is_string())
-        fail_at(path, number, std::string(key) + ": saw no text, needs one");
+        fail_at(path, number,
+                std::string(key) + ": saw no text, needs one" +
+                    (lines.empty() ? "" : " as in line " + std::to_string(lines[0].number)));
       read.texts.push_back(object[key].get<std::string>());
     }
-    const char* answer = pairs ? "score" : "label";
+    const char* answer = scored ? "score" : "label";
     if (object.contains(answer)) read.answer = text_or_number(object[answer]);
     lines.push_back(std::move(read));
   });
@@ -178,15 +226,16 @@ std::string detect(const DatasetSource& source, const ModelConfig& config) {
   return has("*.jsonl") ? "jsonl" : "tsv";
 }
 
-std::vector<Line> read_lines(const DatasetSource& source, const std::string& format, bool pairs,
+std::vector<Line> read_lines(const DatasetSource& source, const std::string& format, bool scored,
                              Dataset& data) {
   if (format == "stsb") {
-    if (!pairs)
+    if (!scored)
       fail(source.path, "format: saw stsb, which has no labels, but the model classifies");
     return read_stsb(file_of(source, {"sts-*.tsv", "*.tsv"}, data), source.lossy);
   }
-  if (format == "jsonl") return read_jsonl(file_of(source, {"*.jsonl"}, data), pairs, source.lossy);
-  return read_tsv(file_of(source, {"*.tsv"}, data), pairs, source.lossy);
+  if (format == "jsonl")
+    return read_jsonl(file_of(source, {"*.jsonl"}, data), scored, source.lossy);
+  return read_tsv(file_of(source, {"*.tsv"}, data), scored, source.lossy);
 }
 
 std::optional<std::int64_t> number_of(const std::string& answer) {
@@ -265,36 +314,43 @@ void check_length(const DatasetSource& source, const ModelConfig& config) {
 
 Dataset read_labelled(const DatasetSource& source, const std::string& format,
                       const ModelConfig& config) {
-  const bool pairs = config.task == Task::embedding;
+  const bool scored = config.task == Task::embedding;
   if (source.stride > 0)
     throw std::runtime_error("[data] stride: saw " + std::to_string(source.stride) +
                              ", needs 0: only running text has windows");
   Dataset data;
-  const auto lines = read_lines(source, format, pairs, data);
+  const auto lines = read_lines(source, format, scored, data);
   const fs::path& file = data.origin;
   if (lines.empty()) fail(file, "data: saw no line, needs at least 1");
   data.label_names = config.labels;
-  if (!pairs && source.names_classes && config.labels.empty())
+  if (!scored && source.names_classes && config.labels.empty())
     data.label_names = names_in(lines, config.classes, file);
   std::vector<std::int64_t> labels(lines.size(), 0);
-  for (std::size_t i = 0; !pairs && i < lines.size(); ++i)
+  for (std::size_t i = 0; !scored && i < lines.size(); ++i)
     labels[i] = label_of(lines[i], data.label_names, config.classes, file);
   const auto chosen = stratified(labels, source.limit);
   const auto length = static_cast<std::size_t>(length_of(source, config));
   const auto count = static_cast<std::int64_t>(chosen.size());
-  pairs ? data.scores = at::empty({count}, at::kFloat)
-        : data.labels = at::empty({count}, at::kLong);
+  scored ? data.scores = at::empty({count}, at::kFloat)
+         : data.labels = at::empty({count}, at::kLong);
   std::vector<std::vector<TokenId>> rows;
+  const auto add = [&](const Line& line, const auto& encode) {
+    rows.push_back(encode(length));
+    if (rows.back().empty()) fail_at(file, line.number, "text: saw none, needs some");
+    if (rows.back().size() == length && encode(0).size() > length) ++data.shortened;
+  };
   for (std::size_t i = 0; i < chosen.size(); ++i) {
     const auto place = static_cast<std::size_t>(chosen[i]);
     const auto& line = lines[place];
-    for (const auto& text : line.texts) {
-      rows.push_back(source.tokenizer->encode(text, true, length));
-      if (rows.back().empty()) fail_at(file, line.number, "text: saw none, needs some");
-      if (rows.back().size() == length && source.tokenizer->encode(text).size() > length)
-        ++data.shortened;
-    }
-    if (pairs)
+    if (!scored && line.texts.size() == 2)
+      add(line, [&](std::size_t most) {
+        return source.tokenizer->encode_pair(line.texts[0], line.texts[1], config.token_types > 1,
+                                             most);
+      });
+    else
+      for (const auto& text : line.texts)
+        add(line, [&](std::size_t most) { return source.tokenizer->encode(text, true, most); });
+    if (scored)
       data.scores.data_ptr<float>()[i] = score_of(line, file);
     else
       data.labels.data_ptr<std::int64_t>()[i] = labels[place];

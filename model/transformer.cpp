@@ -7,6 +7,8 @@
 
 #include <ATen/ATen.h>
 
+#include "model/tokenizer/segment.hpp"
+
 namespace cleave::model {
 namespace {
 
@@ -221,15 +223,18 @@ Tensor positions_behind_padding(const ModelConfig& config, const Tensor& ids) {
 /// Ids -> tokens with positions [B, N, D]; what fills up a row becomes some token or other.
 Tensor embed_text(const Transformer& model, const Input& input) {
   const Tensor ids = input.values.to(at::kLong);
+  // Padding becomes the first token of the vocabulary.
+  const Tensor real = ids.clamp_min(0);
   const std::vector<std::int64_t> past = past_of(input);
-  Tensor x = at::embedding(model["embedding.token"], ids.clamp_min(0));
+  Tensor x = at::embedding(model["embedding.token"], real.bitwise_and(second_text - 1));
   if (const Tensor* position = model.find("embedding.position")) {
     const Tensor positions = model.config.position_offset > 0
                                  ? positions_behind_padding(model.config, ids)
                                  : positions_of(past, ids.size(1), ids.device());
     x = x + at::embedding(*position, positions.clamp_max(position->size(0) - 1));
   }
-  if (const Tensor* type = model.find("embedding.type")) x = x + (*type)[0];
+  if (const Tensor* type = model.find("embedding.type"))
+    x = x + at::embedding(*type, real.bitwise_and(second_text).ne(0).to(at::kLong));
   return model.find("embedding.norm.weight") == nullptr ? x : norm(model, "embedding.norm", x);
 }
 
@@ -298,14 +303,17 @@ Tensor language_logits(const Transformer& model, const Tensor& features) {
                               needs);
 }
 
-/// Ids within the vocabulary, −1 at the end only. [N] of one row.
+/// Ids within the vocabulary, a second text's where the model tells two apart, −1 at the end only.
+/// [N] of one row.
 void check_row(const std::int64_t* ids, std::int64_t tokens, std::int64_t row,
-               std::int64_t vocabulary) {
+               const ModelConfig& config) {
   bool ended = false;
   for (std::int64_t i = 0; i < tokens; ++i) {
-    if (ids[i] < -1 || ids[i] >= vocabulary)
-      refuse_row(row, "token " + std::to_string(ids[i]),
-                 "0.." + std::to_string(vocabulary - 1) + ", the model's vocabulary");
+    if (in_second_text(ids[i]) && config.token_types < 2)
+      refuse_row(row, "a token of a pair's second text", "none: the model has no token types");
+    if (ids[i] < -1 || token_of(ids[i]) >= config.vocabulary)
+      refuse_row(row, "token " + std::to_string(token_of(ids[i])),
+                 "0.." + std::to_string(config.vocabulary - 1) + ", the model's vocabulary");
     if (ids[i] >= 0 && ended) refuse_row(row, "a token after its end", "-1 at the end only");
     ended = ended || ids[i] < 0;
   }
@@ -349,7 +357,7 @@ void check_input(const Transformer& model, const Input& input) {
   const std::int64_t rows = ids.size(0), tokens = ids.size(1);
   if (rows == 0 || tokens == 0) throw std::invalid_argument("[tokens] saw none, needs at least 1");
   for (std::int64_t row = 0; row < rows; ++row)
-    check_row(ids.data_ptr<std::int64_t>() + row * tokens, tokens, row, config.vocabulary);
+    check_row(ids.data_ptr<std::int64_t>() + row * tokens, tokens, row, config);
   if (input.cache == nullptr) {
     const std::vector<std::int64_t> lengths = lengths_of(ids);
     for (std::size_t row = 0; row < lengths.size(); ++row)

@@ -76,7 +76,8 @@ KvCache make_cache(const Transformer& model, std::int64_t batch, std::int64_t ca
 
 /// What a request asks of a model. Images: uint8 [B, c, h, w] or normalised float pixels. Text:
 /// token ids [B, N], int32 or int64; −1 fills up the end of the shorter rows, so that lengths
-/// travel with the ids and masks are derived where they are needed.
+/// travel with the ids and masks are derived where they are needed. Ids of a pair's second text are
+/// marked (second_text in model/tokenizer/segment.hpp).
 struct Input {
   Tensor values;
   /// Causal models: the ids go on where the cache ends, and are added to it.
@@ -86,7 +87,8 @@ struct Input {
 };
 
 /// Throws std::invalid_argument where `values` are no input of the model: shape, an id beyond the
-/// vocabulary, −1 before the end of a row, an empty row, more tokens than the context.
+/// vocabulary, a second text for a model without token types, −1 before the end of a row, an empty
+/// row, more tokens than the context.
 void check_input(const Transformer& model, const Input& input);
 /// Tokens of each row. [B, N] -> B numbers.
 std::vector<std::int64_t> lengths_of(const Tensor& ids);

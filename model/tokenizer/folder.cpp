@@ -12,6 +12,7 @@
 #include "base/file.hpp"
 #include "base/reader.hpp"
 #include "model/tokenizer/byte_pair.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/sentence_piece_file.hpp"
 #include "model/tokenizer/tokenizer.hpp"
@@ -101,7 +102,11 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
   };
   const TokenId begin = needed("[CLS]"), end = needed("[SEP]");
   needed("[UNK]");
-  return {wordpiece(std::move(vocabulary), options), std::move(added), {begin}, {end}};
+  return {wordpiece(std::move(vocabulary), options),
+          std::move(added),
+          {begin},
+          {end},
+          {{begin}, {end}, {end | second_text}}};
 }
 
 /// The ways of byte-level BPE whose files are the same.
@@ -154,6 +159,7 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   const Reader config = tokenizer_config(folder);
   std::vector<AddedToken> added;
   std::vector<TokenId> begin, end;
+  PairFrame pair;
   const auto add = [&](const std::string& token, bool strip_left = false) {
     const auto id = vocabulary.find(token);
     if (id) added.push_back({token, *id, true, strip_left});
@@ -171,6 +177,7 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
     add(special_token(config, "pad_token", "<pad>"));
     add(special_token(config, "unk_token", "<unk>"));
     add(special_token(config, "mask_token", "<mask>"), true);
+    pair = {begin, {end[0], end[0]}, end, false};
   } else {
     add("<|endoftext|>");
     if (config.boolean("add_bos_token", false)) {
@@ -183,7 +190,7 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   }
   try {
     return {byte_pair(std::move(vocabulary), merges, byte_pair_options(kind, config)),
-            std::move(added), std::move(begin), std::move(end)};
+            std::move(added), std::move(begin), std::move(end), std::move(pair)};
   } catch (const std::invalid_argument& wrong) {
     throw std::runtime_error("[" + merges_file.string() + "] " + wrong.what());
   }
@@ -278,7 +285,9 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
   };
   auto before = around("add_bos_token", true, named[0].second),
        behind = around("add_eos_token", false, named[1].second);
-  return {std::move(scheme), std::move(added), std::move(before), std::move(behind)};
+  PairFrame pair = each_surrounded(before, behind);
+  return {std::move(scheme), std::move(added), std::move(before), std::move(behind),
+          std::move(pair)};
 }
 
 Tokenizer read_files(const fs::path& folder) {

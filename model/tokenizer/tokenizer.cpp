@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/unicode.hpp"
 
 namespace cleave::model {
@@ -35,15 +36,34 @@ std::size_t behind_space(std::string_view text, std::size_t begin) {
   return begin;
 }
 
+/// Cuts two texts until both together have `room` tokens: the longer one to what the shorter one
+/// leaves, where that is as much as the shorter one has; else each to a half. The odd one is left
+/// to the longer text, of two alike to the second.
+void shorten(std::vector<TokenId>& first, std::vector<TokenId>& second, std::size_t room) {
+  if (first.size() + second.size() <= room) return;
+  auto& longer = first.size() > second.size() ? first : second;
+  auto& shorter = first.size() > second.size() ? second : first;
+  shorter.resize(std::min(shorter.size(), room / 2));
+  longer.resize(room - shorter.size());
+}
+
 }  // namespace
 
+PairFrame each_surrounded(const std::vector<TokenId>& begin, const std::vector<TokenId>& end) {
+  PairFrame frame{begin, end, {}};
+  for (const TokenId id : begin) frame.between.push_back(id | second_text);
+  for (const TokenId id : end) frame.end.push_back(id | second_text);
+  return frame;
+}
+
 Tokenizer::Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken> added,
-                     std::vector<TokenId> begin, std::vector<TokenId> end)
+                     std::vector<TokenId> begin, std::vector<TokenId> end, PairFrame pair)
     : scheme_(std::move(scheme)),
       added_(std::move(added)),
       first_bytes_(256),
       begin_(std::move(begin)),
-      end_(std::move(end)) {
+      end_(std::move(end)),
+      pair_(std::move(pair)) {
   std::stable_sort(added_.begin(), added_.end(), [](const AddedToken& a, const AddedToken& b) {
     return a.content.size() > b.content.size();
   });
@@ -92,6 +112,25 @@ std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special
   const std::size_t behind = with_special ? end_.size() : 0;
   if (length > 0 && ids.size() + behind > length) ids.resize(length - std::min(length, behind));
   if (with_special) ids.insert(ids.end(), end_.begin(), end_.end());
+  return ids;
+}
+
+std::vector<TokenId> Tokenizer::encode_pair(std::string_view first, std::string_view second,
+                                            bool marked, std::size_t length) const {
+  std::vector<TokenId> a = encode(first, false), b = encode(second, false);
+  const std::size_t around = pair_.begin.size() + pair_.between.size() + pair_.end.size();
+  if (length > 0 && length < around)
+    throw std::invalid_argument("[tokenizer] length: saw " + std::to_string(length) +
+                                ", needs at least " + std::to_string(around) +
+                                ", which stand around a pair");
+  if (length > 0) shorten(a, b, length - around);
+  if (pair_.marks_second)
+    for (TokenId& id : b) id |= second_text;
+  std::vector<TokenId> ids = pair_.begin;
+  for (const std::vector<TokenId>& piece : {a, pair_.between, b, pair_.end})
+    ids.insert(ids.end(), piece.begin(), piece.end());
+  if (!marked)
+    for (TokenId& id : ids) id = static_cast<TokenId>(token_of(id));
   return ids;
 }
 

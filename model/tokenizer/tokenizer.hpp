@@ -33,17 +33,34 @@ struct AddedToken {
   bool strip_left = false, strip_right = false;
 };
 
+/// What stands before, between and behind the two texts of a pair. What belongs to the second text
+/// is marked: see second_text.
+struct PairFrame {
+  std::vector<TokenId> begin, between, end;
+  /// Whether the tokens of the second text are marked.
+  bool marks_second = true;
+};
+/// The frame of a pair each text of which is surrounded as a text by itself (Llama's).
+PairFrame each_surrounded(const std::vector<TokenId>& begin, const std::vector<TokenId>& end);
+
 /// Text to token numbers and back, the same numbers as Hugging Face's.
 class Tokenizer {
  public:
   /// `begin` and `end` surround every text: [CLS] and [SEP], <s> and nothing, or nothing.
   Tokenizer(std::unique_ptr<TokenScheme> scheme, std::vector<AddedToken> added,
-            std::vector<TokenId> begin, std::vector<TokenId> end);
+            std::vector<TokenId> begin, std::vector<TokenId> end, PairFrame pair = {});
 
   /// Any bytes: each maximal invalid UTF-8 sequence counts as U+FFFD. Cut to `length` tokens, those
   /// that surround it among them, as Transformers truncates; 0: not cut.
   std::vector<TokenId> encode(std::string_view text, bool with_special = true,
                               std::size_t length = 0) const;
+  /// Two texts as one row. Cut to `length` tokens as Transformers truncates ("longest_first"): the
+  /// longer text first, then both alike. With `marked` the tokens of the second text carry
+  /// second_text, for models that have token types; else no token does. Throws
+  /// std::invalid_argument "[tokenizer] length: saw 2, needs at least 3" where what surrounds a
+  /// pair alone is longer.
+  std::vector<TokenId> encode_pair(std::string_view first, std::string_view second, bool marked,
+                                   std::size_t length = 0) const;
   /// Throws std::invalid_argument "[tokenizer] id: saw 70000, needs 0..50256".
   std::string decode(const std::vector<TokenId>& ids, bool without_special = true) const;
 
@@ -66,6 +83,7 @@ class Tokenizer {
   std::map<TokenId, const AddedToken*> added_by_id_;
   std::vector<TokenId> begin_, end_;
   std::optional<TokenId> mask_;
+  PairFrame pair_;
 };
 
 /// Of a model folder: tokenizer.json, or vocab.txt (WordPiece; tokenizer_config.json says whether

@@ -138,6 +138,7 @@ Frame llama_frame(const Reader& config, const AddedTokens& tokens) {
   };
   add("add_bos_token", true, "bos_token", "<s>", frame.begin);
   add("add_eos_token", false, "eos_token", "</s>", frame.end);
+  frame.pair = each_surrounded(frame.begin, frame.end);
   return frame;
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/tokenizer/byte_pair.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/wordpiece.hpp"
 
 namespace cleave::model {
@@ -50,22 +51,55 @@ TokenId read_pair(const Reader& pair) {
   return static_cast<TokenId>(items[1].integer(0, Vocabulary::most - 1));
 }
 
+/// The numbers of a special token of a template.
+std::vector<TokenId> read_special(const Reader& processor, const Reader& name) {
+  std::vector<TokenId> ids;
+  for (const Reader& id : processor.at("special_tokens").at(name.text()).at("ids").items())
+    ids.push_back(static_cast<TokenId>(id.integer(0, Vocabulary::most - 1)));
+  return ids;
+}
+
+/// Text A, of type 0, and text B behind it; type 1 marks what belongs to the second.
+PairFrame read_pair_template(const Reader& processor) {
+  PairFrame frame;
+  std::vector<TokenId>* place = &frame.begin;
+  for (const Reader& piece : processor.at("pair").items()) {
+    if (piece.has("Sequence")) {
+      const Reader text = piece.at("Sequence");
+      const bool is_first = place == &frame.begin;
+      if (place == &frame.end) throw piece.error("saw a third text, needs two");
+      text.at("id").one_of({is_first ? "A" : "B"});
+      const bool marked = text.integer("type_id", 0, is_first ? 0 : 1, 0) == 1;
+      if (!is_first) frame.marks_second = marked;
+      place = is_first ? &frame.between : &frame.end;
+      continue;
+    }
+    const Reader special = piece.at("SpecialToken");
+    const bool marked = special.integer("type_id", 0, 1, 0) == 1;
+    for (const TokenId id : read_special(processor, special.at("id")))
+      place->push_back(marked ? id | second_text : id);
+  }
+  if (place != &frame.end) throw processor.at("pair").error("saw no two texts, needs A and B");
+  return frame;
+}
+
 Frame read_template(const Reader& processor) {
   Frame frame;
   bool behind = false;
   for (const Reader& piece : processor.at("single").items()) {
     if (piece.has("Sequence")) {
       if (behind) throw piece.error("saw a second text, needs one");
+      piece.at("Sequence").integer("type_id", 0, 0, 0);
       behind = true;
       continue;
     }
-    const Reader name = piece.at("SpecialToken").at("id");
-    const Reader token = processor.at("special_tokens").at(name.text());
-    for (const Reader& id : token.at("ids").items())
-      (behind ? frame.end : frame.begin)
-          .push_back(static_cast<TokenId>(id.integer(0, Vocabulary::most - 1)));
+    const Reader special = piece.at("SpecialToken");
+    special.integer("type_id", 0, 0, 0);
+    for (const TokenId id : read_special(processor, special.at("id")))
+      (behind ? frame.end : frame.begin).push_back(id);
   }
   if (!behind) throw processor.at("single").error("saw no text, needs one");
+  frame.pair = read_pair_template(processor);
   return frame;
 }
 
@@ -74,7 +108,9 @@ Frame read_processor(const Reader& processor) {
       {"TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel"});
   if (type == "ByteLevel") return {};  // only offsets
   if (type == "TemplateProcessing") return read_template(processor);
-  return {{read_pair(processor.at("cls"))}, {read_pair(processor.at("sep"))}};
+  const TokenId begin = read_pair(processor.at("cls")), end = read_pair(processor.at("sep"));
+  if (type == "RobertaProcessing") return {{begin}, {end}, {{begin}, {end, end}, {end}, false}};
+  return {{begin}, {end}, {{begin}, {end}, {end | second_text}}};
 }
 
 Frame read_frame(const Reader& file) {
@@ -86,6 +122,7 @@ Frame read_frame(const Reader& file) {
     Frame more = read_processor(step);
     frame.begin.insert(frame.begin.begin(), more.begin.begin(), more.begin.end());
     frame.end.insert(frame.end.end(), more.end.begin(), more.end.end());
+    if (step.at("type").text() != "ByteLevel") frame.pair = std::move(more.pair);
   }
   return frame;
 }
@@ -235,7 +272,8 @@ Tokenizer tokenizer_from_json(const Reader& file, const TokenizerChanges& change
   if (const auto list = file.find("added_tokens"); list && !changes.added)
     added = read_added(*list, file.has("normalizer"));
   Frame frame = changes.frame ? *changes.frame : read_frame(file);
-  return {std::move(scheme), std::move(added), std::move(frame.begin), std::move(frame.end)};
+  return {std::move(scheme), std::move(added), std::move(frame.begin), std::move(frame.end),
+          std::move(frame.pair)};
 }
 
 }  // namespace cleave::model

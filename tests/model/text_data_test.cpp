@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "tests/model/fixtures.hpp"
 
 namespace cleave::model {
@@ -74,6 +75,89 @@ TEST(TextData, ReadsTextsAndLabels) {
   EXPECT_EQ(data.read(config, "train", "tsv", 3).inputs.size(1), 3);
   EXPECT_EQ(data.read(config, "train", "tsv", 3).shortened, 1) << "bad has three tokens";
   EXPECT_EQ(inputs_of(config, train.inputs.narrow(0, 1, 1)).size(1), 3);
+}
+
+// Of a classifier a file with a third column has two texts in each line, which become one row.
+TEST(TextData, ReadsLabelledPairsAsOneRow) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const std::int64_t c = 'c' + second_text, d = 'd' + second_text;
+  const std::vector<std::int64_t> first = {'a', 'b', c}, second = {'b', d, d};
+  data.write("train.tsv", "ab\tc\t1\r\nb\tdd\t0\n");
+  const Dataset tsv = data.read(config, "train");
+  ASSERT_EQ(tsv.size(), 2);
+  EXPECT_EQ(row(tsv.inputs, 0), first);
+  EXPECT_EQ(row(tsv.inputs, 1), second);
+  EXPECT_EQ(row(tsv.labels.unsqueeze(0), 0), (std::vector<std::int64_t>{1, 0}));
+  EXPECT_FALSE(tsv.scores.defined());
+  data.write("train.jsonl",
+             "{\"text_b\": \"c\", \"text_a\": \"ab\", \"label\": 1}\n"
+             "{\"text_a\": \"b\", \"text_b\": \"dd\", \"label\": 0}\n");
+  const Dataset jsonl = data.read(config, "train", "jsonl");
+  EXPECT_TRUE(jsonl.inputs.equal(tsv.inputs));
+  EXPECT_TRUE(jsonl.labels.equal(tsv.labels));
+  // The longer text is cut first.
+  const Dataset cut = data.read(config, "train", "tsv", 2);
+  EXPECT_EQ(row(cut.inputs, 0), (std::vector<std::int64_t>{'a', c}));
+  EXPECT_EQ(cut.shortened, 2);
+}
+
+TEST(TextData, MarksNoTokenForAModelWithoutTokenTypes) {
+  const Data data;
+  data.write("test.tsv", "a\tb\t1\n");
+  ModelConfig config = bytes_config(Family::bert, Task::classification);
+  config.token_types = 1;
+  EXPECT_EQ(row(data.read(config).inputs, 0), (std::vector<std::int64_t>{'a', 'b'}));
+}
+
+// MRPC, RTE and QNLI as GLUE has them.
+TEST(TextData, ReadsTheColumnsThatAHeaderNames) {
+  const Data data;
+  ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const std::vector<std::int64_t> pair = {'a', 'b' + second_text};
+  const auto expect = [&](const std::string& text) {
+    data.write("dev.tsv", text);
+    const Dataset read = data.read(config);
+    ASSERT_EQ(read.size(), 1) << text;
+    EXPECT_EQ(row(read.inputs, 0), pair) << text;
+    EXPECT_EQ(read.labels[0].item<std::int64_t>(), 1) << text;
+  };
+  expect("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta\tb\n");
+  expect("text_a\ttext_b\tlabel\na\tb\t1\n");
+  config.labels = {"entailment", "not_entailment"};
+  expect("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n");
+  expect("index\tquestion\tsentence\tlabel\n0\ta\tb\tnot_entailment\n");
+  data.write("dev.tsv", "sentence\tlabel\na\t1\n");
+  EXPECT_EQ(row(data.read(config).inputs, 0), (std::vector<std::int64_t>{'a'}));
+  data.write("dev.tsv", "sentence1\tsentence2\tscore\na\tb\t2.5\n");
+  EXPECT_EQ(data.read(bytes_config(Family::bert, Task::embedding)).scores[0].item<float>(), 2.5F);
+  // A text that is a column's name is a text.
+  data.write("dev.tsv", "question\t1\n");
+  EXPECT_EQ(data.read(config).size(), 1);
+}
+
+TEST(TextData, RefusesAFileWhoseLinesDoNotAgree) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::classification);
+  data.write("test.tsv", "\na\tb\t1\na\t1\n");
+  EXPECT_EQ(data.error(config), "[/test.tsv] line 3: saw 2 columns, needs 3 as in line 2");
+  data.write("test.tsv", "a\t1\na\tb\t1\n");
+  EXPECT_EQ(data.error(config), "[/test.tsv] line 2: saw 3 columns, needs 2 as in line 1");
+  data.write("test.tsv", "index\tsentence1\tsentence2\tlabel\na\tb\t1\n");
+  EXPECT_EQ(data.error(config), "[/test.tsv] line 2: saw 3 columns, needs 4 as in line 1");
+  data.write("test.tsv", "a\tb\tc\t1\n");
+  EXPECT_EQ(data.error(config),
+            "[/test.tsv] line 1: saw 4 columns, needs text and label, or text, text and label");
+  data.write("test.tsv", "sentence\tscore\na\t1\n");
+  EXPECT_EQ(data.error(bytes_config(Family::bert, Task::embedding)),
+            "[/test.tsv] line 1: saw one text a line, needs text, text and score");
+  data.write("test.jsonl",
+             "{\"text_a\": \"a\", \"text_b\": \"b\", \"label\": 1}\n"
+             "{\"text\": \"a\", \"label\": 1}\n");
+  EXPECT_EQ(data.error(config, "jsonl"),
+            "[/test.jsonl] line 2: text_a: saw no text, needs one as in line 1");
+  data.write("test.jsonl", "{\"text_a\": \"a\", \"label\": 1}\n");
+  EXPECT_EQ(data.error(config, "jsonl"), "[/test.jsonl] line 1: text_b: saw no text, needs one");
 }
 
 TEST(TextData, ReadsPairsAndScores) {
@@ -336,7 +420,8 @@ TEST(TextData, SaysWhatIsWrongAndWhere) {
   data.write("test.tsv", "good\t2\n");
   EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: label: saw '2', needs 0..1");
   data.write("test.tsv", "good\n");
-  EXPECT_EQ(data.error(classes), "[/test.tsv] line 1: saw 1 columns, needs text and label");
+  EXPECT_EQ(data.error(classes),
+            "[/test.tsv] line 1: saw 1 columns, needs text and label, or text, text and label");
   data.write("test.tsv", "g\xff\t1\n");
   EXPECT_EQ(data.error(classes), "[/test.tsv] byte 1: is no valid UTF-8; --lossy replaces it");
   data.write("test.tsv", "\t1\n");

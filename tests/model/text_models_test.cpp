@@ -8,6 +8,7 @@
 #include "base/file.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/transformer.hpp"
 #include "tests/model/fixtures.hpp"
 
@@ -23,6 +24,7 @@ using testing::tiny_text_config;
 
 const std::vector<std::string> goldens = {"bert",
                                           "bert_classifier",
+                                          "bert_pairs",
                                           "bert_masked_sharded",
                                           "roberta",
                                           "roberta_classifier",
@@ -236,6 +238,40 @@ TEST(CausalModel, DoesNotSeeWhatComesLater) {
     EXPECT_TRUE(one.narrow(1, 0, 3).equal(other.narrow(1, 0, 3)));
     EXPECT_FALSE(one[0][3].allclose(other[0][3]));
   }
+}
+
+TEST(Pairs, AnswerDependsOnWhichTextATokenBelongsTo) {
+  ModelConfig config = tiny_text_config(Family::bert);
+  config.task = Task::classification;
+  config.classes = 2;
+  const Transformer model = lively_model(config);
+  const Tensor ids = ids_of({{1, 2, 3, 4, 5}, {6, 7, 8}});
+  Tensor pairs = ids.clone();
+  pairs[0].narrow(0, 3, 2).bitwise_or_(second_text);
+  const Tensor one = forward(model, ids), other = forward(model, pairs);
+  EXPECT_FALSE(one[0].allclose(other[0]));
+  EXPECT_TRUE(one[1].allclose(other[1]));
+  EXPECT_EQ(lengths_of(pairs), lengths_of(ids));
+  EXPECT_TRUE(forward(model, pairs.to(at::kInt)).equal(other));
+}
+
+TEST(CheckInput, TakesASecondTextOnlyOfAModelThatTellsTwoApart) {
+  const auto error = [](const ModelConfig& config, std::int64_t id) {
+    const Transformer model = lively_model(config);
+    return error_of([&] { check_input(model, ids_of({{1, id}})); });
+  };
+  ModelConfig config = tiny_text_config(Family::bert);
+  check_input(lively_model(config), ids_of({{1, 19 + second_text, -1}}));
+  EXPECT_EQ(error(config, 20 + second_text),
+            "[tokens] text 0: saw token 20, needs 0..19, the model's vocabulary");
+  EXPECT_EQ(error(config, std::int64_t{1} << 31),
+            "[tokens] text 0: saw token 2147483648, needs 0..19, the model's vocabulary");
+  const std::string refused =
+      "[tokens] text 0: saw a token of a pair's second text, needs none: the model has no token "
+      "types";
+  config.token_types = 1;
+  EXPECT_EQ(error(config, 2 + second_text), refused);
+  EXPECT_EQ(error(tiny_text_config(Family::gpt2), 2 + second_text), refused);
 }
 
 TEST(CheckInput, SaysWhatIsWrongWithATextAndWhere) {

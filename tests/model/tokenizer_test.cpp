@@ -9,6 +9,7 @@
 
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
 #include "model/tokenizer/unicode.hpp"
@@ -206,6 +207,44 @@ TEST(Tokenizer, ObeysTheFilesBesideItsVocabulary) {
       files.erase("tokenizer.json");
       EXPECT_EQ(tokenizer.encode(text), ids) << text << " " << item.at("golden") << files;
       EXPECT_EQ(copied.encode(text), ids) << text << " " << item.at("golden") << files;
+    }
+  }
+}
+
+/// Ids and types of a row that encode_pair() gave.
+std::pair<std::vector<TokenId>, std::vector<int>> parted(const std::vector<TokenId>& row) {
+  std::pair<std::vector<TokenId>, std::vector<int>> parted;
+  for (const TokenId id : row) {
+    parted.first.push_back(static_cast<TokenId>(token_of(id)));
+    parted.second.push_back(in_second_text(id) ? 1 : 0);
+  }
+  return parted;
+}
+
+TEST(Tokenizer, EncodesPairsAsTheReferenceDoesAndCutsThemAsItTruncates) {
+  const auto ways = nlohmann::json::parse(base::read_text(goldens / "pairs.json"));
+  ASSERT_EQ(ways.size(), 9U);
+  const Scratch scratch;
+  copy_files("roberta", {"vocab.json", "merges.txt", "tokenizer_config.json"}, scratch / "roberta");
+  copy_files("wordpiece_cased", {"vocab.txt", "tokenizer_config.json"},
+             scratch / "wordpiece_cased");
+  for (const auto& way : ways) {
+    const fs::path folder = goldens / way.at("folder").get<std::string>();
+    auto json = way.at("post_processor");
+    if (!json.is_null()) {
+      json = nlohmann::json::parse(base::read_text(folder / "tokenizer.json"));
+      json["post_processor"] = way.at("post_processor");
+    }
+    const Tokenizer tokenizer =
+        json.is_null() ? read_tokenizer(scratch / way.at("folder").get<std::string>())
+                       : tokenizer_from_json(base::Reader::json_text(json.dump(), "test"));
+    for (const auto& item : way.at("cases")) {
+      const std::string first = item.at("first"), second = item.at("second");
+      const std::size_t length = item.at("length");
+      const auto [ids, types] = parted(tokenizer.encode_pair(first, second, true, length));
+      EXPECT_EQ(ids, item.at("ids").get<std::vector<TokenId>>()) << item << way["post_processor"];
+      EXPECT_EQ(types, item.at("types").get<std::vector<int>>()) << item << way["post_processor"];
+      EXPECT_EQ(tokenizer.encode_pair(first, second, false, length), ids);
     }
   }
 }
@@ -435,6 +474,39 @@ TEST(Tokenizer, RefusesWhatItDoesNotKnow) {
       "[tokenizer.json] added_tokens[0].single_word: saw true, needs false");
 }
 
+TEST(Tokenizer, RefusesALengthThatIsTooShortForAPair) {
+  const Tokenizer tokenizer = read_tokenizer(goldens / "wordpiece_cased");
+  EXPECT_EQ(tokenizer.encode_pair("a", "b", true, 3).size(), 3U);
+  try {
+    tokenizer.encode_pair("a", "b", true, 2);
+    ADD_FAILURE() << "nothing was refused";
+  } catch (const std::invalid_argument& wrong) {
+    EXPECT_STREQ(wrong.what(),
+                 "[tokenizer] length: saw 2, needs at least 3, which stand around a pair");
+  }
+}
+
+TEST(Tokenizer, RefusesATemplateOfAPairThatItDoesNotKnow) {
+  const auto said = [](const nlohmann::json& pair) {
+    return refusal_of("wordpiece", [&](auto& json) { json["post_processor"]["pair"] = pair; });
+  };
+  const auto text = [](const char* id, int type) {
+    return nlohmann::json{{"Sequence", {{"id", id}, {"type_id", type}}}};
+  };
+  const std::string where = "[tokenizer.json] post_processor.pair";
+  EXPECT_EQ(said({text("A", 0), text("B", 1)}), "nothing was refused");
+  EXPECT_EQ(said({text("B", 0), text("A", 1)}),
+            where + "[0].Sequence.id: saw \"B\", needs one of A");
+  EXPECT_EQ(said({text("A", 0), text("B", 2)}),
+            where + "[1].Sequence.type_id: saw 2, needs a whole number from 0 to 1");
+  EXPECT_EQ(said({text("A", 1), text("B", 1)}),
+            where + "[0].Sequence.type_id: saw 1, needs a whole number from 0 to 0");
+  EXPECT_EQ(said(nlohmann::json::array({text("A", 0)})),
+            where + ": saw no two texts, needs A and B");
+  EXPECT_EQ(said({text("A", 0), text("B", 1), text("A", 0)}),
+            where + "[2]: saw a third text, needs two");
+}
+
 TEST(Tokenizer, RefusesIdsThatItDoesNotHave) {
   const Tokenizer tokenizer = read_tokenizer(goldens / "byte_pair");
   for (const TokenId id : {-1, 520})
@@ -517,6 +589,17 @@ TEST_F(SentencePiece, SurroundsATextAsTheConfigSays) {
   EXPECT_EQ(encoded({{"add_bos_token", false}}), surrounded(-1, -1));
   EXPECT_EQ(encoded({{"add_eos_token", true}}), surrounded(1, 2));
   EXPECT_EQ(encoded({{"bos_token", {{"content", "</s>"}}}}), surrounded(2, -1));
+}
+
+TEST_F(SentencePiece, SurroundsEachTextOfAPair) {
+  const auto config = nlohmann::json{{"add_eos_token", true}};
+  const Tokenizer tokenizer = read_tokenizer(with_config(config));
+  const auto [ids, types] = parted(tokenizer.encode_pair("a", "a", true));
+  auto twice = tokenizer.encode("a");
+  const std::size_t half = twice.size();
+  twice.insert(twice.end(), twice.begin(), twice.begin() + static_cast<std::ptrdiff_t>(half));
+  EXPECT_EQ(ids, twice);
+  for (std::size_t i = 0; i < types.size(); ++i) EXPECT_EQ(types[i], i < half ? 0 : 1);
 }
 
 TEST_F(SentencePiece, RefusesAConfigThatItDoesNotKnow) {

@@ -246,7 +246,7 @@ TEST_F(InferText, ALineWithoutALabelIsFoundBeforeAnythingIsTrained) {
   };
   write_text(scratch_ / "data/train.tsv", "the cat\t1\nthe dog\t0\n");
   write_text(scratch_ / "data/test.tsv", "the cat\t1\nthe dog\t0\na film\n");
-  refused("test.tsv] line 3: saw 1 columns, needs text and label");
+  refused("test.tsv] line 3: saw 1 columns, needs 2 as in line 1");
   write_text(scratch_ / "data/test.tsv", "the cat\t1\n");
   write_text(scratch_ / "data/train.tsv", "the cat\t1\nthe dog\t\n");
   refused("train.tsv] line 2: label: saw nothing, needs 0..1");
