@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include <ATen/ATen.h>
 
+#include "model/tokenizer/segment.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::calibrate {
@@ -63,8 +65,14 @@ at::Tensor moved(const model::Dataset& data, const at::Tensor& indices, const Au
   return moved;
 }
 
+/// Where the second text of a pair begins in a row of `length` tokens; `length` where none does.
+std::int64_t second_begin(const at::Tensor& row, std::int64_t length) {
+  return row.narrow(0, 0, length).lt(model::second_text).sum().item<std::int64_t>();
+}
+
 /// A text keeps its first token, and ends with the last one of the other: what a tokenizer puts
-/// around texts stays around them.
+/// around texts stays around them. Of two pairs the other takes over in the text in which the first
+/// is left, so that two texts come out.
 at::Tensor spliced(const model::Dataset& texts, const at::Tensor& indices, double share,
                    std::uint64_t seed, std::uint64_t view) {
   at::Tensor rows = texts.rows(indices);
@@ -76,7 +84,14 @@ at::Tensor spliced(const model::Dataset& texts, const at::Tensor& indices, doubl
     const std::int64_t length = lengths[0], other_length = lengths[1];
     if (draw.uniform() >= share || length < 2 || other_length < 2) continue;
     const std::int64_t begin = 1 + draw.below(length - 1);
-    const std::int64_t end = std::min(1 + draw.below(other_length - 1), row.size(0) - begin);
+    const std::int64_t second = other_length - second_begin(other, other_length);
+    // Of the other's end: all its second text and a token before it, or no more than that text.
+    std::int64_t least = second > 0 ? second + 1 : 1, most = other_length - 1;
+    if (begin >= second_begin(row, length)) std::tie(least, most) = std::pair(1, second);
+    most = std::min(most, row.size(0) - begin);
+    const std::int64_t drawn = 1 + draw.below(other_length - 1);
+    if (least > most) continue;
+    const std::int64_t end = std::clamp(drawn, least, most);
     row.narrow(0, begin, row.size(0) - begin).fill_(-1);
     row.narrow(0, begin, end).copy_(other.narrow(0, other_length - end, end));
   }

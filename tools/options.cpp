@@ -237,6 +237,8 @@ const std::vector<Option>& options() {
       {"join-timeout", Kind::seconds, "TIME", "5 s", "how long to wait for agents at the start", 0,
        3600},
       {"texts", Kind::text, "FILE", "", "texts, one a line, beside those given"},
+      {"pairs", Kind::flag, "", "",
+       "texts are asked two by two; in a file, two in each line with a tab between"},
       {"tokenizer", Kind::text, "MODEL", "", "folder of the tokenizer, with --via"},
       {"prompts", Kind::text, "FILE", "", "prompts, one a line, beside those given"},
       {"ids", Kind::text, "\"1 2; 3\"", "",

@@ -6,6 +6,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "model/tokenizer/segment.hpp"
+
 namespace cleave::calibrate {
 namespace {
 
@@ -93,6 +95,39 @@ TEST(TakeView, IsAFunctionOfSeedViewAndIndex) {
   EXPECT_FALSE(take_view(of(images), all(20), how, 2, 1).equal(view));
   const auto some = at::tensor({17, 4}, at::kLong);
   EXPECT_TRUE(take_view(of(images), some, how, 1, 1).equal(view.index_select(0, some)));
+}
+
+// A pair is a first text, 1 … 0, and a second one, marked, that ends with 0 too.
+TEST(TakeView, SplicesPairsIntoPairs) {
+  using model::second_text;
+  const std::int64_t count = 60;
+  at::Tensor texts = at::full({count, 12}, -1, at::kInt);
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::vector<std::int64_t> row = {1};
+    for (std::int64_t k = 0; k < 1 + i % 4; ++k) row.push_back(10 * i + 2 + k);
+    row.push_back(0);
+    for (std::int64_t k = 0; k < 1 + i % 5; ++k) row.push_back((10 * i + 6 + k % 4) | second_text);
+    row.push_back(second_text);
+    for (std::size_t k = 0; k < row.size(); ++k) texts[i][static_cast<std::int64_t>(k)] = row[k];
+  }
+  const auto view = take_view(texts, all(count), {false, 0, 1}, 1, 1);
+  std::int64_t changed = 0, in_first = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const at::Tensor row = view[i];
+    const auto length = (row >= 0).sum().item<std::int64_t>();
+    const auto first = ((row >= 0) & (row < second_text)).sum().item<std::int64_t>();
+    EXPECT_TRUE((row.narrow(0, 0, length) >= 0).all().item<bool>());
+    EXPECT_TRUE((row.narrow(0, first, length - first) >= second_text).all().item<bool>()) << row;
+    EXPECT_EQ(row[0].item<int>(), 1);
+    EXPECT_EQ(row[first - 1].item<int>(), 0) << "the first text ends: " << row;
+    EXPECT_EQ(row[length - 1].item<std::int64_t>(), second_text) << "the second text ends: " << row;
+    EXPECT_EQ((row == 0).sum().item<std::int64_t>(), 1);
+    const bool other = !row.equal(texts[i]);
+    changed += other;
+    in_first += other && !row.narrow(0, 0, first).equal(texts[i].narrow(0, 0, first));
+  }
+  EXPECT_GT(changed, count / 2);
+  EXPECT_GT(in_first, 5);
 }
 
 TEST(TakeView, SplicesTextsOfTheBeginningOfOneAndTheEndOfAnother) {

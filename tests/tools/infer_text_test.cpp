@@ -2,11 +2,13 @@
 // agents.
 
 #include <algorithm>
+#include <random>
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
 #include "model/checkpoint.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tests/tools/command_line.hpp"
 
@@ -211,6 +213,60 @@ TEST_F(InferText, AgentsAndAServerGiveTheLocalAnswer) {
   }
 }
 
+// [CLS] the cat [SEP] a dog [SEP], the last three of the second text.
+TEST_F(InferText, AskedTwoByTwoAClassifierReadsPairs) {
+  const auto marked = [](int id) { return id | model::second_text; };
+  const std::vector<std::vector<int>> pairs = {{2, 5, 6, 3, marked(11), marked(7), marked(3)},
+                                               {2, 5, 12, 3, marked(3)}};
+  write_text(scratch_ / "pairs.tsv", "the film\t\n");
+  const auto found = answers({scratch_ / "classifier", "the cat", "a dog", "--pairs", "--texts",
+                              scratch_ / "pairs.tsv", "--logits"});
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].at("text_a"), "the cat");
+  EXPECT_EQ(found[0].at("text_b"), "a dog");
+  EXPECT_EQ(found[1].at("text_b"), "");
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const at::Tensor logits = expected("classifier", pairs[i])[0];
+    for (std::int64_t c = 0; c < 2; ++c)
+      EXPECT_NEAR(found[i].at("logits").at(static_cast<std::size_t>(c)).get<double>(),
+                  logits[c].item<double>(), 1e-5);
+  }
+  const auto said = run({"infer", scratch_ / "classifier", "the cat", "a dog", "--pairs"}).out;
+  EXPECT_EQ(said.rfind("the cat | a dog: ", 0), 0U) << said;
+
+  write_text(scratch_ / "pair.txt", "the cat\ta dog\n");
+  const auto line = run(
+      {"tokenize", scratch_ / "classifier", scratch_ / "pair.txt", "--pairs", "--format", "json"});
+  EXPECT_EQ(json::parse(line.out), (json{{"ids", {2, 5, 6, 3, 11, 7, 3}},
+                                         {"types", {0, 0, 0, 0, 1, 1, 1}},
+                                         {"text", "the cat a dog"}}));
+  EXPECT_EQ(run({"tokenize", scratch_ / "classifier", scratch_ / "pair.txt", "--pairs"}).out,
+            "2 5 6 3 11 7 3\n");
+}
+
+TEST_F(InferText, RefusesTextsThatAreNoPairs) {
+  const auto error = [&](std::vector<std::string> command, int code) {
+    command.insert(command.begin(), "infer");
+    command.emplace_back("--pairs");
+    const auto ran = run(command, code);
+    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1) << ran.error;
+    return ran.error;
+  };
+  const auto expect_part = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  expect_part(error({scratch_ / "classifier", "the", "cat", "dog"}, 2),
+              "[--pairs] saw 3 texts, needs two for each pair");
+  expect_part(error({scratch_ / "encoder", "the", "cat"}, 2), "needs a classifier of text");
+  write_text(scratch_ / "pairs.tsv", "the\tcat\nthe cat\n");
+  expect_part(error({scratch_ / "classifier", "--texts", scratch_ / "pairs.tsv"}, 1),
+              "pairs.tsv line 2] saw 1 texts, needs two with a tab between");
+  std::string text;
+  for (int i = 0; i < 10; ++i) text += "cat ";
+  expect_part(error({scratch_ / "classifier", text, text}, 1),
+              "pair 0: saw 23 tokens, needs at most 16");
+}
+
 TEST_F(InferText, SaysInOneLineWhatIsWrong) {
   const auto error = [&](const std::vector<std::string>& command, int code) {
     const auto ran = run(command, code);
@@ -255,6 +311,77 @@ TEST_F(InferText, ALineWithoutALabelIsFoundBeforeAnythingIsTrained) {
   const auto ran = run(train);
   const std::string compute = json::parse(ran.out).at("compute");
   EXPECT_EQ(ran.error.find("computed in fp32") == 0, compute == "f32") << ran.error;
+}
+
+/// Lines in which "cat" stands in the first text (label 1) or in the second (0), among as many
+/// other words: which of two it is says the label, and nothing else does.
+std::string cats(int count) {
+  std::mt19937 random(1);
+  const char* others[] = {"the", "a", "film", "dog"};
+  std::string lines;
+  for (int i = 0; i < count; ++i) {
+    std::string texts[2];
+    for (auto& text : texts)
+      for (std::size_t k = 0; k <= random() % 3; ++k)
+        text += std::string(others[random() % 4]) + " ";
+    texts[i % 2].insert(0, "cat ");
+    lines += texts[0] + "\t" + texts[1] + "\t" + (i % 2 == 0 ? "good" : "bad") + "\n";
+  }
+  return lines;
+}
+
+// Every step of the main job on pairs.
+TEST_F(InferText, PairsAreTrainedCutCalibratedAndAskedOverAgents) {
+  write_text(scratch_ / "data/train.tsv", cats(400));
+  write_text(scratch_ / "data/test.tsv", cats(40));
+  write_text(scratch_ / "train.toml",
+             "format = 1\n[data]\nformat = \"tsv\"\npath = \"data\"\n[model]\nstart = "
+             "\"encoder\"\ntask = \"classification\"\nclasses = 2\nlabels = [\"bad\", "
+             "\"good\"]\n[schedule]\nepochs = 6\noptimizer = \"muon\"\nbatch = "
+             "20\nlearning_rate = 0.01\n");
+  write_text(scratch_ / "calibrate.toml",
+             "format = 1\nviews = 2\n[data]\nformat = \"tsv\"\npath = \"data\"\nvalidation = "
+             "40\nsplice = 0.5\n[alone]\nepochs = 2\nbatch = 20\nlearning_rate = 0.01\nlabels = "
+             "0\nsoft_targets = 1\ntokens = 1\n[joint]\nepochs = 2\nbatch = 20\nlearning_rate = "
+             "0.01\nlabels = 0\nsoft_targets = 1\n");
+  run({"train", scratch_ / "train.toml", "--out", scratch_ / "teacher", "--threads", "1"});
+  const auto row = [&](const std::vector<std::string>& command, std::size_t index) {
+    auto whole = command;
+    whole.insert(whole.end(), {"--data", scratch_ / "data", "--threads", "1", "--format", "json"});
+    return json::parse(run(whole).out).at("rows").at(index).at("value").get<double>();
+  };
+  EXPECT_GT(row({"evaluate", scratch_ / "teacher"}, 0), 0.9);
+  write_text(scratch_ / "fleet.toml", tiny_fleet());
+  run({"plan", scratch_ / "teacher", "--fleet", scratch_ / "fleet.toml", "--strategy", "decomposed",
+       "--max-part-share", "0.8", "--accuracy-weight", "1000", "--tokens", "8", "--out",
+       scratch_ / "plan.json"});
+  run({"decompose", scratch_ / "teacher", "--plan", scratch_ / "plan.json", "--data",
+       scratch_ / "data", "--out", scratch_ / "bundle"});
+  run({"calibrate", scratch_ / "bundle", "--teacher", scratch_ / "teacher", "--recipe",
+       scratch_ / "calibrate.toml", "--threads", "1"});
+  const std::size_t fused = 4;  // behind the teacher and three devices alone
+  EXPECT_GT(row({"evaluate", scratch_ / "bundle", "--teacher", scratch_ / "teacher"}, fused), 0.9);
+
+  const auto agents = start_agents(scratch_ / "bundle", scratch_);
+  const auto ask = [&](std::vector<std::string> how) {
+    std::vector<std::string> command = {"cat a", "the film", "a", "cat the film"};
+    if (how[0] != "--via") command.insert(command.begin(), scratch_ / "bundle");
+    command.insert(command.end(), how.begin(), how.end());
+    command.insert(command.end(), {"--pairs", "--logits"});
+    return answers(command);
+  };
+  const auto local = ask({"--local"}), fleet = ask({"--hosts", scratch_ / "hosts.toml"});
+  const auto [server, address] = start_server(scratch_ / "bundle", scratch_);
+  const auto via = ask({"--via", address, "--tokenizer", scratch_ / "bundle"});
+  ASSERT_EQ(local.size(), 2U);
+  EXPECT_EQ(local[0].at("classes").at(0).at("label"), "good");
+  EXPECT_EQ(local[1].at("classes").at(0).at("label"), "bad");
+  for (std::size_t i = 0; i < 2; ++i)
+    for (std::size_t c = 0; c < 2; ++c) {
+      const double logit = local[i].at("logits").at(c);
+      EXPECT_NEAR(fleet.at(i).at("logits").at(c).get<double>(), logit, 1e-5);
+      EXPECT_NEAR(via.at(i).at("logits").at(c).get<double>(), logit, 1e-5);
+    }
 }
 
 }  // namespace

@@ -11,9 +11,11 @@
 
 namespace cleave::tools {
 
-/// One thing that is asked about: an image, or a text.
+/// One thing that is asked about: an image, a text, or a pair of texts.
 struct Question {
   std::string what;                 // its path, or the text itself
+  nlohmann::json named;             // the same as programs read it: {"image"}, {"text"} or
+                                    // {"text_a", "text_b"}
   net::Value input;                 // as a request holds it
   std::vector<model::TokenId> ids;  // of a text
 };

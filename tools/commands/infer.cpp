@@ -92,18 +92,16 @@ std::string in_short(const std::string& what) {
 void report(const Args& args, const Question& question, const infer::Response& response,
             const Source& source, Answers& answers, Counts& counts) {
   const plan::Plan& plan = source.plan;
-  const char* kind = plan.teacher.is_text() ? "text" : "image";
   const auto missing = missing_of(response);
   if (response.status != infer::Status::answered) {
     ++counts.failed;
     counts.without_device += response.status == infer::Status::no_device ? 1 : 0;
-    if (args.json())
-      std::printf(
-          "%s\n",
-          nlohmann::json{{kind, question.what}, {"error", response.message}, {"missing", missing}}
-              .dump(-1, ' ', false, replace_invalid)
-              .c_str());
-    else
+    if (args.json()) {
+      nlohmann::json json = question.named;
+      json["error"] = response.message;
+      json["missing"] = missing;
+      std::printf("%s\n", json.dump(-1, ' ', false, replace_invalid).c_str());
+    } else
       std::fprintf(stderr, "%s: no answer: %s\n", in_short(question.what).c_str(),
                    response.message.c_str());
     return;
@@ -112,7 +110,7 @@ void report(const Args& args, const Question& question, const infer::Response& r
   if (!missing.empty()) ++counts.partial;
   if (args.json()) {
     nlohmann::json json = answers.json(question, response.output);
-    json[kind] = question.what;
+    json.update(question.named);
     json["missing"] = missing;
     json["weights"] = plan::name_of(source.weights);
     json["seconds"] = response.total_s;
@@ -133,8 +131,8 @@ void report(const Args& args, const Question& question, const infer::Response& r
 /// A question that is read when its turn comes: an image that cannot be read, or a text that is too
 /// long, fails alone.
 struct Asked {
-  std::string what;
-  std::function<Question()> read;
+  Question question;  // without input and ids
+  std::function<void(Question&)> read;
 };
 
 std::vector<Asked> images_of(const Args& args, const std::vector<std::string>& words,
@@ -144,37 +142,39 @@ std::vector<Asked> images_of(const Args& args, const std::vector<std::string>& w
   base::Remarks remarks;
   for (const auto& word : words)
     for (const auto& path : model::list_images(word, remarks))
-      asked.push_back({path.string(), [path, &config, upright] {
-                         return Question{path.string(), to_pixels(path, config, upright), {}};
+      asked.push_back({{path.string(), {{"image", path.string()}}, {}, {}},
+                       [path, &config, upright](Question& question) {
+                         question.input = to_pixels(path, config, upright);
                        }});
   say(remarks);
   return asked;
 }
 
-Question read_text(const GivenText& text, const model::ModelConfig& config,
-                   const model::Tokenizer& tokenizer) {
-  Question question;
-  question.what = text.words;
-  question.ids = tokenizer.encode(text.words);
+/// Texts as tokens, cut to so many of them; 0: whole.
+using Encode = std::function<std::vector<model::TokenId>(std::size_t most)>;
+
+/// The tokens of `question`, which an error calls `where`.
+void take_ids(const Encode& encode, const std::string& where, const model::ModelConfig& config,
+              const model::Tokenizer& tokenizer, Question& question) {
+  question.ids = encode(0);
   // As Sentence Transformers does.
   if (const auto most = static_cast<std::size_t>(config.text_length);
       most > 0 && question.ids.size() > most) {
     std::fprintf(stderr, "%s: cut from %zu to %zu tokens, the model's max_seq_length\n",
-                 in_short(text.words).c_str(), question.ids.size(), most);
-    question.ids = tokenizer.encode(text.words, true, most);
+                 in_short(question.what).c_str(), question.ids.size(), most);
+    question.ids = encode(most);
   }
   if (static_cast<std::int64_t>(question.ids.size()) > config.context)
-    throw std::runtime_error("[infer] " + text.where + ": saw " +
-                             std::to_string(question.ids.size()) + " tokens, needs at most " +
-                             std::to_string(config.context) + ", " + config.context_name());
+    throw std::runtime_error("[infer] " + where + ": saw " + std::to_string(question.ids.size()) +
+                             " tokens, needs at most " + std::to_string(config.context) + ", " +
+                             config.context_name());
   if (config.task == model::Task::masked_lm) {
     const auto mask = Answers::mask_of(tokenizer);
     if (std::find(question.ids.begin(), question.ids.end(), mask) == question.ids.end())
-      throw std::runtime_error("[infer] " + text.where + ": saw no " +
-                               tokenizer.decode({mask}, false) + ", needs one to fill in");
+      throw std::runtime_error("[infer] " + where + ": saw no " + tokenizer.decode({mask}, false) +
+                               ", needs one to fill in");
   }
   question.input = infer::filled_up({{question.ids.begin(), question.ids.end()}});
-  return question;
 }
 
 std::vector<Asked> asked_of(const std::vector<GivenText>& texts, const model::ModelConfig& config,
@@ -182,7 +182,31 @@ std::vector<Asked> asked_of(const std::vector<GivenText>& texts, const model::Mo
   std::vector<Asked> asked;
   for (const auto& text : texts)
     asked.push_back(
-        {text.words, [text, &config, &tokenizer] { return read_text(text, config, tokenizer); }});
+        {{text.words, {{"text", text.words}}, {}, {}},
+         [text, &config, &tokenizer](Question& question) {
+           take_ids([&](std::size_t most) { return tokenizer.encode(text.words, true, most); },
+                    text.where, config, tokenizer, question);
+         }});
+  return asked;
+}
+
+/// The same of pairs, for a model that classifies two texts.
+std::vector<Asked> asked_of_pairs(const std::vector<GivenPair>& pairs,
+                                  const model::ModelConfig& config,
+                                  const model::Tokenizer& tokenizer) {
+  std::vector<Asked> asked;
+  for (const auto& pair : pairs)
+    asked.push_back({{pair.first + " | " + pair.second,
+                      {{"text_a", pair.first}, {"text_b", pair.second}},
+                      {},
+                      {}},
+                     [pair, &config, &tokenizer](Question& question) {
+                       const bool marked = config.token_types > 1;
+                       const auto encode = [&](std::size_t most) {
+                         return tokenizer.encode_pair(pair.first, pair.second, marked, most);
+                       };
+                       take_ids(encode, pair.where, config, tokenizer, question);
+                     }});
   return asked;
 }
 
@@ -211,12 +235,12 @@ int ask_all(const Args& args, infer::Service& service, const Source& source,
   };
   for (const auto& one : asked) {
     infer::Request request;
-    Question question;
+    Question question = one.question;
     try {
-      question = one.read();
+      one.read(question);
     } catch (const std::runtime_error& error) {  // this one's alone
       std::promise<infer::Response> unread;
-      pending.push_back({{one.what, {}, {}}, unread.get_future()});
+      pending.push_back({one.question, unread.get_future()});
       infer::Response response;
       response.status = infer::Status::failed;
       response.message = error.what();
@@ -269,6 +293,9 @@ int infer(const Args& args) {
         "; see --help");
   const Source source = source_of(args, folder);
   const model::ModelConfig& config = source.plan.teacher;
+  const bool pairs = args.flag("pairs");
+  if (pairs && (!config.is_text() || config.task != model::Task::classification))
+    throw UsageError("[--pairs] saw a model that takes no two texts, needs a classifier of text");
   if (!config.is_text()) {
     const auto images = images_of(args, words, config);
     if (images.empty()) throw UsageError("[infer] no image to look at");
@@ -279,8 +306,10 @@ int infer(const Args& args) {
   if (source.tokenizer.empty())
     throw UsageError("[--tokenizer] is needed with --via: a server does not cut texts");
   const auto tokenizer = model::read_tokenizer(source.tokenizer, config.vocabulary);
+  const auto texts = texts_of(args, words, "text", "texts");
   return open_and_ask(args, source, &tokenizer,
-                      asked_of(texts_of(args, words, "text", "texts"), config, tokenizer));
+                      pairs ? asked_of_pairs(pairs_of(texts, words.size()), config, tokenizer)
+                            : asked_of(texts, config, tokenizer));
 }
 
 }  // namespace
@@ -291,9 +320,9 @@ Command infer_command() {
       "answer for images or texts: a model alone, or a bundle as aggregator, --local or --via",
       {{"MODEL", "model or bundle folder (not with --via)", false},
        {"INPUT", "images or folders of images; of models of text, texts", false, true}},
-      {"texts", "tokenizer", "lossy",   "exif-rotation", "local",    "via",          "fleet",
-       "hosts", "plan",      "without", "require-all",   "deadline", "join-timeout", "concurrency",
-       "top",   "logits",    "times",   "max-queue",     "format",   "verbose"},
+      {"texts",       "pairs", "tokenizer", "lossy",   "exif-rotation", "local",    "via",
+       "fleet",       "hosts", "plan",      "without", "require-all",   "deadline", "join-timeout",
+       "concurrency", "top",   "logits",    "times",   "max-queue",     "format",   "verbose"},
       "cleave infer bundle/ cat.png --top 3",
       infer};
 }

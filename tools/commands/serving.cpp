@@ -215,6 +215,25 @@ std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>
   return texts;
 }
 
+GivenPair pair_of(const GivenText& line) {
+  const auto tabs = std::count(line.words.begin(), line.words.end(), '\t');
+  if (tabs != 1)
+    throw std::runtime_error("[" + line.where + "] saw " + std::to_string(tabs + 1) +
+                             " texts, needs two with a tab between");
+  const std::size_t tab = line.words.find('\t');
+  return {line.words.substr(0, tab), line.words.substr(tab + 1), line.where};
+}
+
+std::vector<GivenPair> pairs_of(const std::vector<GivenText>& texts, std::size_t words) {
+  if (words % 2 != 0)
+    throw UsageError("[--pairs] saw " + std::to_string(words) + " texts, needs two for each pair");
+  std::vector<GivenPair> pairs;
+  for (std::size_t i = 0; i < words; i += 2)
+    pairs.push_back({texts[i].words, texts[i + 1].words, "pair " + std::to_string(pairs.size())});
+  for (std::size_t i = words; i < texts.size(); ++i) pairs.push_back(pair_of(texts[i]));
+  return pairs;
+}
+
 void check_way(const Args& args) {
   if (args.has("via") && args.flag("local"))
     throw UsageError("[--via] saw --local too, needs one of them");

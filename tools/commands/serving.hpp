@@ -56,6 +56,18 @@ struct GivenText {
 std::vector<GivenText> texts_of(const Args& args, const std::vector<std::string>& words,
                                 const std::string& what, const std::string& option);
 
+/// Two texts of one question.
+struct GivenPair {
+  std::string first, second, where;
+};
+
+/// Of texts_of(): the first `words` of them two by two, and each line behind them as two texts with
+/// a tab between. Throws UsageError, or of a line std::runtime_error "[pairs.tsv line 3] saw 1
+/// texts, needs two with a tab between".
+std::vector<GivenPair> pairs_of(const std::vector<GivenText>& texts, std::size_t words);
+/// The two texts of a line.
+GivenPair pair_of(const GivenText& line);
+
 /// Throws UsageError where --via, --local and --without contradict each other.
 void check_way(const Args& args);
 

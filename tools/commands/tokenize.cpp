@@ -8,20 +8,28 @@
 
 #include "base/reader.hpp"
 #include "base/units.hpp"
+#include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "model/tokenizer/unicode.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/serving.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
 namespace {
 
-/// One line of input as tokens.
+/// One line of input as tokens; those of a pair with the text that each belongs to, 0 or 1.
 void print_line(const Args& args, const model::Tokenizer& tokenizer,
-                const std::vector<model::TokenId>& ids) {
+                std::vector<model::TokenId> ids) {
+  std::vector<int> types;
+  for (model::TokenId& id : ids) {
+    types.push_back(model::in_second_text(id) ? 1 : 0);
+    id = static_cast<model::TokenId>(model::token_of(id));
+  }
   if (args.json()) {
-    std::printf("%s\n",
-                nlohmann::json{{"ids", ids}, {"text", tokenizer.decode(ids)}}.dump().c_str());
+    nlohmann::json json = {{"ids", ids}, {"text", tokenizer.decode(ids)}};
+    if (args.flag("pairs")) json["types"] = types;
+    std::printf("%s\n", json.dump().c_str());
     return;
   }
   std::string text;
@@ -53,9 +61,15 @@ int tokenize(const Args& args) {
       throw std::runtime_error("[" + name + "] cannot read: is a folder, needs a text");
   }
   std::istream& input = from_file ? static_cast<std::istream&>(file) : std::cin;
-  std::size_t offset = 0, tokens = 0;
+  std::size_t offset = 0, tokens = 0, number = 0;
   double seconds = 0;
+  const auto encoded = [&](const std::string& line) {
+    if (!args.flag("pairs")) return tokenizer.encode(line);
+    const GivenPair pair = pair_of({line, name + " line " + std::to_string(number)});
+    return tokenizer.encode_pair(pair.first, pair.second, true);
+  };
   for (std::string line; std::getline(input, line) && !stop_wanted(); offset += line.size() + 1) {
+    ++number;
     if (!args.flag("lossy"))
       if (const auto at = model::first_invalid_utf8(line))
         throw std::runtime_error("[" + name + "] byte " + std::to_string(offset + *at) +
@@ -63,7 +77,7 @@ int tokenize(const Args& args) {
     const std::string_view text =
         offset == 0 ? model::without_byte_order_mark(line) : std::string_view(line);
     const auto started = std::chrono::steady_clock::now();
-    const auto ids = tokenizer.encode(text);
+    const auto ids = encoded(text);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     tokens += ids.size();
     print_line(args, tokenizer, ids);
@@ -84,7 +98,7 @@ Command tokenize_command() {
           "a model's token numbers of each line of a text",
           {{"MODEL", "model folder with a tokenizer"},
            {"FILE", "text, UTF-8; standard input where none is given", false}},
-          {"lossy", "times", "format", "verbose"},
+          {"pairs", "lossy", "times", "format", "verbose"},
           "cleave tokenize MODEL text.txt",
           tokenize};
 }
