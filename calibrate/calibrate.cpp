@@ -183,9 +183,9 @@ class Calibration {
     teacher_.move_to(device);
     tokenizer_ = tokenizer_of(plan_.teacher, teacher);
     Split data = read_split(recipe.data, plan_.teacher, tokenizer_.get());
-    held_out_ = data.held_out;
     remarks_ = data.remarks;
     compare_splits(data);
+    for (model::Transformer& part : student_.fused.parts) part.config.held_out = data.held_out;
     base::say(remarks_, progress);
     training_ = std::move(data.training);
     validation_ = std::move(data.validation);
@@ -274,7 +274,6 @@ class Calibration {
   std::unique_ptr<const model::Tokenizer> tokenizer_;
   model::Dataset training_, validation_;
   std::string data_digest_;
-  model::HeldOut held_out_;
   base::Remarks remarks_;
   std::vector<TeacherView> views_;  // none for a language model: its answers are asked for live
   double teacher_quality_ = nan, start_quality_ = nan, end_quality_ = nan;
@@ -642,11 +641,9 @@ void Calibration::conclude() {
 void Calibration::write() const {
   const fs::path& bundle = bundle_.folder();
   base::StagedFolder staged(bundle);
-  for (std::size_t p = 0; p < plan_.parts.size(); ++p) {
-    student_.fused.parts[p].config.held_out = held_out_;
+  for (std::size_t p = 0; p < plan_.parts.size(); ++p)
     model::save(student_.fused.parts[p],
                 staged.path() / "parts" / plan_.name / plan_.parts[p].device);
-  }
   model::save(student_.fused.fusion, staged.path() / "fusion" / plan_.name);
   for (const auto& [name, file] : bundle_.manifest().files) {
     if (fs::exists(staged.path() / name) || !fs::exists(bundle / name)) continue;

@@ -464,6 +464,8 @@ Dataset read_folder(const DatasetSource& source, const ModelConfig& config) {
   if (config.labels.empty() && !source.names_classes)
     remark(data.remarks, data.origin, "unnamed_classes", config.classes,
            "the model has no names for its classes: the folders are taken in the order of theirs");
+  ReadImageOptions options;
+  options.exif_rotation = source.exif_rotation;
   std::map<std::string, std::int64_t> notes;
   const auto chosen = stratified(labels, source.limit);
   const auto count = static_cast<std::int64_t>(chosen.size());
@@ -471,7 +473,7 @@ Dataset read_folder(const DatasetSource& source, const ModelConfig& config) {
   data.labels = at::empty({count}, at::kLong);
   for (std::int64_t i = 0; i < count; ++i) {
     const auto place = static_cast<std::size_t>(chosen[static_cast<std::size_t>(i)]);
-    const Image image = read_image(found.images[place], config.channels);
+    const Image image = read_image(found.images[place], config.channels, options);
     if (!image.note.empty()) ++notes[image.note];
     store(prepare(image, config.processing, config.channels), i, data.inputs);
     data.labels.data_ptr<std::int64_t>()[i] = labels[place];

@@ -451,9 +451,9 @@ ModelConfig read_config(const std::filesystem::path& folder) {
   config.processing = default_processing(config);
   check(config, path.string());
   if (!std::filesystem::exists(preprocessor)) return config;
-  const Reader file = Reader::json_file(preprocessor);
-  check_fields(file, "preprocessor_config.json", name_of(config.family));
-  config.processing = read_processing(file, config);
+  const Reader pictures = Reader::json_file(preprocessor);
+  check_fields(pictures, "preprocessor_config.json", name_of(config.family));
+  config.processing = read_processing(pictures, config);
   check(config, preprocessor.string());
   return config;
 }

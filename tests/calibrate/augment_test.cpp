@@ -110,7 +110,7 @@ TEST(TakeView, SplicesPairsIntoPairs) {
     row.push_back(second_text);
     for (std::size_t k = 0; k < row.size(); ++k) texts[i][static_cast<std::int64_t>(k)] = row[k];
   }
-  const auto view = take_view(texts, all(count), {false, 0, 1}, 1, 1);
+  const auto view = take_view(of(texts), all(count), {false, 0, 1}, 1, 1);
   std::int64_t changed = 0, in_first = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     const at::Tensor row = view[i];

@@ -122,7 +122,7 @@ ModelConfig first_token_config() {
 }
 
 ModelConfig regression_config() {
-  ModelConfig config = classifier_config();
+  ModelConfig config = classifier_config(Family::bert);
   config.classes = 1;
   config.problem = Problem::regression;
   return config;

@@ -63,9 +63,9 @@ int tokenize(const Args& args) {
   std::istream& input = from_file ? static_cast<std::istream&>(file) : std::cin;
   std::size_t offset = 0, tokens = 0, number = 0;
   double seconds = 0;
-  const auto encoded = [&](const std::string& line) {
+  const auto encoded = [&](std::string_view line) {
     if (!args.flag("pairs")) return tokenizer.encode(line);
-    const GivenPair pair = pair_of({line, name + " line " + std::to_string(number)});
+    const GivenPair pair = pair_of({std::string(line), name + " line " + std::to_string(number)});
     return tokenizer.encode_pair(pair.first, pair.second, true);
   };
   for (std::string line; std::getline(input, line) && !stop_wanted(); offset += line.size() + 1) {
