@@ -1,5 +1,6 @@
 #include "calibrate/train.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -237,10 +238,15 @@ void expect_own_folder(const std::filesystem::path& out, bool force) {
       ", needs a new or an empty folder, or --force to lose it");
 }
 
-/// Classes keep the names that the data have for them, where nothing else names them.
-void name_classes(const std::vector<std::string>& names, model::ModelConfig& config) {
-  if (config.task == model::Task::classification && config.labels.empty() &&
-      static_cast<std::int64_t>(names.size()) == config.classes)
+/// What the data say of classes where nothing else does: how many a model without a head gets, and
+/// their names.
+void take_classes(const Split& data, model::ModelConfig& config) {
+  if (config.task != model::Task::classification) return;
+  const auto& names = data.training.label_names;
+  if (config.classes == 0)
+    config.classes = names.empty() ? 1 + *std::max_element(data.classes.begin(), data.classes.end())
+                                   : static_cast<std::int64_t>(names.size());
+  if (config.labels.empty() && static_cast<std::int64_t>(names.size()) == config.classes)
     config.labels = names;
 }
 
@@ -274,7 +280,7 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
   Split data = read_split(recipe.data, recipe.model, tokenizer.get(), true);
-  name_classes(data.training.label_names, recipe.model);
+  take_classes(data, recipe.model);
   TrainSummary summary;
   summary.remarks = data.remarks;
   // What is wrong with the test split should not be found after hours.
