@@ -185,6 +185,7 @@ std::vector<Files> whole_folders() {
   for (const std::string& family : all_families) {
     json config = config_of(family);
     if (family == "bert") config["architectures"] = {"BertForSequenceClassification"};
+    if (family == "qwen2") config.update({{"use_sliding_window", true}, {"sliding_window", 8}});
     config.erase("id2label");
     folders.push_back({{"config.json", config}});
     if (family == "llama") folders.back()["generation_config.json"] = {{"do_sample", true}};
