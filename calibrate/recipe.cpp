@@ -107,6 +107,9 @@ model::ModelConfig read_started(const Reader& table, const std::filesystem::path
     config.task = model::Task::classification;
     config.classes = table.at("classes").integer(2, 1 << 20);
     config.labels.clear();
+    config.problem = model::Problem::single_label;
+    config.pooling = model::Pooling::mean;
+    config.normalised = true;
   }
   if (!config.is_text()) read_image_head(table, config);
   if (const auto labels = table.find("labels")) {

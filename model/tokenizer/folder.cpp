@@ -94,14 +94,21 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
   options.strip_accents = config.boolean("strip_accents", options.lower_case);
   options.split_chinese = config.boolean("tokenize_chinese_chars", true);
   std::vector<AddedToken> added;
-  for (const char* name : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
-    if (const auto id = vocabulary.find(name)) added.push_back({name, *id});
-  const auto needed = [&](const std::string& name) {
-    if (const auto id = vocabulary.find(name)) return *id;
-    throw std::runtime_error("[" + file.string() + "] has no '" + name + "', which BERT needs");
+  const auto add = [&](const char* key, const char* usual, bool needed) {
+    const std::string token = special_token(folder, key, usual);
+    const auto id = vocabulary.find(token);
+    if (!id && (needed || token != usual))
+      throw std::runtime_error("[" + file.string() + "] has no '" + token + "', which BERT needs");
+    if (id) added.push_back({token, *id});
+    return token;
   };
-  const TokenId begin = needed("[CLS]"), end = needed("[SEP]");
-  needed("[UNK]");
+  add("pad_token", "[PAD]", false);
+  add("mask_token", "[MASK]", false);
+  options.unknown = add("unk_token", "[UNK]", true);
+  add("cls_token", "[CLS]", true);
+  const TokenId begin = added.back().id;
+  add("sep_token", "[SEP]", true);
+  const TokenId end = added.back().id;
   return {wordpiece(std::move(vocabulary), options),
           std::move(added),
           {begin},
@@ -167,21 +174,21 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   };
   if (kind == BytePairKind::roberta) {
     const auto needed = [&](const char* key, const char* usual) {
-      const std::string token = special_token(config, key, usual);
+      const std::string token = special_token(folder, key, usual);
       if (const auto id = add(token)) return *id;
       throw std::runtime_error("[" + vocab_file.string() + "] has no '" + token +
                                "', which RoBERTa needs");
     };
     begin = {needed("cls_token", "<s>")};
     end = {needed("sep_token", "</s>")};
-    add(special_token(config, "pad_token", "<pad>"));
-    add(special_token(config, "unk_token", "<unk>"));
-    add(special_token(config, "mask_token", "<mask>"), true);
+    add(special_token(folder, "pad_token", "<pad>"));
+    add(special_token(folder, "unk_token", "<unk>"));
+    add(special_token(folder, "mask_token", "<mask>"), true);
     pair = {begin, {end[0], end[0]}, end, false};
   } else {
     add("<|endoftext|>");
     if (config.boolean("add_bos_token", false)) {
-      const std::string token = special_token(config, "bos_token", "<|endoftext|>");
+      const std::string token = special_token(folder, "bos_token", "<|endoftext|>");
       const auto id = vocabulary.find(token);
       if (!id)
         throw config.at("add_bos_token").error("saw true, needs '" + token + "' in vocab.json");
@@ -237,13 +244,12 @@ std::vector<AddedToken> sentence_piece_tokens(
     return std::any_of(beside.begin(), beside.end(),
                        [&](const auto& token) { return token.content == content; });
   };
-  const Reader config = tokenizer_config(folder);
   for (const auto& [key, content] : named) {
     if (has(content)) continue;
     if (const auto id = vocabulary.find(content))
       beside.push_back({content, *id});
-    else if (config.has(key))
-      throw config.at(key).error("saw '" + content + "', needs a token of tokenizer.model");
+    else if (const auto said = find_special(folder, key))
+      throw said->error("saw '" + content + "', needs a token of tokenizer.model");
   }
   return beside;
 }
@@ -254,9 +260,9 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
   if (const auto kind = config.find("tokenizer_class"))
     kind->one_of({"LlamaTokenizer", "LlamaTokenizerFast"});
   const std::vector<std::pair<std::string, std::string>> named = {
-      {"bos_token", special_token(config, "bos_token", "<s>")},
-      {"eos_token", special_token(config, "eos_token", "</s>")},
-      {"unk_token", special_token(config, "unk_token", "<unk>")}};
+      {"bos_token", special_token(folder, "bos_token", "<s>")},
+      {"eos_token", special_token(folder, "eos_token", "</s>")},
+      {"unk_token", special_token(folder, "unk_token", "<unk>")}};
   std::optional<Reader> json;
   if (fs::exists(other)) json = Reader::json_file(other);
   std::vector<AddedToken> added;
@@ -307,8 +313,8 @@ Tokenizer read_files(const fs::path& folder) {
 
 /// The token that tokenizer_config.json calls the mask, else the one that BERT's or RoBERTa's
 /// tokenizer calls so.
-std::optional<TokenId> mask_of(const Tokenizer& tokenizer, const Reader& config) {
-  if (const std::string named = special_token(config, "mask_token", ""); !named.empty())
+std::optional<TokenId> mask_of(const Tokenizer& tokenizer, const fs::path& folder) {
+  if (const std::string named = special_token(folder, "mask_token", ""); !named.empty())
     return tokenizer.find(named);
   for (const char* usual : {"[MASK]", "<mask>"})
     if (const auto id = tokenizer.find(usual)) return id;
@@ -369,7 +375,7 @@ void write_byte_tokenizer(const fs::path& folder) {
 
 Tokenizer read_tokenizer(const fs::path& folder) {
   Tokenizer tokenizer = read_files(folder);
-  tokenizer.set_mask(mask_of(tokenizer, tokenizer_config(folder)));
+  tokenizer.set_mask(mask_of(tokenizer, folder));
   return tokenizer;
 }
 

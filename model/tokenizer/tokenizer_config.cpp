@@ -129,12 +129,12 @@ std::vector<AddedToken> added_of(const fs::path& folder, const Reader& file, con
 }
 
 /// LlamaTokenizer surrounds a text as its own options say, whatever tokenizer.json does.
-Frame llama_frame(const Reader& config, const AddedTokens& tokens) {
+Frame llama_frame(const fs::path& folder, const Reader& config, const AddedTokens& tokens) {
   Frame frame;
   const auto add = [&](const char* option, bool usual, const char* key, const char* token,
                        std::vector<TokenId>& to) {
     if (config.boolean(option, usual))
-      to.push_back(tokens.number_of(config, special_token(config, key, token), std::nullopt));
+      to.push_back(tokens.number_of(config, special_token(folder, key, token), std::nullopt));
   };
   add("add_bos_token", true, "bos_token", "<s>", frame.begin);
   add("add_eos_token", false, "eos_token", "</s>", frame.end);
@@ -165,11 +165,19 @@ std::string tokenizer_class(const fs::path& folder) {
   return {};
 }
 
-std::string special_token(const Reader& config, const std::string& key,
+std::optional<Reader> find_special(const fs::path& folder, const std::string& key) {
+  const Reader config = tokenizer_config(folder);
+  const fs::path map = folder / "special_tokens_map.json";
+  if (!config.has("added_tokens_decoder") && fs::exists(map))
+    if (auto named = Reader::json_file(map).find(key)) return named;
+  return config.find(key);
+}
+
+std::string special_token(const fs::path& folder, const std::string& key,
                           const std::string& fallback) {
-  const auto field = config.find(key);
-  if (!field) return fallback;
-  return field->json().is_object() ? field->at("content").text() : field->text();
+  const auto named = find_special(folder, key);
+  if (!named) return fallback;
+  return named->json().is_object() ? named->at("content").text() : named->text();
 }
 
 TokenizerChanges changes_of(const fs::path& folder, const Reader& file) {
@@ -185,7 +193,7 @@ TokenizerChanges changes_of(const fs::path& folder, const Reader& file) {
   }
   if (is_one_of(kind, {"GPT2Tokenizer", "RobertaTokenizer"}))
     changes.prefix_space = config.boolean("add_prefix_space", false);
-  if (kind == "LlamaTokenizer") changes.frame = llama_frame(config, AddedTokens(file));
+  if (kind == "LlamaTokenizer") changes.frame = llama_frame(folder, config, AddedTokens(file));
   return changes;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,12 @@ base::Reader tokenizer_config(const std::filesystem::path& folder);
 /// tokenizer_config.json says, else config.json or its family; empty where nothing does.
 std::string tokenizer_class(const std::filesystem::path& folder);
 
-/// A special token, "<s>" or a table with it as "content".
-std::string special_token(const base::Reader& config, const std::string& key,
+/// Where a special token is named: in tokenizer_config.json, or, where that has no table of added
+/// tokens, in special_tokens_map.json. Nothing where it is not.
+std::optional<base::Reader> find_special(const std::filesystem::path& folder,
+                                         const std::string& key);
+/// The special token itself, "<s>" or a table with it as "content".
+std::string special_token(const std::filesystem::path& folder, const std::string& key,
                           const std::string& fallback);
 
 /// What the files beside it change in a tokenizer.json, as Transformers' fast tokenizers have it.

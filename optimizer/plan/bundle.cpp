@@ -228,12 +228,15 @@ bool is_weight_file(const fs::path& path) {
   return path.extension() == ".safetensors" || name == "model.safetensors.index.json";
 }
 
-/// Whether some field of the file changes answers.
+/// Whether some field of the file changes answers. (Sentence Transformers names one after the
+/// model's family.)
 bool changes_answers(const std::string& file) {
   using model::Fate;
+  const std::string_view known =
+      starts_with(file, "sentence_") ? "sentence_bert_config.json" : std::string_view(file);
   const auto& rows = model::folder_fields();
   return std::any_of(rows.begin(), rows.end(), [&](const model::FolderField& row) {
-    return row.file == file && (row.fate == Fate::used || row.fate == Fate::only);
+    return row.file == known && (row.fate == Fate::used || row.fate == Fate::only);
   });
 }
 

@@ -63,6 +63,9 @@ def cases():
     yield pieces | bert(mask_token="small")
     yield pieces | {"special_tokens_map.json": dict(sep_token="the"), "tokenizer_config.json": dict(tokenizer_class="BertTokenizer")}
     yield pieces | bert(added_tokens_decoder={"4": dict(content="[MASK]", lstrip=True, rstrip=True, normalized=False, single_word=False, special=True)})
+    words = golden("wordpiece", "vocab.txt")
+    yield words | bert(sep_token="the", do_lower_case=False)
+    yield words | {"special_tokens_map.json": dict(cls_token="a", unk_token="[MASK]"), "config.json": dict(model_type="bert")}
     gpt2 = lambda **more: {"tokenizer_config.json": dict(tokenizer_class="GPT2Tokenizer", **more)}
     yield pairs | gpt2()
     yield pairs | gpt2(add_prefix_space=True)

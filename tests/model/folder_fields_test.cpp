@@ -187,6 +187,7 @@ std::vector<Files> whole_folders() {
     if (family == "bert") config["architectures"] = {"BertForSequenceClassification"};
     if (family == "qwen2") config.update({{"use_sliding_window", true}, {"sliding_window", 8}});
     config.erase("id2label");
+    if (family == "qwen2") config.update({{"use_sliding_window", true}, {"sliding_window", 4096}});
     folders.push_back({{"config.json", config}});
     if (family == "llama") folders.back()["generation_config.json"] = {{"do_sample", true}};
     if (family == "vit")
@@ -196,6 +197,10 @@ std::vector<Files> whole_folders() {
                                                     {"image_mean", {0, 0}},
                                                     {"image_std", {1, 1}}};
   }
+  folders.push_back(
+      {{"config.json", config_of("vit")},
+       {"preprocessor_config.json",
+        {{"image_processor_type", "ConvNextImageProcessor"}, {"size", {{"shortest_edge", 8}}}}}});
   const std::string kind = "sentence_transformers.models.";
   folders.push_back({{"config.json", config_of("bert")},
                      {"modules.json",

@@ -246,6 +246,26 @@ TEST(DigestModel, CoversConfigAndWeights) {
   EXPECT_NE(digest_model(scratch.path()), digest);
 }
 
+TEST(DigestModel, CoversEveryFileThatChangesAnswers) {
+  const testing::Scratch scratch;
+  write(scratch / "config.json", "{}");
+  write(scratch / "model.safetensors", "weights");
+  std::string digest = digest_model(scratch.path());
+  std::filesystem::create_directories(scratch / "1_Pooling");
+  for (const char* file :
+       {"generation_config.json", "preprocessor_config.json", "modules.json", "tokenizer.json",
+        "sentence_bert_config.json", "sentence_roberta_config.json", "1_Pooling/config.json",
+        "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt"}) {
+    write(scratch / file, "{}");
+    const std::string with = digest_model(scratch.path());
+    EXPECT_NE(with, digest) << file;
+    digest = with;
+  }
+  for (const char* file : {"chat_template.jinja", "config_sentence_transformers.json", "README.md"})
+    write(scratch / file, "{}");
+  EXPECT_EQ(digest_model(scratch.path()), digest) << "what is ignored does not count";
+}
+
 TEST(DigestModel, RefusesAFolderWithoutAModel) {
   const testing::Scratch scratch;
   write(scratch / "config.json", "{}");
