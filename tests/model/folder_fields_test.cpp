@@ -187,7 +187,6 @@ std::vector<Files> whole_folders() {
     if (family == "bert") config["architectures"] = {"BertForSequenceClassification"};
     if (family == "qwen2") config.update({{"use_sliding_window", true}, {"sliding_window", 8}});
     config.erase("id2label");
-    if (family == "qwen2") config.update({{"use_sliding_window", true}, {"sliding_window", 4096}});
     folders.push_back({{"config.json", config}});
     if (family == "llama") folders.back()["generation_config.json"] = {{"do_sample", true}};
     if (family == "vit")
