@@ -127,6 +127,18 @@ TEST(Quality, CountsRightAnswersHoweverTheyAreSharedOut) {
   EXPECT_LT(quality(model, wrong, one), 1 - whole + 1e-9);
 }
 
+// Embeddings that the model leaves at their length are judged by their direction all the same.
+TEST(Quality, LooksAtDirectionsHoweverLongEmbeddingsAre) {
+  model::ModelConfig config;
+  config.task = model::Task::embedding;
+  const at::Tensor answers = at::tensor({3.0F, 4.0F, 0.0F, 2.0F}).view({2, 2});
+  EXPECT_TRUE(at::equal(directions_of(config, answers), answers)) << "scaled already";
+  config.normalised = false;
+  const model::Dataset data;
+  EXPECT_TRUE(at::allclose(marks(config, data, 0, answers),
+                           at::tensor({0.6F, 0.8F, 0.0F, 1.0F}).view({2, 2})));
+}
+
 TEST(Quality, IsNoNumberWithoutRows) {
   const auto model = model::random_model(bars_config(), 1);
   model::Dataset none;
