@@ -3,9 +3,12 @@
 #include <fstream>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/digest.hpp"
+#include "base/file.hpp"
 #include "decompose/decompose.hpp"
+#include "model/config/folder_fields.hpp"
 #include "model/config/hugging_face.hpp"
 #include "tests/decompose/teacher.hpp"
 
@@ -169,6 +172,19 @@ TEST(Preset, HasThePublishedSizes) {
   EXPECT_EQ(model::count_parameters(preset("mistral-7b")), 7241732096);
   EXPECT_EQ(model::count_parameters(preset("llama-3.2-1b")), 1235814400);
   for (const auto& name : preset_names()) EXPECT_NO_THROW(preset(name).check()) << name;
+}
+
+// The config.json beside each checkpoint, as it is published.
+TEST(Preset, IsWhatThePublishedConfigSays) {
+  const auto published = nlohmann::json::parse(base::read_text(
+      std::filesystem::path(CLEAVE_SOURCE_DIR) / "tests/goldens/published_configs.json"));
+  ASSERT_EQ(published.size(), 5U);
+  for (const auto& [name, config] : published.items()) {
+    const Scratch scratch;
+    base::write_whole(scratch / "config.json", config.dump());
+    EXPECT_TRUE(model::read_config(scratch.path()) == preset(name)) << name;
+    EXPECT_EQ(model::folder_notes(scratch.path()), std::vector<std::string>()) << name;
+  }
 }
 
 TEST(Preset, UnknownNameListsTheKnown) {
