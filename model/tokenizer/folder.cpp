@@ -203,27 +203,41 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
   }
 }
 
-/// Throws where a tokenizer.json beside it cuts otherwise than a tokenizer.model does that only
-/// merges: every blank is a letter, and one stands before each stretch of text between added
-/// tokens.
-void expect_cuts_as_merges(const Reader& json) {
+/// Where a tokenizer.json that lies beside a tokenizer.model puts blanks. Throws where it does
+/// more.
+Blanks blanks_in(const Reader& json) {
   const nlohmann::json blank = "\xE2\x96\x81";
-  const nlohmann::json normalizer = {
+  const nlohmann::json before_each = {
       {"type", "Sequence"},
       {"normalizers",
        {{{"type", "Prepend"}, {"prepend", blank}},
         {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", blank}}}}};
   const auto cuts = json.find("pre_tokenizer"), changes = json.find("normalizer");
-  if (changes && changes->json() == normalizer && !cuts) return;
-  if (cuts && !changes && cuts->text("type", "") == "Metaspace" &&
-      cuts->text("prepend_scheme", "") == "always")
-    return;
-  throw(changes ? *changes
-        : cuts  ? *cuts
-                : json)
-      .error(
-          "saw another way to cut than tokenizer.model has beside it, needs a blank before each "
-          "stretch of text (Prepend and Replace), or only one of the two files");
+  if (changes && changes->json() == before_each && !cuts) return Blanks::every;
+  const std::string scheme = cuts && !changes && cuts->text("type", "") == "Metaspace"
+                                 ? cuts->text("prepend_scheme", "")
+                                 : "";
+  if (scheme == "always") return Blanks::needed;
+  if (scheme == "first") return Blanks::first;
+  const Reader place = changes ? *changes : cuts ? *cuts : json;
+  throw place.error(
+      "saw another way to cut than tokenizer.model has beside it, needs a blank before the text "
+      "(Prepend and Replace, or Metaspace), or only one of the two files");
+}
+
+/// Where a LlamaTokenizer puts blanks: as its tokenizer.json does or, without one, by `legacy`.
+Blanks blanks_of(const Reader& config, const std::optional<Reader>& json) {
+  const auto prefix = config.find("add_prefix_space");
+  if (prefix && !prefix->boolean())
+    throw prefix->error("saw false, needs true (a text without a blank before it is not built)");
+  const Blanks own = config.boolean("legacy", true) ? Blanks::every : Blanks::first;
+  if (!json) return own;
+  const Blanks said = blanks_in(*json);
+  // Transformers makes the tokenizer anew from tokenizer.model then.
+  if (prefix && said != own)
+    throw prefix->error(
+        "saw it beside a tokenizer.json that puts blanks otherwise than `legacy` says, needs none");
+  return said;
 }
 
 /// Throws where a tokenizer.json beside it has other tokens than tokenizer.model.
@@ -270,13 +284,13 @@ Tokenizer from_sentence_piece(const fs::path& folder) {
     if (!only_merges(base::read_text(file, largest_file)))
       throw json->error(
           "saw it beside a tokenizer.model that does more than merge, needs only one of the two");
-    expect_cuts_as_merges(*json);
     added = *changes_of(folder, *json).added;
   }
   std::set<std::string> written;
   for (const auto& [key, content] : named) written.insert(content);
   for (const AddedToken& token : added) written.insert(token.content);
-  auto scheme = sentence_piece(file, std::move(written));
+  auto scheme =
+      sentence_piece(file, std::move(written), sentence_piece_folders(), blanks_of(config, json));
   const Vocabulary& vocabulary = scheme->vocabulary();
   if (json)
     expect_same_tokens(*json, vocabulary);

@@ -107,8 +107,13 @@ std::size_t next_word(std::string_view text) {
 
 class SentencePiece : public TokenScheme {
  public:
-  SentencePiece(const fs::path& file, std::set<std::string> special, const SentencePieceModule* its)
-      : module_(its), model_(nullptr, its->close), special_(std::move(special)) {
+  SentencePiece(const fs::path& file, std::set<std::string> special, const SentencePieceModule* its,
+                Blanks blanks)
+      : module_(its),
+        model_(nullptr, its->close),
+        bare_(nullptr, its->close),
+        blanks_(blanks),
+        special_(std::move(special)) {
     constexpr std::uint64_t largest = 64u << 20;
     const std::string bytes = base::read_text(file, largest);
     expect_whole_sentence_piece(file, bytes);
@@ -119,6 +124,11 @@ class SentencePiece : public TokenScheme {
     model_.reset(module_->open(bytes.data(), bytes.size(), error.data(), error.size()));
     if (model_ == nullptr)
       throw refuse("saw no SentencePiece model (" + std::string(error.data()) + "), needs one");
+    // What comes twice is merged: the same model, with normalizer_spec.add_dummy_prefix = false.
+    const std::string bare = bytes + std::string("\x1A\x02\x18\x00", 4);
+    if (blanks_ != Blanks::every)
+      bare_.reset(module_->open(bare.data(), bare.size(), error.data(), error.size()));
+    if (blanks_ != Blanks::every && bare_ == nullptr) throw refuse(std::string(error.data()));
     for (TokenId id = 0; id < module_->size(model_.get()); ++id) {
       std::size_t length = 0;
       const char* piece = module_->piece(model_.get(), id, &length);
@@ -136,14 +146,15 @@ class SentencePiece : public TokenScheme {
   const Vocabulary& vocabulary() const override { return vocabulary_; }
 
   void encode(std::string_view text, std::vector<TokenId>& ids) const override {
+    const bool begins = text.substr(0, 1) == " " || text.substr(0, blank.size()) == blank;
+    if (blanks_ != Blanks::every && begins) return encode_bare(text, ids);
     if (!word_by_word_ || text.find(blank) != std::string_view::npos)
-      return encode_whole(text, ids);
-    const std::lock_guard lock(mutex_);
-    while (!text.empty()) {
-      const std::size_t end = next_word(text);
-      encode_word(text.substr(0, end), ids);
-      text.remove_prefix(std::min(end + 1, text.size()));
-    }
+      return encode_whole(model_.get(), text, ids);
+    encode_words(text, ids);
+  }
+
+  void encode_behind(std::string_view text, std::vector<TokenId>& ids) const override {
+    blanks_ == Blanks::first ? encode_bare(text, ids) : encode(text, ids);
   }
 
   std::string decode(const std::vector<std::string>& tokens) const override {
@@ -169,25 +180,42 @@ class SentencePiece : public TokenScheme {
  private:
   using Error = std::array<char, 512>;
 
-  void encode_whole(std::string_view text, std::vector<TokenId>& ids) const {
+  /// Without a blank before it.
+  void encode_bare(std::string_view text, std::vector<TokenId>& ids) const {
+    const bool by_words = word_by_word_ && text.find(blank) == std::string_view::npos;
+    const std::size_t end = by_words ? next_word(text) : text.size();
+    encode_whole(bare_.get(), text.substr(0, end), ids);
+    if (end < text.size()) encode_words(text.substr(end + 1), ids);
+  }
+
+  /// Each with a blank before it.
+  void encode_words(std::string_view text, std::vector<TokenId>& ids) const {
+    const std::lock_guard lock(mutex_);
+    while (!text.empty()) {
+      const std::size_t end = next_word(text);
+      encode_word(text.substr(0, end), ids);
+      text.remove_prefix(std::min(end + 1, text.size()));
+    }
+  }
+
+  void encode_whole(const void* model, std::string_view text, std::vector<TokenId>& ids) const {
     const auto take = [](void* to, const std::int32_t* found, std::size_t count) {
       auto& all = *static_cast<std::vector<TokenId>*>(to);
       all.insert(all.end(), found, found + count);
     };
     Error error{};
-    if (!module_->encode(model_.get(), text.data(), text.size(), take, &ids, error.data(),
-                         error.size()))
+    if (!module_->encode(model, text.data(), text.size(), take, &ids, error.data(), error.size()))
       throw std::runtime_error(std::string("[tokenizer] SentencePiece: ") + error.data());
   }
 
   /// Without the blank before it, which the library writes.
   void encode_word(std::string_view word, std::vector<TokenId>& ids) const {
     constexpr std::size_t longest = 64, most = 1 << 16;
-    if (word.size() > longest) return encode_whole(word, ids);
+    if (word.size() > longest) return encode_whole(model_.get(), word, ids);
     auto known = known_words_.find(std::string(word));
     if (known == known_words_.end()) {
       std::vector<TokenId> tokens;
-      encode_whole(word, tokens);
+      encode_whole(model_.get(), word, tokens);
       if (known_words_.size() >= most) known_words_.clear();
       known = known_words_.emplace(word, std::move(tokens)).first;
     }
@@ -206,7 +234,8 @@ class SentencePiece : public TokenScheme {
   }
 
   const SentencePieceModule* module_;
-  std::unique_ptr<void, void (*)(void*)> model_;
+  std::unique_ptr<void, void (*)(void*)> model_, bare_;  // bare_: that puts no blank before a text
+  const Blanks blanks_;
   const std::set<std::string> special_;
   Vocabulary vocabulary_;
   /// Words become the same tokens wherever they stand: no merge reaches over a blank.
@@ -231,8 +260,9 @@ std::vector<fs::path> sentence_piece_folders() {
 }
 
 std::unique_ptr<TokenScheme> sentence_piece(const fs::path& file, std::set<std::string> special,
-                                            const std::vector<fs::path>& folders) {
-  return std::make_unique<SentencePiece>(file, std::move(special), find_module(file, folders));
+                                            const std::vector<fs::path>& folders, Blanks blanks) {
+  return std::make_unique<SentencePiece>(file, std::move(special), find_module(file, folders),
+                                         blanks);
 }
 
 }  // namespace cleave::model

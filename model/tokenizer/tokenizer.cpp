@@ -82,8 +82,9 @@ const AddedToken* Tokenizer::added_at(std::string_view text, std::size_t positio
   return nullptr;
 }
 
-void Tokenizer::encode_plain(std::string_view text, std::vector<TokenId>& ids) const {
-  if (!text.empty()) scheme_->encode(text, ids);
+void Tokenizer::encode_plain(std::string_view text, bool behind, std::vector<TokenId>& ids) const {
+  if (text.empty()) return;
+  behind ? scheme_->encode_behind(text, ids) : scheme_->encode(text, ids);
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special,
@@ -102,13 +103,13 @@ std::vector<TokenId> Tokenizer::encode(std::string_view bytes, bool with_special
       continue;
     }
     const std::size_t end = token->strip_left ? without_space_before(text, plain, i) : i;
-    encode_plain(text.substr(plain, end - plain), ids);
+    encode_plain(text.substr(plain, end - plain), plain > 0, ids);
     ids.push_back(token->id);
     i += token->content.size();
     if (token->strip_right) i = behind_space(text, i);
     plain = i;
   }
-  encode_plain(text.substr(plain), ids);
+  encode_plain(text.substr(plain), plain > 0, ids);
   const std::size_t behind = with_special ? end_.size() : 0;
   if (length > 0 && ids.size() + behind > length) ids.resize(length - std::min(length, behind));
   if (with_special) ids.insert(ids.end(), end_.begin(), end_.end());

@@ -18,6 +18,10 @@ class TokenScheme {
   virtual ~TokenScheme() = default;
   /// Appends the tokens of valid UTF-8.
   virtual void encode(std::string_view text, std::vector<TokenId>& ids) const = 0;
+  /// The same of text that stands behind an added token.
+  virtual void encode_behind(std::string_view text, std::vector<TokenId>& ids) const {
+    encode(text, ids);
+  }
   /// The text of tokens, added ones among them. What is no valid UTF-8 becomes U+FFFD.
   virtual std::string decode(const std::vector<std::string>& tokens) const = 0;
   virtual const Vocabulary& vocabulary() const = 0;
@@ -75,7 +79,8 @@ class Tokenizer {
  private:
   /// The added token that begins at `position`, the longest; null where none does.
   const AddedToken* added_at(std::string_view text, std::size_t position) const;
-  void encode_plain(std::string_view text, std::vector<TokenId>& ids) const;
+  /// Text between added tokens; `behind` one of them, or the beginning.
+  void encode_plain(std::string_view text, bool behind, std::vector<TokenId>& ids) const;
 
   std::unique_ptr<TokenScheme> scheme_;
   std::vector<AddedToken> added_;  // the longest first

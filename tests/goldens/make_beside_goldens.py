@@ -37,11 +37,11 @@ def spaced(file):
     file["pre_tokenizer"]["add_prefix_space"] = True
 
 
-def llama_json(*tokens):
+def llama_json(*tokens, legacy=True):
     """What LlamaTokenizerFast saves of the SentencePiece golden, with more tokens."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(HERE / "sentence_piece" / "tokenizer.model", folder)
-        made = transformers.LlamaTokenizerFast.from_pretrained(folder, legacy=True)
+        made = transformers.LlamaTokenizerFast.from_pretrained(folder, legacy=legacy)
         made.add_special_tokens(dict(additional_special_tokens=list(tokens)))
         made.save_pretrained(folder)
         return json.loads((pathlib.Path(folder) / "tokenizer.json").read_text())
@@ -82,6 +82,13 @@ def cases():
     both = golden("sentence_piece", "tokenizer.model") | {"tokenizer.json": llama_json("<|user|>", "<|end|>")}
     yield both | llama()
     yield both | llama(add_bos_token=False, add_eos_token=True)
+    plain = golden("sentence_piece", "tokenizer.model")
+    yield plain | {"tokenizer_config.json": dict(tokenizer_class="LlamaTokenizer", legacy=False)}
+    newer = plain | {"tokenizer.json": llama_json("<|user|>", "<|end|>", legacy=False)}
+    yield newer | {"tokenizer_config.json": dict(tokenizer_class="LlamaTokenizer", legacy=False)}
+    always = {"tokenizer.json": dict(newer["tokenizer.json"], pre_tokenizer=dict(
+        type="Metaspace", replacement="\u2581", prepend_scheme="always", split=False))}
+    yield plain | always | llama()
 
 
 if __name__ == "__main__":

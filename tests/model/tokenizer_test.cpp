@@ -609,6 +609,9 @@ TEST_F(SentencePiece, RefusesAConfigThatItDoesNotKnow) {
   EXPECT_EQ(said({{"bos_token", "<begin>"}}),
             "with_config/tokenizer_config.json] bos_token: saw '<begin>', needs a token of "
             "tokenizer.model");
+  EXPECT_EQ(said({{"add_prefix_space", false}}),
+            "with_config/tokenizer_config.json] add_prefix_space: saw false, needs true (a text "
+            "without a blank before it is not built)");
   EXPECT_EQ(said({{"tokenizer_class", "GemmaTokenizer"}}),
             "with_config/tokenizer_config.json] tokenizer_class: saw \"GemmaTokenizer\", needs one "
             "of LlamaTokenizer, LlamaTokenizerFast");
