@@ -117,6 +117,8 @@ const std::vector<FolderField>& folder_fields() {
       {"config.json", "attention_bias mlp_bias", "llama", Fate::used, "", "biases of the products"},
       {"config.json", "position_embedding_type", "bert roberta", Fate::only, "\"absolute\"",
        "relative positions are not built"},
+      {"config.json", "is_decoder", "gpt2 llama qwen2 mistral", Fate::no_effect, "",
+       "they are decoders"},
       {"config.json", "is_decoder add_cross_attention is_encoder_decoder", "", Fate::only, "false",
        "decoders behind an encoder are not built"},
       {"config.json", "cross_attention_hidden_size", "", Fate::only, "",

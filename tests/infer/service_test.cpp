@@ -204,6 +204,7 @@ TEST_F(ServiceTest, TellsTheClientWhatTheModelIs) {
   EXPECT_EQ(json, [this] {
     auto config = model::config_to_json(plan.teacher);
     config["processing"] = model::processing_to_json(plan.teacher.processing);
+    config[weights_key] = "exact";
     return config;
   }());
 }

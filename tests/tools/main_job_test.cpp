@@ -171,7 +171,9 @@ TEST_F(MainJob, EvaluateListsEverySubsetAndKeepsIt) {
   EXPECT_EQ(measured.at("accuracy").at("data"), "test") << "the folder's name, not where it lies";
   EXPECT_NE(run({"inspect", s / "bundle", "--measured"}).out.find("of 60 rows of test\n"),
             std::string::npos);
-  run({"evaluate", s / "bundle", "--data", s / "data", "--target", "1"}, 3);
+  run({"evaluate", s / "bundle", "--data", s / "data", "--target", "0.5"});
+  run({"decompose", s / "model", "--plan", s / "plan.json", "--out", own_ / "cut"});
+  run({"evaluate", own_ / "cut", "--data", s / "data", "--target", "1"}, 3);
 }
 
 TEST_F(MainJob, EveryPrintingCommandSpeaksJson) {
