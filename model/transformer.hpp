@@ -129,7 +129,7 @@ Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
 Tensor block(const Transformer& model, int layer, const Tensor& x, const Sight& sight = {},
              const Observer* observer = nullptr);
 /// The states that the task reads, after the last norm. [B, N, D] -> the model's *feature*: the
-/// summary tokens [B, T, D]; for an embedding the mean over the tokens [B, 1, D]; for a language
+/// summary tokens [B, T, D]; for an embedding what its `pooling` reads [B, 1, D]; for a language
 /// model every token [B, N, D].
 Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight);
 /// Each text's last token of what a language model features() gave. [B, N, D] and ids [B, N] -> [B,

@@ -18,7 +18,7 @@ enum class Activation { gelu, gelu_tanh, relu, silu };
 /// them.
 enum class Task {
   classification,  // summary tokens -> C logits
-  embedding,       // mean over the tokens -> a direction: the feature itself, of length 1
+  embedding,       // what `pooling` reads: the feature itself is the answer
   masked_lm,       // every token -> V logits
   causal_lm,       // every token -> V logits of the next one
 };
