@@ -133,9 +133,13 @@ void warn_of_unseen_classes(const model::ModelConfig& config, const model::Datas
   if (config.task != model::Task::classification || !training.labels.defined() ||
       training.labels.dim() != 1 || training.labels.scalar_type() != at::kLong)
     return;
-  std::vector<bool> seen(static_cast<std::size_t>(config.classes), false);
-  for (const std::int64_t label : training.classes()) seen[static_cast<std::size_t>(label)] = true;
   const auto& names = config.labels.empty() ? training.label_names : config.labels;
+  std::vector<bool> seen(std::max(static_cast<std::size_t>(config.classes), names.size()), false);
+  for (const std::int64_t label : training.classes()) {
+    const auto place = static_cast<std::size_t>(label);
+    if (place >= seen.size()) seen.resize(place + 1, false);  // a model without a head
+    seen[place] = true;
+  }
   std::vector<std::string> unseen;
   for (std::size_t c = 0; c < seen.size(); ++c)
     if (!seen[c]) unseen.push_back(c < names.size() ? names[c] : "class " + std::to_string(c));
