@@ -49,6 +49,13 @@ std::string family_of(const fs::path& folder) {
   return type && type->json().is_string() ? type->text() : std::string();
 }
 
+bool is_known_family(const std::string& family) {
+  const auto& rows = folder_fields();
+  return std::any_of(rows.begin(), rows.end(), [&](const FolderField& row) {
+    return !family.empty() && has_word(row.families, family);
+  });
+}
+
 /// The notes of one file's table; unknown fields share a line.
 void add_notes(const Reader& table, std::string_view file, std::string_view family,
                std::vector<std::string>& notes) {
@@ -415,6 +422,8 @@ std::vector<std::string> folder_notes(const fs::path& folder) {
     const fs::path path = folder / row.file;
     // The large ones refuse what they do not know themselves.
     if (row.file == "tokenizer.json" || !fs::is_regular_file(path)) continue;
+    // A family that is not known has no fields that are, and its tokenizer may be asked for alone.
+    if (row.file == "config.json" && !is_known_family(family)) continue;
     if (!row.fields.empty()) {
       add_notes(Reader::json_file(path), row.file, family, notes);
     } else if (row.fate == Fate::ignored) {
