@@ -413,21 +413,48 @@ void check_fields(const Reader& table, std::string_view file, std::string_view f
   }
 }
 
+namespace {
+
+/// The files of a folder that a name of the list stands for: Sentence Transformers names them after
+/// the family, and numbers its modules' folders.
+std::vector<fs::path> files_of(const fs::path& folder, std::string_view listed) {
+  const bool sentence = listed == "sentence_bert_config.json";
+  const bool pooling = listed == "1_Pooling/config.json";
+  if (!sentence && !pooling) return {folder / listed};
+  std::vector<fs::path> files;
+  if (!fs::is_directory(folder)) return files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const auto ends_with = [&](std::string_view end) {
+      return name.size() >= end.size() &&
+             name.compare(name.size() - end.size(), end.size(), end) == 0;
+    };
+    if (sentence && name.rfind("sentence_", 0) == 0 && ends_with("_config.json"))
+      files.push_back(entry.path());
+    if (pooling && ends_with("_Pooling")) files.push_back(entry.path() / "config.json");
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
 std::vector<std::string> folder_notes(const fs::path& folder) {
   std::vector<std::string> notes;
   const std::string family = family_of(folder);
   std::string_view before;
   for (const FolderField& row : folder_fields()) {
     if (row.file == std::exchange(before, row.file)) continue;
-    const fs::path path = folder / row.file;
     // The large ones refuse what they do not know themselves.
-    if (row.file == "tokenizer.json" || !fs::is_regular_file(path)) continue;
+    if (row.file == "tokenizer.json") continue;
     // A family that is not known has no fields that are, and its tokenizer may be asked for alone.
     if (row.file == "config.json" && !is_known_family(family)) continue;
-    if (!row.fields.empty()) {
-      add_notes(Reader::json_file(path), row.file, family, notes);
-    } else if (row.fate == Fate::ignored) {
-      notes.push_back("[" + path.string() + "] is ignored (" + std::string(row.meaning) + ")");
+    for (const fs::path& path : files_of(folder, row.file)) {
+      if (!fs::is_regular_file(path)) continue;
+      if (!row.fields.empty())
+        add_notes(Reader::json_file(path), row.file, family, notes);
+      else if (row.fate == Fate::ignored)
+        notes.push_back("[" + path.string() + "] is ignored (" + std::string(row.meaning) + ")");
     }
   }
   return notes;

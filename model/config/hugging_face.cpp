@@ -588,19 +588,56 @@ void expect_real(const TensorFiles& files, const TensorEntry& entry) {
                     "unquantised checkpoint)");
 }
 
+namespace {
+
+/// What releases of Transformers stored beside the weights of a layer, and no forward pass needs.
+bool is_buffer(const std::string& name) {
+  constexpr std::string_view ends[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
+  return std::any_of(std::begin(ends), std::end(ends), [&](std::string_view end) {
+    return name.size() >= end.size() &&
+           name.compare(name.size() - end.size(), end.size(), end) == 0;
+  });
+}
+
+/// A tensor inside the layers that config.json gives no place changes answers elsewhere: a bias
+/// that it says is not there, a scale of quantised weights. Poolers and heads may be left over.
+std::vector<std::string> notes_of_unread(const ModelConfig& config, const TensorFiles& files) {
+  std::set<std::string> read;
+  for (const StoredTensor& stored : stored_tensors(config))
+    if (const TensorEntry* entry = look_for_stored(config, files, stored.key))
+      read.insert(entry->name);
+  std::string first;
+  std::size_t count = 0;
+  for (const auto& [name, entry] : files.entries()) {
+    if (read.count(name) != 0 || is_buffer(name) ||
+        without_numbers(name).find(".#.") == std::string::npos)
+      continue;
+    if (count++ == 0) first = name;
+  }
+  if (count == 0) return {};
+  return {"[" + files.path().string() + "] " + first +
+          (count > 1 ? " and " + std::to_string(count - 1) + " more tensors" : "") +
+          ": config.json has no place for what stands in a layer here; ignored"};
+}
+
+}  // namespace
+
 std::vector<std::string> tensor_notes(const ModelConfig& config, const TensorFiles& files) {
+  std::vector<std::string> notes = notes_of_unread(config, files);
   const TiedKeys tied = tied_keys(config);
-  if (tied.head.empty()) return {};
+  if (tied.head.empty()) return notes;
   const TensorEntry* embedding = look_for_spelling(config, files, tied.embedding);
   const TensorEntry* head = look_for_spelling(config, files, tied.head);
-  if (embedding == nullptr || head == nullptr) return {};
+  if (embedding == nullptr || head == nullptr) return notes;
   const bool same = embedding->element == head->element && embedding->bytes == head->bytes &&
                     std::memcmp(files.data(*embedding), files.data(*head), head->bytes) == 0;
   files.release(*embedding);
   files.release(*head);
-  if (same) return {};
-  return {"[" + files.path().string() + "] " + head->name + ": differs from " + embedding->name +
-          ", which is used for both (the head is tied to the embedding)"};
+  if (!same)
+    notes.push_back("[" + files.path().string() + "] " + head->name + ": differs from " +
+                    embedding->name +
+                    ", which is used for both (the head is tied to the embedding)");
+  return notes;
 }
 
 }  // namespace cleave::model

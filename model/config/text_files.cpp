@@ -78,7 +78,8 @@ Pooling read_pooling(const Reader& file) {
 /// The config.json of a module, which lies in a folder of its own.
 Reader module_file(const fs::path& folder, const Reader& module) {
   const Reader path = module.at("path");
-  const std::string name = path.text();
+  std::string name = path.text();
+  if (!name.empty() && name.back() == '/') name.pop_back();
   if (name.empty() || name.find('/') != std::string::npos || name.front() == '.')
     throw path.error("saw '" + name + "', needs the name of a folder beside it");
   return Reader::json_file(folder / name / "config.json");

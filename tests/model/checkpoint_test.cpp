@@ -277,6 +277,23 @@ TEST(Load, ReadsATiedMatrixUnderEitherName) {
   }
 }
 
+TEST(TensorNotes, SayWhatStandsInALayerAndIsNotRead) {
+  const Scratch scratch;
+  const auto notes_with = [&](const std::string& name) {
+    write_foreign("llama", scratch / "model", [&](std::vector<Foreign>& tensors) {
+      Foreign more = tensor_named(tensors, "model.norm.weight");
+      more.name = name;
+      tensors.push_back(more);
+    });
+    return tensor_notes(load(scratch / "model").config, TensorFiles(scratch / "model"));
+  };
+  const auto notes = notes_with("model.layers.1.self_attn.q_proj.bias");
+  ASSERT_EQ(notes.size(), 1U);
+  expect_contains(notes[0],
+                  "model.layers.1.self_attn.q_proj.bias: config.json has no place for what stands");
+  EXPECT_TRUE(notes_with("model.layers.1.self_attn.rotary_emb.inv_freq").empty());
+}
+
 TEST(Load, NeedsBothMatricesWhereTheHeadIsNotTied) {
   const Scratch scratch;
   write_foreign("llama", scratch / "model", [&](std::vector<Foreign>& tensors) {

@@ -171,6 +171,19 @@ TEST(FolderFields, OfNoRowAreSaid) {
   ASSERT_EQ(notes.size(), 1);
   expect_contains(notes.front(),
                   "tokenizer_config.json] fields that are not known are ignored: flux_capacity");
+  EXPECT_TRUE(notes_with("a family of its own", "config.json", "flux_capacity", 1.21).empty());
+}
+
+TEST(FolderFields, AreSaidOfFilesThatAreNamedAfterAFamilyOrCounted) {
+  for (const std::string file : {"sentence_roberta_config.json", "2_Pooling/config.json"}) {
+    const Scratch folder;
+    write_quickly(folder / "config.json", config_of("roberta").dump());
+    std::filesystem::create_directories((folder / file).parent_path());
+    write_quickly(folder / file, R"({"flux_capacity": 1.21})");
+    const auto notes = folder_notes(folder.path());
+    ASSERT_EQ(notes.size(), 1) << file;
+    expect_contains(notes.front(), file + "] fields that are not known are ignored: flux_capacity");
+  }
 }
 
 /// Writes into `folder` what is read of a whole model of one kind: files by name.
