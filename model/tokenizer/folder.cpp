@@ -77,7 +77,36 @@ void expect_no_more_tokens(const fs::path& folder, const std::string& file,
     }
 }
 
+/// Those that cut as BERT's does.
+const std::vector<std::string> wordpiece_classes = {
+    "BertTokenizer",     "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer",
+    "ConvBertTokenizer", "LayoutLMTokenizer",   "LxmertTokenizer",  "SqueezeBertTokenizer"};
+
+/// Throws where tokenizer_config.json, or else config.json, names a class that reads vocab.txt
+/// otherwise.
+void expect_wordpiece_class(const fs::path& folder) {
+  std::vector<std::string> known = wordpiece_classes;
+  for (const std::string& name : wordpiece_classes) known.push_back(name + "Fast");
+  for (const char* name : {config_file, "config.json"}) {
+    if (!fs::exists(folder / name)) continue;
+    const auto named = Reader::json_file(folder / name).find("tokenizer_class");
+    if (!named) continue;
+    named->one_of(known);
+    return;
+  }
+}
+
+/// The number of a special token that a class cannot do without.
+TokenId needed(const fs::path& file, const Vocabulary& vocabulary, const char* key,
+               const char* usual, const std::string& who) {
+  const std::string token = special_token(file.parent_path(), key, usual);
+  if (const auto id = vocabulary.find(token)) return *id;
+  throw std::runtime_error("[" + file.string() + "] has no '" + token + "', which " + who +
+                           " needs");
+}
+
 Tokenizer from_vocab_txt(const fs::path& folder) {
+  expect_wordpiece_class(folder);
   const fs::path file = folder / "vocab.txt";
   Vocabulary vocabulary;
   for_lines(file, [&](const std::string& line, std::int64_t number) {
@@ -87,28 +116,20 @@ Tokenizer from_vocab_txt(const fs::path& folder) {
       throw at_line(file, number, wrong.what());
     }
   });
-  expect_no_more_tokens(folder, "vocab.txt", vocabulary);
   const Reader config = tokenizer_config(folder);
   WordPieceOptions options;
   options.lower_case = config.boolean("do_lower_case", true);
   options.strip_accents = config.boolean("strip_accents", options.lower_case);
   options.split_chinese = config.boolean("tokenize_chinese_chars", true);
-  std::vector<AddedToken> added;
-  const auto add = [&](const char* key, const char* usual, bool needed) {
-    const std::string token = special_token(folder, key, usual);
-    const auto id = vocabulary.find(token);
-    if (!id && (needed || token != usual))
-      throw std::runtime_error("[" + file.string() + "] has no '" + token + "', which BERT needs");
-    if (id) added.push_back({token, *id});
-    return token;
-  };
-  add("pad_token", "[PAD]", false);
-  add("mask_token", "[MASK]", false);
-  options.unknown = add("unk_token", "[UNK]", true);
-  add("cls_token", "[CLS]", true);
-  const TokenId begin = added.back().id;
-  add("sep_token", "[SEP]", true);
-  const TokenId end = added.back().id;
+  auto added = added_beside(folder, "vocab.txt", vocabulary, true,
+                            {{"pad_token", "[PAD]"},
+                             {"mask_token", "[MASK]"},
+                             {"unk_token", "[UNK]"},
+                             {"cls_token", "[CLS]"},
+                             {"sep_token", "[SEP]"}});
+  options.unknown = vocabulary.token(needed(file, vocabulary, "unk_token", "[UNK]", "BERT"));
+  const TokenId begin = needed(file, vocabulary, "cls_token", "[CLS]", "BERT");
+  const TokenId end = needed(file, vocabulary, "sep_token", "[SEP]", "BERT");
   return {wordpiece(std::move(vocabulary), options),
           std::move(added),
           {begin},
@@ -138,6 +159,16 @@ BytePairKind byte_pair_kind(const fs::path& folder) {
   return BytePairKind::gpt2;
 }
 
+std::vector<UsualToken> usual_tokens(BytePairKind kind) {
+  if (kind == BytePairKind::roberta)
+    return {{"bos_token", "<s>"},          {"eos_token", "</s>"},  {"unk_token", "<unk>"},
+            {"sep_token", "</s>"},         {"pad_token", "<pad>"}, {"cls_token", "<s>"},
+            {"mask_token", "<mask>", true}};
+  std::vector<UsualToken> tokens = {{"unk_token", "<|endoftext|>"}, {"eos_token", "<|endoftext|>"}};
+  tokens.push_back({kind == BytePairKind::qwen2 ? "pad_token" : "bos_token", "<|endoftext|>"});
+  return tokens;
+}
+
 /// How texts are cut into words, as the class does where no tokenizer.json says it.
 BytePairOptions byte_pair_options(BytePairKind kind, const Reader& config) {
   BytePairOptions options;
@@ -162,38 +193,21 @@ Tokenizer from_vocab_and_merges(const fs::path& folder) {
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   });
   Vocabulary vocabulary = vocabulary_from_json(Reader::json_file(vocab_file));
-  expect_no_more_tokens(folder, "vocab.json", vocabulary);
+  auto added = added_beside(folder, "vocab.json", vocabulary, kind == BytePairKind::qwen2,
+                            usual_tokens(kind));
   const Reader config = tokenizer_config(folder);
-  std::vector<AddedToken> added;
   std::vector<TokenId> begin, end;
   PairFrame pair;
-  const auto add = [&](const std::string& token, bool strip_left = false) {
-    const auto id = vocabulary.find(token);
-    if (id) added.push_back({token, *id, true, strip_left});
-    return id;
-  };
   if (kind == BytePairKind::roberta) {
-    const auto needed = [&](const char* key, const char* usual) {
-      const std::string token = special_token(folder, key, usual);
-      if (const auto id = add(token)) return *id;
-      throw std::runtime_error("[" + vocab_file.string() + "] has no '" + token +
-                               "', which RoBERTa needs");
-    };
-    begin = {needed("cls_token", "<s>")};
-    end = {needed("sep_token", "</s>")};
-    add(special_token(folder, "pad_token", "<pad>"));
-    add(special_token(folder, "unk_token", "<unk>"));
-    add(special_token(folder, "mask_token", "<mask>"), true);
+    begin = {needed(vocab_file, vocabulary, "cls_token", "<s>", "RoBERTa")};
+    end = {needed(vocab_file, vocabulary, "sep_token", "</s>", "RoBERTa")};
     pair = {begin, {end[0], end[0]}, end, false};
-  } else {
-    add("<|endoftext|>");
-    if (config.boolean("add_bos_token", false)) {
-      const std::string token = special_token(folder, "bos_token", "<|endoftext|>");
-      const auto id = vocabulary.find(token);
-      if (!id)
-        throw config.at("add_bos_token").error("saw true, needs '" + token + "' in vocab.json");
-      begin = {*id};
-    }
+  } else if (config.boolean("add_bos_token", false)) {
+    const std::string token = special_token(folder, "bos_token", "<|endoftext|>");
+    const auto id = vocabulary.find(token);
+    if (!id)
+      throw config.at("add_bos_token").error("saw true, needs '" + token + "' in vocab.json");
+    begin = {*id};
   }
   try {
     return {byte_pair(std::move(vocabulary), merges, byte_pair_options(kind, config)),
@@ -338,9 +352,13 @@ std::optional<TokenId> mask_of(const Tokenizer& tokenizer, const fs::path& folde
 /// The class that a copy without its config.json has to name; empty where it need not.
 std::string class_to_name(const fs::path& folder) {
   if (!has_tokenizer(folder)) return {};
-  const bool other = fs::exists(folder / "tokenizer.model") ||
-                     fs::exists(folder / "tokenizer.json") || fs::exists(folder / "vocab.txt");
-  if (other || !fs::exists(folder / "vocab.json")) return tokenizer_class(folder);
+  const std::string named = tokenizer_class(folder);
+  if (fs::exists(folder / "tokenizer.model") || fs::exists(folder / "tokenizer.json")) return named;
+  if (fs::exists(folder / "vocab.txt")) {
+    const auto& known = wordpiece_classes;
+    return std::find(known.begin(), known.end(), named) != known.end() ? named : known.front();
+  }
+  if (!fs::exists(folder / "vocab.json")) return named;
   // A Llama may read bytes: its class has other files.
   const BytePairKind kind = byte_pair_kind(folder);
   return std::string(std::find_if(std::begin(byte_pair_classes), std::end(byte_pair_classes),

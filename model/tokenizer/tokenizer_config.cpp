@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -36,26 +38,40 @@ std::string without_fast(const std::string& name) {
   return ends ? name.substr(0, name.size() - fast.size()) : name;
 }
 
-/// The tokens that are found in a text as they stand: those of tokenizer.json, changed by what lies
+/// The tokens that are found in a text as they stand: those of a vocabulary, changed by what lies
 /// beside it.
 class AddedTokens {
  public:
+  using Find = std::function<std::optional<TokenId>(const std::string&)>;
+
+  /// Of a tokenizer.json.
   explicit AddedTokens(const Reader& file)
-      : vocabulary_(file.at("model").at("vocab")), normalises_(file.has("normalizer")) {
+      : find_([vocabulary = file.at("model").at("vocab")](
+                  const std::string& content) -> std::optional<TokenId> {
+          const auto& table = vocabulary.json();
+          const auto known = table.is_object() ? table.find(content) : table.end();
+          if (known == table.end() || !known->is_number_integer()) return std::nullopt;
+          return known->get<TokenId>();
+        }),
+        file_("tokenizer.json"),
+        normalises_(file.has("normalizer")) {
     if (const auto list = file.find("added_tokens")) tokens_ = read_added(*list, normalises_);
   }
+  /// Of a vocabulary without them, which `file` has, with those that its class has anyway.
+  AddedTokens(Find find, std::string file, bool normalises, std::vector<AddedToken> tokens)
+      : find_(std::move(find)),
+        file_(std::move(file)),
+        normalises_(normalises),
+        tokens_(std::move(tokens)) {}
 
   std::optional<TokenId> find(const std::string& content) const {
     for (const AddedToken& token : tokens_)
       if (token.content == content) return token.id;
-    const auto& table = vocabulary_.json();
-    const auto known = table.is_object() ? table.find(content) : table.end();
-    if (known == table.end() || !known->is_number_integer()) return std::nullopt;
-    return known->get<TokenId>();
+    return find_(content);
   }
 
-  /// A table with "content", whose flags count more than those of tokenizer.json. Nobody gives it
-  /// a number where `id` is none.
+  /// A table with "content", whose flags count more than those that are known. Nobody gives it a
+  /// number where `id` is none.
   void take(const Reader& place, std::optional<std::int64_t> id, bool special) {
     AddedToken token = read_token(place, normalises_);
     token.special = special || token.special;
@@ -65,18 +81,19 @@ class AddedTokens {
                   tokens_.end());
     tokens_.push_back(std::move(token));
   }
-  /// A special token that is only named.
-  void take_name(const Reader& place, const std::string& content) {
-    const TokenId id = number_of(place, content, std::nullopt);
+  /// A token that is only named.
+  void take_name(const Reader& place, const std::string& content, std::optional<std::int64_t> id,
+                 bool special) {
+    const TokenId number = number_of(place, content, id);
     const bool known = std::any_of(tokens_.begin(), tokens_.end(),
                                    [&](const auto& one) { return one.content == content; });
-    if (!known) tokens_.push_back({content, id});
+    if (!known) tokens_.push_back({content, number, special});
   }
   TokenId number_of(const Reader& place, const std::string& content,
                     std::optional<std::int64_t> id) const {
     const auto known = find(content);
     if (!known || (id && *id != *known))
-      throw place.error("saw '" + content + "', needs a token of tokenizer.json" +
+      throw place.error("saw '" + content + "', needs a token of " + file_ +
                         (id ? " with this number" : ""));
     return *known;
   }
@@ -84,46 +101,57 @@ class AddedTokens {
   std::vector<AddedToken> take_all() { return std::move(tokens_); }
 
  private:
-  Reader vocabulary_;
+  Find find_;
+  std::string file_;
   bool normalises_;
   std::vector<AddedToken> tokens_;
 };
+
+std::string content_of(const Reader& named) {
+  return named.json().is_object() ? named.at("content").text() : named.text();
+}
 
 void take_special(const Reader& place, AddedTokens& tokens) {
   if (place.json().is_object())
     tokens.take(place, std::nullopt, true);
   else
-    tokens.take_name(place, place.text());
+    tokens.take_name(place, place.text(), std::nullopt, true);
 }
 
-/// bos_token and the others of a table.
-void take_specials(const Reader& table, AddedTokens& tokens) {
-  for (const char* key : special_keys)
-    if (const auto token = table.find(key)) take_special(*token, tokens);
-  if (const auto more = table.find("additional_special_tokens"))
-    for (const Reader& token : more->items()) take_special(token, tokens);
+/// bos_token and the others. `spare` are those that the vocabulary need not have.
+void take_specials(const fs::path& folder, const Reader& config, AddedTokens& tokens,
+                   const std::set<std::string>& spare) {
+  for (const char* key : special_keys) {
+    const auto named = find_special(folder, key);
+    if (!named) continue;
+    const std::string content = content_of(*named);
+    if (spare.count(content) == 0 || tokens.find(content)) take_special(*named, tokens);
+  }
+  const auto take_more = [&](const Reader& table) {
+    if (const auto more = table.find("additional_special_tokens"))
+      for (const Reader& token : more->items()) take_special(token, tokens);
+  };
+  take_more(config);
+  // Older files, which Transformers reads only without that table.
+  const fs::path map = folder / "special_tokens_map.json";
+  if (!config.has("added_tokens_decoder") && fs::exists(map)) take_more(Reader::json_file(map));
 }
 
-std::vector<AddedToken> added_of(const fs::path& folder, const Reader& file, const Reader& config) {
-  AddedTokens tokens(file);
-  if (const auto table = config.find("added_tokens_decoder")) {
+std::vector<AddedToken> added_of(const fs::path& folder, const Reader& config, AddedTokens tokens,
+                                 const std::set<std::string>& spare) {
+  const auto table = config.find("added_tokens_decoder");
+  if (table)
     for (const std::string& id : table->keys()) {
       const bool number =
           !id.empty() && id.size() < 10 && id.find_first_not_of("0123456789") == std::string::npos;
       tokens.take(table->at(id), number ? std::stoll(id) : -1, false);
     }
-    take_specials(config, tokens);
-    return tokens.take_all();
-  }
-  take_specials(config, tokens);
-  // Older files, which Transformers reads only without that table.
-  if (const fs::path path = folder / "special_tokens_map.json"; fs::exists(path))
-    take_specials(Reader::json_file(path), tokens);
-  if (const fs::path path = folder / "added_tokens.json"; fs::exists(path)) {
-    const Reader table = Reader::json_file(path);
-    for (const std::string& content : table.keys())
-      tokens.number_of(table.at(content), content,
-                       table.at(content).integer(0, Vocabulary::most - 1));
+  take_specials(folder, config, tokens, spare);
+  if (const fs::path path = folder / "added_tokens.json"; !table && fs::exists(path)) {
+    const Reader more = Reader::json_file(path);
+    for (const std::string& content : more.keys())
+      tokens.take_name(more.at(content), content, more.at(content).integer(0, Vocabulary::most - 1),
+                       false);
   }
   return tokens.take_all();
 }
@@ -177,14 +205,30 @@ std::string special_token(const fs::path& folder, const std::string& key,
                           const std::string& fallback) {
   const auto named = find_special(folder, key);
   if (!named) return fallback;
-  return named->json().is_object() ? named->at("content").text() : named->text();
+  return content_of(*named);
+}
+
+std::vector<AddedToken> added_beside(const fs::path& folder, const std::string& file,
+                                     const Vocabulary& vocabulary, bool normalises,
+                                     const std::vector<UsualToken>& usual) {
+  std::vector<AddedToken> tokens;
+  std::set<std::string> spare, taken;
+  for (const auto& [key, content, strip_left] : usual) {
+    spare.insert(content);
+    const std::string token = special_token(folder, key, content);
+    const auto id = vocabulary.find(token);
+    if (id && taken.insert(token).second) tokens.push_back({token, *id, true, strip_left});
+  }
+  const auto find = [&](const std::string& content) { return vocabulary.find(content); };
+  return added_of(folder, tokenizer_config(folder),
+                  AddedTokens(find, file, normalises, std::move(tokens)), spare);
 }
 
 TokenizerChanges changes_of(const fs::path& folder, const Reader& file) {
   const Reader config = tokenizer_config(folder);
   const std::string kind = tokenizer_class(folder);
   TokenizerChanges changes;
-  changes.added = added_of(folder, file, config);
+  changes.added = added_of(folder, config, AddedTokens(file), {});
   if (is_one_of(kind, {"BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer",
                        "MobileBertTokenizer", "MPNetTokenizer"})) {
     changes.lower_case = config.boolean("do_lower_case", true);

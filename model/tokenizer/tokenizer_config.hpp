@@ -27,6 +27,19 @@ std::optional<base::Reader> find_special(const std::filesystem::path& folder,
 std::string special_token(const std::filesystem::path& folder, const std::string& key,
                           const std::string& fallback);
 
+/// A special token that a class has where no file names another.
+struct UsualToken {
+  std::string key, content;
+  bool strip_left = false;
+};
+/// The tokens that stand in a text as they are, where `file` has only a vocabulary: the class's own
+/// as far as they are in it, and those that the files beside it name. `normalises`: the class
+/// changes a text before it is cut. Throws std::runtime_error where a token is not in `vocabulary`,
+/// or under another number; a usual one may be missing.
+std::vector<AddedToken> added_beside(const std::filesystem::path& folder, const std::string& file,
+                                     const Vocabulary& vocabulary, bool normalises,
+                                     const std::vector<UsualToken>& usual);
+
 /// What the files beside it change in a tokenizer.json, as Transformers' fast tokenizers have it.
 /// Throws std::runtime_error where they contradict it: a token that it does not have, or has under
 /// another number.

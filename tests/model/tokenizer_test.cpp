@@ -9,6 +9,7 @@
 
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "model/tokenizer/byte_pair.hpp"
 #include "model/tokenizer/segment.hpp"
 #include "model/tokenizer/sentence_piece.hpp"
 #include "model/tokenizer/tokenizer_json.hpp"
@@ -411,6 +412,154 @@ TEST(Tokenizer, RefusesTokensAddedBesideTheVocabularyFiles) {
             std::string::npos);
   const auto mask = read_tokenizer(goldens / "wordpiece").find("[MASK]");
   EXPECT_EQ(added("pieces", "{\"[MASK]\": " + std::to_string(*mask) + "}"), "nothing was refused");
+}
+
+/// A folder of these files, and how a text in it is cut: the reference's numbers stand in the
+/// tests.
+class Forged {
+ public:
+  explicit Forged(const std::vector<std::pair<std::string, nlohmann::json>>& files) {
+    for (const auto& [name, content] : files)
+      base::write_whole(scratch_ / name,
+                        content.is_string() ? content.get<std::string>() : content.dump());
+  }
+  std::vector<TokenId> encode(const std::string& text) const {
+    return read_tokenizer(scratch_.path()).encode(text);
+  }
+  std::string text_without_specials(const std::string& text) const {
+    const Tokenizer tokenizer = read_tokenizer(scratch_.path());
+    return tokenizer.decode(tokenizer.encode(text));
+  }
+  /// Without the folder.
+  std::string refused() const {
+    const std::string said = refusal(scratch_.path()), where = "[" + scratch_.path().string() + "/";
+    return said.rfind(where, 0) == 0 ? said.substr(where.size()) : said;
+  }
+
+ private:
+  Scratch scratch_;
+};
+
+const std::string small_vocab_txt =
+    "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n[E1]\ne\n##1\n[\n]\n1\n";
+const nlohmann::json bert_class = {{"tokenizer_class", "BertTokenizer"}};
+const nlohmann::json added_e1 = {{"content", "[E1]"}, {"normalized", false}, {"special", true}};
+
+TEST(Tokenizer, FindsTheTokensThatAreNamedBesideVocabTxt) {
+  const std::vector<TokenId> whole = {2, 5, 7, 6, 3}, cut = {2, 5, 10, 8, 9, 11, 6, 3};
+  const auto forged = [](const std::string& name, const nlohmann::json& content) {
+    return Forged({{"vocab.txt", small_vocab_txt}, {name, content}});
+  };
+  EXPECT_EQ(forged("tokenizer_config.json", bert_class).encode("a [E1] b"), cut);
+  for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    EXPECT_EQ(forged(file, {{"additional_special_tokens", {"[E1]"}}}).encode("a [E1] b"), whole);
+    EXPECT_EQ(forged(file, {{"bos_token", "[E1]"}}).encode("a [E1] b"), whole) << file;
+    EXPECT_EQ(forged(file, {{"pad_token", {{"content", "[E1]"}}}}).encode("a [E1] b"), whole);
+  }
+  const auto table = [&](const nlohmann::json& token) {
+    return forged("tokenizer_config.json", {{"added_tokens_decoder", {{"7", token}}}});
+  };
+  EXPECT_EQ(table(added_e1).encode("a [E1] b"), whole);
+  EXPECT_EQ(table(added_e1).text_without_specials("a [E1] b"), "a b");
+  auto plain = added_e1;
+  plain["special"] = false;
+  EXPECT_EQ(table(plain).text_without_specials("a [E1] b"), "a [E1] b");
+  EXPECT_EQ(forged("added_tokens.json", {{"[E1]", 7}}).encode("a [E1] b"), whole);
+  EXPECT_EQ(forged("added_tokens.json", {{"[E1]", 7}}).text_without_specials("a [E1] b"),
+            "a [E1] b");
+  // A special token that is named otherwise is no longer found by its usual name.
+  EXPECT_EQ(forged("tokenizer_config.json", {{"mask_token", "[E1]"}}).encode("[MASK]"),
+            (std::vector<TokenId>{2, 10, 1, 11, 3}));
+  EXPECT_EQ(forged("tokenizer_config.json", {{"bos_token", "<s>"}}).refused(),
+            "tokenizer_config.json] bos_token: saw '<s>', needs a token of vocab.txt");
+  EXPECT_EQ(
+      forged("tokenizer_config.json", {{"added_tokens_decoder", {{"8", added_e1}}}}).refused(),
+      "tokenizer_config.json] added_tokens_decoder.8: saw '[E1]', needs a token of vocab.txt "
+      "with this number");
+}
+
+TEST(Tokenizer, FindsTheTokensThatAreNamedBesideMerges) {
+  // The bytes, then more; no merges.
+  nlohmann::json letters = nlohmann::json::object();
+  for (int byte = 0; byte < 256; ++byte)
+    letters[letter_of_byte(static_cast<unsigned char>(byte))] = byte;
+  const auto encode = [&](const nlohmann::json& config, const std::string& text) {
+    nlohmann::json vocabulary = letters;
+    vocabulary["<one>"] = 256;
+    vocabulary["<|endoftext|>"] = 257;
+    return Forged({{"vocab.json", vocabulary},
+                   {"merges.txt", "#version: 0.2\n"},
+                   {"tokenizer_config.json", config}})
+        .encode(text);
+  };
+  const std::vector<TokenId> whole = {'a', 256, 'b'}, end = {257};
+  const std::vector<TokenId> cut = {'a', '<', 'o', 'n', 'e', '>', 'b'};
+  for (const char* kind : {"GPT2Tokenizer", "Qwen2Tokenizer"}) {
+    EXPECT_EQ(encode({{"tokenizer_class", kind}}, "a<one>b"), cut) << kind;
+    EXPECT_EQ(encode({{"tokenizer_class", kind}}, "<|endoftext|>"), end) << kind;
+    for (const char* key : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
+      const nlohmann::json config = {{"tokenizer_class", kind}, {key, "<one>"}};
+      EXPECT_EQ(encode(config, "a<one>b"), whole) << config;
+      EXPECT_EQ(encode(config, "<|endoftext|>"), end) << config;
+    }
+    const nlohmann::json more = {{"tokenizer_class", kind},
+                                 {"additional_special_tokens", {"<one>"}}};
+    EXPECT_EQ(encode(more, "a<one>b"), whole) << kind;
+    const nlohmann::json token = {
+        {"content", "<one>"}, {"lstrip", true}, {"rstrip", true}, {"normalized", false}};
+    const nlohmann::json table = {{"tokenizer_class", kind},
+                                  {"added_tokens_decoder", {{"256", token}}}};
+    EXPECT_EQ(encode(table, "a <one> b"), whole) << kind;
+    const nlohmann::json named = {{"tokenizer_class", kind}, {"eos_token", token}};
+    EXPECT_EQ(encode(named, "a <one> b"), whole) << kind;
+  }
+  // All of GPT-2's have another name.
+  const nlohmann::json renamed = {{"tokenizer_class", "GPT2Tokenizer"},
+                                  {"bos_token", "<one>"},
+                                  {"eos_token", "<one>"},
+                                  {"unk_token", "<one>"}};
+  EXPECT_EQ(encode(renamed, "a<one>b"), whole);
+  EXPECT_EQ(encode(renamed, "<|endoftext|>").size(), 13U);
+  EXPECT_THROW(encode({{"pad_token", "<two>"}}, "a"), std::runtime_error);
+}
+
+TEST(Tokenizer, FindsTheTokensOfAddedTokensBesideTokenizerJson) {
+  const nlohmann::json vocabulary = {{"[UNK]", 0}, {"a", 1},   {"b", 2}, {"[E1]", 3},
+                                     {"e", 4},     {"##1", 5}, {"[", 6}, {"]", 7}};
+  const nlohmann::json json = {
+      {"normalizer", {{"type", "BertNormalizer"}, {"lowercase", true}}},
+      {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+      {"model", {{"type", "WordPiece"}, {"unk_token", "[UNK]"}, {"vocab", vocabulary}}}};
+  EXPECT_EQ(Forged({{"tokenizer.json", json}}).encode("a [E1] b"),
+            (std::vector<TokenId>{1, 6, 4, 5, 7, 2}));
+  EXPECT_EQ(
+      Forged({{"tokenizer.json", json}, {"added_tokens.json", {{"[E1]", 3}}}}).encode("a [E1] b"),
+      (std::vector<TokenId>{1, 3, 2}));
+}
+
+TEST(Tokenizer, RefusesAClassThatReadsVocabTxtOtherwise) {
+  for (const char* file : {"tokenizer_config.json", "config.json"}) {
+    const auto of_class = [&](const char* kind) {
+      return Forged({{"vocab.txt", small_vocab_txt}, {file, {{"tokenizer_class", kind}}}})
+          .refused();
+    };
+    for (const char* kind : {"BertJapaneseTokenizer", "RoFormerTokenizer", "MPNetTokenizer"})
+      EXPECT_EQ(of_class(kind).rfind(file + std::string("] tokenizer_class: saw \"") + kind +
+                                         "\", needs one of BertTokenizer, DistilBertTokenizer",
+                                     0),
+                0U)
+          << of_class(kind);
+    for (const char* kind : {"BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer",
+                             "ElectraTokenizerFast", "MobileBertTokenizer"})
+      EXPECT_EQ(of_class(kind), "nothing was refused");
+  }
+  // Where no file names a class, vocab.txt is BERT's, in a copy too.
+  const Scratch scratch;
+  for (const char* folder : {"from", "to"}) fs::create_directories(scratch / folder);
+  base::write_whole(scratch / "from/vocab.txt", small_vocab_txt);
+  base::write_whole(scratch / "from/config.json", R"({"model_type": "gpt2"})");
+  copy_tokenizer(scratch / "from", scratch / "to");
+  EXPECT_EQ(read_tokenizer(scratch / "to").encode("a"), (std::vector<TokenId>{2, 5, 3}));
 }
 
 // Transformers would give the token a number that no model has a row for.
