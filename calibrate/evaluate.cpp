@@ -59,6 +59,14 @@ void add_row(EvaluateSummary& summary, std::string what, std::vector<std::string
   summary.rows.push_back({std::move(what), std::move(present), value});
 }
 
+/// The row of the whole: the model, or all parts that there are.
+void add_whole(EvaluateSummary& summary, std::string what, std::vector<std::string> present,
+               double value) {
+  add_row(summary, std::move(what), std::move(present), value);
+  for (const auto& remark : nothing_right(summary.measure, value, summary.split))
+    summary.remarks.push_back(remark);
+}
+
 void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const model::Dataset& data,
                     Lanes& lanes, const base::ProgressCallback& progress, at::Device compute_device,
                     EvaluateSummary& summary) {
@@ -83,7 +91,8 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
     std::vector<std::string> answered;
     for (std::size_t p = 0; p < devices.size(); ++p)
       if (rows[row][p]) answered.push_back(devices[p]);
-    add_row(summary, row_name(devices, rows[row]), answered, found[row]);
+    const auto add = answered.size() == devices.size() ? add_whole : add_row;
+    add(summary, row_name(devices, rows[row]), answered, found[row]);
   }
 }
 
@@ -137,8 +146,8 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
     evaluate_fused(bundle, plan, data, lanes, progress, compute_device, summary);
   } else {
     const std::string& device = plan.parts.at(0).device;
-    add_row(summary, device + " alone", {device},
-            quality(loaded(bundle.part_path(plan, device), compute_device), data, lanes));
+    add_whole(summary, device + " alone", {device},
+              quality(loaded(bundle.part_path(plan, device), compute_device), data, lanes));
   }
   if (write) plan::write_measured(folder, "accuracy", to_json(summary, bundle));
   return summary;
@@ -152,7 +161,7 @@ EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::Datas
   const model::Dataset data = model::read_dataset(source, model.config);
   Lanes lanes(threads);
   EvaluateSummary summary = summary_of(model.config, data, source.split);
-  add_row(summary, "model", {}, quality(model, data, lanes));
+  add_whole(summary, "model", {}, quality(model, data, lanes));
   return summary;
 }
 

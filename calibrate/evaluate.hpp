@@ -26,7 +26,7 @@ struct EvaluateSummary {
   std::int64_t shortened = 0;  // see model::Dataset
   std::string split;           // "test" or "train"
   std::filesystem::path data;  // the file or folder that was judged
-  base::Remarks remarks;       // of the data
+  base::Remarks remarks;       // of the data, and where nothing is right
   std::vector<QualityRow> rows;
 };
 

@@ -317,7 +317,9 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
   run.close();
   summary.test = quality(trained, test, lanes);
   const double validation = summary.epochs.empty() ? 1 : summary.epochs.back().validation;
-  const base::Remarks poor = nothing_right(summary.measure, validation, "validation");
+  base::Remarks poor = nothing_right(summary.measure, validation, "validation");
+  for (const auto& remark : nothing_right(summary.measure, summary.test, "test"))
+    poor.push_back(remark);
   base::say(poor, progress);
   summary.remarks.insert(summary.remarks.end(), poor.begin(), poor.end());
   return summary;

@@ -79,29 +79,96 @@ struct Columns {
   std::size_t answer = 0, count = 0;
 };
 
-/// What GLUE and others call the columns in a header line.
-constexpr std::array text_names = {"text",      "text_a",   "text_b",    "sentence",  "sentence1",
-                                   "sentence2", "question", "question1", "question2", "#1 String",
-                                   "#2 String", "premise",  "hypothesis"};
+using Names = std::vector<std::string>;
+
+/// What GLUE and others call the two texts of a pair, in order, a text by itself, and a second text
+/// that is not read under this name.
+constexpr std::array<std::array<const char*, 2>, 8> pair_names = {{{"text_a", "text_b"},
+                                                                   {"sentence1", "sentence2"},
+                                                                   {"sentence_A", "sentence_B"},
+                                                                   {"question", "sentence"},
+                                                                   {"question", "passage"},
+                                                                   {"question1", "question2"},
+                                                                   {"#1 String", "#2 String"},
+                                                                   {"premise", "hypothesis"}}};
+constexpr std::array single_names = {"text", "sentence", "question"};
+constexpr std::array other_names = {"text_pair"};
 constexpr std::array answer_names = {"label", "Quality", "gold_label", "is_duplicate", "score"};
 
-/// As a header line names them; nothing where the line is none.
-std::optional<Columns> named_columns(const std::vector<std::string>& fields) {
-  const auto named = [&](const auto& names, std::size_t column) {
-    return std::find(names.begin(), names.end(), fields[column]) != names.end();
-  };
+template <typename All>
+bool is_among(const All& all, const std::string& name) {
+  return std::find(all.begin(), all.end(), name) != all.end();
+}
+
+bool names_a_text(const std::string& name) {
+  return is_among(single_names, name) || is_among(other_names, name) ||
+         std::any_of(pair_names.begin(), pair_names.end(),
+                     [&](const auto& pair) { return is_among(pair, name); });
+}
+
+/// Which texts are read where these are named: both of a pair, first and second, or one.
+Names texts_among(const Names& named) {
+  const auto has = [&](const char* name) { return is_among(named, name); };
+  for (const auto& pair : pair_names)
+    if (has(pair[0]) && has(pair[1])) return {pair[0], pair[1]};
+  for (const char* name : single_names)
+    if (has(name)) return {name};
+  for (const auto& pair : pair_names)  // half of it
+    if (has(pair[0]) || has(pair[1])) return {pair[0], pair[1]};
+  return {single_names.front()};
+}
+
+/// Refuses texts that are named and would not be read.
+void expect_no_more(const fs::path& path, std::size_t line, const Names& named,
+                    const Names& texts) {
+  for (const auto& name : named)
+    if (!is_among(texts, name) || std::count(named.begin(), named.end(), name) > 1)
+      fail_at(path, line,
+              name + ": saw a " + (texts.size() == 1 ? "second" : "third") + " text beside '" +
+                  texts.front() + "', needs text_a and text_b");
+}
+
+/// As a header line names them, in whatever order; nothing where the line is none.
+std::optional<Columns> named_columns(const fs::path& path, std::size_t line, const Names& fields) {
   Columns columns{{}, fields.size(), fields.size()};
+  Names named;
   for (std::size_t column = 0; column < fields.size(); ++column) {
-    if (named(text_names, column)) columns.texts.push_back(column);
-    if (named(answer_names, column)) columns.answer = column;
+    if (names_a_text(fields[column])) named.push_back(fields[column]);
+    if (is_among(answer_names, fields[column])) columns.answer = column;
   }
-  const bool whole = !columns.texts.empty() && columns.texts.size() <= 2;
-  return whole && columns.answer < fields.size() ? std::optional(columns) : std::nullopt;
+  if (named.empty() || columns.answer == fields.size()) return std::nullopt;
+  const Names texts = texts_among(named);
+  expect_no_more(path, line, named, texts);
+  for (const auto& name : texts) {
+    const auto found = std::find(fields.begin(), fields.end(), name);
+    if (found == fields.end()) fail_at(path, line, name + ": saw no column, needs one");
+    columns.texts.push_back(static_cast<std::size_t>(found - fields.begin()));
+  }
+  return columns;
 }
 
 /// Of a file without a header: the answer stands behind one text or two.
 Columns usual_columns(std::size_t count) {
   return count == 2 ? Columns{{0}, 1, 2} : Columns{{0, 1}, 2, 3};
+}
+
+std::optional<std::int64_t> number_of(const std::string& answer) {
+  std::int64_t number = -1;
+  const char* end = answer.data() + answer.size();
+  const auto read = std::from_chars(answer.data(), end, number);
+  if (answer.empty() || read.ec != std::errc() || read.ptr != end) return std::nullopt;
+  return number;
+}
+
+/// Lines without a header that begin with a number each hardly begin with a text.
+void expect_no_ids(const fs::path& path, const std::vector<Line>& lines, const std::string& needs) {
+  const auto numbered = [](const Line& line) {
+    return line.texts.size() == 2 && number_of(line.texts.front());
+  };
+  if (!lines.empty() && std::all_of(lines.begin(), lines.end(), numbered))
+    fail_at(path, lines.front().number,
+            "saw an integer in the first column, as in all lines, which looks like an id; needs " +
+                needs + ", or a header that names the columns");
 }
 
 /// A score is that of two texts; of a classifier one text has a label, or two have, in all lines.
@@ -111,12 +178,14 @@ std::vector<Line> read_tsv(const fs::path& path, bool scored, bool lossy) {
   std::vector<Line> lines;
   std::optional<Columns> columns;
   std::size_t first = 0;
+  bool header = false;
   for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     auto fields = split(line, '\t');
     const std::string saw = "saw " + std::to_string(fields.size()) + " columns, needs ";
     if (!columns) {
       first = number;
-      if ((columns = named_columns(fields))) return;
+      columns = named_columns(path, number, fields);
+      if ((header = columns.has_value())) return;
       if (fields.size() != 3 && (scored || fields.size() != 2)) fail_at(path, number, saw + needs);
       columns = usual_columns(fields.size());
     }
@@ -129,6 +198,7 @@ std::vector<Line> read_tsv(const fs::path& path, bool scored, bool lossy) {
   });
   if (scored && !lines.empty() && lines.front().texts.size() != 2)
     fail_at(path, first, "saw one text a line, needs " + needs);
+  if (!header) expect_no_ids(path, lines, needs);
   return lines;
 }
 
@@ -148,24 +218,33 @@ std::string text_or_number(const nlohmann::json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-/// The two texts of a pair under text_a and text_b, a text by itself under text; all lines alike.
+/// The keys of an object that name texts; what is null is none.
+Names texts_named_in(const nlohmann::json& object) {
+  Names named;
+  for (const auto& [key, value] : object.items())
+    if (!value.is_null() && names_a_text(key)) named.push_back(key);
+  return named;
+}
+
+/// Texts under text, or text_a and text_b, or as GLUE names them; all lines as the first.
 std::vector<Line> read_jsonl(const fs::path& path, bool scored, bool lossy) {
   std::vector<Line> lines;
+  Names texts;
   for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     const auto object = nlohmann::json::parse(line, nullptr, false);
     if (!object.is_object()) fail_at(path, number, "saw no JSON object, needs one a line");
     Line read{number, {}, {}};
-    const bool pair =
-        lines.empty() ? scored || object.contains("text_a") : lines.front().texts.size() == 2;
-    const auto texts =
-        pair ? std::vector<const char*>{"text_a", "text_b"} : std::vector<const char*>{"text"};
-    for (const char* key : texts) {
+    const Names named = texts_named_in(object);
+    if (lines.empty()) texts = texts_among(named);
+    if (scored && texts.size() == 1) texts = {"text_a", "text_b"};
+    for (const auto& key : texts) {
       if (!object.contains(key) || !object[key].is_string())
         fail_at(path, number,
-                std::string(key) + ": saw no text, needs one" +
+                key + ": saw no text, needs one" +
                     (lines.empty() ? "" : " as in line " + std::to_string(lines[0].number)));
       read.texts.push_back(object[key].get<std::string>());
     }
+    expect_no_more(path, number, named, texts);
     const char* answer = scored ? "score" : "label";
     if (object.contains(answer)) read.answer = text_or_number(object[answer]);
     lines.push_back(std::move(read));
@@ -236,14 +315,6 @@ std::vector<Line> read_lines(const DatasetSource& source, const std::string& for
   if (format == "jsonl")
     return read_jsonl(file_of(source, {"*.jsonl"}, data), scored, source.lossy);
   return read_tsv(file_of(source, {"*.tsv"}, data), scored, source.lossy);
-}
-
-std::optional<std::int64_t> number_of(const std::string& answer) {
-  std::int64_t number = -1;
-  const char* end = answer.data() + answer.size();
-  const auto read = std::from_chars(answer.data(), end, number);
-  if (answer.empty() || read.ec != std::errc() || read.ptr != end) return std::nullopt;
-  return number;
 }
 
 /// The names that lines have for their classes, in order; none where they number them.

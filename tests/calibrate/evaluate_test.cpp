@@ -86,6 +86,53 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   EXPECT_EQ(summary.rows[0].value, summary.rows[1].value);
 }
 
+/// Makes `model` answer one class, whatever it sees.
+void answer_always(const std::filesystem::path& folder, std::int64_t answer) {
+  model::Transformer model = model::load(folder);
+  model["head.weight"].zero_();
+  model["head.bias"].zero_();
+  model["head.bias"][answer] = 1;
+  model::save(model, folder);
+}
+
+/// A test split of bars that are all of one class.
+void write_one_class(const std::filesystem::path& folder, char label, int count) {
+  std::filesystem::create_directories(folder);
+  const auto rows = static_cast<std::uint32_t>(count);
+  write_split(folder, "t10k", rows, 1);
+  write_bytes(
+      folder / "t10k-labels-idx1-ubyte",
+      big_endian(0x801) + big_endian(rows) + std::string(static_cast<std::size_t>(count), label));
+}
+
+TEST(Evaluate, WarnsWhereTheWholeHasNothingRight) {
+  const Scratch scratch;
+  const auto teacher = bars_teacher(scratch, 1);
+  answer_always(teacher, 2);
+  plan::Plan plan;
+  plan.teacher = model::load(teacher).config;
+  plan.aggregator = "hub";
+  plan.parts = {{"hub", plan.teacher, {0, 1}, 1, 1}};
+  decompose::decompose(teacher, plan, decompose::weight_importance(teacher), scratch / "bundle");
+  write_one_class(scratch / "wrong", 1, 8);
+  write_one_class(scratch / "right", 2, 8);
+  const auto judged = [&](const std::string& data) {
+    const model::DatasetSource source{"idx", scratch / data, "test", 0};
+    return std::pair(evaluate_model(teacher, source).remarks,
+                     evaluate(scratch / "bundle", teacher, source, false).remarks);
+  };
+  const auto [model, bundle] = judged("wrong");
+  for (const base::Remarks& remarks : {model, bundle}) {
+    ASSERT_EQ(remarks.size(), 1U);
+    EXPECT_EQ(remarks[0].what, "nothing_right");
+    EXPECT_TRUE(remarks[0].warning);
+    EXPECT_EQ(remarks[0].text.find("[test] no answer is right: 0.00 %"), 0U) << remarks[0].text;
+  }
+  const auto [good_model, good_bundle] = judged("right");
+  EXPECT_TRUE(good_model.empty());
+  EXPECT_TRUE(good_bundle.empty());
+}
+
 TEST(Evaluate, RefusesAnotherTeacher) {
   const Scratch scratch;
   const auto teacher = bars_teacher(scratch, 1);

@@ -396,6 +396,30 @@ TEST(Train, WarnsOfClassesThatItNeverSees) {
   EXPECT_EQ(summary.epochs.back().validation, 0);
 }
 
+TEST(Train, WarnsOfATestSplitOfWhichNothingIsRight) {
+  const Scratch scratch;
+  write_classes(scratch / "data/train", {"ant", "bee", "cat", "dog"}, 8);
+  write_classes(scratch / "data/test", {"ant", "bee", "cat", "dog"}, 1);
+  for (const std::string name : {"ant", "bee"})
+    for (const auto& image : std::filesystem::directory_iterator(scratch / "data/test" / name))
+      std::filesystem::remove(image.path());
+  TrainRecipe recipe = bars_recipe(scratch / "data", 12);
+  recipe.data.split = SplitBy::last;
+  recipe.data.validation = 0;
+  recipe.data.train_limit = 16;
+  recipe.schedule.batch = 8;
+  std::string said;
+  const TrainSummary summary = train(recipe, scratch / "out", [&](const base::Progress& progress) {
+    if (progress.total == 0) said += progress.note + "\n";
+    return true;
+  });
+  EXPECT_EQ(summary.test, 0);
+  ASSERT_FALSE(summary.remarks.empty());
+  EXPECT_EQ(summary.remarks.back().what, "nothing_right");
+  EXPECT_TRUE(summary.remarks.back().warning);
+  EXPECT_NE(said.find("warning: [test] no answer is right: 0.00 %"), std::string::npos) << said;
+}
+
 // A published encoder without a head learns labels: its own weights, a new head, texts of unequal
 // length, and the tokenizer goes with it.
 TEST(Train, FineTunesAnEncoderOnLabelledTexts) {

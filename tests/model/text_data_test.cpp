@@ -136,6 +136,82 @@ TEST(TextData, ReadsTheColumnsThatAHeaderNames) {
   EXPECT_EQ(data.read(config).size(), 1);
 }
 
+// Which text is the first says its name, not its place.
+TEST(TextData, ReadsTheTwoTextsInTheOrderOfTheirNames) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const std::vector<std::int64_t> pair = {'a', 'b' + second_text};
+  using Pair = std::pair<std::string, std::string>;
+  for (const auto& [first, second] :
+       {Pair{"text_a", "text_b"}, Pair{"sentence1", "sentence2"}, Pair{"sentence_A", "sentence_B"},
+        Pair{"question", "sentence"}, Pair{"question", "passage"}, Pair{"question1", "question2"},
+        Pair{"#1 String", "#2 String"}, Pair{"premise", "hypothesis"}}) {
+    data.write("test.tsv", second + "\tlabel\t" + first + "\nb\t1\ta\n");
+    EXPECT_EQ(row(data.read(config, "test", "tsv").inputs, 0), pair) << first;
+    data.write("test.tsv", first + "\t" + second + "\tlabel\na\tb\t1\n");
+    EXPECT_EQ(row(data.read(config, "test", "tsv").inputs, 0), pair) << first;
+    data.write("test.jsonl",
+               "{\"" + second + "\": \"b\", \"" + first + "\": \"a\", \"label\": 1}\n");
+    EXPECT_EQ(row(data.read(config, "test", "jsonl").inputs, 0), pair) << first;
+  }
+  data.write("test.jsonl", R"({"sentence": "a", "idx": 7, "label": 1})");
+  EXPECT_EQ(row(data.read(config, "test", "jsonl").inputs, 0), (std::vector<std::int64_t>{'a'}));
+  data.write("test.jsonl", R"({"sentence1": "a", "sentence2": "b", "score": 2.5})");
+  EXPECT_EQ(data.read(bytes_config(Family::bert, Task::embedding), "test", "jsonl").size(), 2);
+}
+
+TEST(TextData, RefusesATextThatWouldNotBeRead) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const std::string line = "{\"text\": \"a\", \"label\": 1}\n";
+  for (const std::string key :
+       {"text_a", "text_b", "text_pair", "sentence", "sentence1", "sentence2", "question",
+        "question2", "premise", "hypothesis", "passage"}) {
+    const std::string says = key + ": saw a second text beside 'text', needs text_a and text_b",
+                      both = "{\"text\": \"a\", \"" + key + "\": \"b\", \"label\": 1}\n";
+    data.write("test.jsonl", both);
+    EXPECT_EQ(data.error(config, "jsonl"), "[/test.jsonl] line 1: " + says);
+    data.write("test.jsonl", line + line + both);
+    EXPECT_EQ(data.error(config, "jsonl"), "[/test.jsonl] line 3: " + says);
+    data.write("test.tsv", "text\t" + key + "\tlabel\na\tb\t1\n");
+    EXPECT_EQ(data.error(config, "tsv"), "[/test.tsv] line 1: " + says);
+  }
+  data.write("test.jsonl", R"({"text": "a", "text_pair": null, "label": 1})");
+  EXPECT_EQ(data.read(config, "test", "jsonl").size(), 1) << "null is no text";
+  data.write("test.jsonl", R"({"text": "a", "text_a": "b", "text_b": "c", "label": 1})");
+  EXPECT_EQ(
+      data.error(config, "jsonl"),
+      "[/test.jsonl] line 1: text: saw a third text beside 'text_a', needs text_a and text_b");
+  data.write("test.tsv", "sentence\tsentence\tlabel\na\tb\t1\n");
+  EXPECT_EQ(data.error(config, "tsv"),
+            "[/test.tsv] line 1: sentence: saw a second text beside 'sentence', needs text_a and "
+            "text_b");
+  data.write("test.tsv", "sentence1\tlabel\na\t1\n");
+  EXPECT_EQ(data.error(config, "tsv"), "[/test.tsv] line 1: sentence2: saw no column, needs one");
+}
+
+TEST(TextData, TakesNoNumberOfALineForItsFirstText) {
+  const Data data;
+  const ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const std::string says =
+      "[/test.tsv] line 1: saw an integer in the first column, as in all lines, which looks like "
+      "an id; needs text";
+  data.write("test.tsv", "7\tgood\t1\n8\tbad\t0\n");
+  EXPECT_EQ(data.error(config), says +
+                                    " and label, or text, text and label, or a header that names "
+                                    "the columns");
+  EXPECT_EQ(data.error(bytes_config(Family::bert, Task::embedding)),
+            says + ", text and score, or a header that names the columns");
+  data.write("test.tsv", "7\tgood\t1\nten\tbad\t0\n");
+  EXPECT_EQ(data.read(config).size(), 2) << "a text may be a number";
+  data.write("test.tsv", "text_a\ttext_b\tlabel\n7\tgood\t1\n");
+  EXPECT_EQ(data.read(config).size(), 1) << "named a text";
+  data.write("test.tsv", "id\ttext\tlabel\n7\tg\t1\n");
+  EXPECT_EQ(row(data.read(config).inputs, 0), (std::vector<std::int64_t>{'g'}));
+  data.write("test.tsv", "7\t1\n8\t0\n");
+  EXPECT_EQ(data.read(config).size(), 2) << "the only text";
+}
+
 TEST(TextData, RefusesAFileWhoseLinesDoNotAgree) {
   const Data data;
   const ModelConfig config = bytes_config(Family::bert, Task::classification);
