@@ -76,16 +76,20 @@ std::string recipe_for(const model::ModelConfig& teacher) {
   return "recipes/shakespeare/calibrate.toml";
 }
 
-/// Models whose outputs are numbers, or several classes at once, are not.
+/// `calibrate` refuses models whose outputs are numbers, or several classes at once.
 bool can_be_calibrated(const plan::Plan& plan) {
   return plan.teacher.problem == model::Problem::single_label;
 }
 
-/// What to type next, or empty where the bundle answers as it is.
+/// Something was cut away that its answers miss.
+bool is_cut(const std::string& out) {
+  const plan::Bundle bundle(out);
+  return plan::weights_state(bundle, bundle.plan()) == plan::WeightsState::uncalibrated;
+}
+
+/// What to type next, or empty where nothing is to be done, or can be.
 std::string next_command(const Args& args, const plan::Plan& plan) {
-  const plan::Bundle bundle(args.text("out"));
-  const auto weights = plan::weights_state(bundle, bundle.plan());
-  if (weights != plan::WeightsState::uncalibrated || !can_be_calibrated(plan)) return "";
+  if (!is_cut(args.text("out")) || !can_be_calibrated(plan)) return "";
   return "cleave calibrate " + quoted(args.text("out")) + " --teacher " + quoted(args.at(0)) +
          " --data " + (args.has("data") ? quoted(args.text("data")) : "DATA") + " --recipe " +
          recipe_for(plan.teacher);
@@ -153,7 +157,7 @@ int decompose(const Args& args) {
       "one\nwrote %s (identity %.12s)\n",
       table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
       out.c_str(), summary.manifest.identity().c_str());
-  if (!can_be_calibrated(plan))
+  if (next.empty() && is_cut(out))
     std::printf(
         "what was cut away is missed in its answers: models whose outputs are numbers, or several "
         "classes at once, are not calibrated\n");
