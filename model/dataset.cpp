@@ -286,7 +286,8 @@ std::int64_t class_named(const std::string& name, const ModelConfig& config,
   const auto found = std::find(config.labels.begin(), config.labels.end(), name);
   if (found == config.labels.end())
     throw UnknownClass("[" + where.string() + "] class: saw '" + name +
-                       "', which is none of the model's labels (" + base::some_of(config.labels) +
+                       "', which is none of the model's labels (" +
+                       (config.labels.empty() ? "it names none" : base::some_of(config.labels)) +
                        ")");
   return found - config.labels.begin();
 }
@@ -512,8 +513,9 @@ Dataset read_dataset(const DatasetSource& source, const ModelConfig& config) {
   check_source(source, config.is_text());
   if (config.problem != Problem::single_label)
     throw std::runtime_error(
-        "[data] saw a model whose outputs are no classes of which one is right (problem_type), "
-        "needs one of single_label_classification: others answer, but are not trained or judged");
+        "[model] config.json problem_type: saw a model whose outputs are no classes of which one "
+        "is right, needs single_label_classification: others answer, but are not trained or "
+        "judged");
   if (config.is_text()) return read_texts(source, config);
   if (is_text_format(source.format))
     throw std::runtime_error("[data] format: saw '" + source.format +

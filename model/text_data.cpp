@@ -42,10 +42,9 @@ struct Line {
 
 std::string read_valid(const fs::path& path, bool lossy) {
   std::string text = base::read_text(path);
-  const auto wrong = first_invalid_utf8(text);
-  if (wrong && !lossy)
-    fail(path, "byte " + std::to_string(*wrong) + ": is no valid UTF-8; --lossy replaces it");
-  if (wrong) text = repaired_utf8(text);
+  const std::string wrong = why_not_utf8(text, "--lossy replaces it");
+  if (!wrong.empty() && !lossy) fail(path, wrong);
+  if (!wrong.empty()) text = repaired_utf8(text);
   return std::string(without_byte_order_mark(text));
 }
 

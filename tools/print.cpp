@@ -222,8 +222,8 @@ void warn_of_weights(plan::WeightsState state, const std::string& where) {
           "calibrate` has ended");
     case plan::WeightsState::rejected:
       return warn(
-          "is not calibrated: `cleave calibrate` ended worse than it began; its answers mean "
-          "little");
+          "is not calibrated: `cleave calibrate` ended worse than it began, and its weights were "
+          "kept as they were cut");
     case plan::WeightsState::exact:
     case plan::WeightsState::calibrated:
     case plan::WeightsState::unknown:

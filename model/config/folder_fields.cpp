@@ -147,7 +147,9 @@ const std::vector<FolderField>& folder_fields() {
       {"config.json", "qkv_bias", "vit deit", Fate::used, "", "biases of queries, keys and values"},
       {"config.json", "encoder_stride pooler_act pooler_output_size", "vit deit", Fate::no_effect,
        "", "not of the class token's state"},
-      {"config.json", "id2label num_labels", "", Fate::used, "", "classes and their names"},
+      {"config.json", "id2label", "", Fate::used, "", "classes and their names"},
+      {"config.json", "num_labels", "", Fate::used, "",
+       "how many classes, where there is no id2label; beside one it has no effect"},
       {"config.json", "problem_type", "", Fate::used, "", "what the outputs of a classifier mean"},
       {"config.json", "label2id finetuning_task", "", Fate::no_effect, "", "id2label says it"},
       {"config.json", "eos_token_id", "gpt2 llama qwen2 mistral", Fate::used, "",
@@ -318,7 +320,10 @@ const std::vector<FolderField>& folder_fields() {
       {"added_tokens.json", "", "", Fate::used, "",
        "have to be tokens that the tokenizer has, with these numbers"},
       {"tokenizer.json", "added_tokens normalizer pre_tokenizer post_processor model decoder", "",
-       Fate::used, "", "WordPiece and byte-level BPE; other kinds are refused by name"},
+       Fate::used, "",
+       "WordPiece and byte-level BPE, and Llama's BPE beside a tokenizer.model, which has to say "
+       "the "
+       "same; other kinds are refused by name"},
       {"tokenizer.json", "truncation padding", "", Fate::no_effect, "", "Transformers resets them"},
       {"tokenizer.json", "version", "", Fate::no_effect, "", "names and versions"},
       {"vocab.txt", "", "", Fate::used, "", "WordPiece, where there is no tokenizer.json"},

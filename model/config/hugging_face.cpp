@@ -252,6 +252,7 @@ void read_classes(const Reader& file, ModelConfig& config) {
   const auto id2label = file.find("id2label");
   if (id2label && !id2label->json().is_null()) {
     config.classes = static_cast<std::int64_t>(id2label->keys().size());
+    if (config.classes == 0) throw id2label->error("saw no class, needs at least 1");
     config.labels = read_labels(*id2label);
   } else {
     config.classes = file.integer("num_labels", 1, any_size, 2);  // Transformers' default

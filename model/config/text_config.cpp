@@ -73,6 +73,11 @@ RotaryScaling read_scaling(const Reader& table, const std::string& otherwise) {
   if (kind == "linear") return scaling;
   scaling.low_frequency_factor = table.at("low_freq_factor").number(1e-6, 1e6);
   scaling.high_frequency_factor = table.at("high_freq_factor").number(1e-6, 1e6);
+  if (scaling.high_frequency_factor <= scaling.low_frequency_factor)
+    throw table.at("high_freq_factor")
+        .error("saw " + table.at("high_freq_factor").json().dump() +
+               ", needs a number above low_freq_factor = " +
+               table.at("low_freq_factor").json().dump());
   scaling.original_context = table.at("original_max_position_embeddings").integer(1, any_size);
   return scaling;
 }

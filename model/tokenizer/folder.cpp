@@ -47,8 +47,8 @@ void for_lines(const fs::path& file, const OnLine& on_line) {
   std::int64_t number = 0;
   for (std::string line; std::getline(lines, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (const auto byte = first_invalid_utf8(line))
-      throw at_line(file, number, "byte " + std::to_string(*byte) + ": is no valid UTF-8");
+    if (const std::string wrong = why_not_utf8(line); !wrong.empty())
+      throw at_line(file, number, wrong);
     on_line(line, number);
   }
 }

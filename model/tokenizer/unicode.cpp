@@ -61,6 +61,16 @@ std::optional<std::size_t> first_invalid_utf8(std::string_view text) {
   return std::nullopt;
 }
 
+std::string why_not_utf8(std::string_view text, const std::string& remedy, std::size_t offset) {
+  const auto at = first_invalid_utf8(text);
+  if (!at) return {};
+  const std::string_view begin = text.substr(0, 2);
+  if (offset == 0 && (begin == "\xFF\xFE" || begin == "\xFE\xFF"))
+    return "saw a byte order mark of UTF-16, needs UTF-8 (iconv -f UTF-16 -t UTF-8)";
+  return "byte " + std::to_string(offset + *at) + ": is no valid UTF-8" +
+         (remedy.empty() ? "" : "; " + remedy);
+}
+
 std::string repaired_utf8(std::string_view text) {
   std::string result;
   result.reserve(text.size());

@@ -12,6 +12,11 @@ namespace cleave::model {
 /// Where the first byte lies that is not valid UTF-8 (also overlong forms and surrogates), or
 /// nothing.
 std::optional<std::size_t> first_invalid_utf8(std::string_view text);
+/// The same as an error says it, of text that begins at byte `offset` of what is read: "byte 7: is
+/// no valid UTF-8" and behind it the remedy, if any; or that the text is UTF-16. Empty: it is
+/// valid.
+std::string why_not_utf8(std::string_view text, const std::string& remedy = "",
+                         std::size_t offset = 0);
 /// The text with each maximal invalid sequence replaced by U+FFFD (Unicode 15, section 3.9).
 std::string repaired_utf8(std::string_view text);
 

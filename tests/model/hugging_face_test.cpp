@@ -116,6 +116,8 @@ TEST(ReadConfig, NamesFileAndField) {
   expect_contains(error_with("hidden_act", "quick_gelu"), "[config.json] hidden_act");
   expect_contains(error_with("layer_norm_eps", "small"), "[config.json] layer_norm_eps");
   expect_contains(error_with("id2label", {{"0", "cat"}, {"2", "dog"}}), "[config.json] id2label");
+  expect_contains(error_with("id2label", json::object()),
+                  "[config.json] id2label: saw no class, needs at least 1");
   expect_contains(
       error_with("architectures", {"ViTForMaskedImageModeling"}),
       "saw 'ViTForMaskedImageModeling', needs one of ViTForImageClassification, ViTModel");

@@ -427,7 +427,7 @@ TEST(ReadTextConfig, RefusesOtherRotaryPositionsByName) {
                          {"low_freq_factor", 4.0},
                          {"high_freq_factor", 1.0},
                          {"original_max_position_embeddings", 8192}}),
-                  "[config.json] rotary_scaling.high_freq_factor: saw 1");
+                  "[config.json] rope_scaling.high_freq_factor: saw 1");
   expect_contains(error_with("llama", "partial_rotary_factor", 0.5), "saw 0.5, needs 1 (");
   expect_contains(error_with("llama", "rope_parameters", {{"partial_rotary_factor", 0.5}}),
                   "rope_parameters.partial_rotary_factor: saw 0.5, needs 1 (");

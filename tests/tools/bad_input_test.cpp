@@ -11,6 +11,8 @@
 #include <zlib.h>
 
 #include "model/checkpoint.hpp"
+#include "model/image.hpp"
+#include "model/transformer.hpp"
 #include "tests/tools/command_line.hpp"
 
 namespace cleave::tools {
@@ -255,14 +257,30 @@ TEST_F(BadInput, ABrokenImageDoesNotKeepTheOthersFromTheirAnswers) {
   EXPECT_NE(ran.out.find("b.png: "), std::string::npos) << ran.out;
 }
 
-TEST_F(BadInput, AModelWithoutAHeadSaysSo) {
+// As published backbones are: their answer is the state of the class token.
+TEST_F(BadInput, AModelOfImagesWithoutAHeadGivesItsFeaturesAndIsNotJudged) {
   model::Transformer model = model::load(*shared_ / "model");
   model.config.classes = 0;
   model.config.labels.clear();
   model::save(model, own_ / "headless");
   write_image(own_ / "a.png");
-  expect_refusal({"infer", own_ / "headless", own_ / "a.png"}, 1,
-                 {"headless", "saw a model without a head", "cleave train"});
+  const auto ran =
+      run_cleave(own_, {"infer", own_ / "headless", own_ / "a.png", "--format", "json"});
+  ASSERT_EQ(ran.code, 0) << ran.error;
+  const auto numbers = nlohmann::json::parse(ran.out).at("features").get<std::vector<float>>();
+  const model::Image image = model::read_image(own_ / "a.png", model.config.channels);
+  const auto planes = model::prepare(image, model.config.processing, model.config.channels);
+  const at::Tensor pixels =
+      at::tensor(planes, at::kByte)
+          .view({1, model.config.channels, model.config.image_height, model.config.image_width});
+  const at::Tensor features = model::features(model, model::normalise_pixels(model.config, pixels));
+  EXPECT_TRUE(at::allclose(at::tensor(numbers), features.flatten(), 1e-5, 1e-5));
+  const auto text = run_cleave(own_, {"infer", own_ / "headless", own_ / "a.png"});
+  EXPECT_NE(text.out.find("numbers)  1.0000 with the first"), std::string::npos) << text.out;
+  for (const char* split : {"train", "test"})
+    write_image(own_ / ("data/" + std::string(split) + "/a/0.png"));
+  expect_refusal({"evaluate", own_ / "headless", "--data", own_ / "data"}, 1,
+                 {"saw a model without a head, needs one"});
 }
 
 /// A picture that says in its EXIF that its first row is the right side.

@@ -22,7 +22,7 @@ std::string Answers::line(const Question& question, const net::Value& output) {
     for (const auto& one : likely) text += label(one.index) + " " + percent(one.share, 1) + "  ";
   };
   const auto numbers = floats_of(output);
-  if (config_.task == Task::embedding) {
+  if (config_.classes == 0) {
     for (std::size_t i = 0; i < std::min<std::size_t>(3, numbers.size()); ++i)
       text += format("%.4f ", static_cast<double>(numbers[i]));
     return text + "… (" + std::to_string(numbers.size()) + " numbers)  " +
@@ -45,6 +45,8 @@ nlohmann::json Answers::json(const Question& question, const net::Value& output)
   const auto numbers = floats_of(output);
   if (config_.task == Task::embedding)
     return {{"embedding", numbers}, {"cosine_with_first", cosine_with_first(numbers)}};
+  if (config_.classes == 0)
+    return {{"features", numbers}, {"cosine_with_first", cosine_with_first(numbers)}};
   nlohmann::json list = nlohmann::json::array();
   if (config_.task == Task::classification && config_.problem == model::Problem::regression) {
     for (std::size_t i = 0; i < numbers.size(); ++i)

@@ -23,16 +23,16 @@ struct Question {
 /// What a model's task makes of its output, for people and for programs. The shares of classes of
 /// which one is right are 1 together; each of several that may be right has one of its own; of a
 /// regression all numbers are shown as they are. Of classes and of the
-/// tokens for a mask the `top` likeliest; of embeddings also how near (cosine) they are to the
-/// first one.
+/// tokens for a mask the `top` likeliest; of embeddings, and of the features of a model of images
+/// without a head (its class token's last state), also how near (cosine) they are to the first one.
 class Answers {
  public:
   Answers(const model::ModelConfig& config, const model::Tokenizer* tokenizer, std::size_t top);
   /// "cat 93.1 %  dog 4.0 %"
   std::string line(const Question& question, const net::Value& output);
   /// {"classes": [{"class", "label", "share"}]}, {"values": [{"class", "label", "value"}]},
-  /// {"masks": [{"position", "tokens": [{"id", "token", "share"}]}]} or {"embedding",
-  /// "cosine_with_first"}
+  /// {"masks": [{"position", "tokens": [{"id", "token", "share"}]}]}, {"embedding",
+  /// "cosine_with_first"} or {"features", "cosine_with_first"}
   nlohmann::json json(const Question& question, const net::Value& output);
 
   /// The token that a masked language model fills in. Throws std::runtime_error where the tokenizer

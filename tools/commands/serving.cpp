@@ -116,11 +116,8 @@ plan::Plan whole_model(const std::string& folder) {
   plan::Plan plan;
   plan.strategy = "local";
   plan.teacher = model::read_config(folder);
-  if (!plan.teacher.answers())
-    throw std::runtime_error(
-        "[" + folder + "] saw a model without a head, which gives features and no answers; " +
-        (plan.teacher.is_text() ? "needs one with its head"
-                                : "`cleave train` gives it one: a recipe's [model] start"));
+  if (!plan.teacher.answers() && plan.teacher.is_text())
+    throw std::runtime_error("[" + folder + "] saw a model of text without a head, needs one");
   plan.parts.resize(1);
   plan.parts[0].device = plan.aggregator = "here";
   plan.parts[0].config = plan.teacher;
@@ -188,11 +185,9 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
 }
 
 std::string checked_text(const Args& args, const std::string& text, const std::string& where) {
-  const auto at = model::first_invalid_utf8(text);
-  if (!at) return std::string(model::without_byte_order_mark(text));
-  if (!args.flag("lossy"))
-    throw std::runtime_error("[" + where + "] byte " + std::to_string(*at) +
-                             ": is no valid UTF-8; --lossy replaces it");
+  const std::string wrong = model::why_not_utf8(text, "--lossy replaces it");
+  if (wrong.empty()) return std::string(model::without_byte_order_mark(text));
+  if (!args.flag("lossy")) throw std::runtime_error("[" + where + "] " + wrong);
   return std::string(model::without_byte_order_mark(model::repaired_utf8(text)));
 }
 

@@ -71,9 +71,9 @@ int tokenize(const Args& args) {
   for (std::string line; std::getline(input, line) && !stop_wanted(); offset += line.size() + 1) {
     ++number;
     if (!args.flag("lossy"))
-      if (const auto at = model::first_invalid_utf8(line))
-        throw std::runtime_error("[" + name + "] byte " + std::to_string(offset + *at) +
-                                 ": is no valid UTF-8; --lossy replaces it");
+      if (const std::string wrong = model::why_not_utf8(line, "--lossy replaces it", offset);
+          !wrong.empty())
+        throw std::runtime_error("[" + name + "] " + wrong);
     const std::string_view text =
         offset == 0 ? model::without_byte_order_mark(line) : std::string_view(line);
     const auto started = std::chrono::steady_clock::now();

@@ -16,18 +16,19 @@ void check_local(const Plan& plan) {
         "teacher");
 }
 
-/// Agent: y = sub_model(x) with the head; send(y). Aggregator: output(y).
+/// Agent: y = sub_model(x), with the head where there is one; send(y). Aggregator: output(y).
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape) {
   constexpr std::int32_t agent_rank = 0, aggregator_rank = 1;
   constexpr std::uint32_t tag = 0;
 
   ProgramBuilder agent(agent_rank);
   const ValueId pixels = agent.input(plan.teacher, shape);
-  const ValueId logits = agent.sub_model(0, plan.parts.front().config, pixels, true);
-  agent.send(logits, aggregator_rank, tag);
+  const ValueId answer =
+      agent.sub_model(0, plan.parts.front().config, pixels, plan.teacher.answers());
+  agent.send(answer, aggregator_rank, tag);
 
   ProgramBuilder aggregator(aggregator_rank);
-  aggregator.output(aggregator.receive(agent.info(logits), agent_rank, tag, false));
+  aggregator.output(aggregator.receive(agent.info(answer), agent_rank, tag, false));
   return {agent.take(), aggregator.take()};
 }
 
