@@ -12,6 +12,7 @@
 
 #include "base/digest.hpp"
 #include "base/file.hpp"
+#include "base/text.hpp"
 #include "calibrate/accelerator.hpp"
 #include "calibrate/augment.hpp"
 #include "calibrate/evaluate.hpp"
@@ -43,10 +44,6 @@ json number(double x) { return std::isnan(x) ? json(nullptr) : json(x); }
 double number_in(const json& table, const std::string& key) {
   const auto found = table.find(key);
   return found != table.end() && found->is_number() ? found->get<double>() : nan;
-}
-
-bool starts_with(const std::string& text, const std::string& lead) {
-  return text.compare(0, lead.size(), lead) == 0;
 }
 
 /// What is trained: parts, fusion head, and for parts without a head a temporary one to learn alone
@@ -396,7 +393,7 @@ Stage Calibration::stage(const std::string& name, const Schedule& schedule,
   stage.compute = compute_;
   stage.rows = training_.size();
   stage.measure = measure_of(plan_.teacher);
-  stage.moves = [moves](const std::string& tensor) { return starts_with(tensor, moves); };
+  stage.moves = [moves](const std::string& tensor) { return base::starts_with(tensor, moves); };
   return stage;
 }
 
@@ -421,7 +418,7 @@ std::vector<Stage> Calibration::boost_stages() {
         stage("boost " + plan_.parts[p].device, recipe_.boost.schedule, part_prefix(p)));
     const std::string column = "fusion.parts." + std::to_string(p) + ".";
     stages.back().moves = [p, column](const std::string& tensor) {
-      return (starts_with(tensor, part_prefix(p)) || starts_with(tensor, column)) &&
+      return (base::starts_with(tensor, part_prefix(p)) || base::starts_with(tensor, column)) &&
              tensor != column + "absent";
     };
     stages.back().loss = [this, p](const Stage::Position& at, const at::Tensor& indices) {
@@ -675,7 +672,7 @@ CalibrateSummary Calibration::summary(bool finished) const {
     CalibrateSummary::Stage stage{name, number_in(notes[name], "before"),
                                   number_in(notes[name], "after"), 0};
     for (const EpochRecord& epoch : summary.epochs)
-      if (epoch.stage == name || starts_with(epoch.stage, name + " "))
+      if (epoch.stage == name || base::starts_with(epoch.stage, name + " "))
         stage.seconds += epoch.seconds;
     summary.stages.push_back(stage);
   }

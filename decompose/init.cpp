@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/reader.hpp"
+#include "base/text.hpp"
 #include "decompose/decompose.hpp"
 #include "decompose/folder.hpp"
 #include "model/config/hugging_face.hpp"
@@ -68,20 +69,16 @@ class Normal {
   std::uint64_t key_;
 };
 
-bool ends_with(std::string_view text, std::string_view end) {
-  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
-}
-
 /// blocks.<l>.norm_attention.weight, norm.weight …
 bool is_norm_weight(std::string_view name) {
-  return ends_with(name, "weight") && name.find("norm") != std::string_view::npos;
+  return base::ends_with(name, "weight") && name.find("norm") != std::string_view::npos;
 }
 
 /// Values [begin, begin + target.size()) of a fresh parameter.
 void fill(const std::string& name, const Normal& normal, std::uint64_t begin,
           std::vector<float>& target) {
   constexpr double deviation = 0.02;
-  if (ends_with(name, ".bias")) {
+  if (base::ends_with(name, ".bias")) {
     std::fill(target.begin(), target.end(), 0.0F);
   } else if (is_norm_weight(name)) {
     std::fill(target.begin(), target.end(), 1.0F);

@@ -7,16 +7,13 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include "base/digest.hpp"
+#include "base/text.hpp"
 #include "model/config/hugging_face.hpp"
 
 namespace cleave::model {
 namespace {
 
 constexpr double initial_std = 0.02;  // Hugging Face's `initializer_range`
-
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
 
 /// A seed for one tensor: the same whatever other tensors are made, and in which order.
 std::uint64_t seed_of(const std::string& name, std::uint64_t seed) {
@@ -101,7 +98,7 @@ void save(const Transformer& model, const std::filesystem::path& folder, std::ui
 
 Tensor random_tensor(const Parameter& parameter, std::uint64_t seed) {
   const auto dims = parameter.dims();
-  if (ends_with(parameter.name, ".bias")) return at::zeros(dims);
+  if (base::ends_with(parameter.name, ".bias")) return at::zeros(dims);
   if (parameter.axes.size() == 1) return at::ones(dims);  // a norm's weight
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(seed_of(parameter.name, seed));
   // Hugging Face truncates at ±2, a hundred deviations away: no draw ever gets there.

@@ -5,6 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/text.hpp"
+
 namespace cleave::model {
 namespace {
 
@@ -430,13 +432,9 @@ std::vector<fs::path> files_of(const fs::path& folder, std::string_view listed) 
   if (!fs::is_directory(folder)) return files;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    const auto ends_with = [&](std::string_view end) {
-      return name.size() >= end.size() &&
-             name.compare(name.size() - end.size(), end.size(), end) == 0;
-    };
-    if (sentence && name.rfind("sentence_", 0) == 0 && ends_with("_config.json"))
+    if (sentence && base::starts_with(name, "sentence_") && base::ends_with(name, "_config.json"))
       files.push_back(entry.path());
-    if (pooling && ends_with("_Pooling")) files.push_back(entry.path() / "config.json");
+    if (pooling && base::ends_with(name, "_Pooling")) files.push_back(entry.path() / "config.json");
   }
   std::sort(files.begin(), files.end());
   return files;

@@ -9,6 +9,7 @@
 #include "base/digest.hpp"
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "base/text.hpp"
 #include "model/config/folder_fields.hpp"
 #include "optimizer/plan/names.hpp"
 
@@ -29,10 +30,6 @@ constexpr std::array<std::string_view, 7> weights_names = {
 
 std::runtime_error failure(const std::string& where, const std::string& what) {
   return std::runtime_error("[" + where + "] " + what);
-}
-
-bool starts_with(std::string_view text, std::string_view lead) {
-  return text.substr(0, lead.size()) == lead;
 }
 
 std::vector<std::string_view> components(std::string_view path) {
@@ -152,7 +149,7 @@ void verify_file(const fs::path& path, const std::string& name, const ManifestFi
 }
 
 bool is_below(const std::string& path, const std::string& prefix) {
-  return prefix.empty() || path == prefix || starts_with(path, prefix + "/");
+  return prefix.empty() || path == prefix || base::starts_with(path, prefix + "/");
 }
 
 std::string trim_slash(std::string prefix) {
@@ -184,7 +181,7 @@ bool keeps_everything(const PlanPart& part, const model::ModelConfig& teacher) {
 bool has_fusion(const Manifest& manifest, const Plan& plan) {
   const std::string folder = "fusion/" + plan.name + "/";
   const auto file = manifest.files.lower_bound(folder);
-  return file != manifest.files.end() && starts_with(file->first, folder);
+  return file != manifest.files.end() && base::starts_with(file->first, folder);
 }
 
 /// The teacher's random weights aside.
@@ -233,7 +230,7 @@ bool is_weight_file(const fs::path& path) {
 bool changes_answers(const std::string& file) {
   using model::Fate;
   const std::string_view known =
-      starts_with(file, "sentence_") ? "sentence_bert_config.json" : std::string_view(file);
+      base::starts_with(file, "sentence_") ? "sentence_bert_config.json" : std::string_view(file);
   const auto& rows = model::folder_fields();
   return std::any_of(rows.begin(), rows.end(), [&](const model::FolderField& row) {
     return row.file == known && (row.fate == Fate::used || row.fate == Fate::only);

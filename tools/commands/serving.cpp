@@ -214,7 +214,8 @@ GivenPair pair_of(const GivenText& line) {
   const auto tabs = std::count(line.words.begin(), line.words.end(), '\t');
   if (tabs != 1)
     throw std::runtime_error("[" + line.where + "] saw " + std::to_string(tabs + 1) +
-                             " texts, needs two with a tab between");
+                             " texts, needs two with a tab between" +
+                             (tabs > 1 ? " (`cut -f 1,2` takes the first two columns)" : ""));
   const std::size_t tab = line.words.find('\t');
   return {line.words.substr(0, tab), line.words.substr(tab + 1), line.where};
 }
