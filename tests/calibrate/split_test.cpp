@@ -122,7 +122,7 @@ TEST(Split, OfPairsKeepsBothTextsTogether) {
   std::string lines;
   for (int i = 0; i < 40; ++i) {
     const char name = static_cast<char>('0' + i);
-    lines += std::string(1, name) + "\t" + name + "\t" + std::to_string(i) + "\n";
+    lines += std::string(1, name) + "\t" + name + name + "\t" + std::to_string(i) + "\n";
   }
   base::write_whole(scratch / "train.tsv", lines);
   const auto tokenizer = tokenizer_of(config, scratch.path());
@@ -138,10 +138,18 @@ TEST(Split, OfPairsKeepsBothTextsTogether) {
     for (std::int64_t i = 0; i < part->size(); ++i) {
       const auto number = rows[i][0].item<std::int64_t>() - '0';
       EXPECT_EQ(number, static_cast<std::int64_t>(part->scores[i / 2].item<float>()));
+      EXPECT_EQ((rows[i] >= 0).sum().item<std::int64_t>(), 1 + i % 2) << "first text, second text";
       seen.insert(number);
     }
   }
   EXPECT_EQ(seen.size(), 40U);
+
+  DataRecipe last = recipe_of(scratch.path(), 21);
+  last.split = SplitBy::last;
+  const Split cut = read_split(last, config, tokenizer.get());
+  EXPECT_EQ(cut.held_out.rows, 40);
+  EXPECT_EQ(cut.held_out.count, 10) << "pairs, not texts";
+  EXPECT_EQ(cut.validation.scores[0].item<float>(), 30);
 }
 
 TEST(Split, OfRunningTextHoldsItsEndOut) {

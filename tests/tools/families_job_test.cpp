@@ -110,8 +110,8 @@ class FamilyJob : public testing::TestWithParam<Checkpoint> {
       write_text(s / ("data/" + split + (labelled ? ".tsv" : ".txt")), labelled ? lines : text);
   }
 
-  /// What is asked, and the answer as JSON.
-  json answer(const std::vector<std::string>& way) const {
+  /// What is asked, and how it ran.
+  Ran ask(const std::vector<std::string>& way) const {
     const std::string name = GetParam().name;
     std::vector<std::string> words = {"infer", s / "bundle", "good bad"};
     if (name == "roberta") words = {"infer", s / "bundle", "one <mask> my"};
@@ -119,7 +119,10 @@ class FamilyJob : public testing::TestWithParam<Checkpoint> {
       words = {"generate", s / "bundle", "one two", "--tokens", "24"};
     words.insert(words.end(), way.begin(), way.end());
     words.insert(words.end(), {"--format", "json"});
-    const json found = json::parse(run(words).out);
+    return run(words);
+  }
+  json answer(const std::vector<std::string>& way) const {
+    const json found = json::parse(ask(way).out);
     for (const char* what : {"classes", "masks", "ids"})
       if (found.contains(what)) return found.at(what);
     return found;
@@ -137,6 +140,8 @@ TEST_P(FamilyJob, IsPlannedCutCalibratedAndAnsweredByAgents) {
        s / "plan.json"});
   run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--data",
        s / "data", "--length", "16", "--out", s / "bundle"});
+  const std::string warned = ask({"--local"}).error;
+  EXPECT_EQ(count_of(warned, "was never calibrated"), 1) << warned;
   write_text(s / "recipe.toml",
              "format = 1\n[data]\npath = \"data\"\nvalidation = 8\nlength = 16\n[alone]\nepochs = "
              "1\nbatch = 8\n[joint]\nepochs = 2\nbatch = 8\nlearning_rate = 0.01\n");

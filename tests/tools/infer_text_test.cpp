@@ -131,13 +131,23 @@ TEST_F(InferText, ARegressionSaysItsNumberAndSeveralLabelsEachTheirShare) {
   write_text(scratch_ / "data/test.tsv", "the cat\t1\n");
   const auto judged =
       run({"evaluate", scratch_ / "classifier", "--data", scratch_ / "data"}, 1).error;
-  EXPECT_NE(judged.find("(problem_type), needs one of single_label"), std::string::npos) << judged;
+  EXPECT_NE(judged.find("config.json problem_type: saw a model whose outputs"), std::string::npos)
+      << judged;
 
   make_bundle("classifier");
   const json parts = answers({scratch_ / "bundle", "the cat", "--local"})[0].at("classes");
   EXPECT_GT(parts[0].at("share").get<double>(), 0.4) << "a sigmoid around 0, not a softmax";
   EXPECT_EQ(plan::Bundle(scratch_ / "bundle").plan("").teacher.problem,
             model::Problem::multi_label);
+  const auto agents = start_agents(scratch_ / "bundle", scratch_);
+  const auto [server, address] = start_server(scratch_ / "bundle", scratch_);
+  for (const std::vector<std::string>& way :
+       {std::vector<std::string>{"--hosts", scratch_ / "hosts.toml"}, {"--via", address}}) {
+    std::vector<std::string> command = {scratch_ / "bundle", "the cat"};
+    if (way[0] == "--via") command = {"the cat", "--tokenizer", scratch_ / "bundle"};
+    command.insert(command.end(), way.begin(), way.end());
+    EXPECT_EQ(answers(command)[0].at("classes"), parts) << way[0];
+  }
 }
 
 TEST_F(InferText, TextsAreCutAndPooledAsSentenceTransformersSays) {

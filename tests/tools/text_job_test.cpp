@@ -16,10 +16,6 @@ namespace {
 
 using nlohmann::json;
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 std::string rhyme(int lines) {
   std::string text;
   for (int i = 0; i < lines; ++i) text += "one two buckle my shoe, three four open the door.\n";
@@ -177,8 +173,18 @@ TEST_F(TextJob, DrawsAsTheModelsFilesSayWhereNoOptionDoes) {
   run({"decompose", own_ / "model", "--plan", own_ / "plan.json", "--out", own_ / "bundle"});
   EXPECT_EQ(generated({own_ / "bundle", "one", "--local"}).at("ids"),
             generated({own_ / "bundle", "one", "--local", "--repetition-penalty", "10"}).at("ids"));
-  EXPECT_NE(generated({own_ / "bundle", "one", "--local"}).at("ids"),
+  const json local = generated({own_ / "bundle", "one", "--local"}).at("ids");
+  EXPECT_NE(local,
             generated({own_ / "bundle", "one", "--local", "--repetition-penalty", "1"}).at("ids"));
+  const auto agents = start_agents(own_ / "bundle", own_, {"hub"});
+  EXPECT_EQ(generated({own_ / "bundle", "one", "--hosts", own_ / "hosts.toml"}).at("ids"), local);
+  const auto [server, address] = start_server(own_ / "bundle", own_);
+  EXPECT_EQ(generated({own_ / "bundle", "one", "--via", address}).at("ids"), local);
+  // The bundle of another model is no way to ask it.
+  const std::string refused =
+      run({"generate", *shared_ / "bundle", "one", "--via", address}, 1).error;
+  EXPECT_TRUE(contains(refused, "[--via] cleave: the server's model has ")) << refused;
+  EXPECT_EQ(std::count(refused.begin(), refused.end(), '\n'), 1) << refused;
 }
 
 TEST_F(TextJob, SeveralPromptsAtOnceAreEachAsAlone) {
