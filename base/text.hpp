@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace cleave::base {
@@ -11,5 +12,9 @@ inline bool starts_with(std::string_view text, std::string_view begin) {
 inline bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
+
+/// Control characters as "\n" or "\x1b", so that what a peer calls itself neither forges a line nor
+/// steers a terminal. Other bytes stay as they are.
+std::string printable(std::string_view text);
 
 }  // namespace cleave::base

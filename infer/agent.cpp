@@ -126,8 +126,11 @@ struct Agent::State {
   const model::ModelConfig& part() const {
     return plan().parts.at(static_cast<std::size_t>(rank)).config;
   }
-  void log(const std::string& line) const {
-    if (options.log) options.log(line);
+  void notice(const std::string& line) const {
+    if (options.log) options.log(base::LogLevel::notice, line);
+  }
+  void detail(const std::string& line) const {
+    if (options.log) options.log(base::LogLevel::detail, line);
   }
 
   // Connections.
@@ -166,7 +169,9 @@ struct Agent::State {
 
   // The end.
   void drain();
+  void give_up();
   void leave_when_idle();
+  void leave();
 
   AgentOptions options;
   std::string identity;
@@ -198,7 +203,7 @@ void Agent::State::accept(asio::ip::tcp::socket socket) {
   };
   auto connection = std::make_shared<Connection>(io, std::move(stream), std::move(settings));
   net::spawn(io, serve(std::move(connection), peer),
-             [this, peer](const std::string& why) { log("[" + peer + "] connection: " + why); });
+             [this, peer](const std::string& why) { notice("[" + peer + "] connection: " + why); });
 }
 
 asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection,
@@ -207,7 +212,7 @@ asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection
   auto receiving = connection->receive();
   auto received = co_await std::move(receiving);
   if (!received) {
-    log("[" + peer + "] handshake: " + received.error().message());
+    notice("[" + peer + "] handshake: " + received.error().message());
     co_return;
   }
   const auto* hello = std::get_if<net::Hello>(&received->message);
@@ -232,7 +237,7 @@ asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection
   connection->set_limits(limits);
   connection->start_heartbeat();
   sessions.insert(session);
-  log("[" + session->name + "] joined");
+  notice("[" + session->name + "] joined");
   auto attending = attend(session);
   const auto why = co_await std::move(attending);
   end(session, why);
@@ -240,7 +245,7 @@ asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection
 
 asio::awaitable<void> Agent::State::refuse(std::shared_ptr<Connection> connection, std::string peer,
                                            std::string text) {
-  log("[" + peer + "] refused: " + text);
+  notice("[" + peer + "] refused: " + text);
   net::Refused refused;
   refused.text = "agent '" + options.device + "': " + text;
   connection->send(refused);
@@ -287,7 +292,7 @@ asio::awaitable<std::string> Agent::State::attend(std::shared_ptr<Session> sessi
 }
 
 void Agent::State::end(const std::shared_ptr<Session>& session, const std::string& why) {
-  log("[" + session->name + "] lost: " + why);
+  notice("[" + session->name + "] lost: " + why);
   sessions.erase(session);
   for (auto& [id, task] : tasks) {
     if (task.session.lock() != session || task.dropping) continue;
@@ -389,8 +394,8 @@ void Agent::State::refuse_for_now(const Session& session, const net::Envelope& e
 /// Why the request's sequence can neither begin nor go on here; empty where it can.
 std::string Agent::State::objection(const Session& session, const net::Admit& admit) const {
   if (admit.past == 0) {
-    const std::int64_t tokens = admit.tensor.dims.at(1);
     if (!part().causal) return "saw a model that does not generate";
+    const std::int64_t tokens = admit.tensor.dims.at(1);  // its program was found: ids [B, N]
     if (admit.capacity < tokens || admit.capacity > part().context)
       return saw("capacity", std::to_string(admit.capacity),
                  std::to_string(tokens) + ".." + std::to_string(part().context));
@@ -470,7 +475,7 @@ void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
   if (!session) return;
   session->sequences.erase(text.theirs);
   session->forgotten[text.theirs] = why;
-  log("[" + session->name + "] sequence " + std::to_string(text.theirs) + ": " + why);
+  detail("[" + session->name + "] sequence " + std::to_string(text.theirs) + ": " + why);
 }
 
 /// Nobody goes on with it.
@@ -597,21 +602,41 @@ void Agent::State::fail(const std::shared_ptr<Session>& session, const net::Enve
   failed.last = true;
   failed.text = text.substr(0, 2000);
   session->connection->send(failed);
-  log("[" + session->name + "] request " + std::to_string(envelope.request) + ": " + text);
+  detail("[" + session->name + "] request " + std::to_string(envelope.request) + ": " + text);
 }
 
 void Agent::State::drain() {
   if (draining) return;
   draining = true;
-  log("[agent " + options.device + "] draining: " + std::to_string(tasks.size()) +
-      " requests left");
+  notice("[agent " + options.device + "] draining: " + std::to_string(tasks.size()) +
+         " requests left");
   listener.close();
   for (const auto& session : sessions) session->connection->send(net::Drain{});
+  leaving_timer.expires_after(options.drain_patience);
+  leaving_timer.async_wait([this](boost::system::error_code error) {
+    if (!error && !leaving) give_up();
+  });
   leave_when_idle();
 }
 
+/// Draining took too long: whoever still waits is told, and hears nothing after it.
+void Agent::State::give_up() {
+  notice("[agent " + options.device + "] drained no longer: " + std::to_string(tasks.size()) +
+         " requests given up");
+  for (auto& [id, task] : tasks) {
+    if (const auto session = task.session.lock(); session && !task.dropping)
+      fail(session, task.envelope, "draining, no time is left");
+    task.dropping = true;
+    compute.cancel(id);
+  }
+  leave();
+}
+
 void Agent::State::leave_when_idle() {
-  if (leaving || !tasks.empty()) return;
+  if (!leaving && tasks.empty()) leave();
+}
+
+void Agent::State::leave() {
   leaving = true;
   if (sessions.empty()) return io.stop();
   for (const auto& session : sessions) {
@@ -635,15 +660,15 @@ Agent::~Agent() = default;
 void Agent::run() {
   auto& state = *state_;
   if (state.listener.is_exposed())
-    state.log("[listen] " + state.listener.address() +
-              ": reachable by everybody on the network, nothing protects it");
+    state.notice("[listen] " + state.listener.address() +
+                 ": reachable by everybody on the network, nothing protects it");
   net::spawn(state.io, state.listener.run([&state](asio::ip::tcp::socket socket) {
     state.accept(std::move(socket));
   }),
-             [&state](const std::string& why) { state.log("[listen] " + why); });
+             [&state](const std::string& why) { state.notice("[listen] " + why); });
   if (state.options.on_listening) state.options.on_listening(state.listener.address());
   const auto work = asio::make_work_guard(state.io);
-  net::run(state.io, [&state](const std::string& why) { state.log("[agent] " + why); });
+  net::run(state.io, [&state](const std::string& why) { state.notice("[agent] " + why); });
 }
 
 void Agent::drain() {

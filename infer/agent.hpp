@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "base/log.hpp"
 #include "infer/executor.hpp"
 #include "optimizer/plan/bundle.hpp"
 
@@ -29,10 +30,12 @@ struct AgentOptions {
   std::chrono::milliseconds sequence_idle = std::chrono::minutes(10);
   /// One that nobody went on with for so long may be forgotten to make room for another.
   std::chrono::milliseconds sequence_rest = std::chrono::seconds(10);
+  /// What is still admitted so long after drain() fails as "draining".
+  std::chrono::milliseconds drain_patience = std::chrono::seconds(28);
   /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
-  /// One line for each thing worth knowing, on the thread of run().
-  std::function<void(const std::string&)> log;
+  /// On the thread of run().
+  base::Log log;
   WrapStream wrap_stream;
   /// Throws std::invalid_argument.
   void check() const;
@@ -57,7 +60,8 @@ class Agent {
   ~Agent();
   /// Blocks until stopped or drained.
   void run();
-  /// Any thread: no new requests; run() returns when those admitted are done.
+  /// Any thread: no new requests; run() returns when those admitted are done, or shortly (2 s)
+  /// after `drain_patience`.
   void drain();
   /// Any thread: run() returns now.
   void stop();

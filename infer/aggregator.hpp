@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.hpp"
 #include "infer/service.hpp"
 #include "optimizer/plan/bundle.hpp"
 
@@ -77,12 +78,14 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:0";
   /// Listening beyond loopback needs this until there is TLS.
   bool insecure = false;
-  /// How long a server that drains waits for the next step of a text.
+  /// How long a server that drains waits for the next step of a text; at most `drain_patience`.
   std::chrono::milliseconds text_patience{30000};
+  /// What is still open so long after drain() is answered `overloaded`, "draining".
+  std::chrono::milliseconds drain_patience{28000};
   /// Called once with the bound "host:port", on the thread of run().
   std::function<void(const std::string&)> on_listening;
   /// On the I/O thread.
-  std::function<void(const std::string&)> log;
+  base::Log log;
 };
 
 /// The native protocol in front of an aggregator (`cleave serve`), on the aggregator's I/O thread.
@@ -96,7 +99,7 @@ class Server {
   /// Accepts clients; blocks until drained or stopped.
   void run();
   /// Any thread: no new requests or texts; run() returns when those in flight are answered and the
-  /// texts under way have ended or rest.
+  /// texts under way have ended or rest, or shortly (2 s) after `drain_patience`.
   void drain();
   /// Any thread: run() returns now; open requests are canceled.
   void stop();

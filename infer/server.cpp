@@ -96,7 +96,8 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
         io(to.io()),
         options(std::move(wanted)),
         listener(io, options.listen, options.insecure),
-        leaving_timer(io) {
+        leaving_timer(io),
+        draining_timer(io) {
     welcome.bundle = bundle.identity();
     welcome.plan = to.plan().name;
     auto config = model::config_to_json(to.plan().teacher);
@@ -106,8 +107,8 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
     welcome.model_json = config.dump();
   }
 
-  void log(const std::string& line) const {
-    if (options.log) options.log(line);
+  void notice(const std::string& line) const {
+    if (options.log) options.log(base::LogLevel::notice, line);
   }
   void start();
   void accept(asio::ip::tcp::socket socket);
@@ -121,6 +122,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   void end(const std::shared_ptr<Session>& session);
   void drain();
   void leave_when_idle();
+  void give_up();
   void leave();
   void stop();
   void wait_until_ended();
@@ -130,7 +132,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   ServerOptions options;
   net::Welcome welcome;
   net::Listener listener;
-  asio::steady_timer leaving_timer;
+  asio::steady_timer leaving_timer, draining_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::size_t num_open = 0;
   bool draining = false, leaving = false;
@@ -146,7 +148,7 @@ void Server::State::start() {
     if (const auto self = weak.lock()) self->accept(std::move(socket));
   }),
              [weak = weak_from_this()](const std::string& why) {
-               if (const auto self = weak.lock()) self->log("[listen] " + why);
+               if (const auto self = weak.lock()) self->notice("[listen] " + why);
              });
 }
 
@@ -159,7 +161,7 @@ void Server::State::accept(asio::ip::tcp::socket socket) {
       std::make_shared<Connection>(io, net::tcp_stream(std::move(socket)), std::move(settings));
   net::spawn(io, serve(std::move(connection), peer),
              [self = shared_from_this(), peer](const std::string& why) {
-               self->log("[" + peer + "] connection: " + why);
+               self->notice("[" + peer + "] connection: " + why);
              });
 }
 
@@ -170,14 +172,14 @@ asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connectio
   auto receiving = connection->receive();
   auto received = co_await std::move(receiving);
   if (!received) {
-    log("[" + peer + "] handshake: " + received.error().message());
+    notice("[" + peer + "] handshake: " + received.error().message());
     co_return;
   }
   const auto* hello = std::get_if<net::Hello>(&received->message);
   if (!hello || hello->role != net::Role::client || draining) {
     const std::string wrong = draining ? "draining, no new clients"
                                        : "handshake: this is a server, needs the hello of a client";
-    log("[" + peer + "] refused: " + wrong);
+    notice("[" + peer + "] refused: " + wrong);
     auto refusing = refuse(connection, wrong);
     co_await std::move(refusing);
     co_return;
@@ -190,6 +192,7 @@ asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connectio
   connection->set_limits(net::Limits{});
   connection->start_heartbeat();
   sessions.insert(session);
+  notice("[" + peer + "] client joined");
   auto attending = attend(session);
   co_await std::move(attending);
   end(session);
@@ -272,7 +275,7 @@ void Server::State::infer(const std::shared_ptr<Session>& session, net::InferReq
 void Server::State::answer(const std::shared_ptr<Session>& session, std::uint64_t request,
                            Response response) {
   --num_open;
-  session->open.erase(request);
+  if (session->open.erase(request) == 0) return;  // given up
   session->connection->send(answer_of(request, std::move(response)));
   if (draining) leave_when_idle();
 }
@@ -286,6 +289,9 @@ void Server::State::cancel(Session& session, std::uint64_t request) {
 void Server::State::end(const std::shared_ptr<Session>& session) {
   for (const auto& [request, id] : session->open) aggregator.cancel(id);
   for (const auto& [theirs, ours] : session->sequences) aggregator.end_sequence(ours);
+  notice("[" + session->name + "] client lost: " + session->connection->why().message() +
+         (session->open.empty() ? ""
+                                : ", " + std::to_string(session->open.size()) + " requests open"));
   sessions.erase(session);
   if (leaving && sessions.empty()) stop();
   if (draining) leave_when_idle();
@@ -294,10 +300,29 @@ void Server::State::end(const std::shared_ptr<Session>& session) {
 void Server::State::drain() {
   if (draining) return;
   draining = true;
-  log("[serve] draining: " + std::to_string(num_open) + " requests left");
+  notice("[serve] draining: " + std::to_string(num_open) + " requests left");
   listener.close();
   for (const auto& session : sessions) session->connection->send(net::Drain{});
+  draining_timer.expires_after(options.drain_patience);
+  draining_timer.async_wait([self = shared_from_this()](boost::system::error_code error) {
+    if (!error && !self->leaving) self->give_up();
+  });
   leave_when_idle();
+}
+
+/// Draining took too long: whoever still waits is told, and hears nothing after it.
+void Server::State::give_up() {
+  notice("[serve] drained no longer: " + std::to_string(num_open) + " requests given up");
+  for (const auto& session : sessions) {
+    for (const auto& [request, id] : std::exchange(session->open, {})) {
+      Response refusal;
+      refusal.status = Status::overloaded;
+      refusal.message = "[serve] draining, no time is left";
+      session->connection->send(answer_of(request, std::move(refusal)));
+      aggregator.cancel(id);
+    }
+  }
+  leave();
 }
 
 /// Texts go on to their end, as long as their clients ask for more.
@@ -307,7 +332,7 @@ void Server::State::leave_when_idle() {
     return !session->sequences.empty();
   });
   if (!any_text) return leave();
-  leaving_timer.expires_after(options.text_patience);
+  leaving_timer.expires_after(std::min(options.text_patience, options.drain_patience));
   leaving_timer.async_wait([self = shared_from_this()](boost::system::error_code error) {
     if (!error && self->num_open == 0) self->leave();
   });
@@ -330,6 +355,7 @@ void Server::State::stop() {
   draining = leaving = true;
   listener.close();
   leaving_timer.cancel();
+  draining_timer.cancel();
   for (const auto& session : sessions) session->connection->close(net::Errc::closed);
   const std::lock_guard lock(mutex);
   ended = true;
@@ -350,9 +376,9 @@ Server::~Server() {
 }
 
 void Server::run() {
-  if (state_->listener.is_exposed() && state_->options.log)
-    state_->options.log("[listen] " + state_->listener.address() +
-                        ": reachable by everybody on the network, nothing protects it");
+  if (state_->listener.is_exposed())
+    state_->notice("[listen] " + state_->listener.address() +
+                   ": reachable by everybody on the network, nothing protects it");
   asio::post(state_->io, [state = state_] { state->start(); });
   if (state_->options.on_listening) state_->options.on_listening(state_->listener.address());
   state_->wait_until_ended();

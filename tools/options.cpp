@@ -236,6 +236,10 @@ const std::vector<Option>& options() {
       {"deadline", Kind::seconds, "TIME", "10 s", "how long to wait for an answer", 0.001, 86400},
       {"join-timeout", Kind::seconds, "TIME", "5 s", "how long to wait for agents at the start", 0,
        3600},
+      {"wait", Kind::seconds, "TIME", "5 s",
+       "how long to wait for the first agent before the server says that it listens", 0, 3600},
+      {"drain", Kind::seconds, "TIME", "30 s",
+       "when asked to stop (SIGTERM): how long until it has ended, whatever its peers do", 0, 3600},
       {"texts", Kind::text, "FILE", "", "texts, one a line, beside those given"},
       {"pairs", Kind::flag, "", "",
        "texts are asked two by two; in a file, two in each line with a tab between"},
@@ -392,6 +396,10 @@ std::int64_t Args::integer(std::string_view name) const {
   return static_cast<std::int64_t>(number(name));
 }
 double Args::seconds(std::string_view name) const { return number(name); }
+
+std::chrono::milliseconds Args::milliseconds(std::string_view name) const {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds(name)));
+}
 double Args::bytes(std::string_view name) const { return number(name); }
 
 void check_address(const std::string& text, const std::string& where, int lowest_port) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -78,6 +79,7 @@ class Args {
   std::int64_t integer(std::string_view name) const;
   double number(std::string_view name) const;
   double seconds(std::string_view name) const;
+  std::chrono::milliseconds milliseconds(std::string_view name) const;
   double bytes(std::string_view name) const;
   bool json() const { return text("format") == "json"; }
   bool help_wanted() const { return help_; }

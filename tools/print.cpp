@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <set>
 #include <signal.h>
+#include <thread>
 #include <unistd.h>
 #include <utility>
 
@@ -23,7 +24,7 @@ std::atomic<int> signal_seen{0};
 int wake_pipe[2] = {-1, -1};
 
 void on_signal(int number) {
-  if (signal_seen.exchange(number) != 0 && number == SIGINT) _exit(130);
+  if (signal_seen.exchange(number) != 0) _exit(128 + number);
   const char byte = 1;
   // The pipe only wakes wait_for_signal; a full one is as good.
   [[maybe_unused]] const auto written = write(wake_pipe[1], &byte, 1);
@@ -264,6 +265,15 @@ int wait_for_signal() {
     poll(&wake, 1, -1);
   }
   return signal_seen.load();
+}
+
+void drain_on_signal(std::function<void()> drain, std::chrono::milliseconds patience) {
+  std::thread([drain = std::move(drain), patience] {
+    const int number = wait_for_signal();
+    drain();
+    std::this_thread::sleep_for(patience);
+    _exit(128 + number);  // computing, or writing, that nothing interrupts
+  }).detach();            // the process ends before it, or by it
 }
 
 }  // namespace cleave::tools

@@ -126,6 +126,13 @@ TEST(Work, ListsTheKernelsOfATokenBehindOthers) {
             "matmul 2 32 100\n");
 }
 
+TEST(Work, NormsEveryTokenOfAPromptAndReadsTheLast) {
+  const std::string text =
+      text_of(kernels_of_model(examples::llama(1, 32, 4, 2, 48, 100, 64), {2, 3, 0}, true));
+  const std::string end = "norm 6 0 32\nmatmul 2 32 100\n";
+  EXPECT_EQ(text.substr(text.size() - end.size()), end);
+}
+
 TEST(Work, AgreesWithTheFormulaOfAGatedBlockWithGroupedKeys) {
   // N·D·(2·H·K + 2·H/G·K) of attention, 3·N·D·F of the MLP, 2·N·(past + N)·H·K of scores.
   const auto flops = [](std::int64_t layers) {

@@ -1,12 +1,13 @@
 #include "infer/agent.hpp"
 
+#include <algorithm>
 #include <cstdio>
-#include <thread>
 
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/log.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -40,8 +41,9 @@ int agent(const Args& args) {
     warn_of_weights(weights, args.at(0));
     announce(args.json(), options.device, address, runtime_bytes, weights);
   };
-  if (args.flag("verbose"))
-    options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+  const auto patience = args.milliseconds("drain");
+  options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
+  options.log = stderr_log(args.flag("verbose"));
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",
                  options.listen.c_str());
@@ -62,11 +64,7 @@ int agent(const Args& args) {
                      " threads, needs 1: the time of one thread is paced");
   if (share < 1) engine = infer::paced(std::move(engine), 1 / share, args.text_or("pace-turns"));
   auto agent = from_options([&] { return infer::Agent(bundle, plan, std::move(engine), options); });
-  std::thread watcher([&agent] {
-    wait_for_signal();
-    agent.drain();
-  });
-  watcher.detach();  // it only waits for a signal; the process ends with run()
+  drain_on_signal([&agent] { agent.drain(); }, patience);
   agent.run();
   return exit_done;
 }
@@ -77,8 +75,8 @@ Command agent_command() {
   return {"agent",
           "serve one part of a bundle on this device",
           {{"BUNDLE", "bundle folder (manifest, plans and this device's part)"}},
-          {"device", "listen", "plan", "insecure", "memory", "max-requests", "threads", "pace",
-           "pace-turns", "format", "verbose"},
+          {"device", "listen", "plan", "insecure", "memory", "max-requests", "drain", "threads",
+           "pace", "pace-turns", "format", "verbose"},
           "cleave-agent bundle/ --device pi4 --listen 127.0.0.1:7101",
           agent};
 }

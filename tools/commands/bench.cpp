@@ -193,7 +193,7 @@ int bench(const Args& args) {
                     static_cast<std::uint64_t>(args.integer("seed")));
   });
   catch_signals();
-  const auto deadline = milliseconds_of(args, "deadline");
+  const auto deadline = args.milliseconds("deadline");
   const Measured measured = [&] {
     ProgressBar bar;
     const auto progress = bar.callback();

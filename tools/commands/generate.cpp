@@ -91,7 +91,7 @@ class Asking {
   Asking(const Args& args, infer::Service& service, const Screen& screen)
       : service_(service),
         screen_(screen),
-        deadline_(milliseconds_of(args, "deadline")),
+        deadline_(args.milliseconds("deadline")),
         require_all_(args.flag("require-all")),
         id(service.new_sequence()) {}
   ~Asking() { service_.end_sequence(id); }

@@ -248,7 +248,7 @@ int ask_all(const Args& args, infer::Service& service, const Source& source,
       continue;
     }
     request.input = question.input;
-    request.deadline = milliseconds_of(args, "deadline");
+    request.deadline = args.milliseconds("deadline");
     request.require_all = args.flag("require-all");
     auto answer = std::make_shared<std::promise<infer::Response>>();
     pending.push_back({std::move(question), answer->get_future()});

@@ -1,10 +1,11 @@
+#include <algorithm>
 #include <cstdio>
-#include <thread>
 
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
+#include "tools/log.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -16,23 +17,23 @@ int serve(const Args& args) {
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
   const auto weights = plan::weights_state(bundle, plan);
-  auto aggregator = make_aggregator(args, bundle, plan);
   infer::ServerOptions options;
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
+  options.log = stderr_log(args.flag("verbose"));
+  const auto patience = args.milliseconds("drain");
+  options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
   options.on_listening = [&](const std::string& address) {
     warn_of_weights(weights, args.at(0));
     announce(args.json(), "aggregator", address, runtime_bytes, weights);
   };
+  auto aggregator = make_aggregator(args, bundle, plan, options.log);
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can ask\n",
                  options.listen.c_str());
   auto server = from_options([&] { return infer::Server(*aggregator, bundle, options); });
-  std::thread watcher([&server] {
-    wait_for_signal();
-    server.drain();
-  });
-  watcher.detach();  // it only waits for a signal; the process ends with run()
+  drain_on_signal([&server] { server.drain(); }, patience);
+  aggregator->wait_for_agents(1, args.milliseconds("wait"));
   server.run();
   aggregator->drain();
   return exit_done;
@@ -45,7 +46,7 @@ Command serve_command() {
           "the aggregator as a service",
           {{"BUNDLE", "bundle folder"}},
           {"listen", "fleet", "hosts", "plan", "insecure", "max-queue", "pace", "pace-turns",
-           "format", "verbose"},
+           "wait", "drain", "format", "verbose"},
           "cleave serve bundle/ --listen 127.0.0.1:7100",
           serve};
 }

@@ -12,6 +12,7 @@
 #include "model/tokenizer/unicode.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/log.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -176,7 +177,8 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
     source.open = [&args, bundle, plan = source.plan] { return make_local(args, *bundle, plan); };
   } else {
     source.open = [&args, bundle, plan = source.plan]() -> std::unique_ptr<infer::Service> {
-      auto aggregator = make_aggregator(args, *bundle, plan);
+      const base::Log log = args.flag("verbose") ? stderr_log(true) : nullptr;
+      auto aggregator = make_aggregator(args, *bundle, plan, log);
       join_agents(args, *aggregator);
       return aggregator;
     };
@@ -256,15 +258,14 @@ std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle
 }
 
 std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan::Bundle& bundle,
-                                                   const plan::Plan& plan) {
+                                                   const plan::Plan& plan, const base::Log& log) {
   infer::AggregatorOptions options;
   options.hosts = hosts_of(args, bundle, plan);
   if (args.has("max-queue")) options.max_queue = static_cast<int>(args.integer("max-queue"));
   // Who asks that much at once means it.
   if (args.has("concurrency"))
     options.max_queue = std::max(options.max_queue, static_cast<int>(args.integer("concurrency")));
-  if (args.flag("verbose"))
-    options.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+  if (log) options.log = [log](const std::string& line) { log(base::LogLevel::notice, line); };
   auto engine = infer::fusion_engine(bundle, plan);
   if (args.has("pace") && args.number("pace") < 1)
     engine = infer::paced(std::move(engine), 1 / args.number("pace"), args.text_or("pace-turns"));
@@ -293,16 +294,12 @@ int with_every_device(const Args& args, const std::function<int()>& work) {
 }
 
 void join_agents(const Args& args, infer::Aggregator& aggregator) {
-  if (aggregator.wait_for_agents(0, milliseconds_of(args, "join-timeout")) > 0) return;
+  if (aggregator.wait_for_agents(0, args.milliseconds("join-timeout")) > 0) return;
   std::string text;
   for (const auto& agent : aggregator.status())
     text += (text.empty() ? "" : "; ") + agent.device + " at " + agent.address + ": " +
             (agent.last_error.empty() ? "no answer" : agent.last_error);
   throw NobodyAnswers("[fleet] no agent is joined: " + text);
-}
-
-std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option) {
-  return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * args.seconds(option)));
 }
 
 infer::Response ask(infer::Service& service, infer::Request request) {

@@ -78,7 +78,7 @@ std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle
 
 /// An aggregator over the bundle's plan, dialling.
 std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan::Bundle& bundle,
-                                                   const plan::Plan& plan);
+                                                   const plan::Plan& plan, const base::Log& log);
 
 /// A service that runs every part in this process (--local); devices in --without are left out.
 std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle& bundle,
@@ -90,9 +90,6 @@ std::unique_ptr<infer::Service> make_original(const std::string& model_folder);
 /// Waits for the agents at most --join-timeout; throws NobodyAnswers with each one's error where
 /// none answers.
 void join_agents(const Args& args, infer::Aggregator& aggregator);
-
-/// A time option for the service.
-std::chrono::milliseconds milliseconds_of(const Args& args, std::string_view option);
 
 /// Waits for one answer.
 infer::Response ask(infer::Service& service, infer::Request request);

@@ -516,7 +516,7 @@ int testbed(const Args& args) {
                                scratch.path() / "original"));
   }
 
-  const auto deadline = milliseconds_of(args, "deadline");
+  const auto deadline = args.milliseconds("deadline");
   const double difference = largest_difference(systems[0], bundle, workload.input(), deadline);
   ask_in_turn(systems, workload, deadline, args.integer("warmup"), args.integer("requests"));
   if (stop_wanted()) {
