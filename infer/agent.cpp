@@ -662,10 +662,9 @@ void Agent::run() {
   if (state.listener.is_exposed())
     state.notice("[listen] " + state.listener.address() +
                  ": reachable by everybody on the network, nothing protects it");
-  net::spawn(state.io, state.listener.run([&state](asio::ip::tcp::socket socket) {
-    state.accept(std::move(socket));
-  }),
-             [&state](const std::string& why) { state.notice("[listen] " + why); });
+  const auto say = [&state](const std::string& why) { state.notice("[listen] " + why); };
+  const auto accept = [&state](asio::ip::tcp::socket socket) { state.accept(std::move(socket)); };
+  net::spawn(state.io, state.listener.run(accept, say), say);
   if (state.options.on_listening) state.options.on_listening(state.listener.address());
   const auto work = asio::make_work_guard(state.io);
   net::run(state.io, [&state](const std::string& why) { state.notice("[agent] " + why); });

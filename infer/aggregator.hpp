@@ -78,6 +78,8 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:0";
   /// Listening beyond loopback needs this until there is TLS.
   bool insecure = false;
+  /// Connections at once; one more is refused.
+  std::size_t max_clients = 1024;
   /// How long a server that drains waits for the next step of a text; at most `drain_patience`.
   std::chrono::milliseconds text_patience{30000};
   /// What is still open so long after drain() is answered `overloaded`, "draining".

@@ -80,6 +80,18 @@ net::StatusReply reply_of(const std::vector<AgentStatus>& agents) {
   return reply;
 }
 
+/// Counts while it lives.
+class Counted {
+ public:
+  explicit Counted(std::size_t& count) : count_(count) { ++count_; }
+  ~Counted() { --count_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::size_t& count_;
+};
+
 }  // namespace
 
 /// Lives on the aggregator's I/O thread; its coroutines keep it alive.
@@ -135,6 +147,8 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   asio::steady_timer leaving_timer, draining_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::size_t num_open = 0;
+  std::size_t num_connected = 0;  // those that have not greeted too
+  bool crowded = false;           // the last one was refused
   bool draining = false, leaving = false;
 
   std::mutex mutex;
@@ -144,17 +158,26 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
 
 void Server::State::start() {
   if (draining) return;
-  net::spawn(io, listener.run([weak = weak_from_this()](asio::ip::tcp::socket socket) {
+  const auto accept = [weak = weak_from_this()](asio::ip::tcp::socket socket) {
     if (const auto self = weak.lock()) self->accept(std::move(socket));
-  }),
-             [weak = weak_from_this()](const std::string& why) {
-               if (const auto self = weak.lock()) self->notice("[listen] " + why);
-             });
+  };
+  const auto say = [weak = weak_from_this()](const std::string& why) {
+    if (const auto self = weak.lock()) self->notice("[listen] " + why);
+  };
+  net::spawn(io, listener.run(accept, say), say);
 }
 
 void Server::State::accept(asio::ip::tcp::socket socket) {
   boost::system::error_code ignored;
   const auto peer = net::to_text(socket.remote_endpoint(ignored));
+  // Agents are dialled by the same process, which may open only so many files.
+  if (num_connected >= options.max_clients) {
+    if (!std::exchange(crowded, true))
+      notice("[" + peer + "] refused: " + std::to_string(num_connected) +
+             " clients are connected already");
+    return;
+  }
+  crowded = false;
   net::ConnectionOptions settings;
   settings.limits = greeting_limits;
   auto connection =
@@ -168,6 +191,7 @@ void Server::State::accept(asio::ip::tcp::socket socket) {
 asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connection,
                                            std::string peer) {
   const auto self = shared_from_this();
+  const Counted counted(num_connected);
   connection->expire_after(handshake_timeout);
   auto receiving = connection->receive();
   auto received = co_await std::move(receiving);

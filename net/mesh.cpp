@@ -161,15 +161,19 @@ Listener::Listener(asio::io_context& io, const std::string& address, bool insecu
   address_ = to_text(acceptor_.local_endpoint());
 }
 
-asio::awaitable<void> Listener::run(std::function<void(tcp::socket)> accepted) {
+asio::awaitable<void> Listener::run(std::function<void(tcp::socket)> accepted,
+                                    std::function<void(const std::string&)> failed) {
+  bool failing = false;
   while (acceptor_.is_open()) {
     auto accepting = acceptor_.async_accept(no_throw);
     auto [error, socket] = co_await std::move(accepting);
     if (!acceptor_.is_open()) co_return;
     if (!error) {
+      failing = false;
       accepted(std::move(socket));
       continue;
     }
+    if (!std::exchange(failing, true) && failed) failed("cannot accept: " + error.message());
     pause_.expires_after(100ms);
     auto waiting = pause_.async_wait(no_throw);
     co_await std::move(waiting);

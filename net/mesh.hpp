@@ -50,8 +50,10 @@ class Listener {
   /// The address can be reached from other machines, and nothing protects it.
   bool is_exposed() const { return exposed_; }
   /// Calls `accepted` for each connection until close(). A failed accept (no more files) is tried
-  /// again a little later.
-  asio::awaitable<void> run(std::function<void(asio::ip::tcp::socket)> accepted);
+  /// again a little later; `failed` hears of the first of several in a row ("cannot accept: Too
+  /// many open files").
+  asio::awaitable<void> run(std::function<void(asio::ip::tcp::socket)> accepted,
+                            std::function<void(const std::string&)> failed = {});
   void close();
 
  private:

@@ -17,7 +17,7 @@ namespace cleave::tools {
 namespace {
 
 /// Lines that wait for the writing thread; beyond it the oldest are left out.
-constexpr std::size_t most_waiting = 4096;
+constexpr std::size_t most_waiting = 512;
 /// How long a reader may leave the pipe full before lines are left out.
 constexpr int patience_ms = 500;
 

@@ -219,7 +219,7 @@ TEST_F(Generation, ForgetsTheTextThatRestedTooLongAndSaysSo) {
   for (const auto& device : devices) {
     AgentOptions options;
     options.sequence_idle = device == "cam" ? 1s : 10min;
-    options.log = kept();
+    options.log = [keep = kept()](base::LogLevel, const std::string& line) { keep(line); };
     start(device, options);
   }
   const auto service = aggregator();

@@ -1,6 +1,7 @@
 #include "net/mesh.hpp"
 
 #include <string>
+#include <sys/resource.h>
 #include <system_error>
 #include <vector>
 
@@ -64,6 +65,52 @@ TEST(Listener, NamesTheAddressInUse) {
   EXPECT_EQ(text_of_error([&] { Listener(io, first.address(), false); }),
             "[listen] " + first.address() + ": Address already in use");
   EXPECT_THROW(Listener(io, first.address(), false), std::system_error);
+}
+
+/// This process may open no more files, until this value goes.
+struct NoMoreFiles {
+  NoMoreFiles() {
+    getrlimit(RLIMIT_NOFILE, &before);
+    const rlimit none{0, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+  }
+  ~NoMoreFiles() { setrlimit(RLIMIT_NOFILE, &before); }
+  rlimit before = {};
+};
+
+asio::awaitable<void> connect_without_files(asio::io_context& io, Listener& listener,
+                                            std::vector<std::string>& said, int& accepted) {
+  asio::ip::tcp::socket socket(io, asio::ip::tcp::v4());
+  const auto port = static_cast<std::uint16_t>(std::stoi(Address::parse(listener.address()).port));
+  {
+    const NoMoreFiles limit;
+    socket.connect({asio::ip::make_address("127.0.0.1"), port});
+    while (said.empty()) {
+      auto sleeping = sleep_for(io, 5ms);
+      co_await std::move(sleeping);
+    }
+    auto sleeping = sleep_for(io, 250ms);
+    co_await std::move(sleeping);
+    EXPECT_EQ(accepted, 0);
+  }
+  while (accepted == 0) {
+    auto sleeping = sleep_for(io, 5ms);
+    co_await std::move(sleeping);
+  }
+  listener.close();
+}
+
+TEST(Listener, SaysOnceThatThereAreNoMoreFilesAndGoesOn) {
+  asio::io_context io;
+  Listener listener(io, "127.0.0.1:0", false);
+  std::vector<std::string> said;
+  int accepted = 0;
+  spawn(io,
+        listener.run([&](const asio::ip::tcp::socket&) { ++accepted; },
+                     [&](const std::string& why) { said.push_back(why); }),
+        {});
+  run_io(io, connect_without_files(io, listener, said, accepted));
+  EXPECT_EQ(said, (std::vector<std::string>{"cannot accept: Too many open files"}));
 }
 
 /// Greets everybody with `answer`, then reads until they go.

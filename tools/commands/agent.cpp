@@ -26,6 +26,7 @@ void check_device(const plan::Plan& plan, const std::string& device) {
 int agent(const Args& args) {
   const int threads = threads_of(args, 1);
   infer::set_threads(threads);
+  const base::Log log = stderr_log(args.flag("verbose"));  // its memory is the runtime's
   const double runtime_bytes = infer::measure_runtime_bytes();
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
@@ -36,19 +37,20 @@ int agent(const Args& args) {
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
   options.max_requests = static_cast<int>(args.integer("max-requests"));
-  options.memory_bytes = args.bytes("memory");
+  const auto predicted = plan.prediction.of(options.device);
+  options.memory_bytes =
+      args.given("memory") ? args.bytes("memory") : predicted.limit_bytes;  // 0: the plan says none
   options.on_listening = [&](const std::string& address) {
     warn_of_weights(weights, args.at(0));
     announce(args.json(), options.device, address, runtime_bytes, weights);
   };
   const auto patience = args.milliseconds("drain");
   options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
-  options.log = stderr_log(args.flag("verbose"));
+  options.log = log;
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",
                  options.listen.c_str());
 
-  const auto predicted = plan.prediction.of(options.device);
   const double needs = predicted.runtime_bytes + predicted.model_bytes;
   if (options.memory_bytes > 0 && needs > options.memory_bytes)
     std::fprintf(stderr, "warning: the plan expects %s of this process, --memory gives %s\n",

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <sys/resource.h>
 
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
@@ -11,8 +12,21 @@
 namespace cleave::tools {
 namespace {
 
+/// As many files as the system lets this process open, less what agents and the process itself
+/// need.
+std::size_t most_clients(const plan::Plan& plan) {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return infer::ServerOptions().max_clients;
+  files.rlim_cur = std::min<rlim_t>(files.rlim_max, 65536);
+  setrlimit(RLIMIT_NOFILE, &files);
+  getrlimit(RLIMIT_NOFILE, &files);
+  const rlim_t kept = 64 + 2 * plan.parts.size();
+  return std::max<std::size_t>(1, files.rlim_cur > kept ? files.rlim_cur - kept : 1);
+}
+
 int serve(const Args& args) {
   infer::set_threads(1);
+  const base::Log log = stderr_log(args.flag("verbose"));  // its memory is the runtime's
   const double runtime_bytes = infer::measure_runtime_bytes();
   const plan::Bundle bundle(args.at(0));
   const auto plan = bundle.plan(args.text_or("plan"));
@@ -20,7 +34,8 @@ int serve(const Args& args) {
   infer::ServerOptions options;
   options.listen = args.text("listen");
   options.insecure = args.flag("insecure");
-  options.log = stderr_log(args.flag("verbose"));
+  options.log = log;
+  options.max_clients = most_clients(plan);
   const auto patience = args.milliseconds("drain");
   options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
   options.on_listening = [&](const std::string& address) {
