@@ -1,5 +1,6 @@
 // Frames and messages from a hostile peer: whatever the bytes, they are refused, or they are a
-// message that is encoded to the same bytes again.
+// message that is encoded to the same bytes again. The hostile peer computes its checksums: they
+// are set right here, else no mutation would pass them.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -7,6 +8,9 @@
 #include <cstring>
 #include <vector>
 
+#include <boost/endian/conversion.hpp>
+
+#include "base/crc32c.hpp"
 #include "net/message.hpp"
 
 namespace {
@@ -15,6 +19,26 @@ using namespace cleave::net;
 
 void require(bool holds) {
   if (!holds) std::abort();
+}
+
+void store(std::byte* at, std::uint32_t value) {
+  boost::endian::endian_store<std::uint32_t, 4, boost::endian::order::little>(
+      reinterpret_cast<unsigned char*>(at), value);
+}
+
+/// With the checksums of what the bytes are.
+std::vector<std::byte> checked(const std::byte* bytes, std::size_t size) {
+  std::vector<std::byte> frame(bytes, bytes + size);
+  const auto set_header = [&frame] { store(&frame[52], cleave::base::crc32c(frame.data(), 52)); };
+  set_header();
+  if (const auto header = decode_header(frame.data(), {})) {
+    const auto stated =
+        header->header_length - header_bytes + header->body_length + header->payload_length;
+    const auto rest = std::min<std::uint64_t>(stated, size - header_bytes);
+    store(&frame[48], cleave::base::crc32c(frame.data() + header_bytes, rest));
+    set_header();
+  }
+  return frame;
 }
 
 /// The bytes after the header, split as the header says; false where there are fewer.
@@ -33,7 +57,9 @@ bool split(const Header& header, const std::byte* bytes, std::size_t size,
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size < header_bytes) return 0;
-  const auto* bytes = reinterpret_cast<const std::byte*>(data);
+  (void)decode_header(reinterpret_cast<const std::byte*>(data), {});
+  const auto forged = checked(reinterpret_cast<const std::byte*>(data), size);
+  const std::byte* bytes = forged.data();
   const auto header = decode_header(bytes, {});
   if (!header) return 0;
   require(header->body_length <= Limits{}.max_body &&
@@ -41,6 +67,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::vector<std::byte> body;
   Buffer payload;
   if (!split(*header, bytes, size, &body, &payload)) return 0;
+  if (header->header_length == header_bytes)
+    require(checksum_of(body.data(), body.size(), payload) == header->checksum);
   const auto message = decode(*header, body.data(), payload);
   if (!message) return 0;
 

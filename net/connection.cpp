@@ -115,9 +115,26 @@ asio::awaitable<error_code> Connection::read_all(std::span<asio::mutable_buffer>
   co_return error_code();
 }
 
+/// Looks at the front as soon as it is there: another version's frame may be shorter than our
+/// header, and its sender would wait with us.
+asio::awaitable<error_code> Connection::read_header() {
+  std::size_t size = 0;
+  while (size < header_bytes) {
+    const std::array<asio::mutable_buffer, 1> rest{asio::buffer(header_) + size};
+    auto pending = stream_->read(rest);
+    const auto [error, count] = co_await std::move(pending);
+    if (why_) co_return why_;
+    if (error) co_return as_closed(error);
+    alive_ = Clock::now();
+    size += count;
+    if (size < front_bytes) continue;
+    if (const auto foreign = check_front(header_.data())) co_return foreign;
+  }
+  co_return error_code();
+}
+
 asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
-  std::array<asio::mutable_buffer, 1> front{asio::buffer(header_)};
-  auto first = read_all(front);
+  auto first = read_header();
   if (const auto error = co_await std::move(first)) co_return error;
   const auto header = decode_header(header_.data(), options_.limits);
   if (!header) co_return header.error();
@@ -136,6 +153,8 @@ asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
   auto second = read_all(rest);
   if (const auto error = co_await std::move(second)) co_return error;
 
+  if (checksum_of(body_.data(), body_.size(), payload) != header->checksum)
+    co_return error_code(Errc::bad_checksum);
   const auto size = header->header_length + header->body_length + payload.size();
   auto message = decode(*header, body_.data() + tail, std::move(payload));
   if (!message) co_return message.error();

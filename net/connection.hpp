@@ -104,6 +104,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
  private:
   asio::awaitable<error_code> read_all(std::span<asio::mutable_buffer> into);
+  asio::awaitable<error_code> read_header();
   asio::awaitable<Result<Received>> receive_frame();
   bool keep_to_itself(const Message& message);
   asio::awaitable<void> flush();

@@ -6,10 +6,13 @@
 
 #include <boost/endian/conversion.hpp>
 
+#include "base/crc32c.hpp"
+
 namespace cleave::net {
 namespace {
 
 constexpr char magic[4] = {'C', 'L', 'V', 'F'};
+constexpr std::size_t checksum_at = 52;
 constexpr std::size_t descriptor_front = 8;
 constexpr std::uint16_t known_flags = flag_tensor | flag_last;
 
@@ -22,7 +25,7 @@ const char* text_of(Errc code) {
     case Errc::bad_magic:
       return "frame: wrong magic, the peer does not speak this protocol";
     case Errc::unknown_version:
-      return "frame: unknown protocol version";
+      return "frame: unknown protocol version, both ends need the same";
     case Errc::bad_header_length:
       return "frame: header length out of range";
     case Errc::unknown_kind:
@@ -57,6 +60,10 @@ const char* text_of(Errc code) {
       return "the peer does not read what it is sent";
     case Errc::refused:
       return "the peer refused the handshake";
+    case Errc::bad_header_checksum:
+      return "frame: header damaged on the way, its checksum does not match";
+    case Errc::bad_checksum:
+      return "frame: damaged on the way, its checksum does not match";
   }
   return "unknown error";
 }
@@ -102,10 +109,20 @@ void encode_header(const Header& header, std::byte* out) {
   store(out + 32, header.tag);
   store(out + 36, header.body_length);
   store(out + 40, header.payload_length);
+  store(out + 48, header.checksum);
+  store(out + checksum_at, base::crc32c(out, checksum_at));
+}
+
+boost::system::error_code check_front(const std::byte* bytes) {
+  if (std::memcmp(bytes, magic, sizeof magic) != 0) return Errc::bad_magic;
+  if (load<std::uint16_t>(bytes + 4) != protocol_version) return Errc::unknown_version;
+  return {};
 }
 
 Result<Header> decode_header(const std::byte* bytes, const Limits& limits) {
-  if (std::memcmp(bytes, magic, sizeof magic) != 0) return Errc::bad_magic;
+  if (const auto error = check_front(bytes)) return error;
+  if (load<std::uint32_t>(bytes + checksum_at) != base::crc32c(bytes, checksum_at))
+    return Errc::bad_header_checksum;
   Header header;
   header.version = load<std::uint16_t>(bytes + 4);
   header.header_length = load<std::uint16_t>(bytes + 6);
@@ -117,7 +134,7 @@ Result<Header> decode_header(const std::byte* bytes, const Limits& limits) {
   header.tag = load<std::uint32_t>(bytes + 32);
   header.body_length = load<std::uint32_t>(bytes + 36);
   header.payload_length = load<std::uint64_t>(bytes + 40);
-  if (header.version != protocol_version) return Errc::unknown_version;
+  header.checksum = load<std::uint32_t>(bytes + 48);
   if (header.header_length < header_bytes || header.header_length > limits.max_header)
     return Errc::bad_header_length;
   if ((header.flags & ~known_flags) != 0) return Errc::unknown_flags;
@@ -126,6 +143,10 @@ Result<Header> decode_header(const std::byte* bytes, const Limits& limits) {
   const bool has_tensor = (header.flags & flag_tensor) != 0;
   if (!has_tensor && header.payload_length != 0) return Errc::payload_mismatch;
   return header;
+}
+
+std::uint32_t checksum_of(const std::byte* bytes, std::size_t size, const Buffer& payload) {
+  return base::crc32c(payload.data(), payload.size(), base::crc32c(bytes, size));
 }
 
 std::size_t encoded_size(const TensorDescriptor& descriptor) {

@@ -3,19 +3,20 @@
 // The frame: how bytes travel between devices.
 //
 // Goals: a reader knows how much to read, and whether it wants to, before it allocates anything; a
-// tensor's bytes travel from and to the tensor's own memory; a later version can lengthen the
-// header and add kinds, encodings and flags; the same bytes on every machine (integers are
-// little-endian).
+// tensor's bytes travel from and to the tensor's own memory; a bit that flips on the way is noticed
+// (TCP's own checksum lets one damaged segment in 65536 pass), in the header before its lengths are
+// believed; a later version can lengthen the header and add kinds, encodings and flags; the same
+// bytes on every machine (integers are little-endian).
 //
-// Non-goals: compression, encryption and integrity (a stream below brings them), streams larger
-// than one frame, text protocols.
+// Non-goals: compression, encryption and protection against who forges (a stream below brings
+// them), streams larger than one frame, text protocols.
 //
 // A frame is header | tensor descriptor, where the flag says so | fields of the message | payload.
 //
 //   offset  size  header
 //   0       4     magic "CLVF"
-//   4       2     version, 2
-//   6       2     header length, 48; a longer header is read and its tail ignored
+//   4       2     version, 3
+//   6       2     header length, 56; a longer header is read and its tail ignored
 //   8       2     kind (net/message.hpp)
 //   10      2     flags: 1 a tensor descriptor follows, 2 the sender's last frame of the request
 //   12      4     plan epoch
@@ -24,6 +25,14 @@
 //   32      4     tag
 //   36      4     body length: descriptor and fields
 //   40      8     payload length
+//   48      4     CRC32C of all that follows these 56 bytes: a longer header's tail, descriptor,
+//                 fields, payload
+//   52      4     CRC32C of bytes 0 to 51
+//
+// Magic, version and header length stand where they stand in every version. Both checksums are
+// always there; 0 is a checksum like any other. A stream that authenticates what it carries may one
+// day spare them (both 0, known to both ends before the first frame), not a flag in the frame: a
+// flipped bit must not switch the check off.
 //
 //   offset  size  tensor descriptor
 //   0       1     encoding: 1 raw; reserved: 2 fp16, 3 bf16, 4 int8 with a scale for each row
@@ -68,6 +77,8 @@ enum class Errc {
   unexpected_message,
   not_reading,
   refused,
+  bad_header_checksum,
+  bad_checksum,
 };
 const boost::system::error_category& net_category();
 inline boost::system::error_code make_error_code(Errc code) {
@@ -85,13 +96,15 @@ struct Limits {
 };
 constexpr std::size_t max_dims = 8;
 
-constexpr std::uint16_t protocol_version = 2;
-constexpr std::size_t header_bytes = 48;
+constexpr std::uint16_t protocol_version = 3;
+constexpr std::size_t header_bytes = 56;
+/// The bytes that all versions have in common: magic, version, header length.
+constexpr std::size_t front_bytes = 8;
 
 /// Bits of Header::flags.
 constexpr std::uint16_t flag_tensor = 1, flag_last = 2;
 
-/// The fixed header, without magic.
+/// The fixed header, without magic and its own checksum.
 struct Header {
   std::uint16_t version = protocol_version;
   std::uint16_t header_length = header_bytes;
@@ -103,6 +116,7 @@ struct Header {
   std::uint32_t tag = 0;
   std::uint32_t body_length = 0;
   std::uint64_t payload_length = 0;
+  std::uint32_t checksum = 0;  // of what follows
 };
 
 /// How the payload holds the tensor. The numbers stand on the wire. Only `raw` is sent and accepted
@@ -123,9 +137,16 @@ struct Frame {
   std::uint64_t size() const { return head.size() + payload.size(); }
 };
 
+/// Writes `header_bytes` bytes, its own checksum included.
 void encode_header(const Header& header, std::byte* out);
+/// What the first `front_bytes` bytes say of the peer: another protocol or version has a header of
+/// another length, perhaps a shorter one.
+boost::system::error_code check_front(const std::byte* bytes);
 /// Decides on `header_bytes` bytes alone, so that nothing is allocated for a length over the limit.
 Result<Header> decode_header(const std::byte* bytes, const Limits& limits);
+
+/// Header::checksum of `size` bytes behind the fixed header and a payload.
+std::uint32_t checksum_of(const std::byte* bytes, std::size_t size, const Buffer& payload);
 
 /// Bytes of the descriptor on the wire.
 std::size_t encoded_size(const TensorDescriptor& descriptor);

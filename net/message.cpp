@@ -181,6 +181,7 @@ Frame encode_one(const M& message) {
                                 std::to_string(Limits{}.max_body));
   header.body_length = static_cast<std::uint32_t>(body);
   header.payload_length = frame.payload.size();
+  header.checksum = checksum_of(frame.head.data() + header_bytes, body, frame.payload);
   encode_header(header, frame.head.data());
   return frame;
 }

@@ -9,6 +9,7 @@
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
 
+#include "base/crc32c.hpp"
 #include "tests/net/recording_stream.hpp"
 #include "tests/net/run_io.hpp"
 #include "tests/net/stuck_stream.hpp"
@@ -150,6 +151,22 @@ std::string text_of(const Frame& frame) {
          std::string(reinterpret_cast<const char*>(frame.payload.data()), frame.payload.size());
 }
 
+void store(std::string& bytes, std::size_t at, std::uint32_t value) {
+  for (std::size_t i = 0; i < 4; ++i) bytes[at + i] = static_cast<char>(value >> 8 * i);
+}
+
+/// With the checksums of what the bytes are, as a peer that means them sends them.
+std::string checked(std::string bytes) {
+  store(bytes, 48, base::crc32c(bytes.data() + header_bytes, bytes.size() - header_bytes));
+  store(bytes, 52, base::crc32c(bytes.data(), 52));
+  return bytes;
+}
+
+std::string with_byte(std::string bytes, std::size_t at, char byte) {
+  bytes[at] = byte;
+  return checked(std::move(bytes));
+}
+
 TEST(Connection, ClosesOnBadBytes) {
   EXPECT_EQ(answer_to(""), Errc::closed);
   EXPECT_EQ(answer_to("CLVF"), Errc::closed);
@@ -157,19 +174,102 @@ TEST(Connection, ClosesOnBadBytes) {
             Errc::bad_magic);
   const auto whole = text_of(encode(Bye{}));
   EXPECT_EQ(answer_to(whole), error_code());
-  auto forged = whole;
-  forged[8] = 99;
-  EXPECT_EQ(answer_to(forged), Errc::unknown_kind);
-  forged = whole;
-  forged[39] = 0x7f;
-  EXPECT_EQ(answer_to(forged), Errc::body_too_long);
+  EXPECT_EQ(answer_to(with_byte(whole, 8, 99)), Errc::unknown_kind);
+  EXPECT_EQ(answer_to(with_byte(whole, 39, 0x7f)), Errc::body_too_long);
   ValueMessage value;
   value.tensor = tensor(8);
-  forged = text_of(encode(value));
-  forged[47] = 0x7f;
-  EXPECT_EQ(answer_to(forged), Errc::payload_too_long);
-  forged = text_of(encode(value));
-  EXPECT_EQ(answer_to(forged.substr(0, forged.size() - 1)), Errc::closed);
+  const auto large = text_of(encode(value));
+  EXPECT_EQ(answer_to(with_byte(large, 47, 0x7f)), Errc::payload_too_long);
+  EXPECT_EQ(answer_to(large.substr(0, large.size() - 1)), Errc::closed);
+}
+
+TEST(Connection, ClosesOnEveryFlippedBit) {
+  ValueMessage value;
+  value.tensor = tensor(2);
+  const auto good = text_of(encode(value));
+  ASSERT_EQ(answer_to(good), error_code());
+  for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    auto bytes = good;
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ 1 << bit % 8);
+    const auto wanted = bit / 8 < 4              ? Errc::bad_magic
+                        : bit / 8 < 6            ? Errc::unknown_version
+                        : bit / 8 < header_bytes ? Errc::bad_header_checksum
+                                                 : Errc::bad_checksum;
+    ASSERT_EQ(answer_to(bytes), wanted) << "bit " << bit;
+  }
+}
+
+/// Flips a bit of what is read, far in the payload of a large frame.
+class FlippingStream final : public Stream {
+ public:
+  FlippingStream(std::unique_ptr<Stream> inner, std::size_t at)
+      : inner_(std::move(inner)), left_(at) {}
+  asio::awaitable<Moved> read(std::span<const asio::mutable_buffer> into) override {
+    auto pending = inner_->read(into);
+    const auto moved = co_await std::move(pending);
+    std::size_t count = moved.second;
+    for (const auto& buffer : into) {
+      const auto here = std::min(count, buffer.size());
+      if (left_ < here) static_cast<unsigned char*>(buffer.data())[left_] ^= 0x10;
+      // Once flipped it is never reached again: it wraps to the end of all bytes.
+      left_ -= here;
+      count -= here;
+    }
+    co_return moved;
+  }
+  asio::awaitable<Moved> write(std::span<const asio::const_buffer> from) override {
+    return inner_->write(from);
+  }
+  void shutdown() override { inner_->shutdown(); }
+  void close() override { inner_->close(); }
+
+ private:
+  std::unique_ptr<Stream> inner_;
+  std::size_t left_;
+};
+
+asio::awaitable<void> meet_a_flipped_bit(std::shared_ptr<Connection> near,
+                                         std::shared_ptr<Connection> far) {
+  ValueMessage message;
+  message.tensor = tensor(1'000'000);
+  near->send(message);
+  auto first = far->receive();
+  const auto whole = co_await std::move(first);
+  EXPECT_TRUE(whole.has_value());
+  near->send(message);
+  auto second = expect_error(far, Errc::bad_checksum);
+  co_await std::move(second);
+  auto peer = expect_error(near, Errc::closed);
+  co_await std::move(peer);
+}
+
+TEST(Connection, ClosesWhereABitFlipsInTransit) {
+  asio::io_context io;
+  auto [near_socket, far_socket] = socket_pair(io);
+  const auto near =
+      std::make_shared<Connection>(io, tcp_stream(std::move(near_socket)), ConnectionOptions{});
+  const auto far = std::make_shared<Connection>(
+      io, std::make_unique<FlippingStream>(tcp_stream(std::move(far_socket)), 7'654'321),
+      ConnectionOptions{});
+  run_io(io, meet_a_flipped_bit(near, far));
+  EXPECT_EQ(far->why().message(), "frame: damaged on the way, its checksum does not match");
+}
+
+// Its whole frame is shorter than our header, and it waits for an answer.
+TEST(Connection, TellsAPeerOfVersion2ByItsVersion) {
+  std::string bye(48, '\0');
+  bye.replace(0, 4, "CLVF");
+  bye[4] = 2;
+  bye[6] = 48;
+  bye[8] = static_cast<char>(Kind::bye);
+  asio::io_context io;
+  auto [raw, socket] = socket_pair(io);
+  asio::write(raw, asio::buffer(bye));
+  const auto connection =
+      std::make_shared<Connection>(io, tcp_stream(std::move(socket)), ConnectionOptions{});
+  run_io(io, expect_error(connection, Errc::unknown_version));
+  EXPECT_EQ(connection->why().message(),
+            "frame: unknown protocol version, both ends need the same");
 }
 
 TEST(Connection, SkipsTheTailOfALongerHeader) {
@@ -178,7 +278,10 @@ TEST(Connection, SkipsTheTailOfALongerHeader) {
   auto bytes = text_of(encode(failed));
   bytes.insert(header_bytes, 16, 'x');
   bytes[6] = static_cast<char>(header_bytes + 16);
-  EXPECT_EQ(answer_to(bytes), error_code());
+  EXPECT_EQ(answer_to(checked(bytes)), error_code());
+  bytes = checked(bytes);
+  bytes[header_bytes + 3] ^= 1;
+  EXPECT_EQ(answer_to(bytes), Errc::bad_checksum);
 }
 
 TEST(Connection, LimitsMoveWithTheHandshake) {

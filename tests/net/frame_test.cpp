@@ -8,6 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/crc32c.hpp"
+
 namespace cleave::net {
 namespace {
 
@@ -35,6 +37,7 @@ TEST(Frame, HeaderComesBack) {
   header.tag = 0x31323334;
   header.body_length = 77;
   header.payload_length = 123456789;
+  header.checksum = 0x41424344;
   const auto bytes = bytes_of(header);
   const auto back = decode_header(bytes.data(), {});
   ASSERT_TRUE(back.has_value());
@@ -46,6 +49,7 @@ TEST(Frame, HeaderComesBack) {
   EXPECT_EQ(back->tag, header.tag);
   EXPECT_EQ(back->body_length, header.body_length);
   EXPECT_EQ(back->payload_length, header.payload_length);
+  EXPECT_EQ(back->checksum, header.checksum);
 }
 
 // The table in frame.hpp, byte by byte: another machine must read the same.
@@ -55,16 +59,49 @@ TEST(Frame, HeaderIsLittleEndianWhereTheTableSays) {
   header.epoch = 0x03040506;
   header.request = 0x0708090a0b0c0d0e;
   header.payload_length = 0x0f;
+  header.checksum = 0x11121314;
   const auto bytes = bytes_of(header);
   EXPECT_EQ(std::memcmp(bytes.data(), "CLVF", 4), 0);
-  EXPECT_EQ(bytes[4], std::byte{2});
-  EXPECT_EQ(bytes[6], std::byte{48});
+  EXPECT_EQ(bytes[4], std::byte{3});
+  EXPECT_EQ(bytes[6], std::byte{56});
   EXPECT_EQ(bytes[8], std::byte{0x02});
   EXPECT_EQ(bytes[9], std::byte{0x01});
   EXPECT_EQ(bytes[12], std::byte{0x06});
   EXPECT_EQ(bytes[16], std::byte{0x0e});
   EXPECT_EQ(bytes[23], std::byte{0x07});
   EXPECT_EQ(bytes[40], std::byte{0x0f});
+  EXPECT_EQ(bytes[48], std::byte{0x14});
+  EXPECT_EQ(bytes[51], std::byte{0x11});
+  const auto checksum = base::crc32c(bytes.data(), 52);
+  for (std::size_t i = 0; i < 4; ++i)
+    EXPECT_EQ(bytes[52 + i], static_cast<std::byte>(checksum >> 8 * i)) << i;
+}
+
+TEST(Frame, RefusesEveryFlippedBitOfAHeader) {
+  Header header;
+  header.kind = 6;
+  header.flags = flag_tensor;
+  header.request = 12345;
+  header.body_length = 77;
+  header.payload_length = 1000;
+  const auto good = bytes_of(header);
+  for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    auto bytes = good;
+    bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    const auto wanted = bit / 8 < 4   ? Errc::bad_magic
+                        : bit / 8 < 6 ? Errc::unknown_version
+                                      : Errc::bad_header_checksum;
+    EXPECT_EQ(error_of(bytes), wanted) << "bit " << bit;
+  }
+}
+
+TEST(Frame, ChecksumIsOfBodyAndPayloadTogether) {
+  const std::string text = "123456789";
+  for (std::size_t cut = 0; cut <= text.size(); ++cut) {
+    const auto payload = Buffer::copy_of(text.data() + cut, text.size() - cut);
+    EXPECT_EQ(checksum_of(reinterpret_cast<const std::byte*>(text.data()), cut, payload),
+              0xE3069283u);
+  }
 }
 
 TEST(Frame, RefusesAWrongMagic) {
@@ -75,13 +112,15 @@ TEST(Frame, RefusesAWrongMagic) {
 
 TEST(Frame, RefusesAnotherVersion) {
   Header header;
-  header.version = 1;
-  EXPECT_EQ(error_of(bytes_of(header)), Errc::unknown_version);
+  for (const int version : {0, 1, 2, 4, 0x0300}) {
+    header.version = static_cast<std::uint16_t>(version);
+    EXPECT_EQ(error_of(bytes_of(header)), Errc::unknown_version) << version;
+  }
 }
 
 TEST(Frame, RefusesAHeaderLengthOutOfRange) {
   Header header;
-  header.header_length = 47;
+  header.header_length = 55;
   EXPECT_EQ(error_of(bytes_of(header)), Errc::bad_header_length);
   header.header_length = 0xffff;
   EXPECT_EQ(error_of(bytes_of(header)), Errc::bad_header_length);
@@ -186,7 +225,7 @@ TEST(TensorDescriptor, ProductOfDimsDoesNotOverflow) {
 }
 
 TEST(Errc, EveryCodeHasAText) {
-  for (int code = 1; code <= static_cast<int>(Errc::refused); ++code)
+  for (int code = 1; code <= static_cast<int>(Errc::bad_checksum); ++code)
     EXPECT_NE(net_category().message(code), "unknown error") << code;
   EXPECT_EQ(net_category().message(999), "unknown error");
 }
