@@ -197,7 +197,7 @@ class Calibration {
     for (const auto& part : student_.fused.fusion.parts) start.push_back(part.channels);
     run_.emplace(Run::Options{bundle.work_path() / "checkpoint.safetensors",
                               bundle.folder() / "calibration.jsonl", base::sha256(start.dump()),
-                              recipe.seed, "", force},
+                              recipe.seed, extents(), "", force},
                  weights_, lanes_, group, progress);
     if (!force && !resumed() && validation_.size() == 0 && group.any(is_calibrated()))
       throw std::invalid_argument(
@@ -208,7 +208,6 @@ class Calibration {
 
   /// False: stopped by the callback.
   bool run() {
-    if (group_.leads() && !is_calibrated()) note(plan::CalibrationState::unfinished);
     return ask_teacher() && run_group("alone", alone_stages()) &&
            run_group("boost", boost_stages()) &&
            run_group("joint", fused_stages("joint", recipe_.joint, "")) &&
@@ -230,6 +229,7 @@ class Calibration {
   };
 
   Student& copy(std::int64_t piece) { return copies_[static_cast<std::size_t>(piece)]; }
+  std::vector<Extent> extents();
   bool ask_teacher();
   Batch batch(const Stage::Position& at, const at::Tensor& indices, bool tokens = false) const;
   bool run_group(const std::string& name, std::vector<Stage> stages);
@@ -279,19 +279,36 @@ class Calibration {
   int next_stage_ = 0;
 };
 
+std::vector<Extent> Calibration::extents() {
+  std::vector<Extent> all;
+  for (const auto& stages :
+       {alone_stages(), boost_stages(), fused_stages("joint", recipe_.joint, ""),
+        fused_stages("head", recipe_.head, "fusion.")})
+    for (const Stage& each : stages) all.push_back(extent_of(each));
+  return all;
+}
+
 bool Calibration::ask_teacher() {
   const Augmentation& how = recipe_.data.augmentation;
   const json key = {plan_.teacher_digest, data_digest_, describe(how), recipe_.seed,
                     static_cast<int>(compute_)};
   const TeacherCache cache(group_.work_path(bundle_.work_path()), base::sha256(key.dump()), group_);
-  const bool live = plan_.teacher.reads_every_token();  // answers for every token fill no memory
-  for (int view = 0; !live && view < recipe_.views; ++view) {
+  // Answers for every token fill no memory.
+  const int views = plan_.teacher.reads_every_token() ? 0 : recipe_.views;
+  std::vector<std::optional<TeacherView>> kept;
+  for (int view = 0; view < views; ++view)
+    kept.push_back(cache.kept(plan_.teacher, training_.size(), view));
+  // Not before: where a file is refused, nothing has begun.
+  if (group_.leads() && !is_calibrated()) note(plan::CalibrationState::unfinished);
+  for (int view = 0; view < views; ++view) {
+    auto& outputs = kept[static_cast<std::size_t>(view)];
     const std::string what =
         "teacher, view " + std::to_string(view + 1) + "/" + std::to_string(recipe_.views);
     const auto report = [&](std::int64_t done) {
       return run_->report({what, done, training_.size(), ""});
     };
-    auto outputs = cache.view(teacher_, training_, how, recipe_.seed, view, lanes_, report);
+    if (!outputs)
+      outputs = cache.make(teacher_, training_, how, recipe_.seed, view, lanes_, report);
     if (!outputs) return false;
     views_.push_back(std::move(*outputs));
   }

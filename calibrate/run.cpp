@@ -12,6 +12,7 @@
 #include "base/file.hpp"
 #include "base/reader.hpp"
 #include "calibrate/augment.hpp"
+#include "calibrate/sealed.hpp"
 #include "model/config/safetensors.hpp"
 
 namespace cleave::calibrate {
@@ -50,6 +51,16 @@ EpochRecord record_from(const base::Reader& line) {
   return record;
 }
 
+/// Steps of an epoch in batches of the schedule; rows that fill none are left out.
+std::int64_t batch_of(const Stage& stage) { return std::min(stage.schedule.batch, stage.rows); }
+std::int64_t steps_of(const Stage& stage) {
+  return stage.rows > 0 ? stage.rows / batch_of(stage) : 0;
+}
+
+model::TensorFiles open_checkpoint(const std::filesystem::path& path) {
+  return open_sealed(path, "checkpoint", "start anew");
+}
+
 std::string loss_note(double loss, std::int64_t rows, double seconds) {
   char text[64];
   std::snprintf(text, sizeof text, "loss %.4f, %.0f rows/s", loss,
@@ -58,6 +69,10 @@ std::string loss_note(double loss, std::int64_t rows, double seconds) {
 }
 
 }  // namespace
+
+Extent extent_of(const Stage& stage) {
+  return {stage.name, stage.schedule.epochs, steps_of(stage)};
+}
 
 json describe(const Augmentation& how) { return {how.flip, how.shift, how.splice}; }
 
@@ -70,19 +85,11 @@ json describe(const Schedule& schedule) {
 
 void write_checkpoint(const std::filesystem::path& path,
                       const std::map<std::string, at::Tensor>& tensors, const json& state) {
-  std::vector<model::TensorEntry> entries;
-  for (const auto& [name, tensor] : tensors)
-    entries.push_back({name, base::Element::f32, tensor.sizes().vec(), 0, 0});
-  model::SafetensorsWriter writer(path, std::move(entries), {{"state", state.dump()}});
-  for (const auto& [name, tensor] : tensors) {
-    const at::Tensor whole = tensor.to(at::kCPU).contiguous();
-    writer.write(whole.data_ptr<float>(), whole.nbytes());
-  }
-  writer.commit();
+  write_sealed(path, tensors, {{"state", state.dump()}});
 }
 
 json read_checkpoint_state(const std::filesystem::path& path) {
-  const model::TensorFiles files(path);
+  const model::TensorFiles files = open_checkpoint(path);
   const auto found = files.metadata().find("state");
   if (found == files.metadata().end())
     throw std::runtime_error("[" + path.string() + "] checkpoint: has no state, needs one");
@@ -91,7 +98,7 @@ json read_checkpoint_state(const std::filesystem::path& path) {
 
 void restore_tensors(const std::filesystem::path& path,
                      const std::map<std::string, at::Tensor>& tensors) {
-  const model::TensorFiles files(path);
+  const model::TensorFiles files = open_checkpoint(path);
   for (const auto& [name, tensor] : tensors) {
     const auto found = files.entries().find(name);
     if (found == files.entries().end())
@@ -123,19 +130,54 @@ Run::Run(Options options, Weights& weights, Lanes& lanes, Group group,
   if (resumed_) {
     const base::Reader state = base::Reader::json_text(text, options_.checkpoint.string());
     state.expect_format(1);
-    closed_ = state.at("closed").boolean();
-    stage_ = static_cast<int>(state.at("stage").integer(0, 1 << 20));
-    epoch_ = static_cast<int>(state.at("epoch").integer(0, 1 << 30));
-    step_ = state.at("step").integer(0, std::int64_t{1} << 50);
-    loss_sum_ = number_or_nan(state, "loss_sum");
-    seconds_ = state.at("seconds").number(0, 1e12);
-    weights_.set_steps(state.at("steps").integer(0, std::int64_t{1} << 50));
-    for (const base::Reader& line : state.at("records").items())
-      records_.push_back(record_from(line));
-    notes_ = state.at("notes").json();
-    mid_stage_ = epoch_ > 0 || step_ > 0;
+    take_place(state);
+    take_records(state.at("records"));
+    const base::Reader notes = state.at("notes");
+    for (const std::string& name : notes.keys()) notes.at(name).keys();  // throws: no tables
+    notes_ = notes.json();
   }
   restore_weights();
+}
+
+/// Where the checkpoint stands, within what the recipe's stages have.
+void Run::take_place(const base::Reader& state) {
+  const auto& stages = options_.stages;
+  stage_ = static_cast<int>(state.at("stage").integer(0, static_cast<std::int64_t>(stages.size())));
+  const auto at = static_cast<std::size_t>(stage_);
+  const Extent here = at < stages.size() ? stages[at] : Extent();
+  epoch_ = static_cast<int>(state.at("epoch").integer(0, here.epochs));
+  step_ = state.at("step").integer(0, epoch_ < here.epochs ? here.steps - 1 : 0);
+  mid_stage_ = epoch_ > 0 || step_ > 0;
+  // Between two stages it is still that of the one before.
+  const Extent before = at > 0 ? stages[at - 1] : Extent();
+  const std::int64_t steps =
+      mid_stage_ ? epoch_ * here.steps + step_ : before.epochs * before.steps;
+  weights_.set_steps(state.at("steps").integer(steps, steps));
+  loss_sum_ = state.at("loss_sum").number(-1e300, 1e300);
+  seconds_ = state.at("seconds").number(0, 1e12);
+  closed_ = state.at("closed").boolean();
+  if (closed_ && at < stages.size())
+    throw state.at("closed").error("saw true in stage " + std::to_string(stage_) +
+                                   ", needs false before the end");
+}
+
+/// A record for every epoch that lies behind.
+void Run::take_records(const base::Reader& lines) {
+  for (const base::Reader& line : lines.items()) records_.push_back(record_from(line));
+  std::size_t next = 0;
+  const auto expect = [&](const Extent& stage, int epochs) {
+    for (int epoch = 1; epoch <= epochs; ++epoch, ++next)
+      if (next >= records_.size() || records_[next].stage != stage.name ||
+          records_[next].epoch != epoch)
+        throw lines.error("saw none of '" + stage.name + "' epoch " + std::to_string(epoch) +
+                          " in its place, needs one");
+  };
+  for (int i = 0; i < stage_; ++i)
+    expect(options_.stages[static_cast<std::size_t>(i)],
+           options_.stages[static_cast<std::size_t>(i)].epochs);
+  if (epoch_ > 0) expect(options_.stages[static_cast<std::size_t>(stage_)], epoch_);
+  if (next != records_.size())
+    throw lines.error("saw " + std::to_string(records_.size()) + ", needs " + std::to_string(next));
 }
 
 /// The state in the checkpoint to continue from; empty where there is none, or one of another
@@ -190,8 +232,8 @@ bool Run::finish(const Stage& stage) {
 }
 
 bool Run::run_epoch(const Stage& stage) {
-  const std::int64_t batch = std::min(stage.schedule.batch, stage.rows);
-  const std::int64_t steps = stage.rows / batch;
+  const std::int64_t batch = batch_of(stage);
+  const std::int64_t steps = steps_of(stage);
   const auto order = shuffled(stage.rows, {options_.seed, static_cast<std::uint64_t>(stage_),
                                            static_cast<std::uint64_t>(epoch_)});
   const std::string what = stage.name + " epoch " + std::to_string(epoch_ + 1) + "/" +

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/progress.hpp"
+#include "base/reader.hpp"
 #include "calibrate/group.hpp"
 #include "calibrate/lanes.hpp"
 #include "calibrate/train.hpp"
@@ -17,11 +18,12 @@
 
 namespace cleave::calibrate {
 
-/// Named tensors and a JSON state in one safetensors file, written whole or not at all.
+/// Named tensors and a JSON state in one file with a digest, written whole or not at all.
 void write_checkpoint(const std::filesystem::path& path,
                       const std::map<std::string, at::Tensor>& tensors,
                       const nlohmann::json& state);
-/// The JSON state of a checkpoint. Throws std::runtime_error where the file is none.
+/// The JSON state of a checkpoint. Throws std::runtime_error where the file is none, is damaged or
+/// has no digest.
 nlohmann::json read_checkpoint_state(const std::filesystem::path& path);
 void restore_tensors(const std::filesystem::path& path,
                      const std::map<std::string, at::Tensor>& tensors);
@@ -53,6 +55,14 @@ struct Stage {
   Measure measure;
 };
 
+/// How far a stage goes: what a checkpoint says of it is held against this.
+struct Extent {
+  std::string name;
+  int epochs = 0;
+  std::int64_t steps = 0;  // in an epoch
+};
+Extent extent_of(const Stage& stage);
+
 /// Runs stages one after another so that it can be killed anywhere: everything that decides what
 /// comes next is in the checkpoint (weights, moments, place in the epoch) or a function of the
 /// seed. One checkpoint an epoch and one on stop. Of a group the leader alone has the files; a
@@ -65,6 +75,8 @@ class Run {
     /// What the run is a function of (recipe, data, start): a checkpoint of another run is refused.
     std::string fingerprint;
     std::uint64_t seed = 1;
+    /// All stages, in the order in which finish() will be called.
+    std::vector<Extent> stages;
     /// What a run of another recipe that has ended left, in words: it is not replaced. Empty: this
     /// run starts from it.
     std::string result = {};
@@ -94,6 +106,8 @@ class Run {
 
  private:
   std::string state_of_leader();
+  void take_place(const base::Reader& state);
+  void take_records(const base::Reader& lines);
   void restore_weights();
   bool run_epoch(const Stage& stage);
   double train_step(const Stage& stage, const std::vector<std::int64_t>& order, std::int64_t batch);

@@ -1,12 +1,13 @@
 #include "calibrate/teacher_cache.hpp"
 
 #include <cstring>
-#include <stdexcept>
+#include <utility>
 
 #include <ATen/ATen.h>
 
 #include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
+#include "calibrate/sealed.hpp"
 #include "model/config/safetensors.hpp"
 
 namespace cleave::calibrate {
@@ -30,10 +31,6 @@ bool fill(const model::TensorFiles& files, const std::string& name, at::Tensor& 
   return true;
 }
 
-model::TensorEntry entry_of(const std::string& name, const at::Tensor& tensor) {
-  return {name, base::Element::f16, tensor.sizes().vec(), 0, 0};
-}
-
 }  // namespace
 
 TeacherCache::TeacherCache(std::filesystem::path folder, std::string key, Group group)
@@ -45,13 +42,17 @@ std::filesystem::path TeacherCache::path_of(int view) const {
   return folder_ / ("teacher-view-" + std::to_string(view) + ".safetensors");
 }
 
-std::optional<TeacherView> TeacherCache::view(
+std::optional<TeacherView> TeacherCache::kept(const model::ModelConfig& teacher, std::int64_t rows,
+                                              int view) const {
+  auto cached = read(view, teacher, rows);
+  return group_.any(!cached) ? std::nullopt : std::move(cached);
+}
+
+std::optional<TeacherView> TeacherCache::make(
     const model::Transformer& teacher, const model::Dataset& data, const Augmentation& how,
     std::uint64_t seed, int view, Lanes& lanes,
     const std::function<bool(std::int64_t)>& report) const {
   const std::int64_t count = data.size();
-  auto cached = read(view, teacher.config, count);
-  if (!group_.any(!cached)) return cached;
   TeacherView outputs = empty_view(teacher.config, count);
   const Slice own = slice_of(count, group_.rank(), group_.size());
   const auto work = [&](std::int64_t first, std::int64_t last) {
@@ -77,26 +78,19 @@ std::optional<TeacherView> TeacherCache::view(
 std::optional<TeacherView> TeacherCache::read(int view, const model::ModelConfig& teacher,
                                               std::int64_t images) const {
   if (!std::filesystem::exists(path_of(view))) return std::nullopt;
-  try {
-    const model::TensorFiles files(path_of(view));
-    const auto key = files.metadata().find("key");
-    if (key == files.metadata().end() || key->second != key_) return std::nullopt;
-    TeacherView outputs = empty_view(teacher, images);
-    if (!fill(files, "logits", outputs.logits) || !fill(files, "features", outputs.features))
-      return std::nullopt;
-    return outputs;
-  } catch (const std::runtime_error&) {
-    return std::nullopt;  // a cache that cannot be read is made again
-  }
+  const model::TensorFiles files =
+      open_sealed(path_of(view), "the teacher's answers", "compute them again");
+  const auto key = files.metadata().find("key");
+  if (key == files.metadata().end() || key->second != key_) return std::nullopt;
+  TeacherView outputs = empty_view(teacher, images);
+  if (!fill(files, "logits", outputs.logits) || !fill(files, "features", outputs.features))
+    return std::nullopt;
+  return outputs;
 }
 
 void TeacherCache::write(int view, const TeacherView& outputs) const {
-  model::SafetensorsWriter writer(
-      path_of(view), {entry_of("logits", outputs.logits), entry_of("features", outputs.features)},
-      {{"key", key_}});
-  writer.write(outputs.logits.data_ptr(), outputs.logits.nbytes());
-  writer.write(outputs.features.data_ptr(), outputs.features.nbytes());
-  writer.commit();
+  write_sealed(path_of(view), {{"logits", outputs.logits}, {"features", outputs.features}},
+               {{"key", key_}});
 }
 
 }  // namespace cleave::calibrate

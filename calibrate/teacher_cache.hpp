@@ -28,9 +28,13 @@ class TeacherCache {
   /// `key` says what the outputs are a function of (teacher, images, augmentation, seed); a file
   /// with another key is not used.
   TeacherCache(std::filesystem::path folder, std::string key, Group group = Group());
-  /// From disk, or computed, each process of the group a share, and written. Nothing when a
-  /// `report` (rows done) asked to stop.
-  std::optional<TeacherView> view(const model::Transformer& teacher, const model::Dataset& data,
+  /// From disk, where every process of the group has it. Throws std::runtime_error where a file is
+  /// damaged or has no digest.
+  std::optional<TeacherView> kept(const model::ModelConfig& teacher, std::int64_t rows,
+                                  int view) const;
+  /// Computed, each process of the group a share, and written. Nothing when a `report` (rows done)
+  /// asked to stop.
+  std::optional<TeacherView> make(const model::Transformer& teacher, const model::Dataset& data,
                                   const Augmentation& how, std::uint64_t seed, int view,
                                   Lanes& lanes,
                                   const std::function<bool(std::int64_t)>& report = {}) const;

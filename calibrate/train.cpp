@@ -294,12 +294,18 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
   // The log of a model that is being replaced stays with it.
   const std::filesystem::path log =
       (std::filesystem::exists(out / "config.json") ? work : out) / log_file;
-  Run run({work / checkpoint_file, log, trainer.fingerprint(), recipe.seed,
-           "the model in " + out.string(), force},
+  const Stage stage = trainer.stage(lanes);
+  Run run({work / checkpoint_file,
+           log,
+           trainer.fingerprint(),
+           recipe.seed,
+           {extent_of(stage)},
+           "the model in " + out.string(),
+           force},
           trainer.weights(), lanes, group, progress);
   summary.measure = measure_of(recipe.model);
   summary.compute = trainer.model().compute;
-  summary.finished = run.is_done(0) || run.finish(trainer.stage(lanes));
+  summary.finished = run.is_done(0) || run.finish(stage);
   summary.epochs = run.records();
   if (!summary.finished) {
     summary.message = "stopped; the same command goes on from " + work.string();

@@ -7,6 +7,7 @@
 
 #include "calibrate/evaluate.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "tests/calibrate/checkpoint.hpp"
 #include "tests/calibrate/killed.hpp"
 #include "tests/calibrate/task.hpp"
 
@@ -198,17 +199,83 @@ TEST(Calibrate, KilledAnywhereItResumesToTheSameBundle) {
   EXPECT_EQ(contents(killed), contents(whole));
 }
 
-TEST(Calibrate, MakesABrokenTeacherCacheAnew) {
+/// Everything below a folder, .work/ and logs too.
+std::map<std::string, std::string> all_of(const fs::path& folder) {
+  std::map<std::string, std::string> found;
+  for (const std::string& name : names_below(folder))
+    if (fs::is_regular_file(folder / name)) found[name] = bytes_of(folder / name);
+  return found;
+}
+
+/// Stopped while the parts learn alone: teacher's answers and a checkpoint are there.
+fs::path stopped_midway(const Cut& cut, const std::string& name) {
+  const fs::path bundle = cut.copy(name);
+  const auto stop = [](const base::Progress& progress) {
+    return progress.what.rfind("boost", 0) != 0;
+  };
+  EXPECT_FALSE(calibrate(bundle, cut.teacher, bars_calibration(cut.data), stop).finished);
+  return bundle;
+}
+
+TEST(Calibrate, RefusesADamagedFileOfItsWorkAndChangesNothing) {
   const Cut cut;
   const CalibrateRecipe recipe = bars_calibration(cut.data);
-  const fs::path whole = cut.copy("whole"), broken = cut.copy("broken");
+  const fs::path whole = cut.copy("whole"), bundle = stopped_midway(cut, "stopped");
   calibrate(whole, cut.teacher, recipe);
-  fs::create_directories(broken / ".work");
-  write_bytes(broken / ".work/teacher-view-0.safetensors", "rubbish");
-  fs::copy(whole / ".work/teacher-view-0.safetensors", broken / ".work/teacher-view-1.safetensors");
-  fs::resize_file(broken / ".work/teacher-view-1.safetensors", 900);
-  calibrate(broken, cut.teacher, recipe);
-  EXPECT_EQ(contents(broken), contents(whole));
+  for (const std::string name : {"checkpoint", "teacher-view-0", "teacher-view-1"}) {
+    const fs::path file = bundle / ".work" / (name + ".safetensors");
+    const std::string good = bytes_of(file), wanted = "[" + file.string() + "] ";
+    const std::string remedy = name == "checkpoint" ? "to start anew" : "to compute them again";
+    std::string flipped = good, cut_off = good;
+    flipped[good.size() - 5] = static_cast<char>(flipped[good.size() - 5] ^ 4);
+    cut_off.pop_back();
+    for (const std::string& bytes : {flipped, cut_off, std::string("rubbish"), std::string()}) {
+      base::write_whole(file, bytes);
+      const auto before = all_of(bundle);
+      const std::string message = message_of([&] { calibrate(bundle, cut.teacher, recipe); });
+      EXPECT_EQ(message.rfind(wanted, 0), 0U) << message;
+      EXPECT_NE(message.find("needs to be deleted " + remedy), std::string::npos) << message;
+      EXPECT_EQ(all_of(bundle), before) << name;
+    }
+    base::write_whole(file, good);
+  }
+  fs::remove(bundle / ".work/teacher-view-1.safetensors");
+  EXPECT_TRUE(calibrate(bundle, cut.teacher, recipe).finished);
+  EXPECT_EQ(contents(bundle), contents(whole));
+}
+
+// The manifest says that a calibration has begun only once it has.
+TEST(Calibrate, RefusesForeignAnswersOfTheTeacherBeforeItBegins) {
+  const Cut cut;
+  const fs::path bundle = cut.copy("fresh");
+  fs::create_directories(bundle / ".work");
+  write_bytes(bundle / ".work/teacher-view-1.safetensors", "rubbish");
+  const auto before = all_of(bundle);
+  EXPECT_NE(message_of([&] {
+              calibrate(bundle, cut.teacher, bars_calibration(cut.data));
+            }).find("teacher-view-1.safetensors"),
+            std::string::npos);
+  EXPECT_EQ(all_of(bundle), before);
+}
+
+TEST(Calibrate, RefusesACheckpointThatIsNotOfItsRecipe) {
+  const Cut cut;
+  const CalibrateRecipe recipe = bars_calibration(cut.data);
+  const fs::path whole = cut.copy("whole"), bundle = stopped_midway(cut, "stopped");
+  calibrate(whole, cut.teacher, recipe);
+  const fs::path checkpoint = bundle / ".work/checkpoint.safetensors";
+  const std::string good = bytes_of(checkpoint);
+  for (const auto& [field, change] : impossible_states()) {
+    forge_state(checkpoint, change);
+    const auto before = all_of(bundle);
+    const std::string message = message_of([&] { calibrate(bundle, cut.teacher, recipe); });
+    EXPECT_EQ(message.rfind("[" + checkpoint.string() + "] " + field, 0), 0U)
+        << field << ": " << message;
+    EXPECT_EQ(all_of(bundle), before) << field;
+    base::write_whole(checkpoint, good);
+  }
+  EXPECT_TRUE(calibrate(bundle, cut.teacher, recipe).finished);
+  EXPECT_EQ(contents(bundle), contents(whole));
 }
 
 std::vector<std::string> texts_of(const base::Remarks& remarks) {

@@ -12,6 +12,7 @@
 #include "model/config/hugging_face.hpp"
 #include "model/dataset.hpp"
 #include "model/image.hpp"
+#include "tests/calibrate/checkpoint.hpp"
 #include "tests/calibrate/killed.hpp"
 #include "tests/calibrate/task.hpp"
 #include "tests/model/fixtures.hpp"
@@ -24,6 +25,13 @@ using namespace testing;
 /// Stops the n-th time it is asked.
 base::ProgressCallback stop_at(int n) {
   return [n, count = 0](const base::Progress&) mutable { return ++count != n; };
+}
+
+/// Stops at the end of an epoch, behind its checkpoint.
+base::ProgressCallback stop_after_epoch(int n) {
+  return [n, count = 0](const base::Progress& progress) mutable {
+    return progress.total == 0 || progress.done < progress.total || ++count != n;
+  };
 }
 
 TEST(Train, LearnsAndWritesAModelThatLoads) {
@@ -287,6 +295,30 @@ TEST(Train, RefusesABrokenCheckpoint) {
   write_bytes(scratch / "out/.work/checkpoint.safetensors", "not a checkpoint");
   const std::string message = message_of([&] { train(recipe, scratch / "out"); });
   EXPECT_NE(message.find("checkpoint.safetensors"), std::string::npos) << message;
+}
+
+// Its digest is right, so a program wrote it: an epoch of 10^9 was once "trained".
+TEST(Train, RefusesACheckpointThatIsNotOfItsRecipe) {
+  const Scratch scratch;
+  const TrainRecipe recipe = bars_recipe(bars(scratch));
+  train(recipe, scratch / "whole");
+  const auto checkpoint = scratch / "out/.work/checkpoint.safetensors";
+  train(recipe, scratch / "out", stop_after_epoch(1));
+  const std::string good = bytes_of(checkpoint);
+  ASSERT_EQ(read_checkpoint_state(checkpoint)["epoch"], 1);
+  for (const auto& [field, change] : impossible_states()) {
+    forge_state(checkpoint, change);
+    const std::string forged = bytes_of(checkpoint);
+    const std::string message = message_of([&] { train(recipe, scratch / "out"); });
+    EXPECT_EQ(message.rfind("[" + checkpoint.string() + "] " + field, 0), 0U)
+        << field << ": " << message;
+    EXPECT_EQ(bytes_of(checkpoint), forged);
+    EXPECT_FALSE(std::filesystem::exists(scratch / "out/model.safetensors"));
+    base::write_whole(checkpoint, good);
+  }
+  EXPECT_TRUE(train(recipe, scratch / "out").finished);
+  EXPECT_EQ(bytes_of(scratch / "out/model.safetensors"),
+            bytes_of(scratch / "whole/model.safetensors"));
 }
 
 TEST(Train, RefusesAValidationSplitOfEverything) {
