@@ -35,6 +35,9 @@ std::runtime_error system_failure(const std::filesystem::path& path, const std::
 Descriptor open_to_read(const std::filesystem::path& path, const std::string& verb,
                         struct stat& status);
 
+/// Whether the open file is the one that has this name now.
+bool is_same_file(int fd, const std::filesystem::path& path);
+
 /// Up to `size` bytes; 0 at the end of the file.
 std::size_t read_some(const Descriptor& file, const std::filesystem::path& path, void* data,
                       std::size_t size);

@@ -59,6 +59,13 @@ std::size_t read_some(const Descriptor& file, const fs::path& path, void* data, 
   }
 }
 
+bool is_same_file(int fd, const fs::path& path) {
+  struct stat held {
+  }, named{};
+  return ::fstat(fd, &held) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+}
+
 namespace {
 
 /// A name beside or in what is written, that no other living stager uses: <stem><pid>-<count>.
@@ -71,18 +78,11 @@ fs::path folder_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
-bool same_file(int fd, const fs::path& path) {
-  struct stat held {
-  }, named{};
-  return ::fstat(fd, &held) == 0 && ::stat(path.c_str(), &named) == 0 &&
-         held.st_dev == named.st_dev && held.st_ino == named.st_ino;
-}
-
 /// Takes the lock that marks a staging as alive. False where a sweeper was faster and removed it. A
 /// file system without locks counts as locked: no sweeper gets one there either.
 bool mark_alive(int fd, const fs::path& path) {
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return false;
-  return same_file(fd, path);
+  return is_same_file(fd, path);
 }
 
 /// Removes stagings in `folder` that begin with `stem` and that no living process has locked. What
@@ -98,7 +98,7 @@ void sweep(const fs::path& folder, const std::string& stem) {
     const Descriptor held(
         ::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (!held.is_open() || ::flock(held.get(), LOCK_EX | LOCK_NB) != 0) continue;
-    if (same_file(held.get(), entry->path())) fs::remove_all(entry->path(), ignored);
+    if (is_same_file(held.get(), entry->path())) fs::remove_all(entry->path(), ignored);
   }
 }
 

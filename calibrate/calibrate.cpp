@@ -718,6 +718,8 @@ CalibrateSummary calibrate(const fs::path& folder, const fs::path& teacher,
                            const CalibrateRecipe& recipe, const base::ProgressCallback& progress,
                            const Group& group, at::Device compute_device, bool force) {
   recipe.check();
+  (void)plan::Bundle(folder);  // what is no bundle gets no lock
+  const auto lock = group.lock(folder);
   const plan::Bundle bundle(folder);
   check(bundle, bundle.plan(), teacher);
   Calibration calibration(bundle, teacher, recipe, progress, group, compute_device, force);

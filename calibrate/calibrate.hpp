@@ -39,7 +39,9 @@ struct CalibrateSummary {
 /// epoch. Where the fused answer ends worse on the validation split than it began, the bundle keeps
 /// its weights. All processes of a group hear the same outcome. Computed on `compute_device`, see
 /// device_of(). `force` gives up the unfinished calibration of another recipe, or, where no
-/// validation split can tell which is better, the finished one.
+/// validation split can tell which is better, the finished one. One run at a time works in a
+/// bundle: a second is refused with the first one's process (base/lock.hpp). What is damaged in
+/// .work/ is refused, and nothing changes.
 CalibrateSummary calibrate(const std::filesystem::path& bundle,
                            const std::filesystem::path& teacher, const CalibrateRecipe& recipe,
                            const base::ProgressCallback& progress = {},

@@ -102,6 +102,19 @@ std::filesystem::path Group::work_path(const std::filesystem::path& folder) cons
   return leads() ? folder : folder / ("process-" + std::to_string(rank_));
 }
 
+std::unique_ptr<base::WorkLock> Group::lock(const std::filesystem::path& folder) const {
+  std::unique_ptr<base::WorkLock> lock;
+  std::string why;
+  try {
+    if (leads()) lock = std::make_unique<base::WorkLock>(folder);
+  } catch (const std::runtime_error& error) {
+    why = error.what();
+  }
+  why = text_from_leader(why);
+  if (!why.empty()) throw std::runtime_error(why);
+  return lock;
+}
+
 void Group::sum(at::Tensor& values) const {
   if (!engine_) return;
   std::vector<at::Tensor> carried = {values.to(at::kCPU)};

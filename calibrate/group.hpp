@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "base/lock.hpp"
 #include "calibrate/lanes.hpp"
 
 namespace cleave::calibrate {
@@ -46,6 +47,9 @@ class Group {
   /// The leader's working folder as it is; the others have one each in it, for what they alone
   /// need (a tokenizer, the teacher's answers): some may stand on the same disk.
   std::filesystem::path work_path(const std::filesystem::path& folder) const;
+
+  /// The leader's lock on `folder`; throws in all processes what it throws in the leader.
+  std::unique_ptr<base::WorkLock> lock(const std::filesystem::path& folder) const;
 
   /// Goes on once all processes have come here.
   void meet() const { any(false); }

@@ -277,6 +277,7 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
     throw std::invalid_argument("[" + out.string() +
                                 "] is the model to start from, needs another folder");
   group.meet();  // all have looked before one writes: the folder may be on a disk they share
+  const auto lock = group.lock(out);
   const std::filesystem::path work = group.work_path(out / ".work");
   const auto tokenizer = tokenizer_for(recipe, work);
   Split data = read_split(recipe.data, recipe.model, tokenizer.get(), true);

@@ -40,7 +40,8 @@ struct TrainSummary {
 /// data's where the recipe names none, and which rows were held out. Of a group, every
 /// process needs the data and the start; the leader writes. Computed on `compute_device`, see
 /// device_of(). A model that another recipe, or somebody else, made is replaced only with `force`,
-/// and stays whole until the new one is there.
+/// and stays whole until the new one is there. One run at a time works in `out`: a second is
+/// refused with the first one's process (base/lock.hpp).
 TrainSummary train(const TrainRecipe& recipe, const std::filesystem::path& out,
                    const base::ProgressCallback& progress = {}, const Group& group = Group(),
                    at::Device compute_device = at::kCPU, bool force = false);

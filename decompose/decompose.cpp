@@ -4,10 +4,13 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <stdexcept>
 #include <utility>
 
+#include "base/file.hpp"
+#include "base/lock.hpp"
 #include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
@@ -230,7 +233,7 @@ void expect_nothing_lost(const fs::path& out) {
   for (const auto& [plan, state] : calibration.value_or(decltype(calibration)::value_type()))
     if (state == plan::CalibrationState::done) add("the calibrated weights of plan '" + plan + "'");
   if (fs::exists(out / "calibration.jsonl")) add("calibration.jsonl");
-  if (fs::exists(out / ".work") && !fs::is_empty(out / ".work"))
+  if (base::WorkLock::has_work(out))
     add(".work (a calibration's checkpoint and the teacher's answers)");
   if (!lost.empty())
     throw std::invalid_argument("[" + out.string() + "] holds a bundle that was calibrated: saw " +
@@ -267,6 +270,9 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   summary.shared = share_held(config, summary.keeps, 2);
 
   expect_replaceable(out, "manifest.json", "bundle");
+  // Not where a calibration would lose its bundle under its feet.
+  std::optional<base::WorkLock> lock;
+  if (fs::exists(out / "manifest.json")) lock.emplace(out);
   base::StagedFolder staged(out);
   write_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, progress);
   if (fuses(plan)) {

@@ -45,8 +45,9 @@ struct DecomposeSummary {
 /// Cuts the teacher as the plan says and writes the bundle (plans/, parts/ with their keep.json,
 /// fusion/ where the strategy fuses, manifest last): whole or not at all. An existing bundle at
 /// `out` is replaced only when it is one; its hosts.toml stays, its checkpoints and measurements
-/// go. Memory as slice() needs it. `progress` counts tensors. Throws std::invalid_argument where
-/// the plan does not fit the teacher, std::runtime_error where a file fails.
+/// go; while it is being calibrated it is refused (base/lock.hpp). Memory as slice() needs it.
+/// `progress` counts tensors. Throws std::invalid_argument where the plan does not fit the teacher,
+/// std::runtime_error where a file fails.
 DecomposeSummary decompose(const std::filesystem::path& teacher, plan::Plan plan,
                            const Importance& importance, const std::filesystem::path& out,
                            const base::ProgressCallback& progress = {},

@@ -103,6 +103,12 @@ class DataParallel : public testing::Test {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     ASSERT_GE(epochs(file).size(), count);
   }
+  void expect_refused(int rank, pid_t holder) const {
+    EXPECT_NE(said(rank).find("[" + (scratch_ / "out") + "] is in use: saw process " +
+                              std::to_string(holder) + " at work in it, needs it to end first\n"),
+              std::string::npos)
+        << said(rank);
+  }
   void expect_same_curve(const std::string& one, const std::string& other) const {
     const auto a = epochs(one), b = epochs(other);
     ASSERT_FALSE(a.empty());
@@ -235,6 +241,17 @@ TEST_F(DataParallel, ComparesWhatTheDataSayNotWhereTheyLie) {
   EXPECT_EQ(with_leader(words, "of-others"), 1);
   EXPECT_NE(said(1).find("has another recipe, data or start than process 0"), std::string::npos)
       << said(1);
+}
+
+// The leader has the lock for all; where it is refused, every process says so.
+TEST_F(DataParallel, ASecondGroupIsRefusedWhileTheFirstLives) {
+  write_recipe(100000);
+  auto first = start_all(train("out"), 2);
+  wait_for_epochs("out/training.jsonl", 1);
+  for (int rank = 0; rank < 2; ++rank) std::filesystem::rename(log(rank), log(rank) + ".first");
+  run_all(train("out"), 2, 1);
+  for (int rank = 0; rank < 2; ++rank) expect_refused(rank, first[0]->id());
+  EXPECT_TRUE(first[0]->is_running() && first[1]->is_running());
 }
 
 }  // namespace

@@ -281,6 +281,24 @@ TEST_F(Guards, CalibrateThatEndsWorseKeepsTheBundleAndExitsWith3) {
   EXPECT_EQ(identity(bundle), before);
 }
 
+TEST_F(Guards, CalibrateRefusesADamagedFileOfItsWork) {
+  const Scratch& s = *shared_;
+  for (const std::string name : {"checkpoint", "teacher-view-0"}) {
+    const std::string bundle = copy("calibrated");
+    const std::string before = identity(bundle), file = bundle + "/.work/" + name + ".safetensors";
+    std::string bytes = base::read_text(file);
+    bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+    write_text(file, bytes);
+    const auto ran = run({"calibrate", bundle, "--teacher", s / "model", "--data", s / "idx",
+                          "--recipe", s / "good.toml"},
+                         1);
+    expect_line(ran, {"[" + file + "] ", "damaged", "needs to be deleted"});
+    EXPECT_EQ(identity(bundle), before);
+    EXPECT_EQ(base::read_text(file), bytes);
+    fs::remove_all(bundle);
+  }
+}
+
 TEST_F(Guards, CalibrateWithoutAValidationSplitSaysUnknown) {
   const Scratch& s = *shared_;
   const std::string bundle = copy("cut");
