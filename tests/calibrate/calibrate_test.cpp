@@ -199,11 +199,11 @@ TEST(Calibrate, KilledAnywhereItResumesToTheSameBundle) {
   EXPECT_EQ(contents(killed), contents(whole));
 }
 
-/// Everything below a folder, .work/ and logs too.
+/// Every file below a folder with its digest, .work/ and logs too.
 std::map<std::string, std::string> all_of(const fs::path& folder) {
   std::map<std::string, std::string> found;
   for (const std::string& name : names_below(folder))
-    if (fs::is_regular_file(folder / name)) found[name] = bytes_of(folder / name);
+    if (fs::is_regular_file(folder / name)) found[name] = base::sha256_file(folder / name);
   return found;
 }
 

@@ -1,5 +1,6 @@
 // Two at work in one folder: the second is refused while the first lives, and not a moment longer.
 
+#include "base/digest.hpp"
 #include "tests/tools/command_line.hpp"
 
 namespace cleave::tools {
@@ -11,7 +12,7 @@ using Words = std::vector<std::string>;
 std::map<std::string, std::string> contents(const fs::path& folder) {
   std::map<std::string, std::string> found;
   for (const auto& entry : fs::recursive_directory_iterator(folder))
-    if (entry.is_regular_file()) found[entry.path().string()] = base::read_text(entry.path());
+    if (entry.is_regular_file()) found[entry.path().string()] = base::sha256_file(entry.path());
   return found;
 }
 
