@@ -9,8 +9,6 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <random>
-#include <set>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -21,6 +19,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "infer/compute.hpp"
+#include "infer/peers.hpp"
 #include "net/mesh.hpp"
 
 namespace cleave::infer {
@@ -31,10 +30,6 @@ using boost::system::error_code;
 using namespace std::chrono_literals;
 using Seconds = std::chrono::duration<double>;
 
-/// When an agent that was busy is asked again though nothing of ours has ended there.
-constexpr auto busy_pause = 10ms;
-/// Requests that end on an agent that was busy before it is offered one more at a time.
-constexpr std::size_t ended_before_one_more = 16;
 /// Nobody waits longer for one answer.
 constexpr std::chrono::milliseconds longest_deadline = 24h;
 
@@ -108,25 +103,6 @@ void AggregatorOptions::check() const {
 struct Aggregator::State {
   using Id = std::uint64_t;
 
-  /// An agent as seen from here.
-  struct Peer {
-    explicit Peer(asio::io_context& io) : pause(io) {}
-    bool joined() const { return dialer->connection() && !draining; }
-    std::size_t rank = 0;
-    std::string device, address;
-    std::shared_ptr<net::Dialer> dialer;
-    bool draining = false;
-    /// How many requests it takes at once: what it said; less after *busy*, until it is idle or has
-    /// ended many.
-    std::size_t offered_window = 1, window = 1;
-    std::size_t ended = 0;     // since the window changed
-    std::set<Id> outstanding;  // admitted there and not ended, canceled ones too
-    std::deque<Id> waiting;    // to be offered, oldest first
-    asio::steady_timer pause;
-    std::string last_error;
-    std::int64_t answered = 0;
-  };
-
   /// One agent's part in one request.
   struct Share {
     enum class Stage { none, waiting, sent, received, lost };
@@ -168,17 +144,11 @@ struct Aggregator::State {
 
   // Agents.
   void add_peer(std::size_t rank, const std::string& identity);
-  void joined(Peer& peer, const net::Welcome& welcome);
-  void lost(Peer& peer, const std::string& why);
-  void lose_open(Peer& peer, Share::Stage stage, const std::string& why);
-  void dial_failed(Peer& peer, const std::string& why);
-  void receive(Peer& peer, net::Connection::Received received);
-  void take_value(Peer& peer, net::ValueMessage message, std::uint64_t wire_bytes);
-  void take_busy(Peer& peer, Id id, std::uint64_t wire_bytes);
-  void take_end(Peer& peer, Id id, const std::string& why);
-  void release(Peer& peer, Id id);
-  void offer(Peer& peer);
-  void send_admit(Peer& peer, Job& job);
+  void lost(std::size_t rank, const std::string& why);
+  void lose_open(std::size_t rank, Share::Stage stage, const std::string& why);
+  void take_value(std::size_t rank, net::ValueMessage message, std::uint64_t wire_bytes);
+  bool take_busy(std::size_t rank, Id id, std::uint64_t wire_bytes);
+  void send_admit(std::size_t rank, Id id);
   void count_joined();
   std::string who_is_missing() const;
 
@@ -239,194 +209,114 @@ struct Aggregator::State {
 };
 
 void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) {
-  auto owned = std::make_unique<Peer>(io);
-  Peer& peer = *owned;
-  peer.rank = rank;
-  peer.device = plan().parts[rank].device;
-  const auto host = options.hosts.find(peer.device);
+  const auto& device = plan().parts[rank].device;
+  const auto host = options.hosts.find(device);
   if (host == options.hosts.end())
-    throw std::invalid_argument("[aggregator] hosts: saw no address of '" + peer.device +
+    throw std::invalid_argument("[aggregator] hosts: saw no address of '" + device +
                                 "', needs one for each device");
-  peer.address = host->second;
-  net::Address::parse(peer.address);  // throws here, not on the I/O thread
-
   net::DialOptions dial;
-  dial.address = peer.address;
+  dial.address = host->second;
   dial.hello.role = net::Role::aggregator;
   dial.hello.epoch = epoch;
   dial.hello.bundle = identity;
   dial.hello.plan = plan().name;
-  dial.hello.device = peer.device;
+  dial.hello.device = device;
   dial.hello.name = "aggregator";
   dial.wrap = options.wrap_stream;
-  net::Dialer::Events events;
-  events.joined = [this, &peer](const net::Welcome& welcome) { joined(peer, welcome); };
-  events.message = [this, &peer](net::Connection::Received received) {
-    receive(peer, std::move(received));
+  Peer::Events events;
+  events.changed = [this] { count_joined(); };
+  events.lost = [this, rank](const std::string& why) { lost(rank, why); };
+  events.draining = [this, rank] { lose_open(rank, Share::Stage::waiting, "draining"); };
+  events.value = [this, rank](net::ValueMessage message, std::uint64_t wire_bytes) {
+    take_value(rank, std::move(message), wire_bytes);
   };
-  events.lost = [this, &peer](const std::string& why) { lost(peer, why); };
-  events.failed = [this, &peer](const std::string& why) { dial_failed(peer, why); };
-  std::random_device seed;
-  peer.dialer = std::make_shared<net::Dialer>(io, std::move(dial), std::move(events), seed());
-  peers.push_back(std::move(owned));
+  events.busy = [this, rank](Id id, std::uint64_t wire_bytes) {
+    return take_busy(rank, id, wire_bytes);
+  };
+  events.ended = [this, rank](Id id, const std::string& why) {
+    const auto* job = find_running(id);
+    if (job && job->shares[rank].open()) lose(id, rank, why);
+  };
+  events.offer = [this, rank](Id id) { send_admit(rank, id); };
+  events.log = [this](const std::string& line) { log(line); };
+  peers.push_back(std::make_unique<Peer>(io, std::move(dial), std::move(events)));
 }
 
-void Aggregator::State::joined(Peer& peer, const net::Welcome& welcome) {
-  peer.draining = false;
-  peer.last_error.clear();
-  peer.offered_window = peer.window = std::max<std::size_t>(1, welcome.max_requests);
-  log("[" + peer.device + "] joined at " + peer.address);
-  count_joined();
+void Aggregator::State::lost(std::size_t rank, const std::string& why) {
+  leave_all(rank, why);
+  lose_open(rank, Share::Stage::waiting, "lost: " + why);
+  lose_open(rank, Share::Stage::sent, "lost: " + why);
 }
 
-void Aggregator::State::lost(Peer& peer, const std::string& why) {
-  peer.last_error = why;
-  peer.outstanding.clear();
-  peer.waiting.clear();
-  peer.pause.cancel();
-  if (!stopped) log("[" + peer.device + "] lost: " + why);
-  count_joined();
-  leave_all(peer.rank, why);
-  lose_open(peer, Share::Stage::waiting, "lost: " + why);
-  lose_open(peer, Share::Stage::sent, "lost: " + why);
-}
-
-void Aggregator::State::lose_open(Peer& peer, Share::Stage stage, const std::string& why) {
+void Aggregator::State::lose_open(std::size_t rank, Share::Stage stage, const std::string& why) {
   std::vector<Id> ids;
   for (const auto& [id, job] : jobs)
-    if (job->running && job->shares[peer.rank].stage == stage) ids.push_back(id);
+    if (job->running && job->shares[rank].stage == stage) ids.push_back(id);
   // One loss may end its request, and start another.
   for (const auto id : ids)
-    if (const auto* job = find_running(id); job && job->shares[peer.rank].stage == stage)
-      lose(id, peer.rank, why);
+    if (const auto* job = find_running(id); job && job->shares[rank].stage == stage)
+      lose(id, rank, why);
 }
 
-void Aggregator::State::dial_failed(Peer& peer, const std::string& why) {
-  if (peer.last_error != why)
-    log("[" + peer.device + "] " + peer.address + ": " + why + "; dialling on");
-  peer.last_error = why;
-}
-
-void Aggregator::State::receive(Peer& peer, net::Connection::Received received) {
-  auto& message = received.message;
-  const auto& envelope = net::envelope_of(message);
-  if (auto* value = std::get_if<net::ValueMessage>(&message)) {
-    take_value(peer, std::move(*value), received.wire_bytes);
-  } else if (std::holds_alternative<net::Busy>(message)) {
-    take_busy(peer, envelope.request, received.wire_bytes);
-  } else if (std::holds_alternative<net::Done>(message)) {
-    take_end(peer, envelope.request, "ended without a value");
-  } else if (const auto* failed = std::get_if<net::Failed>(&message)) {
-    take_end(peer, envelope.request, "failed: " + failed->text);
-  } else if (const auto* abort = std::get_if<net::Abort>(&message)) {
-    take_end(peer, envelope.request, "aborted: " + abort->text);
-  } else if (std::holds_alternative<net::Drain>(message)) {
-    peer.draining = true;
-    peer.last_error = "draining";
-    log("[" + peer.device + "] draining");
-    count_joined();
-    lose_open(peer, Share::Stage::waiting, "draining");
-  } else if (!std::holds_alternative<net::Bye>(message)) {
-    peer.dialer->connection()->close(net::Errc::unexpected_message);
-  }
-}
-
-void Aggregator::State::take_value(Peer& peer, net::ValueMessage message,
+void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
                                    std::uint64_t wire_bytes) {
-  if (message.last) release(peer, message.request);
   auto* job = find_running(message.request);
   // Late: of a request that is answered, or of another epoch.
   if (!job || message.epoch != epoch) return;
-  auto& share = job->shares[peer.rank];
+  const auto peer = static_cast<std::int32_t>(rank);
+  auto& share = job->shares[rank];
   share.report.received_bytes += wire_bytes;
   const auto tag = std::find(share.tags.begin(), share.tags.end(), message.tag);
   if (share.stage != Share::Stage::sent || tag == share.tags.end()) return;
   const auto& program = *job->programs->at(own_rank());
   for (const auto& instruction : program.instructions) {
-    if (instruction.op != plan::Op::receive ||
-        instruction.peer != static_cast<std::int32_t>(peer.rank) || instruction.tag != message.tag)
+    if (instruction.op != plan::Op::receive || instruction.peer != peer ||
+        instruction.tag != message.tag)
       continue;
     const auto& info = info_of(program, instruction.result);
     if (const auto wrong = mismatch(message.tensor, info); !wrong.empty()) {
-      lose(job->id, peer.rank, "value " + info.name + ": " + wrong);
+      lose(job->id, rank, "value " + info.name + ": " + wrong);
       return;
     }
   }
   share.tags.erase(tag);
   share.report.queued_s = message.queued_s;
   share.report.compute_s = message.compute_s;
-  compute.deliver(job->id, static_cast<std::int32_t>(peer.rank), message.tag,
-                  std::move(message.tensor));
+  compute.deliver(job->id, peer, message.tag, std::move(message.tensor));
   if (!share.tags.empty()) return;
-  ++peer.answered;
+  peers[rank]->count_answer();
   received_share(*job, share);
 }
 
-void Aggregator::State::take_busy(Peer& peer, Id id, std::uint64_t wire_bytes) {
-  peer.outstanding.erase(id);
-  peer.window = std::max<std::size_t>(1, peer.outstanding.size());
-  peer.ended = 0;
-  if (auto* job = find_running(id)) {
-    auto& share = job->shares[peer.rank];
-    share.report.received_bytes += wire_bytes;
-    if (share.stage == Share::Stage::sent) {
-      share.stage = Share::Stage::waiting;
-      peer.waiting.push_front(id);
-    }
-  }
-  if (!peer.joined()) return lose_open(peer, Share::Stage::waiting, "draining");
-  if (!peer.outstanding.empty() || peer.waiting.empty()) return;
-  // Somebody else's requests fill the agent: nothing of ours will end there and tell.
-  peer.pause.expires_after(busy_pause);
-  peer.pause.async_wait([this, &peer](error_code error) {
-    if (!error) offer(peer);
-  });
-}
-
-void Aggregator::State::take_end(Peer& peer, Id id, const std::string& why) {
-  release(peer, id);
+/// True: the request still wants the device's part.
+bool Aggregator::State::take_busy(std::size_t rank, Id id, std::uint64_t wire_bytes) {
   auto* job = find_running(id);
-  if (job && job->shares[peer.rank].open()) lose(id, peer.rank, why);
+  if (!job) return false;
+  auto& share = job->shares[rank];
+  share.report.received_bytes += wire_bytes;
+  if (share.stage != Share::Stage::sent) return false;
+  share.stage = Share::Stage::waiting;
+  return true;
 }
 
-/// The agent holds nothing of the request any more.
-void Aggregator::State::release(Peer& peer, Id id) {
-  peer.outstanding.erase(id);
-  if (peer.outstanding.empty() && peer.waiting.empty()) peer.window = peer.offered_window;
-  if (peer.window < peer.offered_window && ++peer.ended >= ended_before_one_more) {
-    ++peer.window;
-    peer.ended = 0;
-  }
-  offer(peer);
-}
-
-void Aggregator::State::offer(Peer& peer) {
-  while (peer.joined() && !peer.waiting.empty() && peer.outstanding.size() < peer.window) {
-    const auto id = peer.waiting.front();
-    peer.waiting.pop_front();
-    auto* job = find_running(id);
-    if (job && job->shares[peer.rank].stage == Share::Stage::waiting) send_admit(peer, *job);
-  }
-}
-
-void Aggregator::State::send_admit(Peer& peer, Job& job) {
-  const auto& program = *job.programs->at(peer.rank);
+void Aggregator::State::send_admit(std::size_t rank, Id id) {
+  auto* job = find_running(id);
+  if (!job || job->shares[rank].stage != Share::Stage::waiting) return;
   const auto now = Clock::now();
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(job.deadline - now);
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(job->deadline - now);
   net::Admit admit;
-  admit.request = job.id;
+  admit.request = id;
   admit.epoch = epoch;
-  admit.digest = program.digest;
+  admit.digest = job->programs->at(rank)->digest;
   admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
-  admit.sequence = job.request.sequence.id;
-  admit.past = job.request.sequence.past;
-  admit.capacity = job.request.sequence.capacity;
-  admit.tensor = job.request.input;
-  auto& share = job.shares[peer.rank];
+  admit.sequence = job->request.sequence.id;
+  admit.past = job->request.sequence.past;
+  admit.capacity = job->request.sequence.capacity;
+  admit.tensor = job->request.input;
+  auto& share = job->shares[rank];
   share.stage = Share::Stage::sent;
   share.sent_at = now;
-  share.report.sent_bytes += peer.dialer->connection()->send(admit);
-  peer.outstanding.insert(job.id);
+  share.report.sent_bytes += peers[rank]->admit(admit);
 }
 
 void Aggregator::State::count_joined() {
@@ -442,8 +332,8 @@ std::string Aggregator::State::who_is_missing() const {
   std::vector<std::string> missing;
   for (const auto& peer : peers) {
     if (peer->joined()) continue;
-    const auto& why = peer->last_error.empty() ? "not reached yet" : peer->last_error;
-    missing.push_back("'" + peer->device + "' at " + peer->address + " (" + why + ")");
+    const auto& why = peer->last_error().empty() ? "not reached yet" : peer->last_error();
+    missing.push_back("'" + peer->device() + "' at " + peer->address() + " (" + why + ")");
   }
   return join(missing, ", ");
 }
@@ -519,8 +409,8 @@ void Aggregator::State::launch(Job& job) {
   job.shares.resize(peers.size());
   for (std::size_t rank = 0; rank < peers.size(); ++rank) {
     auto& share = job.shares[rank];
-    share.report.device = peers[rank]->device;
-    share.report.predicted_s = predicted_s(plan(), peers[rank]->device, job.request.input.dims);
+    share.report.device = peers[rank]->device();
+    share.report.predicted_s = predicted_s(plan(), peers[rank]->device(), job.request.input.dims);
     if (job.programs->at(rank)->instructions.empty()) continue;
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
@@ -531,7 +421,7 @@ void Aggregator::State::launch(Job& job) {
       share.tags.push_back(instruction.tag);
       share.must_come = share.must_come || !instruction.may_be_absent;
     }
-    peers[rank]->waiting.push_back(id);
+    peers[rank]->enqueue(id);
   }
   std::vector<net::Value> inputs;
   if (input_of(*own)) inputs.push_back(job.request.input);
@@ -546,7 +436,7 @@ void Aggregator::State::launch(Job& job) {
         !lose(id, rank, behind ? left->second.at(rank) : "not joined"))
       return;
   }
-  for (auto& peer : peers) offer(*peer);
+  for (auto& peer : peers) peer->offer();
 }
 
 /// When those who have not answered are given up. Requests that a device has before this one count
@@ -559,9 +449,8 @@ Clock::time_point Aggregator::State::late_at(const Job& job) const {
     const auto& share = job.shares[rank];
     if (!share.open() || !peers[rank]->joined()) continue;
     if (share.report.predicted_s <= 0) return last;
-    const auto ahead = peers[rank]->outstanding.size() + peers[rank]->waiting.size();
-    slowest_s = std::max(
-        slowest_s, share.report.predicted_s * static_cast<double>(std::max<std::size_t>(1, ahead)));
+    const auto ahead = std::max<std::size_t>(1, peers[rank]->queued());
+    slowest_s = std::max(slowest_s, share.report.predicted_s * static_cast<double>(ahead));
   }
   const auto patience = std::max(Seconds(least_wait(job)), Seconds(options.lateness * slowest_s));
   // A prediction of hours must not overflow the clock.
@@ -619,7 +508,7 @@ void Aggregator::State::give_up_late(Job& job, Clock::time_point now) {
 bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   auto& job = *jobs.at(id);
   auto& share = job.shares[rank];
-  std::erase(peers[rank]->waiting, id);
+  peers[rank]->withdraw(id);
   if (job.request.sequence.id != 0) leave(job.request.sequence.id, rank, why);
   share.stage = Share::Stage::lost;
   share.decided_at = Clock::now();
@@ -639,10 +528,10 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   }
   if (share.must_come || job.request.require_all) {
     const auto& peer = *peers[rank];
-    finish(
-        id, Status::no_device,
-        "[infer] device '" + device + "' at " + peer.address + " is needed: " + why +
-            (why == "not joined" && !peer.last_error.empty() ? " (" + peer.last_error + ")" : ""));
+    finish(id, Status::no_device,
+           "[infer] device '" + device + "' at " + peer.address() + " is needed: " + why +
+               (why == "not joined" && !peer.last_error().empty() ? " (" + peer.last_error() + ")"
+                                                                  : ""));
     return false;
   }
   for (const auto tag : std::exchange(share.tags, {}))
@@ -726,12 +615,8 @@ Response Aggregator::State::response_of(const Job& job, Clock::time_point now) c
 void Aggregator::State::tidy_up_after(Job& job, bool computed) {
   if (!computed) compute.cancel(job.id);
   for (auto& peer : peers) {
-    std::erase(peer->waiting, job.id);
-    if (!peer->outstanding.count(job.id) || !peer->dialer->connection()) continue;
-    net::Cancel cancel;
-    cancel.request = job.id;
-    cancel.epoch = epoch;
-    peer->dialer->connection()->send(cancel);
+    peer->withdraw(job.id);
+    peer->cancel(job.id);
   }
 }
 
@@ -745,7 +630,7 @@ std::string Aggregator::State::sequence_objection(const Sequence& sequence) cons
 void Aggregator::State::leave(std::uint64_t sequence, std::size_t rank, const std::string& why) {
   const auto at = sequences.find(sequence);
   if (at == sequences.end() || !at->second.emplace(rank, why).second) return;
-  log("[" + peers[rank]->device + "] sequence " + std::to_string(sequence) +
+  log("[" + peers[rank]->device() + "] sequence " + std::to_string(sequence) +
       ": goes on without it (" + why + ")");
 }
 
@@ -755,13 +640,7 @@ void Aggregator::State::leave_all(std::size_t rank, const std::string& why) {
 
 void Aggregator::State::end_sequence(std::uint64_t id) {
   if (sequences.erase(id) == 0) return;
-  for (const auto& peer : peers) {
-    if (!peer->dialer->connection()) continue;
-    net::EndSequence end;
-    end.sequence = id;
-    end.epoch = epoch;
-    peer->dialer->connection()->send(end);
-  }
+  for (const auto& peer : peers) peer->end_sequence(id);
 }
 
 Aggregator::State::Job* Aggregator::State::find_running(Id id) {
@@ -778,27 +657,14 @@ void Aggregator::State::stop() {
   queue.clear();
   while (!jobs.empty())
     finish(jobs.begin()->first, Status::canceled, "[infer] the aggregator stops");
-  for (auto& peer : peers) peer->dialer->stop();
+  for (auto& peer : peers) peer->stop();
   work.reset();
   io.stop();
 }
 
 std::vector<AgentStatus> Aggregator::State::status() const {
   std::vector<AgentStatus> list;
-  for (const auto& peer : peers) {
-    AgentStatus agent;
-    agent.device = peer->device;
-    agent.address = peer->address;
-    agent.connected = peer->joined();
-    agent.last_error = peer->last_error;
-    agent.answered = peer->answered;
-    if (const auto& connection = peer->dialer->connection()) {
-      agent.memory_bytes = connection->last_pong().memory_bytes;
-      agent.round_trip_s = connection->round_trip().count();
-    }
-    agent.queued = static_cast<std::int64_t>(peer->outstanding.size() + peer->waiting.size());
-    list.push_back(std::move(agent));
-  }
+  for (const auto& peer : peers) list.push_back(peer->status());
   return list;
 }
 
@@ -806,7 +672,7 @@ Aggregator::Aggregator(const plan::Bundle& bundle, const plan::Plan& plan,
                        std::unique_ptr<Engine> fusion, AggregatorOptions options) {
   options.check();
   state_ = std::make_shared<State>(bundle, plan, std::move(fusion), std::move(options));
-  for (auto& peer : state_->peers) peer->dialer->start();
+  for (auto& peer : state_->peers) peer->start();
   state_->work.emplace(state_->io.get_executor());
   state_->thread = std::thread([state = state_.get()] {
     net::run(state->io, [state](const std::string& why) { state->log("[aggregator] " + why); });
