@@ -70,10 +70,13 @@ const plan::ValueInfo* input_of(const plan::Program& program) {
   return nullptr;
 }
 
-/// Of an input [B, …] or, of texts, [B, N]. What a plan of generated texts predicts is a step of
-/// one token; prompts bring many.
-double predicted_s(const plan::Plan& plan, const std::string& device,
-                   const std::vector<std::int64_t>& input) {
+/// Seconds, of an input [B, …] or, of texts, [B, N]. What a plan of generated texts predicts is a
+/// step of one token; prompts bring many.
+struct Predicted {
+  double compute_s = 0, whole_s = 0;
+};
+Predicted predicted(const plan::Plan& plan, const std::string& device,
+                    const std::vector<std::int64_t>& input) {
   const auto prediction = plan.prediction.of(device);
   const auto times = [](std::int64_t now, std::int64_t planned) {
     return static_cast<double>(now) / static_cast<double>(std::max<std::int64_t>(1, planned));
@@ -81,7 +84,8 @@ double predicted_s(const plan::Plan& plan, const std::string& device,
   double more = times(input[0], plan.shape.batch);
   if (plan.teacher.is_text() && input.size() > 1)
     more *= std::max(1.0, times(input[1], plan.shape.generate > 0 ? 1 : plan.shape.tokens));
-  return (prediction.compute_s + prediction.send_s + prediction.receive_s) * more;
+  const double whole_s = prediction.compute_s + prediction.send_s + prediction.receive_s;
+  return {prediction.compute_s * more, whole_s * more};
 }
 
 }  // namespace
@@ -110,6 +114,8 @@ struct Aggregator::State {
     Stage stage = Stage::none;
     std::vector<std::uint32_t> tags;  // not yet received
     bool must_come = false;           // one of its values may not be absent
+    bool late = false;                // see Patience
+    double predicted_compute_s = 0;
     DeviceReport report;
     Clock::time_point sent_at, decided_at;
   };
@@ -123,7 +129,8 @@ struct Aggregator::State {
     std::shared_ptr<const Programs::Ranks> programs;
     std::vector<Share> shares;
     bool running = false;
-    bool overdue = false;  // the lateness limit passed and nothing had come
+    bool overdue = false;         // all were late and nothing had come
+    bool given_a_moment = false;  // then the first came
     asio::steady_timer timer;
   };
 
@@ -149,6 +156,13 @@ struct Aggregator::State {
   void take_value(std::size_t rank, net::ValueMessage message, std::uint64_t wire_bytes);
   bool take_busy(std::size_t rank, Id id, std::uint64_t wire_bytes);
   void send_admit(std::size_t rank, Id id);
+  net::Admit admission(const Job& job, Id id, std::size_t rank) const;
+  std::vector<std::uint32_t> tags_from(const Job& job, std::size_t rank) const;
+  void take_late(std::size_t rank, const std::vector<Id>& ids);
+  void count_late(const std::vector<std::size_t>& ranks);
+  const Peer* ejected_peer() const;
+  void keep_one_asked();
+  void probe_with(const Job& job);
   void count_joined();
   std::string who_is_missing() const;
 
@@ -157,14 +171,21 @@ struct Aggregator::State {
   std::string objection(Job& job);
   void launch_next();
   void launch(Job& job);
-  Clock::time_point late_at(const Job& job) const;
   std::chrono::milliseconds least_wait(const Job& job) const {
     return job.request.sequence.id != 0 ? options.min_wait_in_text : options.min_wait;
   }
+  /// To give up who has not come and still answer by the deadline.
+  static Clock::time_point last_moment(const Job& job) {
+    return std::max(job.deadline - margin_of(job.request.deadline), job.launched);
+  }
+  bool may_launch(const Job& job) const;
   void set_timer(Job& job, Clock::time_point at);
   void timer_fired(Id id);
-  void give_up_late(Job& job, Clock::time_point now);
+  void give_up_if_all_late(Id id);
+  void give_up_open(Job& job, Clock::time_point now);
+  std::vector<std::size_t> late_ranks(const Job& job, Clock::time_point now) const;
   bool lose(Id id, std::size_t rank, const std::string& why);
+  static std::string need_of(const Peer& peer, const std::string& why);
   void received_share(Job& job, Share& share);
   void post_events(std::vector<Compute::Event> events);
   void take(std::vector<Compute::Event> events);
@@ -192,7 +213,7 @@ struct Aggregator::State {
   std::deque<Id> queue;
   /// Texts that are being generated, and why which ranks do not keep theirs any more.
   std::map<std::uint64_t, std::map<std::size_t, std::string>> sequences;
-  int in_flight = 0;
+  int in_flight = 0, in_flight_of_all = 0;  // the second: with require_all
   bool launching = false;
   bool draining = false, stopped = false;
   std::vector<std::promise<void>> drained;
@@ -235,11 +256,12 @@ void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) 
   };
   events.ended = [this, rank](Id id, const std::string& why) {
     const auto* job = find_running(id);
-    if (job && job->shares[rank].open()) lose(id, rank, why);
+    if (job && job->shares[rank].open() && lose(id, rank, why)) give_up_if_all_late(id);
   };
   events.offer = [this, rank](Id id) { send_admit(rank, id); };
+  events.late = [this, rank](const std::vector<Id>& ids) { take_late(rank, ids); };
   events.log = [this](const std::string& line) { log(line); };
-  peers.push_back(std::make_unique<Peer>(io, std::move(dial), std::move(events)));
+  peers.push_back(std::make_unique<Peer>(io, std::move(dial), options.lateness, std::move(events)));
 }
 
 void Aggregator::State::lost(std::size_t rank, const std::string& why) {
@@ -255,7 +277,7 @@ void Aggregator::State::lose_open(std::size_t rank, Share::Stage stage, const st
   // One loss may end its request, and start another.
   for (const auto id : ids)
     if (const auto* job = find_running(id); job && job->shares[rank].stage == stage)
-      lose(id, rank, why);
+      if (lose(id, rank, why)) give_up_if_all_late(id);
 }
 
 void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
@@ -275,7 +297,8 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
       continue;
     const auto& info = info_of(program, instruction.result);
     if (const auto wrong = mismatch(message.tensor, info); !wrong.empty()) {
-      lose(job->id, rank, "value " + info.name + ": " + wrong);
+      const auto id = job->id;
+      if (lose(id, rank, "value " + info.name + ": " + wrong)) give_up_if_all_late(id);
       return;
     }
   }
@@ -284,7 +307,7 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
   share.report.compute_s = message.compute_s;
   compute.deliver(job->id, peer, message.tag, std::move(message.tensor));
   if (!share.tags.empty()) return;
-  peers[rank]->count_answer();
+  peers[rank]->answered(job->id, share.report.compute_s, share.predicted_compute_s);
   received_share(*job, share);
 }
 
@@ -302,21 +325,85 @@ bool Aggregator::State::take_busy(std::size_t rank, Id id, std::uint64_t wire_by
 void Aggregator::State::send_admit(std::size_t rank, Id id) {
   auto* job = find_running(id);
   if (!job || job->shares[rank].stage != Share::Stage::waiting) return;
-  const auto now = Clock::now();
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(job->deadline - now);
-  net::Admit admit;
-  admit.request = id;
-  admit.epoch = epoch;
-  admit.digest = job->programs->at(rank)->digest;
-  admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
+  auto admit = admission(*job, id, rank);
   admit.sequence = job->request.sequence.id;
   admit.past = job->request.sequence.past;
   admit.capacity = job->request.sequence.capacity;
-  admit.tensor = job->request.input;
   auto& share = job->shares[rank];
   share.stage = Share::Stage::sent;
-  share.sent_at = now;
+  share.sent_at = Clock::now();
   share.report.sent_bytes += peers[rank]->admit(admit);
+}
+
+/// Of the job's input, as a request that stands for itself.
+net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t rank) const {
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(job.deadline - Clock::now());
+  net::Admit admit;
+  admit.request = id;
+  admit.epoch = epoch;
+  admit.digest = job.programs->at(rank)->digest;
+  admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
+  admit.tensor = job.request.input;
+  return admit;
+}
+
+std::vector<std::uint32_t> Aggregator::State::tags_from(const Job& job, std::size_t rank) const {
+  std::vector<std::uint32_t> tags;
+  for (const auto& instruction : job.programs->at(own_rank())->instructions)
+    if (instruction.op == plan::Op::receive && instruction.peer == static_cast<std::int32_t>(rank))
+      tags.push_back(instruction.tag);
+  return tags;
+}
+
+void Aggregator::State::take_late(std::size_t rank, const std::vector<Id>& ids) {
+  for (const auto id : ids)
+    if (auto* job = find_running(id)) job->shares[rank].late = true;
+  for (const auto id : ids) give_up_if_all_late(id);
+}
+
+/// A request went on without these. Who is late too often is ejected, unless nobody else is there,
+/// and what it was asked is given up.
+void Aggregator::State::count_late(const std::vector<std::size_t>& ranks) {
+  for (const auto rank : ranks) {
+    auto& peer = *peers[rank];
+    if (!peer.count_late()) continue;
+    const bool others = std::any_of(peers.begin(), peers.end(), [&](const auto& other) {
+      return other.get() != &peer && other->joined() && !other->ejected();
+    });
+    if (!others) continue;
+    peer.eject();
+    lose_open(rank, Share::Stage::waiting, ejected_late);
+    lose_open(rank, Share::Stage::sent, ejected_late);
+  }
+}
+
+const Peer* Aggregator::State::ejected_peer() const {
+  for (const auto& peer : peers)
+    if (peer->joined() && peer->ejected()) return peer.get();
+  return nullptr;
+}
+
+/// Where only ejected devices are left, they are asked again.
+void Aggregator::State::keep_one_asked() {
+  const bool any = std::any_of(peers.begin(), peers.end(),
+                               [](const auto& peer) { return peer->joined() && !peer->ejected(); });
+  if (any) return;
+  for (const auto& peer : peers)
+    if (peer->joined()) peer->reinstate();
+}
+
+/// Sends copies of the job to ejected devices whose turn it is.
+void Aggregator::State::probe_with(const Job& job) {
+  if (draining) return;
+  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
+    auto& peer = *peers[rank];
+    if (!peer.wants_probe() || job.programs->at(rank)->instructions.empty()) continue;
+    const auto expected = predicted(plan(), peer.device(), job.request.input.dims);
+    // Without a prediction the deadline decides, here too.
+    const auto least = expected.whole_s > 0 ? least_wait(job) : job.request.deadline;
+    peer.probe(admission(job, next_id++, rank), tags_from(job, rank), {least, expected.whole_s});
+  }
 }
 
 void Aggregator::State::count_joined() {
@@ -348,6 +435,11 @@ void Aggregator::State::start(std::shared_ptr<Job> job) {
     return finish(id, Status::failed, "[submit] " + wrong);
   if (const auto wrong = sequence_objection(job->request.sequence); !wrong.empty())
     return finish(id, Status::failed, "[submit] " + wrong);
+  keep_one_asked();
+  if (const auto* peer = ejected_peer(); peer && job->request.require_all) {
+    probe_with(*job);
+    return finish(id, Status::no_device, need_of(*peer, ejected_late));
+  }
   if (job->request.sequence.id != 0 && job->request.sequence.past == 0)
     sequences[job->request.sequence.id].clear();
   if (job->deadline <= Clock::now())
@@ -390,14 +482,22 @@ void Aggregator::State::launch_next() {
       launching = false;
     }  // also where something throws: its handler's end, not the queue's
   } done{launching};
-  while (in_flight < options.max_in_flight && !queue.empty()) {
-    const auto job = jobs.at(queue.front());
-    queue.pop_front();
+  while (in_flight < options.max_in_flight) {
+    const auto next = std::find_if(queue.begin(), queue.end(),
+                                   [this](Id id) { return may_launch(*jobs.at(id)); });
+    if (next == queue.end()) return;
+    const auto job = jobs.at(*next);
+    queue.erase(next);
     if (job->deadline <= Clock::now())
       finish(job->id, Status::deadline, "[queue] the deadline passed before its turn");
     else
       launch(*job);
   }
+}
+
+/// Requests that wait for every device may not take every place: one device could stop them all.
+bool Aggregator::State::may_launch(const Job& job) const {
+  return !job.request.require_all || in_flight_of_all < std::max(1, options.max_in_flight / 2);
 }
 
 void Aggregator::State::launch(Job& job) {
@@ -406,56 +506,44 @@ void Aggregator::State::launch(Job& job) {
   job.running = true;
   job.launched = Clock::now();
   ++in_flight;
+  in_flight_of_all += job.request.require_all;
   job.shares.resize(peers.size());
   for (std::size_t rank = 0; rank < peers.size(); ++rank) {
     auto& share = job.shares[rank];
     share.report.device = peers[rank]->device();
-    share.report.predicted_s = predicted_s(plan(), peers[rank]->device(), job.request.input.dims);
+    const auto expected = predicted(plan(), peers[rank]->device(), job.request.input.dims);
+    share.report.predicted_s = expected.whole_s;
+    share.predicted_compute_s = expected.compute_s;
     if (job.programs->at(rank)->instructions.empty()) continue;
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
-    for (const auto& instruction : own->instructions) {
-      if (instruction.op != plan::Op::receive ||
-          instruction.peer != static_cast<std::int32_t>(rank))
-        continue;
-      share.tags.push_back(instruction.tag);
-      share.must_come = share.must_come || !instruction.may_be_absent;
-    }
-    peers[rank]->enqueue(id);
+    share.tags = tags_from(job, rank);
+    share.must_come = std::any_of(
+        own->instructions.begin(), own->instructions.end(), [rank](const auto& instruction) {
+          return instruction.op == plan::Op::receive && !instruction.may_be_absent &&
+                 instruction.peer == static_cast<std::int32_t>(rank);
+        });
+    peers[rank]->enqueue(id, {least_wait(job), expected.whole_s});
   }
   std::vector<net::Value> inputs;
   if (input_of(*own)) inputs.push_back(job.request.input);
   compute.admit(id, own, std::move(inputs), job.deadline);
-  set_timer(job, late_at(job));
+  set_timer(job, job.request.require_all ? job.deadline : last_moment(job));
+  keep_one_asked();
+  probe_with(job);
   // Those away first: where one of them is needed, nobody else is asked.
   const auto left = sequences.find(job.request.sequence.id);
   for (std::size_t rank = 0; rank < peers.size(); ++rank) {
-    const bool away = !peers[rank]->joined();
-    const bool behind = left != sequences.end() && left->second.count(rank) != 0;
-    if (job.shares[rank].open() && (away || behind) &&
-        !lose(id, rank, behind ? left->second.at(rank) : "not joined"))
-      return;
+    std::string why;
+    if (left != sequences.end() && left->second.count(rank) != 0)
+      why = left->second.at(rank);
+    else if (!peers[rank]->joined())
+      why = "not joined";
+    else if (peers[rank]->ejected())
+      why = ejected_late;
+    if (job.shares[rank].open() && !why.empty() && !lose(id, rank, why)) return;
   }
   for (auto& peer : peers) peer->offer();
-}
-
-/// When those who have not answered are given up. Requests that a device has before this one count
-/// too.
-Clock::time_point Aggregator::State::late_at(const Job& job) const {
-  const auto last = std::max(job.deadline - margin_of(job.request.deadline), job.launched);
-  if (job.request.require_all) return job.deadline;
-  double slowest_s = 0;
-  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
-    const auto& share = job.shares[rank];
-    if (!share.open() || !peers[rank]->joined()) continue;
-    if (share.report.predicted_s <= 0) return last;
-    const auto ahead = std::max<std::size_t>(1, peers[rank]->queued());
-    slowest_s = std::max(slowest_s, share.report.predicted_s * static_cast<double>(ahead));
-  }
-  const auto patience = std::max(Seconds(least_wait(job)), Seconds(options.lateness * slowest_s));
-  // A prediction of hours must not overflow the clock.
-  if (patience >= Seconds(last - job.launched)) return last;
-  return job.launched + std::chrono::duration_cast<Clock::duration>(patience);
 }
 
 void Aggregator::State::set_timer(Job& job, Clock::time_point at) {
@@ -471,37 +559,67 @@ void Aggregator::State::timer_fired(Id id) {
   auto& job = *at->second;
   const auto now = Clock::now();
   if (now < job.timer.expiry()) return;  // moved while this call was queued
-  if (now < job.deadline) return give_up_late(job, now);
+  if (now < job.deadline) return give_up_open(job, now);
   if (!job.running)
     return finish(id, Status::deadline, "[queue] the deadline passed before its turn");
+  const auto late = late_ranks(job, now);
   std::vector<std::string> missing;
   for (const auto& share : job.shares)
     if (share.open()) missing.push_back("'" + share.report.device + "'");
   finish(id, Status::deadline,
          "[deadline] " + std::to_string(job.request.deadline.count()) + " ms passed" +
              (missing.empty() ? "" : " without " + join(missing, ", ")));
+  count_late(late);
 }
 
-/// The lateness limit: the answer comes from those who are there. Where nobody is, the first one is
-/// waited for.
-void Aggregator::State::give_up_late(Job& job, Clock::time_point now) {
+/// Nobody is left that is worth waiting for.
+void Aggregator::State::give_up_if_all_late(Id id) {
+  auto* job = find_running(id);
+  if (!job || job->request.require_all || job->overdue) return;
+  int open = 0;
+  for (const auto& share : job->shares) {
+    if (share.open() && !share.late) return;
+    open += share.open();
+  }
+  if (open > 0) give_up_open(*job, Clock::now());
+}
+
+/// The answer comes from those who are there. Where nobody is, the first one is waited for.
+void Aggregator::State::give_up_open(Job& job, Clock::time_point now) {
   const auto id = job.id;
   const bool any = std::any_of(job.shares.begin(), job.shares.end(), [](const Share& share) {
     return share.stage == Share::Stage::received;
   });
-  set_timer(job, job.deadline);
   if (!any) {
     job.overdue = true;
-    return;
+    return set_timer(job, now < last_moment(job) ? last_moment(job) : job.deadline);
   }
-  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - job.launched);
+  set_timer(job, job.deadline);
+  const auto late = late_ranks(job, now);
   for (std::size_t rank = 0; rank < peers.size(); ++rank) {
     const auto& share = job.shares[rank];
     if (!share.open() || share.must_come) continue;
+    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - share.sent_at);
     log("[" + share.report.device + "] request " + std::to_string(id) + ": late after " +
         std::to_string(waited.count()) + " ms");
-    if (!lose(id, rank, "late")) return;
+    if (!lose(id, rank, "late")) break;
   }
+  count_late(late);
+}
+
+/// Against whom it counts that the job goes on without it: those beyond their patience, not those
+/// for whom the asker's deadline was too short; and nobody where nobody came.
+std::vector<std::size_t> Aggregator::State::late_ranks(const Job& job,
+                                                       Clock::time_point now) const {
+  std::vector<std::size_t> late;
+  bool any = false;
+  for (std::size_t rank = 0; rank < job.shares.size(); ++rank) {
+    const auto& share = job.shares[rank];
+    any = any || share.stage == Share::Stage::received;
+    const bool waited = share.report.predicted_s <= 0 && now - share.sent_at >= least_wait(job);
+    if (share.open() && !share.must_come && (share.late || waited)) late.push_back(rank);
+  }
+  return any ? late : std::vector<std::size_t>{};
 }
 
 /// The device's part will not come. False: that ended the request.
@@ -513,7 +631,6 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   share.stage = Share::Stage::lost;
   share.decided_at = Clock::now();
   share.report.why = why;
-  const auto& device = share.report.device;
   const bool any = std::any_of(job.shares.begin(), job.shares.end(), [](const Share& other) {
     return other.open() || other.stage == Share::Stage::received;
   });
@@ -527,11 +644,7 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
     return false;
   }
   if (share.must_come || job.request.require_all) {
-    const auto& peer = *peers[rank];
-    finish(id, Status::no_device,
-           "[infer] device '" + device + "' at " + peer.address() + " is needed: " + why +
-               (why == "not joined" && !peer.last_error().empty() ? " (" + peer.last_error() + ")"
-                                                                  : ""));
+    finish(id, Status::no_device, need_of(*peers[rank], why));
     return false;
   }
   for (const auto tag : std::exchange(share.tags, {}))
@@ -539,16 +652,21 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   return true;
 }
 
+std::string Aggregator::State::need_of(const Peer& peer, const std::string& why) {
+  const bool dialled = why == "not joined" && !peer.last_error().empty();
+  return "[infer] device '" + peer.device() + "' at " + peer.address() + " is needed: " + why +
+         (dialled ? " (" + peer.last_error() + ")" : "");
+}
+
 void Aggregator::State::received_share(Job& job, Share& share) {
   share.stage = Share::Stage::received;
   share.decided_at = Clock::now();
   share.report.present = true;
   share.report.round_trip_s = Seconds(share.decided_at - share.sent_at).count();
-  if (!job.overdue) return;
-  job.overdue = false;
+  if (!job.overdue) return give_up_if_all_late(job.id);
   // The first of a late company: the others get a moment.
-  const auto last = job.deadline - margin_of(job.request.deadline);
-  set_timer(job, std::min(last, share.decided_at + least_wait(job)));
+  if (std::exchange(job.given_a_moment, true)) return;
+  set_timer(job, std::min(last_moment(job), share.decided_at + least_wait(job)));
 }
 
 /// Compute thread.
@@ -588,6 +706,7 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
   }
   if (job->running) {
     --in_flight;
+    in_flight_of_all -= job->request.require_all;
     tidy_up_after(*job, status == Status::answered || status == Status::failed);
   }
   if (jobs.empty() && draining)

@@ -25,9 +25,10 @@ struct AggregatorOptions {
   int max_queue = 64;
   /// Requests in flight at once, over all agents.
   int max_in_flight = 4;
-  /// A late device is waited for until min(deadline, lateness · its predicted time), at least
-  /// min_wait. The prediction is scaled by the batch, by the tokens, and by the requests that the
-  /// device has before this one; without one the deadline decides.
+  /// A device is late max(min_wait, lateness · its predicted time) after it was sent a request; the
+  /// prediction is scaled by the batch and by the tokens, and those of our requests that it still
+  /// has before this one are added (peers.hpp has the rule). The answer waits for nobody who is
+  /// late, except for the first; without a prediction the deadline decides.
   double lateness = 3;
   std::chrono::milliseconds min_wait{50};
   /// The same where a text is generated: who is given up there is missing to its end.
@@ -42,7 +43,9 @@ struct AggregatorOptions {
 
 /// Fans out, waits, merges, answers. Dials the agents with back-off; one that starts late is
 /// joined; one that dies or is late is an outcome: the answer comes from the rest and says so, and
-/// no request is answered after its deadline.
+/// no request is answered after its deadline. One that is late again and again is ejected: left out
+/// at once, and asked again after probes, copies of requests, were answered in time. Requests with
+/// require_all take at most half of the places in flight.
 ///
 /// Owns its I/O thread and its compute thread. Thread-safe, except that drain() and the destructor,
 /// which answers what is in flight with `canceled`, must not be called from a callback.

@@ -1,6 +1,7 @@
 #include "infer/peers.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <random>
 #include <utility>
 #include <variant>
@@ -14,6 +15,24 @@ using namespace std::chrono_literals;
 constexpr auto busy_pause = 10ms;
 /// Requests that end on an agent that was busy before it is offered one more at a time.
 constexpr std::size_t ended_before_one_more = 16;
+
+/// When a device is ejected, and when it is back: see Standing.
+constexpr int late_in_a_row_to_eject = 3;
+constexpr std::ptrdiff_t late_of_recent_to_eject = 5;
+constexpr std::size_t recent_answers = 10;
+constexpr int probes_in_time_to_return = 3;
+constexpr int answers_to_be_calm = 10;
+constexpr std::chrono::milliseconds first_pause = 1s, longest_pause = 30s;
+
+/// Answers that tell a device's pace, and how many times the prediction is worth a line.
+constexpr std::size_t answers_for_pace = 20;
+constexpr double pace_worth_a_line = 3;
+
+/// A timer that fires so much later than it should: this thread was held up, and what came
+/// meanwhile is read first.
+constexpr auto held_up = 10ms;
+/// Nobody waits longer for one answer; a prediction of years must not overflow the clock.
+constexpr std::chrono::duration<double> longest_patience = 24h;
 
 }  // namespace
 
@@ -38,12 +57,136 @@ void Window::ended(Id id, bool others_wait) {
   }
 }
 
-Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, Events events)
+Patience::Seconds Patience::alone(const Expected& expected) const {
+  return std::min(longest_patience, std::max(Seconds(expected.least_wait),
+                                             Seconds(lateness_ * expected.predicted_s)));
+}
+
+void Patience::add(Id id, Time now, const Expected& expected) {
+  entries_.push_back({id, now, expected, false, false});
+}
+
+void Patience::sent(Id id, Time now) {
+  auto* entry = find(id);
+  if (entry && !std::exchange(entry->sent, true)) entry->since = now;
+}
+
+void Patience::answered(Id id, Time now) {
+  const auto* entry = find(id);
+  if (!entry) return;
+  const auto behind = entries_.begin() + (entry - entries_.data());
+  const bool in_time = !entry->late;
+  for (auto at = entries_.erase(behind); in_time && at != entries_.end(); ++at) at->since = now;
+}
+
+void Patience::remove(Id id) {
+  std::erase_if(entries_, [id](const Entry& entry) { return entry.id == id; });
+}
+
+std::vector<Patience::Id> Patience::take_late(Time now) {
+  std::vector<Id> late;
+  double ahead_s = 0;
+  for (auto& entry : entries_) {
+    double with_it_s = ahead_s;
+    const auto at = late_at(entry, &with_it_s);
+    if (at && *at <= now) {
+      entry.late = true;
+      late.push_back(entry.id);
+    } else {
+      ahead_s = with_it_s;
+    }
+  }
+  return late;
+}
+
+std::optional<Patience::Time> Patience::next() const {
+  std::optional<Time> next;
+  double ahead_s = 0;
+  for (const auto& entry : entries_)
+    if (const auto at = late_at(entry, &ahead_s)) next = next ? std::min(*next, *at) : *at;
+  return next;
+}
+
+std::optional<Patience::Time> Patience::late_at(const Entry& entry, double* ahead_s) const {
+  if (entry.late || entry.expected.predicted_s <= 0) return std::nullopt;
+  *ahead_s += entry.expected.predicted_s;
+  const auto patience = alone({entry.expected.least_wait, *ahead_s});
+  return entry.since + std::chrono::duration_cast<Clock::duration>(patience);
+}
+
+Patience::Entry* Patience::find(Id id) {
+  const auto at = std::find_if(entries_.begin(), entries_.end(),
+                               [id](const Entry& entry) { return entry.id == id; });
+  return at == entries_.end() ? nullptr : &*at;
+}
+
+void Standing::in_time() {
+  if (ejected_) return;
+  late_in_a_row_ = 0;
+  ++in_time_since_back_;
+  recent_.push_back(false);
+  if (recent_.size() > recent_answers) recent_.pop_front();
+}
+
+bool Standing::late() {
+  if (ejected_) return false;
+  ++late_in_a_row_;
+  recent_.push_back(true);
+  if (recent_.size() > recent_answers) recent_.pop_front();
+  return late_in_a_row_ >= late_in_a_row_to_eject ||
+         std::count(recent_.begin(), recent_.end(), true) >= late_of_recent_to_eject;
+}
+
+void Standing::eject(Time now) {
+  const bool again = pause_ > 0ms && in_time_since_back_ < answers_to_be_calm;
+  pause_ = again ? std::min(2 * pause_, longest_pause) : first_pause;
+  ejected_ = true;
+  probing_ = false;
+  probes_in_time_ = 0;
+  probe_at_ = now + pause_;
+}
+
+void Standing::reinstate() {
+  ejected_ = probing_ = false;
+  late_in_a_row_ = in_time_since_back_ = 0;
+  recent_.clear();
+}
+
+bool Standing::probe_in_time() {
+  probing_ = false;
+  if (++probes_in_time_ < probes_in_time_to_return) return false;
+  reinstate();
+  return true;
+}
+
+void Standing::probe_failed(Time now) {
+  probing_ = false;
+  probes_in_time_ = 0;
+  pause_ = std::min(2 * pause_, longest_pause);
+  probe_at_ = now + pause_;
+}
+
+std::optional<double> Pace::add(double compute_s, double predicted_s) {
+  if (told_ || predicted_s <= 0) return std::nullopt;
+  ratios_.push_back(compute_s / predicted_s);
+  if (ratios_.size() > answers_for_pace) ratios_.pop_front();
+  if (ratios_.size() < answers_for_pace) return std::nullopt;
+  std::vector<double> sorted(ratios_.begin(), ratios_.end());
+  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  if (*middle <= pace_worth_a_line) return std::nullopt;
+  told_ = true;
+  return *middle;
+}
+
+Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events)
     : device_(dial.hello.device),
       address_(dial.address),
       epoch_(dial.hello.epoch),
       events_(std::move(events)),
-      pause_(io) {
+      patience_(lateness),
+      pause_(io),
+      lateness_timer_(io) {
   net::Address::parse(address_);  // throws here, not on the I/O thread
   net::Dialer::Events heard;
   heard.joined = [this](const net::Welcome& welcome) { join(welcome); };
@@ -64,7 +207,7 @@ AgentStatus Peer::status() const {
   agent.device = device_;
   agent.address = address_;
   agent.connected = joined();
-  agent.last_error = last_error_;
+  agent.last_error = agent.connected && ejected() ? ejected_late : last_error_;
   agent.answered = answered_;
   if (const auto& connection = dialer_->connection()) {
     agent.memory_bytes = connection->last_pong().memory_bytes;
@@ -74,7 +217,17 @@ AgentStatus Peer::status() const {
   return agent;
 }
 
-void Peer::withdraw(Id id) { std::erase(waiting_, id); }
+void Peer::enqueue(Id id, const Expected& expected) {
+  waiting_.push_back(id);
+  patience_.add(id, Clock::now(), expected);
+  watch();
+}
+
+void Peer::withdraw(Id id) {
+  std::erase(waiting_, id);
+  patience_.remove(id);
+  watch();
+}
 
 void Peer::offer() {
   while (joined() && !waiting_.empty() && window_.has_room()) {
@@ -87,6 +240,8 @@ void Peer::offer() {
 std::uint64_t Peer::admit(const net::Admit& admit) {
   const auto bytes = dialer_->connection()->send(admit);
   window_.sent(admit.request);
+  patience_.sent(admit.request, Clock::now());
+  watch();
   return bytes;
 }
 
@@ -106,8 +261,108 @@ void Peer::end_sequence(std::uint64_t sequence) {
   dialer_->connection()->send(end);
 }
 
+void Peer::answered(Id id, double compute_s, double predicted_compute_s) {
+  ++answered_;
+  patience_.answered(id, Clock::now());
+  standing_.in_time();
+  watch();
+  if (const auto times = pace_.add(compute_s, predicted_compute_s)) {
+    char number[32];
+    std::snprintf(number, sizeof number, "%.1f", *times);
+    log("needs " + std::string(number) +
+        " times the predicted time: run 'cleave profile' on it again, and 'cleave plan'");
+  }
+}
+
+void Peer::eject() {
+  standing_.eject(Clock::now());
+  log(std::string(ejected_late) + "; probed in " + std::to_string(standing_.pause() / 1s) +
+      " s, when there are requests");
+}
+
+void Peer::reinstate() {
+  if (!ejected()) return;
+  log("asked again: nobody else is there");
+  standing_.reinstate();
+  come_back();
+}
+
+/// What it was sent before and canceled counts no more: it has answered later ones, or nobody
+/// else is there.
+void Peer::come_back() {
+  probe_.reset();
+  window_.open(window_.offered());
+}
+
+void Peer::probe(net::Admit admit, std::vector<std::uint32_t> tags, const Expected& expected) {
+  const auto patience = std::chrono::duration_cast<Clock::duration>(patience_.alone(expected));
+  probe_ = Probe{admit.request, std::move(tags), Clock::now() + patience};
+  standing_.probe_sent();
+  dialer_->connection()->send(admit);
+  watch();
+}
+
+void Peer::take_probe(const net::Message& message) {
+  if (const auto* value = std::get_if<net::ValueMessage>(&message)) {
+    std::erase(probe_->tags, value->tag);
+    if (!probe_->tags.empty()) return;
+    probe_.reset();
+    if (!standing_.probe_in_time()) return;
+    log("back: its probes were answered in time");
+    come_back();
+  } else if (std::holds_alternative<net::Busy>(message)) {
+    fail_probe("busy");
+  } else {
+    fail_probe("ended without a value");
+  }
+}
+
+void Peer::fail_probe(const std::string& why) {
+  probe_.reset();
+  standing_.probe_failed(Clock::now());
+  log("probe: " + why + "; the next in " + std::to_string(standing_.pause() / 1s) + " s");
+}
+
+/// Sets the timer to what is late first; one that would fire earlier anyway stays.
+void Peer::watch() {
+  auto next = patience_.next();
+  if (probe_) next = next ? std::min(*next, probe_->late_at) : probe_->late_at;
+  if (!next || (watched_ && *watched_ <= *next)) return;
+  watched_ = next;
+  lateness_timer_.expires_at(*next);
+  lateness_timer_.async_wait([this](boost::system::error_code error) {
+    if (!error) look_at_clock();
+  });
+}
+
+void Peer::look_at_clock() {
+  const auto now = Clock::now();
+  if (watched_ && now - *watched_ > held_up && !std::exchange(excused_, true)) {
+    watched_ = now + held_up;
+    lateness_timer_.expires_at(*watched_);
+    lateness_timer_.async_wait([this](boost::system::error_code error) {
+      if (!error) look_at_clock();
+    });
+    return;
+  }
+  excused_ = false;
+  watched_.reset();
+  if (probe_ && probe_->late_at <= now) {
+    net::Cancel cancel;
+    cancel.request = probe_->id;
+    cancel.epoch = epoch_;
+    if (dialer_->connection()) dialer_->connection()->send(cancel);
+    fail_probe("late");
+  }
+  const auto late = patience_.take_late(now);
+  if (!late.empty()) events_.late(late);
+  watch();
+}
+
 void Peer::join(const net::Welcome& welcome) {
   draining_ = false;
+  standing_ = {};
+  pace_ = {};
   last_error_.clear();
   window_.open(welcome.max_requests);
   log("joined at " + address_);
@@ -118,6 +373,8 @@ void Peer::lose(const std::string& why) {
   last_error_ = why;
   window_.clear();
   waiting_.clear();
+  patience_.clear();
+  probe_.reset();
   pause_.cancel();
   if (!stopped_) log("lost: " + why);
   events_.changed();
@@ -132,6 +389,11 @@ void Peer::fail_to_dial(const std::string& why) {
 void Peer::receive(net::Connection::Received received) {
   auto& message = received.message;
   const auto id = net::envelope_of(message).request;
+  const bool of_request =
+      std::holds_alternative<net::ValueMessage>(message) ||
+      std::holds_alternative<net::Busy>(message) || std::holds_alternative<net::Done>(message) ||
+      std::holds_alternative<net::Failed>(message) || std::holds_alternative<net::Abort>(message);
+  if (probe_ && probe_->id == id && of_request) return take_probe(message);
   const auto end = [&](const std::string& why) {
     release(id);
     events_.ended(id, why);

@@ -19,7 +19,7 @@ struct Request {
   /// Goes on with a text that is generated: its id is of new_sequence().
   Sequence sequence;
   std::chrono::milliseconds deadline{10000};
-  /// Only an answer from every device counts.
+  /// Only an answer from every device counts. Refused at once while a device is ejected.
   bool require_all = false;
 };
 
@@ -71,9 +71,15 @@ class Service {
 struct AgentStatus {
   std::string device, address;
   bool connected = false;
+  /// Why it is not connected; of one that is, why it is not asked: "ejected: late".
   std::string last_error;
   double memory_bytes = 0, round_trip_s = 0;
   std::int64_t queued = 0, answered = 0;
+  /// "joined", "ejected: late", "draining", or "away".
+  std::string state() const {
+    if (connected) return last_error.empty() ? "joined" : last_error;
+    return last_error == "draining" ? last_error : "away";
+  }
 };
 
 }  // namespace cleave::infer

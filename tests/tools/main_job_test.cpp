@@ -104,7 +104,10 @@ TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
   const auto [server, address] = start_server(s / "bundle", own_);
   const auto status = nlohmann::json::parse(run({"status", address, "--format", "json"}).out);
   ASSERT_EQ(status.size(), 3U);
-  for (const auto& agent : status) EXPECT_TRUE(agent.at("connected").get<bool>()) << agent;
+  for (const auto& agent : status) {
+    EXPECT_TRUE(agent.at("connected").get<bool>()) << agent;
+    EXPECT_EQ(agent.at("state"), "joined") << agent;
+  }
   const auto via =
       run({"infer", "--via", address, s / "data/test", "--concurrency", "8", "--format", "json"});
   EXPECT_EQ(std::count(via.out.begin(), via.out.end(), '\n'), 60);

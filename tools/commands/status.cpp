@@ -15,18 +15,19 @@ int status(const Args& args) {
   infer::Client client(args.at(0));
   const auto agents = client.status();
   bool all = true;
-  Table table({"device", "address", "connected", "memory", "round trip", "queue", "answered",
-               "last error"});
+  Table table(
+      {"device", "address", "state", "memory", "round trip", "queue", "answered", "last error"});
   nlohmann::json json = nlohmann::json::array();
   for (const auto& agent : agents) {
-    all = all && agent.connected;
-    table.row({agent.device, agent.address, agent.connected ? "yes" : "no",
+    all = all && agent.state() == "joined";
+    table.row({agent.device, agent.address, agent.state(),
                agent.memory_bytes > 0 ? base::format_bytes(agent.memory_bytes) : "–",
                agent.round_trip_s > 0 ? base::format_seconds(agent.round_trip_s) : "–",
                std::to_string(agent.queued), std::to_string(agent.answered), agent.last_error});
     json.push_back({{"device", agent.device},
                     {"address", agent.address},
                     {"connected", agent.connected},
+                    {"state", agent.state()},
                     {"memory_bytes", agent.memory_bytes},
                     {"round_trip_s", agent.round_trip_s},
                     {"queued", agent.queued},
@@ -42,7 +43,7 @@ int status(const Args& args) {
 
 Command status_command() {
   return {"status",
-          "list the agents of a running `cleave serve`; exit 3 where one is missing",
+          "list the agents of a running `cleave serve`; exit 3 where one is missing or ejected",
           {{"HOST:PORT", "where it serves"}},
           {"format", "verbose"},
           "cleave status 127.0.0.1:7100",

@@ -1,0 +1,357 @@
+// A device that is alive and too late: it is left out, probed, and taken back.
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "infer/aggregator.hpp"
+#include "tests/infer/aggregator_fixture.hpp"
+#include "tests/infer/fake_parts.hpp"
+#include "tests/infer/scripted_agent.hpp"
+
+namespace cleave::infer {
+namespace {
+
+using namespace std::chrono_literals;
+
+const std::vector<std::string> without_cam = {"hub", "desk"};
+
+/// An agent that answers, or is silent, as the test says; remembers what it was asked.
+class MoodyAgent {
+ public:
+  std::string address() const { return agent_.address(); }
+  std::atomic<bool> silent{true};
+  double compute_s = 0;
+  std::vector<net::Admit> asked() {
+    const std::lock_guard lock(mutex_);
+    return asked_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<net::Admit> asked_;
+  ScriptedAgent agent_{[this](const net::Admit& admit) -> std::vector<net::Message> {
+    const std::lock_guard lock(mutex_);
+    asked_.push_back(admit);
+    if (silent) return {};
+    auto value = value_for(admit, 1);
+    value.compute_s = compute_s;
+    return {value};
+  }};
+};
+
+class EjectionTest : public AggregatorTest {
+ protected:
+  /// An aggregator over hub and desk that answer, and cam.
+  void start() {
+    hosts["cam"] = cam.address();
+    if (agents.empty()) start_agents({"hub", "desk"});
+    auto wanted = options();
+    wanted.min_wait = patience;
+    wanted.min_wait_in_text = patience_in_text;
+    wanted.log = [this](const std::string& line) {
+      const std::lock_guard lock(mutex);
+      lines.push_back(line);
+    };
+    service = aggregator(std::move(wanted), 3);
+  }
+  std::string state() const { return service->status().at(2).state(); }
+  void eject_cam() {
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(state(), "joined") << i;
+      EXPECT_EQ(ask(*service, request_of(1)).devices.at(2).why, "late");
+    }
+    EXPECT_EQ(state(), ejected);
+  }
+  /// Live requests bring the probes along.
+  bool cam_comes_back(const Request& request = request_of(1)) {
+    cam.silent = false;
+    return eventually([&] {
+      ask(*service, request);
+      return state() == "joined";
+    });
+  }
+  int lines_with(const std::string& text) {
+    const std::lock_guard lock(mutex);
+    return static_cast<int>(std::count_if(lines.begin(), lines.end(), [&](const auto& line) {
+      return line.find(text) != std::string::npos;
+    }));
+  }
+
+  const std::string ejected = "ejected: late";
+  std::chrono::milliseconds patience{200}, patience_in_text{200};
+  MoodyAgent cam;
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  std::unique_ptr<Aggregator> service;
+};
+
+TEST_F(EjectionTest, ADeviceThatIsLateThreeTimesIsLeftOutAndSaidToBe) {
+  start();
+  eject_cam();
+  const auto asked = cam.asked().size();
+  const auto response = ask(*service, request_of(2));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(2), {0, 1}));
+  EXPECT_EQ(response.devices.at(2).why, ejected);
+  EXPECT_EQ(response.devices.at(2).sent_bytes, 0u);
+  EXPECT_EQ(cam.asked().size(), asked) << "it is not even asked";
+  EXPECT_TRUE(service->status().at(2).connected);
+  EXPECT_EQ(lines_with("[cam] ejected: late"), 1);
+}
+
+TEST_F(EjectionTest, AClientIsTold) {
+  start();
+  RunningServer server(*service, bundle);
+  Client client(server.address());
+  eject_cam();
+  const auto list = client.status();
+  EXPECT_EQ(list.at(0).state(), "joined");
+  EXPECT_EQ(list.at(2).state(), ejected);
+  EXPECT_EQ(ask(client, request_of(1)).devices.at(2).why, ejected);
+  auto request = request_of(1);
+  request.require_all = true;
+  const auto refused = ask(client, std::move(request));
+  EXPECT_EQ(refused.status, Status::no_device);
+  EXPECT_NE(refused.message.find(ejected), std::string::npos) << refused.message;
+}
+
+// The first three are late; what else it was asked is given up with them, at once.
+TEST_F(EjectionTest, WhatAnEjectedDeviceStillHasIsGivenUp) {
+  plan = fake_plan(0.1);
+  bundle = write_bundle(folder.path() / "slow", plan);
+  start();
+  Order order;
+  auto whole = request_of(1, 1h);
+  whole.require_all = true;
+  service->submit(whole, order.note("whole"));
+  for (int i = 0; i < 3; ++i) service->submit(request_of(1, 1h), order.note(std::to_string(i)));
+  ASSERT_TRUE(eventually([&] { return order.names().size() == 4; }));
+  EXPECT_EQ(order.of("whole").status, Status::no_device);
+  EXPECT_EQ(order.of("whole").message,
+            "[infer] device 'cam' at " + hosts["cam"] + " is needed: ejected: late");
+  EXPECT_EQ(state(), ejected);
+}
+
+TEST_F(EjectionTest, ComesBackAfterThreeProbesThatNobodyIsToldOf) {
+  start();
+  eject_cam();
+  const auto before = cam.asked().size();
+  cam.silent = false;
+  std::set<std::uint64_t> ids;
+  for (const auto& admit : cam.asked()) ids.insert(admit.request);
+  ASSERT_TRUE(eventually([&] {
+    const auto response = ask(*service, request_of(7));
+    EXPECT_EQ(response.status, Status::answered);
+    const auto& report = response.devices.at(2);
+    if (report.present) return true;
+    EXPECT_EQ(report.why, ejected);
+    EXPECT_EQ(report.sent_bytes, 0u);
+    EXPECT_EQ(report.received_bytes, 0u);
+    EXPECT_EQ(first_number(response.output), expected_answer(pixels(7), {0, 1}));
+    EXPECT_EQ(service->status().at(2).answered, 0) << "probes are no answers";
+    EXPECT_LE(service->status().at(2).queued, 3) << "nor queued";
+    return false;
+  }));
+  EXPECT_EQ(service->status().at(2).answered, 1);
+  const auto asked = cam.asked();
+  ASSERT_EQ(asked.size(), before + 4) << "three probes and a request";
+  for (std::size_t i = before; i < asked.size(); ++i) {
+    EXPECT_TRUE(ids.insert(asked[i].request).second) << "an id of its own";
+    EXPECT_EQ(asked[i].sequence, 0u);
+    EXPECT_EQ(asked[i].tensor.dims, pixels(7).dims);
+    EXPECT_EQ(*asked[i].tensor.data.data(), *pixels(7).data.data());
+  }
+  EXPECT_EQ(lines_with("[cam] back"), 1);
+}
+
+TEST_F(EjectionTest, OneProbeAtATime) {
+  start();
+  eject_cam();
+  const auto before = cam.asked().size();
+  // The probe stays without an answer, and the requests go on.
+  ASSERT_TRUE(eventually([&] {
+    ask(*service, request_of(1));
+    return cam.asked().size() > before;
+  }));
+  for (int i = 0; i < 20; ++i) ask(*service, request_of(1));
+  EXPECT_EQ(cam.asked().size(), before + 1);
+}
+
+// A copy of a step of a text has the patience of one.
+TEST_F(EjectionTest, ADrainWaitsForNoProbe) {
+  plan = fake_text_plan();
+  bundle = write_bundle(folder.path() / "text", plan);
+  patience_in_text = 1h;
+  start();
+  auto request = token_request(1h);
+  for (int i = 0; i < 3; ++i) ask(*service, request);
+  ASSERT_EQ(state(), ejected);
+  const auto before = cam.asked().size();
+  ASSERT_TRUE(eventually([&] {
+    request.sequence = {service->new_sequence(), 0, 8};
+    ask(*service, request);
+    return cam.asked().size() > before;
+  }));
+  service->drain();
+  EXPECT_EQ(state(), ejected);
+}
+
+TEST_F(EjectionTest, RequireAllIsRefusedAtOnceAndBringsProbesToo) {
+  start();
+  eject_cam();
+  auto request = request_of(1, 1h);
+  request.require_all = true;
+  const auto refused = ask(*service, request);
+  EXPECT_EQ(refused.status, Status::no_device);
+  EXPECT_EQ(refused.message,
+            "[infer] device 'cam' at " + hosts["cam"] + " is needed: ejected: late");
+  EXPECT_TRUE(cam_comes_back(request));
+  EXPECT_EQ(ask(*service, request).status, Status::answered);
+}
+
+TEST_F(EjectionTest, TheLastDeviceIsAskedAgain) {
+  start();
+  eject_cam();
+  cam.silent = false;
+  for (const auto* device : {"hub", "desk"}) agents[device]->stop();
+  ASSERT_TRUE(eventually([&] {
+    const auto list = service->status();
+    return !list.at(0).connected && !list.at(1).connected;
+  }));
+  const auto response = ask(*service, request_of(1));
+  EXPECT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(present_devices(response), std::vector<std::string>{"cam"});
+  EXPECT_EQ(state(), "joined");
+}
+
+TEST_F(EjectionTest, NobodyIsEjectedWhereEverybodyIsLate) {
+  gate->open();
+  const ScriptedAgent hub([](const net::Admit&) { return std::vector<net::Message>{}; });
+  hosts["hub"] = hub.address();
+  hosts["desk"] = free_address();
+  hosts["cam"] = cam.address();
+  auto wanted = options();
+  wanted.min_wait = 20ms;
+  service = aggregator(std::move(wanted), 2);
+  for (int i = 0; i < 6; ++i)
+    EXPECT_EQ(ask(*service, request_of(1, 100ms)).status, Status::deadline);
+  EXPECT_EQ(service->status().at(0).state(), "joined");
+  EXPECT_EQ(state(), "joined");
+}
+
+TEST_F(EjectionTest, AShortDeadlineOfTheAskerIsNotTheDevicesFault) {
+  patience = 1h;
+  start();
+  for (int i = 0; i < 6; ++i)
+    EXPECT_EQ(ask(*service, request_of(1, 300ms)).devices.at(2).why, "late");
+  EXPECT_EQ(state(), "joined");
+}
+
+TEST_F(EjectionTest, WithoutAPredictionTheDeadlineEjectsToo) {
+  plan = fake_plan(0);
+  bundle = write_bundle(folder.path() / "unpredicted", plan);
+  patience = 10ms;
+  start();
+  for (int i = 0; i < 3; ++i)
+    EXPECT_EQ(ask(*service, request_of(1, 300ms)).devices.at(2).why, "late");
+  EXPECT_EQ(state(), ejected);
+}
+
+TEST_F(EjectionTest, RequireAllThatReachesItsDeadlineCounts) {
+  patience = 20ms;
+  start();
+  auto request = request_of(1, 300ms);
+  request.require_all = true;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(state(), "joined");
+    EXPECT_EQ(ask(*service, request).status, Status::deadline) << "it waited";
+  }
+  EXPECT_EQ(state(), ejected);
+}
+
+TEST_F(EjectionTest, RequireAllLeavesHalfOfThePlaces) {
+  patience = 1h;
+  start();
+  auto whole = request_of(1, 1h);
+  whole.require_all = true;
+  for (int i = 0; i < 8; ++i) service->submit(whole, [](Response) {});
+  ASSERT_TRUE(eventually([&] { return cam.asked().size() == 2; }));
+  std::promise<Response> answer;
+  service->submit(request_of(9, 500ms),
+                  [&](Response response) { answer.set_value(std::move(response)); });
+  const auto response = answer.get_future().get();
+  EXPECT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(9), {0, 1}));
+  EXPECT_EQ(cam.asked().size(), 3u);
+}
+
+TEST_F(EjectionTest, AConnectionThatIsNewHasNothingHeldAgainstIt) {
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = patience;
+  service = aggregator(std::move(wanted), 3);
+  eject_cam();
+  gate->open();
+  const auto address = hosts["cam"];
+  agents["cam"]->stop();
+  ASSERT_TRUE(eventually([&] { return state() == "away"; }));
+  agents["cam"] = std::make_unique<RunningAgent>(
+      bundle, plan, RunningAgent::options_for("cam", address), std::make_unique<FakeEngine>());
+  ASSERT_EQ(service->wait_for_agents(0, 10s), 3);
+  EXPECT_EQ(state(), "joined");
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))), all);
+}
+
+// A real agent takes the copy under another id, and lets go of what was canceled.
+TEST_F(EjectionTest, ARealAgentIsEjectedAndComesBack) {
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = patience;
+  service = aggregator(std::move(wanted), 3);
+  eject_cam();
+  gate->open();
+  EXPECT_TRUE(cam_comes_back());
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))), all);
+  EXPECT_EQ(service->status().at(2).queued, 0);
+}
+
+TEST_F(EjectionTest, ATextThatLostTheDeviceGoesOnWithoutItAndANewOneHasItAgain) {
+  plan = fake_text_plan();
+  bundle = write_bundle(folder.path() / "text", plan);
+  start();
+  auto request = token_request(1min);
+  const auto step = [&](std::uint64_t text, std::int64_t past) {
+    request.sequence = {text, past, 8};
+    return ask(*service, request);
+  };
+  const auto text = service->new_sequence();
+  for (int i = 0; i < 3; ++i) step(i == 0 ? text : service->new_sequence(), 0);
+  ASSERT_EQ(state(), ejected);
+  const auto begun_meanwhile = service->new_sequence();
+  EXPECT_EQ(step(begun_meanwhile, 0).devices.at(2).why, ejected);
+  ASSERT_TRUE(cam_comes_back(token_request(1min)));
+  for (const auto old : {text, begun_meanwhile})
+    EXPECT_EQ(present_devices(step(old, 1)), without_cam);
+  EXPECT_EQ(present_devices(step(service->new_sequence(), 0)), all);
+}
+
+TEST_F(EjectionTest, SaysOnceThatADeviceNeedsAMultipleOfItsPrediction) {
+  cam.silent = false;
+  cam.compute_s = 0.0425;  // predicted: 0.01
+  start();
+  for (int i = 0; i < 45; ++i) ask(*service, request_of(1));
+  EXPECT_EQ(lines_with("[cam] needs 4.2 times the predicted time: run 'cleave profile'"), 1);
+  EXPECT_EQ(lines_with("times the predicted time"), 1);
+}
+
+}  // namespace
+}  // namespace cleave::infer
