@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -18,6 +19,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "infer/batch.hpp"
 #include "infer/compute.hpp"
 #include "infer/peers.hpp"
 #include "net/mesh.hpp"
@@ -120,6 +122,21 @@ struct Aggregator::State {
     Clock::time_point sent_at, decided_at;
   };
 
+  /// A request of more rows than one job takes. Its pieces queue behind whoever came before them:
+  /// the next one when the one before has left the queue, and not too many at once.
+  struct Batch {
+    Id id = 0;
+    Request request;
+    std::function<void(Response)> on_done;
+    Clock::time_point submitted, deadline;
+    std::int64_t rows_at_once = 0, next_row = 0;
+    std::set<Id> open;              // pieces queued or running
+    std::vector<Response> answers;  // by piece
+    std::size_t num_answered = 0;
+    bool ended = false;
+    bool is_whole() const { return next_row >= request.input.dims.at(0); }
+  };
+
   struct Job {
     explicit Job(asio::io_context& io) : timer(io) {}
     Id id = 0;
@@ -128,6 +145,7 @@ struct Aggregator::State {
     Clock::time_point submitted, arrived, launched, deadline;  // arrived: on the I/O thread
     std::shared_ptr<const Programs::Ranks> programs;
     std::vector<Share> shares;
+    std::shared_ptr<Batch> batch;  // where it is a piece of one
     bool running = false;
     bool overdue = false;         // all were late and nothing had come
     bool given_a_moment = false;  // then the first came
@@ -169,6 +187,11 @@ struct Aggregator::State {
   // Requests.
   void start(std::shared_ptr<Job> job);
   std::string objection(Job& job);
+  void start_batch(Job& job, std::int64_t rows_at_once);
+  void queue_piece(const std::shared_ptr<Batch>& batch);
+  void take_piece(const std::shared_ptr<Batch>& batch, std::size_t piece, Id id, Response response);
+  void end_batch(const std::shared_ptr<Batch>& batch, Response response);
+  void answer(Id id, const std::function<void(Response)>& on_done, Response response) const;
   void launch_next();
   void launch(Job& job);
   std::chrono::milliseconds least_wait(const Job& job) const {
@@ -210,6 +233,7 @@ struct Aggregator::State {
   std::uint32_t epoch = 1;
   std::vector<std::unique_ptr<Peer>> peers;  // by rank
   std::map<Id, std::shared_ptr<Job>> jobs;
+  std::map<Id, std::shared_ptr<Batch>> batches;  // their pieces are jobs
   std::deque<Id> queue;
   /// Texts that are being generated, and why which ranks do not keep theirs any more.
   std::map<std::uint64_t, std::map<std::size_t, std::string>> sequences;
@@ -436,7 +460,12 @@ void Aggregator::State::start(std::shared_ptr<Job> job) {
   if (const auto wrong = sequence_objection(job->request.sequence); !wrong.empty())
     return finish(id, Status::failed, "[submit] " + wrong);
   keep_one_asked();
+  const auto rows = job->request.sequence.id != 0
+                        ? job->request.input.dims[0]
+                        : rows_at_once(job->request.input, plan().teacher.is_text());
   if (const auto* peer = ejected_peer(); peer && job->request.require_all) {
+    auto& input = job->request.input;
+    input = rows_of(input, 0, std::min(rows, input.dims[0]));
     probe_with(*job);
     return finish(id, Status::no_device, need_of(*peer, ejected_late));
   }
@@ -449,9 +478,97 @@ void Aggregator::State::start(std::shared_ptr<Job> job) {
     return finish(id, Status::overloaded,
                   "[submit] queue: saw " + std::to_string(queue.size()) +
                       " requests waiting, takes at most " + std::to_string(options.max_queue));
+  if (job->request.input.dims[0] > rows) return start_batch(*job, rows);
   queue.push_back(id);
   set_timer(*job, job->deadline);
   launch_next();
+}
+
+/// The job goes: its pieces take its place.
+void Aggregator::State::start_batch(Job& job, std::int64_t rows_at_once) {
+  const auto batch = std::make_shared<Batch>();
+  batch->id = job.id;
+  batch->request = std::move(job.request);
+  batch->on_done = std::move(job.on_done);
+  batch->submitted = job.submitted;
+  batch->deadline = job.deadline;
+  batch->rows_at_once = rows_at_once;
+  batches[batch->id] = batch;
+  jobs.erase(batch->id);
+  queue_piece(batch);
+  launch_next();
+}
+
+void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
+  const auto most = static_cast<std::size_t>(std::max(1, options.max_in_flight / 2));
+  if (batch->ended || batch->is_whole() || batch->open.size() >= most) return;
+  const auto& whole = batch->request;
+  const auto rows = std::min(batch->rows_at_once, whole.input.dims[0] - batch->next_row);
+  const auto job = std::make_shared<Job>(io);
+  job->id = next_id++;
+  job->batch = batch;
+  job->request.deadline = whole.deadline;
+  job->request.require_all = whole.require_all;
+  job->request.input = rows_of(whole.input, batch->next_row, rows);
+  job->submitted = job->arrived = Clock::now();
+  job->deadline = batch->deadline;
+  try {
+    job->programs = programs.find(job->request.input);
+  } catch (const std::exception& error) {
+    Response failure;
+    failure.status = Status::failed;
+    failure.message = error.what();
+    return end_batch(batch, std::move(failure));
+  }
+  job->on_done = [this, batch, piece = batch->answers.size(), id = job->id](Response response) {
+    take_piece(batch, piece, id, std::move(response));
+  };
+  batch->next_row += rows;
+  batch->answers.emplace_back();
+  batch->open.insert(job->id);
+  jobs[job->id] = job;
+  queue.push_back(job->id);
+  set_timer(*job, job->deadline);
+}
+
+/// One piece without an answer is the end of all.
+void Aggregator::State::take_piece(const std::shared_ptr<Batch>& batch, std::size_t piece, Id id,
+                                   Response response) {
+  batch->open.erase(id);
+  if (batch->ended) return;
+  if (response.status != Status::answered) return end_batch(batch, std::move(response));
+  batch->answers[piece] = std::move(response);
+  ++batch->num_answered;
+  if (!batch->is_whole() || batch->num_answered < batch->answers.size()) return queue_piece(batch);
+  try {
+    response = join_pieces(batch->answers);
+  } catch (const std::exception& error) {
+    response = {};
+    response.status = Status::failed;
+    response.message = error.what();
+  }
+  end_batch(batch, std::move(response));
+}
+
+void Aggregator::State::end_batch(const std::shared_ptr<Batch>& batch, Response response) {
+  batch->ended = true;
+  batches.erase(batch->id);
+  response.total_s = Seconds(Clock::now() - batch->submitted).count();
+  response.overhead_s = std::clamp(response.total_s - response.queue_s, 0.0, response.overhead_s);
+  // Pieces overlap.
+  for (auto& device : response.devices)
+    device.round_trip_s = std::min(device.round_trip_s, response.total_s);
+  answer(batch->id, batch->on_done, std::move(response));
+  for (const auto id : std::exchange(batch->open, {})) cancel(id);
+}
+
+void Aggregator::State::answer(Id id, const std::function<void(Response)>& on_done,
+                               Response response) const {
+  try {
+    on_done(std::move(response));
+  } catch (const std::exception& error) {
+    log("[infer] request " + std::to_string(id) + ": the callback threw: " + error.what());
+  }
 }
 
 /// Finds the programs. Returns what is wrong with the input, or empty.
@@ -461,14 +578,22 @@ std::string Aggregator::State::objection(Job& job) {
       input.dims[0] > std::numeric_limits<std::int32_t>::max())
     return "input: saw " + shape_text(input.element, input.dims) +
            ", needs a batch of 1 or more in front";
+  // A large batch has a program for each of its pieces and none for the whole.
+  auto piece = input;
+  if (job.request.sequence.id == 0)
+    piece.dims[0] = std::min(piece.dims[0], rows_at_once(input, plan().teacher.is_text()));
   try {
-    job.programs = programs.find(input);
+    job.programs = programs.find(piece);
   } catch (const std::exception& error) {
     return error.what();
   }
-  for (const auto& program : *job.programs)
-    if (const auto* info = input_of(*program))
-      if (const auto wrong = mismatch(input, *info); !wrong.empty()) return "input: " + wrong;
+  for (const auto& program : *job.programs) {
+    const auto* of_piece = input_of(*program);
+    if (!of_piece) continue;
+    auto whole = *of_piece;
+    whole.dims.at(0) = input.dims[0];
+    if (const auto wrong = mismatch(input, whole); !wrong.empty()) return "input: " + wrong;
+  }
   return {};
 }
 
@@ -492,6 +617,7 @@ void Aggregator::State::launch_next() {
       finish(job->id, Status::deadline, "[queue] the deadline passed before its turn");
     else
       launch(*job);
+    if (job->batch) queue_piece(job->batch);
   }
 }
 
@@ -699,11 +825,7 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
   response.message = message;
   response.output = std::move(output);
   response.fuse_s = fuse_s;
-  try {
-    job->on_done(std::move(response));
-  } catch (const std::exception& error) {
-    log("[infer] request " + std::to_string(id) + ": the callback threw: " + error.what());
-  }
+  answer(id, job->on_done, std::move(response));
   if (job->running) {
     --in_flight;
     in_flight_of_all -= job->request.require_all;
@@ -769,6 +891,8 @@ Aggregator::State::Job* Aggregator::State::find_running(Id id) {
 
 void Aggregator::State::cancel(Id id) {
   if (jobs.count(id)) finish(id, Status::canceled, "[infer] canceled");
+  if (const auto at = batches.find(id); at != batches.end())
+    for (const auto piece : std::set(at->second->open)) cancel(piece);
 }
 
 void Aggregator::State::stop() {

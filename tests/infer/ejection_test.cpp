@@ -324,6 +324,21 @@ TEST_F(EjectionTest, ARealAgentIsEjectedAndComesBack) {
   EXPECT_EQ(service->status().at(2).queued, 0);
 }
 
+// Its first piece is enough of a copy, and has a program where the whole has none.
+TEST_F(EjectionTest, ALargeBatchBringsProbesToo) {
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<GatedEngine>(gate));
+  auto wanted = options();
+  wanted.min_wait = patience;
+  service = aggregator(std::move(wanted), 3);
+  eject_cam();
+  gate->open();
+  Request batch;
+  batch.input = pixels(1, 200);
+  batch.require_all = true;
+  EXPECT_TRUE(cam_comes_back(batch));
+}
+
 TEST_F(EjectionTest, ATextThatLostTheDeviceGoesOnWithoutItAndANewOneHasItAgain) {
   plan = fake_text_plan();
   bundle = write_bundle(folder.path() / "text", plan);

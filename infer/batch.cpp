@@ -1,0 +1,81 @@
+#include "infer/batch.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+namespace cleave::infer {
+namespace {
+
+constexpr std::int64_t most_rows = 64;
+constexpr std::int64_t most_tokens = 64 * 32;
+
+void add(const DeviceReport& piece, DeviceReport* whole) {
+  whole->queued_s = std::max(whole->queued_s, piece.queued_s);
+  whole->compute_s += piece.compute_s;
+  whole->round_trip_s += piece.round_trip_s;
+  whole->predicted_s += piece.predicted_s;
+  whole->sent_bytes += piece.sent_bytes;
+  whole->received_bytes += piece.received_bytes;
+  if (!whole->present || piece.present) return;
+  whole->present = false;
+  whole->why = piece.why;
+}
+
+net::Value concatenated(const std::vector<Response>& pieces) {
+  net::Value whole = pieces.front().output;
+  std::int64_t rows = 0;
+  std::size_t bytes = 0;
+  for (const auto& piece : pieces) {
+    auto dims = piece.output.dims;
+    if (dims.empty() || piece.output.element != whole.element)
+      throw std::runtime_error("[infer] batch: saw outputs of other kinds in its pieces");
+    rows += dims[0];
+    bytes += piece.output.data.size();
+    dims[0] = whole.dims.at(0);
+    if (dims != whole.dims)
+      throw std::runtime_error("[infer] batch: saw outputs of other shapes in its pieces");
+  }
+  std::byte* next = nullptr;
+  auto data = net::Buffer::allocate(bytes, &next);
+  for (const auto& piece : pieces) {
+    std::memcpy(next, piece.output.data.data(), piece.output.data.size());
+    next += piece.output.data.size();
+  }
+  whole.dims[0] = rows;
+  whole.data = std::move(data);
+  return whole;
+}
+
+}  // namespace
+
+std::int64_t rows_at_once(const net::Value& input, bool is_text) {
+  if (!is_text) return most_rows;
+  const std::int64_t tokens = input.dims.size() < 2 ? 1 : std::max<std::int64_t>(1, input.dims[1]);
+  return std::max<std::int64_t>(1, most_tokens / tokens);
+}
+
+net::Value rows_of(const net::Value& value, std::int64_t first, std::int64_t count) {
+  const auto row = value.data.size() / static_cast<std::size_t>(value.dims.at(0));
+  net::Value piece = value;
+  piece.dims[0] = count;
+  piece.data =
+      net::Buffer(value.data.owner(), value.data.data() + row * static_cast<std::size_t>(first),
+                  row * static_cast<std::size_t>(count));
+  return piece;
+}
+
+Response join_pieces(const std::vector<Response>& pieces) {
+  Response whole = pieces.at(0);
+  whole.output = concatenated(pieces);
+  for (std::size_t i = 1; i < pieces.size(); ++i) {
+    whole.fuse_s += pieces[i].fuse_s;
+    whole.overhead_s += pieces[i].overhead_s;
+    for (std::size_t p = 0; p < whole.devices.size(); ++p)
+      add(pieces[i].devices.at(p), &whole.devices[p]);
+  }
+  return whole;
+}
+
+}  // namespace cleave::infer
