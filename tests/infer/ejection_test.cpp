@@ -137,6 +137,45 @@ TEST_F(EjectionTest, WhatAnEjectedDeviceStillHasIsGivenUp) {
   EXPECT_EQ(order.of("whole").message,
             "[infer] device 'cam' at " + hosts["cam"] + " is needed: ejected: late");
   EXPECT_EQ(state(), ejected);
+  // It never said that it had ended them: they take no place when it is back.
+  ASSERT_EQ(cam.asked().size(), 4u);
+  EXPECT_TRUE(cam_comes_back());
+  EXPECT_EQ(present_devices(ask(*service, request_of(1))), all);
+}
+
+// Nobody waits for it, so it may still come.
+TEST_F(EjectionTest, ALateDeviceIsTakenAsLongAsAnotherIsWaitedFor) {
+  plan.prediction.devices[1].compute_s = 1000;
+  bundle = write_bundle(folder.path() / "unequal", plan);
+  start_agents({"hub"});
+  Admitted at_cam, at_desk;
+  const auto keep = [](Admitted* admitted) {
+    return [admitted](const net::Admit& admit) -> std::vector<net::Message> {
+      admitted->add(admit);
+      return {};
+    };
+  };
+  ScriptedAgent other_cam(keep(&at_cam)), desk(keep(&at_desk));
+  hosts["cam"] = other_cam.address();
+  hosts["desk"] = desk.address();
+  auto wanted = options();
+  wanted.min_wait = 20ms;
+  service = aggregator(std::move(wanted), 3);
+  std::promise<Response> answer;
+  service->submit(request_of(1, 1h),
+                  [&](Response response) { answer.set_value(std::move(response)); });
+  ASSERT_TRUE(eventually([&] { return at_cam.count() == 1 && at_desk.count() == 1; }));
+  std::this_thread::sleep_for(150ms);  // cam has 30 ms
+  auto value = value_for(*at_cam.take(), 1);
+  other_cam.say(value);
+  ASSERT_TRUE(eventually([&] { return service->status().at(2).answered == 1; }));
+  value.tag = 1;
+  value.request = at_desk.take()->request;
+  value.tensor.dims = {1, 1, 12};
+  const std::vector<float> numbers(12, 1.0f);
+  value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+  desk.say(value);
+  EXPECT_EQ(present_devices(answer.get_future().get()), all);
 }
 
 TEST_F(EjectionTest, ComesBackAfterThreeProbesThatNobodyIsToldOf) {
@@ -199,6 +238,7 @@ TEST_F(EjectionTest, ADrainWaitsForNoProbe) {
     ask(*service, request);
     return cam.asked().size() > before;
   }));
+  EXPECT_EQ(cam.asked().back().sequence, 0u) << "a probe is no part of the text";
   service->drain();
   EXPECT_EQ(state(), ejected);
 }
@@ -214,6 +254,45 @@ TEST_F(EjectionTest, RequireAllIsRefusedAtOnceAndBringsProbesToo) {
             "[infer] device 'cam' at " + hosts["cam"] + " is needed: ejected: late");
   EXPECT_TRUE(cam_comes_back(request));
   EXPECT_EQ(ask(*service, request).status, Status::answered);
+}
+
+/// Fuses when the test lets it.
+class HeldFusion : public FakeEngine {
+ public:
+  explicit HeldFusion(std::atomic<bool>* held) : held_(held) {}
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    while (*held_) std::this_thread::sleep_for(1ms);
+    return FakeEngine::run(instruction, program, operands, sequence);
+  }
+
+ private:
+  std::atomic<bool>* held_;
+};
+
+TEST_F(EjectionTest, RequireAllIsRefusedThoughEveryPlaceIsTaken) {
+  start_agents({"hub", "desk"});
+  hosts["cam"] = cam.address();
+  auto wanted = options();
+  wanted.min_wait = patience;
+  wanted.max_in_flight = 1;
+  std::atomic<bool> held{false};
+  service = std::make_unique<Aggregator>(bundle, plan, std::make_unique<HeldFusion>(&held),
+                                         std::move(wanted));
+  ASSERT_EQ(service->wait_for_agents(0, 10s), 3);
+  eject_cam();
+  held = true;
+  Order order;
+  service->submit(request_of(1, 1h), order.note("held"));
+  auto request = request_of(1, 1h);
+  request.require_all = true;
+  service->submit(request, order.note("whole"));
+  EXPECT_TRUE(eventually([&] { return order.has("whole"); }));
+  EXPECT_FALSE(order.has("held"));
+  held = false;
+  EXPECT_TRUE(eventually([&] { return order.has("held"); }));
+  EXPECT_EQ(order.of("whole").status, Status::no_device);
 }
 
 TEST_F(EjectionTest, TheLastDeviceIsAskedAgain) {
