@@ -162,8 +162,8 @@ struct Aggregator::State {
   }
 
   const plan::Plan& plan() const { return programs.plan(); }
-  void log(const std::string& line) const {
-    if (options.log) options.log(line);
+  void log(base::LogLevel level, const std::string& line) const {
+    if (options.log) options.log(level, line);
   }
   std::size_t own_rank() const { return plan().parts.size(); }
 
@@ -246,7 +246,7 @@ struct Aggregator::State {
 
   mutable std::mutex joined_mutex;
   std::condition_variable joined_changed;
-  int num_joined = 0;  // guarded
+  int num_joined = 0, num_out_of_reach = 0;  // guarded
 
   Compute compute;  // before the I/O thread starts, after it has ended
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
@@ -284,7 +284,7 @@ void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) 
   };
   events.offer = [this, rank](Id id) { send_admit(rank, id); };
   events.late = [this, rank](const std::vector<Id>& ids) { take_late(rank, ids); };
-  events.log = [this](const std::string& line) { log(line); };
+  events.log = [this](base::LogLevel level, const std::string& line) { log(level, line); };
   peers.push_back(std::make_unique<Peer>(io, std::move(dial), options.lateness, std::move(events)));
 }
 
@@ -433,8 +433,11 @@ void Aggregator::State::probe_with(const Job& job) {
 void Aggregator::State::count_joined() {
   const auto count =
       std::count_if(peers.begin(), peers.end(), [](const auto& peer) { return peer->joined(); });
+  const auto out_of_reach = std::count_if(peers.begin(), peers.end(),
+                                          [](const auto& peer) { return peer->out_of_reach(); });
   const std::lock_guard lock(joined_mutex);
   num_joined = static_cast<int>(count);
+  num_out_of_reach = static_cast<int>(out_of_reach);
   joined_changed.notify_all();
 }
 
@@ -567,7 +570,8 @@ void Aggregator::State::answer(Id id, const std::function<void(Response)>& on_do
   try {
     on_done(std::move(response));
   } catch (const std::exception& error) {
-    log("[infer] request " + std::to_string(id) + ": the callback threw: " + error.what());
+    log(base::LogLevel::notice,
+        "[infer] request " + std::to_string(id) + ": the callback threw: " + error.what());
   }
 }
 
@@ -726,8 +730,8 @@ void Aggregator::State::give_up_open(Job& job, Clock::time_point now) {
     const auto& share = job.shares[rank];
     if (!share.open() || share.must_come) continue;
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - share.sent_at);
-    log("[" + share.report.device + "] request " + std::to_string(id) + ": late after " +
-        std::to_string(waited.count()) + " ms");
+    log(base::LogLevel::detail, "[" + share.report.device + "] request " + std::to_string(id) +
+                                    ": late after " + std::to_string(waited.count()) + " ms");
     if (!lose(id, rank, "late")) break;
   }
   count_late(late);
@@ -871,8 +875,8 @@ std::string Aggregator::State::sequence_objection(const Sequence& sequence) cons
 void Aggregator::State::leave(std::uint64_t sequence, std::size_t rank, const std::string& why) {
   const auto at = sequences.find(sequence);
   if (at == sequences.end() || !at->second.emplace(rank, why).second) return;
-  log("[" + peers[rank]->device() + "] sequence " + std::to_string(sequence) +
-      ": goes on without it (" + why + ")");
+  log(base::LogLevel::detail, "[" + peers[rank]->device() + "] sequence " +
+                                  std::to_string(sequence) + ": goes on without it (" + why + ")");
 }
 
 void Aggregator::State::leave_all(std::size_t rank, const std::string& why) {
@@ -918,7 +922,9 @@ Aggregator::Aggregator(const plan::Bundle& bundle, const plan::Plan& plan,
   for (auto& peer : state_->peers) peer->start();
   state_->work.emplace(state_->io.get_executor());
   state_->thread = std::thread([state = state_.get()] {
-    net::run(state->io, [state](const std::string& why) { state->log("[aggregator] " + why); });
+    net::run(state->io, [state](const std::string& why) {
+      state->log(base::LogLevel::notice, "[aggregator] " + why);
+    });
   });
 }
 
@@ -931,6 +937,15 @@ int Aggregator::wait_for_agents(int count, std::chrono::milliseconds timeout) {
   const int wanted = count > 0 ? count : static_cast<int>(state_->peers.size());
   std::unique_lock lock(state_->joined_mutex);
   state_->joined_changed.wait_for(lock, timeout, [&] { return state_->num_joined >= wanted; });
+  return state_->num_joined;
+}
+
+int Aggregator::wait_for_those_in_reach(std::chrono::milliseconds timeout) {
+  const int all = static_cast<int>(state_->peers.size());
+  std::unique_lock lock(state_->joined_mutex);
+  state_->joined_changed.wait_for(lock, timeout, [&] {
+    return state_->num_joined > 0 && state_->num_joined + state_->num_out_of_reach >= all;
+  });
   return state_->num_joined;
 }
 
@@ -977,5 +992,8 @@ void Aggregator::drain() {
 
 asio::io_context& Aggregator::io() { return state_->io; }
 const plan::Plan& Aggregator::plan() const { return state_->plan(); }
+std::size_t Aggregator::places() const {
+  return static_cast<std::size_t>(state_->options.max_in_flight + state_->options.max_queue);
+}
 
 }  // namespace cleave::infer

@@ -33,8 +33,8 @@ struct AggregatorOptions {
   std::chrono::milliseconds min_wait{50};
   /// The same where a text is generated: who is given up there is missing to its end.
   std::chrono::milliseconds min_wait_in_text{2000};
-  /// One line for each thing worth knowing, on the I/O thread.
-  std::function<void(const std::string&)> log;
+  /// On the I/O thread.
+  base::Log log;
   /// Puts a stream over each connection's: TLS, or a test's recorder.
   std::function<std::unique_ptr<net::Stream>(std::unique_ptr<net::Stream>)> wrap_stream;
   /// Throws std::invalid_argument.
@@ -56,6 +56,9 @@ class Aggregator : public Service {
   ~Aggregator() override;
   /// Waits until `count` agents are joined (0: all), at most `timeout`. Returns how many are.
   int wait_for_agents(int count, std::chrono::milliseconds timeout);
+  /// Waits until every agent is joined, or some are and the others were dialled in vain for half a
+  /// second, at most `timeout`. Returns how many are joined.
+  int wait_for_those_in_reach(std::chrono::milliseconds timeout);
   std::uint64_t submit(Request request, std::function<void(Response)> on_done) override;
   void cancel(std::uint64_t id) override;
   std::uint64_t new_sequence() override;
@@ -69,6 +72,8 @@ class Aggregator : public Service {
                         // aggregator
   boost::asio::io_context& io();
   const plan::Plan& plan() const;
+  /// Requests that it takes at once, in flight and waiting.
+  std::size_t places() const;
 
   struct State;
   std::shared_ptr<State> state_;

@@ -31,6 +31,8 @@ constexpr double pace_worth_a_line = 3;
 /// A timer that fires so much later than it should: this thread was held up, and what came
 /// meanwhile is read first.
 constexpr auto held_up = 10ms;
+/// An agent that is about to start is dialled in vain a few times.
+constexpr auto dialled_in_vain = 500ms;
 /// Nobody waits longer for one answer; a prediction of years must not overflow the clock.
 constexpr std::chrono::duration<double> longest_patience = 24h;
 
@@ -197,6 +199,11 @@ Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, 
   dialer_ = std::make_shared<net::Dialer>(io, std::move(dial), std::move(heard), seed());
 }
 
+void Peer::start() {
+  dialling_since_ = Clock::now();
+  dialer_->start();
+}
+
 void Peer::stop() {
   stopped_ = true;
   dialer_->stop();
@@ -269,20 +276,20 @@ void Peer::answered(Id id, double compute_s, double predicted_compute_s) {
   if (const auto times = pace_.add(compute_s, predicted_compute_s)) {
     char number[32];
     std::snprintf(number, sizeof number, "%.1f", *times);
-    log("needs " + std::string(number) +
-        " times the predicted time: run 'cleave profile' on it again, and 'cleave plan'");
+    notice("needs " + std::string(number) +
+           " times the predicted time: run 'cleave profile' on it again, and 'cleave plan'");
   }
 }
 
 void Peer::eject() {
   standing_.eject(Clock::now());
-  log(std::string(ejected_late) + "; probed in " + std::to_string(standing_.pause() / 1s) +
-      " s, when there are requests");
+  notice(std::string(ejected_late) + "; probed in " + std::to_string(standing_.pause() / 1s) +
+         " s, when there are requests");
 }
 
 void Peer::reinstate() {
   if (!ejected()) return;
-  log("asked again: nobody else is there");
+  notice("asked again: nobody else is there");
   standing_.reinstate();
   come_back();
 }
@@ -308,7 +315,7 @@ void Peer::take_probe(const net::Message& message) {
     if (!probe_->tags.empty()) return;
     probe_.reset();
     if (!standing_.probe_in_time()) return;
-    log("back: its probes were answered in time");
+    notice("back: its probes were answered in time");
     come_back();
   } else if (std::holds_alternative<net::Busy>(message)) {
     fail_probe("busy");
@@ -320,7 +327,7 @@ void Peer::take_probe(const net::Message& message) {
 void Peer::fail_probe(const std::string& why) {
   probe_.reset();
   standing_.probe_failed(Clock::now());
-  log("probe: " + why + "; the next in " + std::to_string(standing_.pause() / 1s) + " s");
+  detail("probe: " + why + "; the next in " + std::to_string(standing_.pause() / 1s) + " s");
 }
 
 /// Sets the timer to what is late first; one that would fire earlier anyway stays.
@@ -360,30 +367,33 @@ void Peer::look_at_clock() {
 }
 
 void Peer::join(const net::Welcome& welcome) {
-  draining_ = false;
+  draining_ = out_of_reach_ = false;
   standing_ = {};
   pace_ = {};
   last_error_.clear();
   window_.open(welcome.max_requests);
-  log("joined at " + address_);
+  notice("joined at " + address_);
   events_.changed();
 }
 
 void Peer::lose(const std::string& why) {
   last_error_ = why;
+  dialling_since_ = Clock::now();
   window_.clear();
   waiting_.clear();
   patience_.clear();
   probe_.reset();
   pause_.cancel();
-  if (!stopped_) log("lost: " + why);
+  if (!stopped_) notice("lost: " + why);
   events_.changed();
   events_.lost(why);
 }
 
 void Peer::fail_to_dial(const std::string& why) {
-  if (last_error_ != why) log(address_ + ": " + why + "; dialling on");
+  out_of_reach_ = Clock::now() - dialling_since_ >= dialled_in_vain;
+  if (last_error_ != why) notice(address_ + ": " + why + "; dialling on");
   last_error_ = why;
+  events_.changed();
 }
 
 void Peer::receive(net::Connection::Received received) {
@@ -412,7 +422,7 @@ void Peer::receive(net::Connection::Received received) {
   } else if (std::holds_alternative<net::Drain>(message)) {
     draining_ = true;
     last_error_ = "draining";
-    log("draining");
+    notice("draining");
     events_.changed();
     events_.draining();
   } else if (!std::holds_alternative<net::Bye>(message)) {

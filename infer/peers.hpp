@@ -12,6 +12,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "base/log.hpp"
 #include "infer/executor.hpp"
 #include "infer/service.hpp"
 #include "net/mesh.hpp"
@@ -152,7 +153,8 @@ class Peer {
  public:
   using Id = std::uint64_t;
   struct Events {
-    /// It joined, was lost, or drains: joined() says something else.
+    /// It joined, was lost, drains, or was not reached: joined() or out_of_reach() may say
+    /// something else.
     std::function<void()> changed;
     /// What waited to be sent is forgotten.
     std::function<void(const std::string& why)> lost;
@@ -167,10 +169,10 @@ class Peer {
     std::function<void(Id)> offer;
     /// Late from now on. They stay here until they are withdrawn.
     std::function<void(const std::vector<Id>&)> late;
-    std::function<void(const std::string&)> log;
+    base::Log log;
   };
   Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events);
-  void start() { dialer_->start(); }
+  void start();
   /// No event comes after it.
   void stop();
 
@@ -179,6 +181,8 @@ class Peer {
   /// There is a connection, and the agent takes new requests.
   bool joined() const { return dialer_->connection() && !draining_; }
   bool ejected() const { return standing_.ejected(); }
+  /// Not joined, and dialled in vain for half a second or more.
+  bool out_of_reach() const { return out_of_reach_; }
   /// Why it is not joined; empty where it was never tried.
   const std::string& last_error() const { return last_error_; }
   /// Requests that it has or that wait to be sent.
@@ -225,7 +229,12 @@ class Peer {
   void come_back();
   void watch();
   void look_at_clock();
-  void log(const std::string& line) const { events_.log("[" + device_ + "] " + line); }
+  void notice(const std::string& line) const {
+    events_.log(base::LogLevel::notice, "[" + device_ + "] " + line);
+  }
+  void detail(const std::string& line) const {
+    events_.log(base::LogLevel::detail, "[" + device_ + "] " + line);
+  }
 
   std::string device_, address_;
   std::uint32_t epoch_;
@@ -240,7 +249,8 @@ class Peer {
   boost::asio::steady_timer pause_, lateness_timer_;
   std::optional<Clock::time_point> watched_;  // when lateness_timer_ fires
   bool excused_ = false;                      // we were late ourselves
-  bool draining_ = false, stopped_ = false;
+  bool draining_ = false, stopped_ = false, out_of_reach_ = false;
+  Clock::time_point dialling_since_;
   std::string last_error_;
   std::int64_t answered_ = 0;
 };

@@ -129,6 +129,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   asio::awaitable<void> attend(std::shared_ptr<Session> session);
   bool handle(const std::shared_ptr<Session>& session, net::Message message);
   void infer(const std::shared_ptr<Session>& session, net::InferRequest message);
+  std::size_t fair_share(const Session& session) const;
   void answer(const std::shared_ptr<Session>& session, std::uint64_t request, Response response);
   void cancel(Session& session, std::uint64_t request);
   void end(const std::shared_ptr<Session>& session);
@@ -283,6 +284,13 @@ void Server::State::infer(const std::shared_ptr<Session>& session, net::InferReq
     session->connection->send(answer_of(request, std::move(refusal)));
     return;
   }
+  if (const auto most = fair_share(*session); session->open.size() >= most) {
+    refusal.message = "[serve] saw " + std::to_string(session->open.size()) +
+                      " requests of this client waiting, takes at most " + std::to_string(most) +
+                      " of one beside others";
+    session->connection->send(answer_of(request, std::move(refusal)));
+    return;
+  }
   Request wanted = request_of(std::move(message));
   if (wanted.sequence.id != 0) {
     const auto [known, fresh] = session->sequences.try_emplace(wanted.sequence.id, 0);
@@ -294,6 +302,17 @@ void Server::State::infer(const std::shared_ptr<Session>& session, net::InferReq
       std::move(wanted), [self = shared_from_this(), session, request](Response response) {
         self->answer(session, request, std::move(response));
       });
+}
+
+/// How many requests of a client are open at most: its part of the places, shared with those who
+/// have some, and never all of them, so that whoever comes next finds one.
+std::size_t Server::State::fair_share(const Session& session) const {
+  const auto asking = std::count_if(sessions.begin(), sessions.end(), [&](const auto& other) {
+    return other.get() == &session || !other->open.empty();
+  });
+  const std::size_t places = aggregator.places();
+  return std::max<std::size_t>(
+      1, std::min(places - places / 4, places / static_cast<std::size_t>(asking)));
 }
 
 void Server::State::answer(const std::shared_ptr<Session>& session, std::uint64_t request,

@@ -941,6 +941,14 @@ TEST_F(AggregatorTest, SaysWhyItCannotStart) {
   EXPECT_EQ(start(wanted), "[aggregator] max_in_flight: saw 0, needs 1 or more");
 }
 
+// An hour, so that a bug is a test that does not end.
+TEST_F(AggregatorTest, DoesNotWaitForAgentsThatNobodyStarted) {
+  start_agents({"hub", "cam"});
+  const auto service = aggregator(options(), 0);
+  EXPECT_EQ(service->wait_for_those_in_reach(1h), 2);
+  EXPECT_EQ(ask(*service, request_of(1)).status, Status::answered);
+}
+
 }  // namespace
 
 /// `--as-agent BUNDLE DEVICE ADDRESS`: an agent to be killed.

@@ -55,7 +55,7 @@ class EjectionTest : public AggregatorTest {
     auto wanted = options();
     wanted.min_wait = patience;
     wanted.min_wait_in_text = patience_in_text;
-    wanted.log = [this](const std::string& line) {
+    wanted.log = [this](base::LogLevel, const std::string& line) {
       const std::lock_guard lock(mutex);
       lines.push_back(line);
     };

@@ -88,8 +88,8 @@ class Generation : public ::testing::Test {
     return made;
   }
   /// Keeps lines for log().
-  std::function<void(const std::string&)> kept() {
-    return [this](const std::string& line) {
+  base::Log kept() {
+    return [this](base::LogLevel, const std::string& line) {
       const std::lock_guard lock(mutex_);
       log_ += line + "\n";
     };
@@ -219,7 +219,7 @@ TEST_F(Generation, ForgetsTheTextThatRestedTooLongAndSaysSo) {
   for (const auto& device : devices) {
     AgentOptions options;
     options.sequence_idle = device == "cam" ? 1s : 10min;
-    options.log = [keep = kept()](base::LogLevel, const std::string& line) { keep(line); };
+    options.log = kept();
     start(device, options);
   }
   const auto service = aggregator();

@@ -236,6 +236,51 @@ TEST_F(ServiceTest, EightClientsLoseNoRequest) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST_F(ServiceTest, OneClientNeverTakesEveryPlace) {
+  AggregatorOptions wanted;
+  wanted.max_in_flight = 2;
+  wanted.max_queue = 6;
+  start(std::make_unique<GatedEngine>(gate), wanted);
+  Client greedy(server->address()), modest(server->address());
+  std::atomic<int> refused{0}, answered{0};
+  std::string why;  // written before `refused` is raised
+  for (int i = 0; i < 8; ++i)
+    greedy.submit(request_of(1, 60s), [&](const Response& response) {
+      if (response.status == Status::overloaded) why = response.message;
+      (response.status == Status::overloaded ? refused : answered) += 1;
+    });
+  EXPECT_TRUE(eventually([&] { return refused == 2; })) << refused;
+  std::promise<Response> other;
+  modest.submit(request_of(2, 60s),
+                [&](Response response) { other.set_value(std::move(response)); });
+  modest.status();
+  gate->open();
+  EXPECT_EQ(other.get_future().get().status, Status::answered);
+  EXPECT_TRUE(eventually([&] { return answered == 6; })) << answered;
+  EXPECT_EQ(why,
+            "[serve] saw 6 requests of this client waiting, takes at most 6 of one beside others");
+}
+
+TEST_F(ServiceTest, AClientBeyondThoseThatItTakesIsRefused) {
+  start();
+  ServerOptions options;
+  options.max_clients = 2;
+  RunningServer small(*aggregator, bundle, options);
+  auto first = std::make_unique<Client>(small.address());
+  Client second(small.address());
+  EXPECT_THROW(Client third(small.address()), std::runtime_error);
+  EXPECT_EQ(ask(second, request_of(1, 20s)).status, Status::answered);
+  first.reset();
+  EXPECT_TRUE(eventually([&] {
+    try {
+      Client fourth(small.address());
+      return true;
+    } catch (const std::runtime_error&) {
+      return false;
+    }
+  }));
+}
+
 TEST_F(ServiceTest, PassesOnRefusalsAndErrors) {
   start();
   Client client(server->address());

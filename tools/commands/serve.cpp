@@ -48,7 +48,7 @@ int serve(const Args& args) {
                  options.listen.c_str());
   auto server = from_options([&] { return infer::Server(*aggregator, bundle, options); });
   drain_on_signal([&server] { server.drain(); }, patience);
-  aggregator->wait_for_agents(1, args.milliseconds("wait"));
+  aggregator->wait_for_those_in_reach(args.milliseconds("wait"));
   server.run();
   aggregator->drain();
   return exit_done;

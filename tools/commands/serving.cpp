@@ -265,7 +265,7 @@ std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan:
   // Who asks that much at once means it.
   if (args.has("concurrency"))
     options.max_queue = std::max(options.max_queue, static_cast<int>(args.integer("concurrency")));
-  if (log) options.log = [log](const std::string& line) { log(base::LogLevel::notice, line); };
+  options.log = log;
   auto engine = infer::fusion_engine(bundle, plan);
   if (args.has("pace") && args.number("pace") < 1)
     engine = infer::paced(std::move(engine), 1 / args.number("pace"), args.text_or("pace-turns"));
@@ -294,7 +294,10 @@ int with_every_device(const Args& args, const std::function<int()>& work) {
 }
 
 void join_agents(const Args& args, infer::Aggregator& aggregator) {
-  if (aggregator.wait_for_agents(0, args.milliseconds("join-timeout")) > 0) return;
+  const auto timeout = args.milliseconds("join-timeout");
+  if (args.flag("require-all") ? aggregator.wait_for_agents(0, timeout) > 0
+                               : aggregator.wait_for_those_in_reach(timeout) > 0)
+    return;
   std::string text;
   for (const auto& agent : aggregator.status())
     text += (text.empty() ? "" : "; ") + agent.device + " at " + agent.address + ": " +
