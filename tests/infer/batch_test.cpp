@@ -192,6 +192,32 @@ TEST_F(BatchTest, CancelAnswersOnceAndEndsEveryPiece) {
   EXPECT_EQ(other, 0);
 }
 
+TEST_F(BatchTest, APieceWithoutAnAnswerEndsTheOthers) {
+  std::atomic<std::uint64_t> first{0}, canceled{0};
+  std::atomic<int> asked{0};
+  const ScriptedAgent hub(
+      [&](const net::Admit& admit) -> std::vector<net::Message> {
+        if (++asked == 1) {
+          first = admit.request;
+          return {};
+        }
+        net::Failed failed;
+        failed.request = admit.request;
+        failed.text = "no more";
+        return {failed};
+      },
+      [&](const net::Message& message) {
+        if (const auto* cancel = std::get_if<net::Cancel>(&message)) canceled = cancel->request;
+      });
+  hosts["hub"] = hub.address();
+  const auto service = aggregator(options(), 1);
+  const auto response = ask(*service, batch_of(640));
+  EXPECT_EQ(response.status, Status::no_device);
+  EXPECT_NE(response.message.find("no more"), std::string::npos) << response.message;
+  EXPECT_TRUE(eventually([&] { return first != 0 && canceled == first; }));
+  EXPECT_EQ(asked, 2);
+}
+
 TEST_F(BatchTest, TheDeadlineIsThatOfAllPieces) {
   start_agent("hub", std::make_unique<GatedEngine>(gate));
   std::atomic<int> expired{0}, other{0};
