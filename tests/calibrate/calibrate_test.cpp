@@ -229,7 +229,7 @@ TEST(Calibrate, RefusesADamagedFileOfItsWorkAndChangesNothing) {
     std::string flipped = good, cut_off = good;
     flipped[good.size() - 5] = static_cast<char>(flipped[good.size() - 5] ^ 4);
     cut_off.pop_back();
-    for (const std::string& bytes : {flipped, cut_off, std::string("rubbish"), std::string()}) {
+    for (const std::string& bytes : {flipped, cut_off}) {
       base::write_whole(file, bytes);
       const auto before = all_of(bundle);
       const std::string message = message_of([&] { calibrate(bundle, cut.teacher, recipe); });
@@ -265,8 +265,10 @@ TEST(Calibrate, RefusesACheckpointThatIsNotOfItsRecipe) {
   calibrate(whole, cut.teacher, recipe);
   const fs::path checkpoint = bundle / ".work/checkpoint.safetensors";
   const std::string good = bytes_of(checkpoint);
-  for (const auto& [field, change] : impossible_states()) {
-    forge_state(checkpoint, change);
+  const auto states = impossible_states();  // those that the test of train does not tell better
+  for (const std::string field : {"epoch: saw 1000000000", "stage: saw 99", "closed: saw true",
+                                  "records: saw none of", "notes.alone"}) {
+    forge_state(checkpoint, states.at(field));
     const auto before = all_of(bundle);
     const std::string message = message_of([&] { calibrate(bundle, cut.teacher, recipe); });
     EXPECT_EQ(message.rfind("[" + checkpoint.string() + "] " + field, 0), 0U)
