@@ -253,6 +253,7 @@ class Calibration {
   void check_losses() const;
   bool is_calibrated() const;
   void note(plan::CalibrationState state) const;
+  void note_largest_features();
   void write() const;
   void compare_splits(const Split& split);
   double fused_quality();
@@ -643,11 +644,29 @@ void Calibration::conclude() {
                                                               : end_quality_ <= start_quality_;
   rejected_ = !std::isnan(start_quality_) && !holds;
   if (!group_.leads()) return;
-  if (!rejected_)
+  if (!rejected_) {
+    note_largest_features();
     write();
-  else if (!is_calibrated())
+  } else if (!is_calibrated())
     note(plan::CalibrationState::rejected);
   run_->close();
+}
+
+/// How large the features of rows to learn from are: the aggregator tells a device at fault by it.
+void Calibration::note_largest_features() {
+  constexpr std::int64_t most_rows = 512, piece = 32;
+  const std::int64_t rows = std::min(training_.size(), most_rows);
+  const c10::NoGradGuard no_grad;
+  for (auto& part : student_.fused.fusion.parts) part.largest_feature = 0;
+  for (std::int64_t begin = 0; begin < rows; begin += piece) {
+    const auto inputs = model::inputs_of(
+        plan_.teacher, training_.rows(begin, std::min(piece, rows - begin)).to(teacher_.device()));
+    const auto features = features_of(student_.fused, inputs);
+    for (std::size_t p = 0; p < features.size(); ++p) {
+      double& largest = student_.fused.fusion.parts[p].largest_feature;
+      largest = std::max(largest, features[p].abs().max().item<double>());
+    }
+  }
 }
 
 /// Parts, fusion and manifest anew; what else the bundle holds (plans, other plans' parts) as it

@@ -555,8 +555,6 @@ void Agent::State::take(std::vector<Compute::Event> events) {
       if (!last) continue;
       ++i;
     } else if (event.what == What::failed) {
-      if (kept.count(task.sequence) != 0)
-        forget(task.sequence, "forgotten, a request of it failed");
       if (session) fail(session, task.envelope, event.text);
     } else if (event.what == What::output) {
       continue;

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
+#include <cstdio>
+#include <cstring>
 #include <deque>
 #include <future>
 #include <limits>
@@ -61,6 +64,31 @@ std::string mismatch(const net::Value& value, const plan::ValueInfo& info) {
          shape_text(info.element, info.dims);
 }
 
+/// A feature so many times as large as any in calibration is no feature, but a fault of a device.
+constexpr double plausible_times = 4;
+
+/// Why a value of floats is no feature: a number that is not finite, or larger than `most` (0: not
+/// known). Empty where it may be one.
+std::string implausible(const net::Value& value, double most) {
+  if (value.element != base::Element::f32) return {};
+  const auto count = static_cast<std::size_t>(value.count());
+  const std::byte* bytes = value.data.data();
+  const float bound = most > 0 ? static_cast<float>(most) : std::numeric_limits<float>::max();
+  for (std::size_t i = 0; i < count; ++i) {
+    float number = 0;
+    std::memcpy(&number, bytes + i * sizeof number, sizeof number);
+    if (std::abs(number) <= bound) continue;  // a NaN is not
+    char seen[64];
+    std::snprintf(seen, sizeof seen, "%g", static_cast<double>(number));
+    char needed[96];
+    std::snprintf(needed, sizeof needed, "at most %g, %g times the largest in calibration", most,
+                  plausible_times);
+    return std::string("saw ") + seen + ", needs " +
+           (std::isfinite(number) ? needed : "finite numbers");
+  }
+  return {};
+}
+
 const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value) {
   return program.values.at(static_cast<std::size_t>(value));
 }
@@ -117,6 +145,8 @@ struct Aggregator::State {
     std::vector<std::uint32_t> tags;  // not yet received
     bool must_come = false;           // one of its values may not be absent
     bool late = false;                // see Patience
+    bool refused = false;             // the device says that it cannot compute the request
+    bool wrong = false;               // what came is no value of its
     double predicted_compute_s = 0;
     DeviceReport report;
     Clock::time_point sent_at, decided_at;
@@ -159,6 +189,8 @@ struct Aggregator::State {
         compute(std::move(fusion),
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {
     for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) add_peer(rank, bundle.identity());
+    for (const double largest : bundle.largest_features(plan))
+      plausible.push_back(plausible_times * largest);
   }
 
   const plan::Plan& plan() const { return programs.plan(); }
@@ -232,6 +264,7 @@ struct Aggregator::State {
   asio::io_context io;  // outlives what its coroutines hold
   std::uint32_t epoch = 1;
   std::vector<std::unique_ptr<Peer>> peers;  // by rank
+  std::vector<double> plausible;             // by rank: the largest |number| of its part's features
   std::map<Id, std::shared_ptr<Job>> jobs;
   std::map<Id, std::shared_ptr<Batch>> batches;  // their pieces are jobs
   std::deque<Id> queue;
@@ -278,9 +311,11 @@ void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) 
   events.busy = [this, rank](Id id, std::uint64_t wire_bytes) {
     return take_busy(rank, id, wire_bytes);
   };
-  events.ended = [this, rank](Id id, const std::string& why) {
-    const auto* job = find_running(id);
-    if (job && job->shares[rank].open() && lose(id, rank, why)) give_up_if_all_late(id);
+  events.ended = [this, rank](Id id, const std::string& why, bool refused) {
+    auto* job = find_running(id);
+    if (!job || !job->shares[rank].open()) return;
+    job->shares[rank].refused = refused;
+    if (lose(id, rank, why)) give_up_if_all_late(id);
   };
   events.offer = [this, rank](Id id) { send_admit(rank, id); };
   events.late = [this, rank](const std::vector<Id>& ids) { take_late(rank, ids); };
@@ -320,8 +355,11 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
         instruction.tag != message.tag)
       continue;
     const auto& info = info_of(program, instruction.result);
-    if (const auto wrong = mismatch(message.tensor, info); !wrong.empty()) {
+    auto wrong = mismatch(message.tensor, info);
+    if (wrong.empty()) wrong = implausible(message.tensor, plausible[rank]);
+    if (!wrong.empty()) {
       const auto id = job->id;
+      share.wrong = true;
       if (lose(id, rank, "value " + info.name + ": " + wrong)) give_up_if_all_late(id);
       return;
     }
@@ -770,11 +808,15 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
       if (other.stage == Share::Stage::lost && other.report.why != "not joined")
         reasons.push_back("'" + other.report.device + "' " + other.report.why);
     if (const auto away = who_is_missing(); !away.empty()) reasons.push_back("not joined: " + away);
-    finish(id, Status::no_device, "[infer] no device answers: " + join(reasons, "; "));
+    // They are there, and have nothing to say to it.
+    const bool there = std::any_of(job.shares.begin(), job.shares.end(),
+                                   [](const Share& other) { return other.refused || other.wrong; });
+    finish(id, there ? Status::failed : Status::no_device,
+           "[infer] no device answers: " + join(reasons, "; "));
     return false;
   }
   if (share.must_come || job.request.require_all) {
-    finish(id, Status::no_device, need_of(*peers[rank], why));
+    finish(id, share.refused ? Status::failed : Status::no_device, need_of(*peers[rank], why));
     return false;
   }
   for (const auto tag : std::exchange(share.tags, {}))

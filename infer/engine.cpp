@@ -149,14 +149,15 @@ class TorchEngine : public Engine {
                            const Sequence& sequence) {
     if (sequence.id == 0) return nullptr;
     const std::pair key(sequence.id, part);
-    if (sequence.past == 0) caches_[key] = model::make_cache(model, ids.size(0), sequence.capacity);
+    if (sequence.past == 0)
+      caches_[key] = {model::make_cache(model, ids.size(0), sequence.capacity), {}};
     const auto found = caches_.find(key);
-    if (found == caches_.end() || found->second.longest() != sequence.past ||
-        static_cast<std::int64_t>(found->second.lengths.size()) != ids.size(0))
+    if (found == caches_.end() || !found->second.rewind_to(sequence.past) ||
+        static_cast<std::int64_t>(found->second.cache.lengths.size()) != ids.size(0))
       throw std::runtime_error("[engine] sequence " + std::to_string(sequence.id) +
                                ": saw other tokens so far, needs " + std::to_string(sequence.past) +
                                " of " + std::to_string(ids.size(0)) + " texts");
-    return &found->second;
+    return &found->second.cache;
   }
 
   Tensor run_part(const plan::Instruction& instruction,
@@ -201,7 +202,26 @@ class TorchEngine : public Engine {
     model::answer(fusion, model::fuse(fusion, features));
   }
 
-  std::map<std::pair<std::uint64_t, std::int32_t>, model::KvCache> caches_;  // by sequence and part
+  /// What is kept of a text, and what it was before each of its steps: one that is asked again
+  /// begins where it began.
+  struct Kept {
+    model::KvCache cache;
+    std::map<std::int64_t, std::vector<std::int64_t>> lengths_at;  // by the longest of them
+    /// False where the text was never that long at the beginning of a step.
+    bool rewind_to(std::int64_t past) {
+      if (past == cache.longest()) {
+        lengths_at[past] = cache.lengths;
+        return true;
+      }
+      const auto before = lengths_at.find(past);
+      if (before == lengths_at.end()) return false;
+      cache.lengths = before->second;
+      lengths_at.erase(std::next(before), lengths_at.end());
+      return true;
+    }
+  };
+
+  std::map<std::pair<std::uint64_t, std::int32_t>, Kept> caches_;  // by sequence and part
   Held held_;
   EngineOptions options_;
 };

@@ -404,9 +404,9 @@ void Peer::receive(net::Connection::Received received) {
       std::holds_alternative<net::Busy>(message) || std::holds_alternative<net::Done>(message) ||
       std::holds_alternative<net::Failed>(message) || std::holds_alternative<net::Abort>(message);
   if (probe_ && probe_->id == id && of_request) return take_probe(message);
-  const auto end = [&](const std::string& why) {
+  const auto end = [&](const std::string& why, bool refused = false) {
     release(id);
-    events_.ended(id, why);
+    events_.ended(id, why, refused);
   };
   if (auto* value = std::get_if<net::ValueMessage>(&message)) {
     if (value->last) release(id);
@@ -416,7 +416,7 @@ void Peer::receive(net::Connection::Received received) {
   } else if (std::holds_alternative<net::Done>(message)) {
     end("ended without a value");
   } else if (const auto* failed = std::get_if<net::Failed>(&message)) {
-    end("failed: " + failed->text);
+    end("failed: " + failed->text, true);
   } else if (const auto* abort = std::get_if<net::Abort>(&message)) {
     end("aborted: " + abort->text);
   } else if (std::holds_alternative<net::Drain>(message)) {

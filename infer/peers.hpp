@@ -163,8 +163,9 @@ class Peer {
     std::function<void(net::ValueMessage, std::uint64_t wire_bytes)> value;
     /// It did not take the request. True: it is to be offered again, before all others.
     std::function<bool(Id, std::uint64_t wire_bytes)> busy;
-    /// No further value of the request will come.
-    std::function<void(Id, const std::string& why)> ended;
+    /// No further value of the request will come; `refused`: the agent says that it cannot be
+    /// computed.
+    std::function<void(Id, const std::string& why, bool refused)> ended;
     /// The request's turn has come: admit() it, or leave it.
     std::function<void(Id)> offer;
     /// Late from now on. They stay here until they are withdrawn.

@@ -135,6 +135,7 @@ FusionHead::Part read_part(const base::Reader& reader, std::int64_t width) {
     throw reader.error(wrong.what());
   }
   part.cover = cover_of(part.channels, width);
+  part.largest_feature = reader.number("largest_feature", 0, 1e30, 0);
   return part;
 }
 
@@ -183,7 +184,9 @@ Tensor answer(const FusionHead& head, const Tensor& fused) { return classify(hea
 void save(const FusionHead& head, const std::filesystem::path& folder) {
   nlohmann::json parts = nlohmann::json::array();
   for (const auto& part : head.parts)
-    parts.push_back({{"device", part.device}, {"channels", part.channels}});
+    parts.push_back({{"device", part.device},
+                     {"channels", part.channels},
+                     {"largest_feature", part.largest_feature}});
   const nlohmann::json description = {
       {"format", fusion_format}, {"teacher", config_to_json(head.teacher())}, {"parts", parts}};
   base::StagedFolder staged(folder, "fusion.json");

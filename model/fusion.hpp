@@ -30,6 +30,7 @@ struct FusionHead {
     Tensor bias;                         // b_p [D]
     Tensor absent;                       // m_p [D]
     Tensor cover;                        // c_p [D], 0 or 1
+    double largest_feature = 0;          // |feature| in calibration; 0: not known
   };
   std::vector<Part> parts;
   /// The teacher's config with the tensors of its head alone (model::head_parameters), for

@@ -313,6 +313,17 @@ fs::path Bundle::part_path(const Plan& plan, const std::string& device) const {
 
 fs::path Bundle::fusion_path(const Plan& plan) const { return folder_ / "fusion" / plan.name; }
 
+std::vector<double> Bundle::largest_features(const Plan& plan) const {
+  std::vector<double> largest(plan.parts.size(), 0);
+  const fs::path file = fusion_path(plan) / "fusion.json";
+  if (!fs::exists(file)) return largest;
+  const base::Reader fusion = base::Reader::json_file(file);
+  const auto parts = fusion.at("parts").items();
+  for (std::size_t p = 0; p < std::min(parts.size(), largest.size()); ++p)
+    largest[p] = parts[p].number("largest_feature", 0, 1e30, 0);
+  return largest;
+}
+
 fs::path Bundle::tokenizer_path(const Plan& plan) const {
   const fs::path fusion = fusion_path(plan);
   return fs::exists(fusion) ? fusion : part_path(plan, plan.parts.at(0).device);

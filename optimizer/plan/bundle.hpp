@@ -60,6 +60,9 @@ class Bundle {
   std::filesystem::path plan_path(const std::string& plan) const;
   std::filesystem::path part_path(const Plan& plan, const std::string& device) const;
   std::filesystem::path fusion_path(const Plan& plan) const;
+  /// The largest |feature| of each part in calibration, by rank, as the fusion head remembers it.
+  /// 0: never calibrated. Throws std::runtime_error where fusion.json is there and wrong.
+  std::vector<double> largest_features(const Plan& plan) const;
   /// Where the tokenizer's files lie: with whoever answers.
   std::filesystem::path tokenizer_path(const Plan& plan) const;
   std::filesystem::path work_path() const { return folder_ / ".work"; }

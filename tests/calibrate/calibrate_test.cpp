@@ -94,6 +94,11 @@ TEST(Calibrate, WritesABundleThatVerifies) {
   EXPECT_NO_THROW(bundle.verify(""));
   EXPECT_NE(bundle.identity(), identity);
   EXPECT_EQ(bundle.manifest().teacher_digest, plan::digest_model(cut.teacher));
+  // What the aggregator tells a device at fault by: of the last layer norm, so a few units.
+  for (const double largest : bundle.largest_features(bundle.plan())) {
+    EXPECT_GT(largest, 0.1);
+    EXPECT_LT(largest, 100);
+  }
   EXPECT_TRUE(fs::exists(cut.bundle / "parts/default/hub/keep.json"));
   EXPECT_TRUE(fs::exists(cut.bundle / "calibration.jsonl"));
 }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <iostream>
+#include <limits>
 #include <signal.h>
 #include <spawn.h>
 #include <string>
@@ -15,7 +16,9 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "base/file.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/aggregator_fixture.hpp"
@@ -939,6 +942,81 @@ TEST_F(AggregatorTest, SaysWhyItCannotStart) {
   wanted = options();
   wanted.max_in_flight = 0;
   EXPECT_EQ(start(wanted), "[aggregator] max_in_flight: saw 0, needs 1 or more");
+}
+
+/// Its features are all `number`.
+class WrongEngine : public FakeEngine {
+ public:
+  explicit WrongEngine(float number) : number_(number) {}
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    auto value = FakeEngine::run(instruction, program, operands, sequence);
+    const std::vector<float> numbers(static_cast<std::size_t>(value.count()), number_);
+    value.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+    return value;
+  }
+
+ private:
+  float number_;
+};
+
+std::string why_missing(const Response& response) {
+  std::string why;
+  for (const auto& device : response.devices) why += device.present ? "" : device.why;
+  return why;
+}
+
+TEST_F(AggregatorTest, NumbersThatAreNotFiniteAreNoAnswer) {
+  start_agents({"hub", "desk"});
+  start_agent("cam", std::make_unique<WrongEngine>(std::numeric_limits<float>::quiet_NaN()));
+  const auto service = aggregator(options(), 3);
+  const auto request = request_of(1);
+  const Response rest = ask(*service, request);
+  EXPECT_EQ(rest.status, Status::answered) << rest.message;
+  EXPECT_EQ(present_devices(rest), (std::vector<std::string>{"hub", "desk"}));
+  EXPECT_NE(why_missing(rest).find("saw nan, needs finite numbers"), std::string::npos);
+  auto all = request_of(1);
+  all.require_all = true;
+  const Response refused = ask(*service, all);
+  EXPECT_EQ(refused.status, Status::no_device);
+  EXPECT_NE(refused.message.find("'cam'"), std::string::npos) << refused.message;
+}
+
+TEST_F(AggregatorTest, WhereEveryPartIsWrongTheRequestFails) {
+  for (const auto& part : plan.parts)
+    start_agent(part.device,
+                std::make_unique<WrongEngine>(-std::numeric_limits<float>::infinity()));
+  const auto service = aggregator(options(), 3);
+  const Response response = ask(*service, request_of(1));
+  EXPECT_EQ(response.status, Status::failed);
+  for (const auto& part : plan.parts)
+    EXPECT_NE(response.message.find("'" + part.device + "' value "), std::string::npos)
+        << response.message;
+}
+
+TEST_F(AggregatorTest, AFeatureFarBeyondThoseOfCalibrationIsNone) {
+  nlohmann::json parts = nlohmann::json::array();
+  for (const auto& part : plan.parts)
+    parts.push_back({{"device", part.device}, {"largest_feature", part.device == "cam" ? 2.5 : 0}});
+  std::filesystem::create_directories(bundle.fusion_path(plan));
+  base::write_whole(bundle.fusion_path(plan) / "fusion.json",
+                    nlohmann::json{{"parts", parts}}.dump());
+  for (const float number : {-10.0F, 10.5F}) {
+    agents.clear();
+    start_agents({"hub", "desk"});
+    start_agent("cam", std::make_unique<WrongEngine>(number));
+    const auto service = aggregator(options(), 3);
+    const Response response = ask(*service, request_of(1));
+    EXPECT_EQ(response.status, Status::answered);
+    EXPECT_EQ(present_devices(response).size(), number > 10 ? 2U : 3U) << number;
+    if (number > 10) {
+      EXPECT_NE(why_missing(response).find(
+                    "saw 10.5, needs at most 10, 4 times the largest in calibration"),
+                std::string::npos)
+          << why_missing(response);
+    }
+  }
 }
 
 // An hour, so that a bug is a test that does not end.

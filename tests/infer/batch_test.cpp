@@ -212,7 +212,7 @@ TEST_F(BatchTest, APieceWithoutAnAnswerEndsTheOthers) {
   hosts["hub"] = hub.address();
   const auto service = aggregator(options(), 1);
   const auto response = ask(*service, batch_of(640));
-  EXPECT_EQ(response.status, Status::no_device);
+  EXPECT_EQ(response.status, Status::failed);
   EXPECT_NE(response.message.find("no more"), std::string::npos) << response.message;
   EXPECT_TRUE(eventually([&] { return first != 0 && canceled == first; }));
   EXPECT_EQ(asked, 2);

@@ -3,6 +3,7 @@
 #include "infer/generate.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include <ATen/ATen.h>
@@ -213,6 +214,44 @@ TEST_F(Generation, RefusesTheMiddleOfATextThatItDoesNotKnow) {
   EXPECT_EQ(unknown.status, Status::failed);
   EXPECT_EQ(unknown.message,
             "[submit] sequence 1: is not known, needs to begin with its first tokens");
+}
+
+// A client that did not hear the answer asks again.
+TEST_F(Generation, AStepThatIsAskedAgainBeginsWhereItBegan) {
+  for (const auto& device : devices) start(device);
+  const auto service = aggregator();
+  const std::uint64_t id = service->new_sequence();
+  const auto step = [&](const Text& tokens, std::int64_t past) {
+    Request request;
+    request.input = filled_up({tokens});
+    request.sequence = {id, past, 20};
+    const Response response = ask(*service, std::move(request));
+    EXPECT_EQ(response.status, Status::answered) << response.message;
+    EXPECT_EQ(present_devices(response), devices);
+    return response.output;
+  };
+  const auto same = [](const net::Value& a, const net::Value& b) {
+    return a.bytes() == b.bytes() && std::memcmp(a.data.data(), b.data.data(), a.data.size()) == 0;
+  };
+  step({1, 2, 3}, 0);
+  const auto second = step({4}, 3), third = step({5}, 4);
+  EXPECT_TRUE(same(step({5}, 4), third));
+  EXPECT_TRUE(same(step({4}, 3), second)) << "two back";
+  EXPECT_FALSE(same(step({6}, 4), third));
+  step({4}, 3);
+  EXPECT_TRUE(same(step({5}, 4), third));
+}
+
+TEST_F(Generation, ATokenThatIsNoneFails) {
+  for (const auto& device : devices) start(device);
+  const auto service = aggregator();
+  const std::uint64_t id = service->new_sequence();
+  Request request;
+  request.input = filled_up({{1, 99'999}});
+  request.sequence = {id, 0, 20};
+  const Response response = ask(*service, request);
+  EXPECT_EQ(response.status, Status::failed);
+  EXPECT_NE(response.message.find("saw token 99999"), std::string::npos) << response.message;
 }
 
 TEST_F(Generation, ForgetsTheTextThatRestedTooLongAndSaysSo) {
