@@ -107,6 +107,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
       : aggregator(to),
         io(to.io()),
         options(std::move(wanted)),
+        budget(std::make_shared<net::PayloadBudget>(options.request_bytes)),
         listener(io, options.listen, options.insecure),
         leaving_timer(io),
         draining_timer(io) {
@@ -143,6 +144,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   Aggregator& aggregator;
   asio::io_context& io;
   ServerOptions options;
+  std::shared_ptr<net::PayloadBudget> budget;
   net::Welcome welcome;
   net::Listener listener;
   asio::steady_timer leaving_timer, draining_timer;
@@ -181,6 +183,7 @@ void Server::State::accept(asio::ip::tcp::socket socket) {
   crowded = false;
   net::ConnectionOptions settings;
   settings.limits = greeting_limits;
+  settings.budget = budget;
   auto connection =
       std::make_shared<Connection>(io, net::tcp_stream(std::move(socket)), std::move(settings));
   net::spawn(io, serve(std::move(connection), peer),
@@ -214,7 +217,9 @@ asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connectio
   session->name = peer;
   connection->send(welcome);
   connection->expire_after(0ms);
-  connection->set_limits(net::Limits{});
+  net::Limits limits;
+  limits.max_payload = std::min(limits.max_payload, budget->bytes());
+  connection->set_limits(limits);
   connection->start_heartbeat();
   sessions.insert(session);
   notice("[" + peer + "] client joined");

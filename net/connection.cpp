@@ -62,7 +62,34 @@ error_code as_closed(error_code error) {
   return gone ? error_code(Errc::closed) : error;
 }
 
+/// Part of a budget, until the last who holds it lets go.
+struct Taken {
+  Taken(std::shared_ptr<PayloadBudget> from, std::uint64_t size)
+      : budget(std::move(from)), bytes(size) {}
+  ~Taken() { budget->give_back(bytes); }
+  Taken(const Taken&) = delete;
+  Taken& operator=(const Taken&) = delete;
+  std::shared_ptr<PayloadBudget> budget;
+  std::uint64_t bytes;
+};
+
+/// The same bytes, which hold `taken` too.
+Buffer holding(Buffer buffer, std::shared_ptr<const Taken> taken) {
+  using Both = std::pair<Buffer, std::shared_ptr<const Taken>>;
+  const auto* data = buffer.data();
+  const auto size = buffer.size();
+  return Buffer(std::make_shared<const Both>(std::move(buffer), std::move(taken)), data, size);
+}
+
 }  // namespace
+
+bool PayloadBudget::take(std::uint64_t bytes) {
+  auto used = used_.load();
+  do {
+    if (bytes > bytes_ - used) return false;
+  } while (!used_.compare_exchange_weak(used, used + bytes));
+  return true;
+}
 
 void spawn(asio::io_context& io, asio::awaitable<void> work,
            std::function<void(const std::string&)> failed) {
@@ -133,6 +160,20 @@ asio::awaitable<error_code> Connection::read_header() {
   co_return error_code();
 }
 
+/// False: it was not there in time, or the connection was closed meanwhile.
+asio::awaitable<bool> Connection::wait_for_budget(std::uint64_t bytes) {
+  const auto until = Clock::now() + options_.budget_patience;
+  asio::steady_timer pause(io_);
+  while (!options_.budget->take(bytes)) {
+    if (why_ || Clock::now() >= until) co_return false;
+    alive_ = Clock::now();  // we keep the peer waiting
+    pause.expires_after(std::chrono::milliseconds(5));
+    auto waiting = pause.async_wait(no_throw);
+    co_await std::move(waiting);
+  }
+  co_return true;
+}
+
 asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
   auto first = read_header();
   if (const auto error = co_await std::move(first)) co_return error;
@@ -142,9 +183,16 @@ asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
   const std::size_t tail = header->header_length - header_bytes;
   std::byte* payload_at = nullptr;
   Buffer payload;
+  std::shared_ptr<const Taken> taken;
+  if (header->payload_length > 0 && options_.budget) {
+    auto waiting = wait_for_budget(header->payload_length);
+    if (!co_await std::move(waiting)) co_return why_ ? why_ : error_code(Errc::no_memory_left);
+    taken = std::make_shared<const Taken>(options_.budget, header->payload_length);
+  }
   try {
     body_.resize(tail + header->body_length);
     if (header->payload_length > 0) payload = Buffer::allocate(header->payload_length, &payload_at);
+    if (taken) payload = holding(std::move(payload), std::move(taken));
   } catch (const std::bad_alloc&) {
     co_return boost::system::errc::make_error_code(boost::system::errc::not_enough_memory);
   }

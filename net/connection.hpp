@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -54,8 +55,27 @@ std::unique_ptr<Stream> tcp_stream(asio::ip::tcp::socket socket);
 /// Puts a stream over a stream.
 using StreamWrap = std::function<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>;
 
+/// Memory that several connections share for the payloads that they receive, from a frame's header
+/// on until the last who reads the payload lets go of it. Any thread.
+class PayloadBudget {
+ public:
+  explicit PayloadBudget(std::uint64_t bytes) : bytes_(bytes) {}
+  std::uint64_t bytes() const { return bytes_; }
+  /// False: so much is not left.
+  bool take(std::uint64_t bytes);
+  void give_back(std::uint64_t bytes) { used_ -= bytes; }
+
+ private:
+  const std::uint64_t bytes_;
+  std::atomic<std::uint64_t> used_{0};
+};
+
 struct ConnectionOptions {
   Limits limits;
+  /// Null: every connection may take what its limits say. A frame whose payload does not fit waits
+  /// for `budget_patience`, unread; then the connection is closed.
+  std::shared_ptr<PayloadBudget> budget;
+  std::chrono::milliseconds budget_patience{5000};
   /// A ping this often once the heartbeat runs; a peer that is silent for `dead_after` is given up.
   /// While large frames make progress nobody is silent.
   std::chrono::milliseconds ping_interval{1000};
@@ -105,6 +125,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   asio::awaitable<error_code> read_all(std::span<asio::mutable_buffer> into);
   asio::awaitable<error_code> read_header();
+  asio::awaitable<bool> wait_for_budget(std::uint64_t bytes);
   asio::awaitable<Result<Received>> receive_frame();
   bool keep_to_itself(const Message& message);
   asio::awaitable<void> flush();

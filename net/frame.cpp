@@ -58,6 +58,8 @@ const char* text_of(Errc code) {
       return "message: of a kind that does not belong here";
     case Errc::not_reading:
       return "the peer does not read what it is sent";
+    case Errc::no_memory_left:
+      return "no memory is left for what the peers send";
     case Errc::refused:
       return "the peer refused the handshake";
     case Errc::bad_header_checksum:

@@ -76,6 +76,7 @@ enum class Errc {
   bad_field,
   unexpected_message,
   not_reading,
+  no_memory_left,
   refused,
   bad_header_checksum,
   bad_checksum,

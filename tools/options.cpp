@@ -215,6 +215,10 @@ const std::vector<Option>& options() {
       {"memory", Kind::bytes, "SIZE", "",
        "what this process may take; 0: no limit; default: what the plan gives its device", 0,
        no_limit},
+      {"request-memory", Kind::bytes, "SIZE", "256 MB",
+       "memory for the requests of all clients together, from their arrival until they are "
+       "computed",
+       1e6, no_limit},
       {"max-requests", Kind::integer, "N", "4", "requests admitted at once", 1, 1024},
       {"max-queue", Kind::integer, "N", "64", "requests waiting before the answer is 'overloaded'",
        1, 65536},

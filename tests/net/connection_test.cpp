@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -498,6 +499,36 @@ TEST(Connection, APeerThatReadsALargeFrameSlowlyIsNotSilent) {
   connection->start_heartbeat();
   run_io(io, read_slowly(io, raw, connection, size));
   connection->close(Errc::closed);
+}
+
+/// Receives two tensors of 1,600 bytes, the first of which is let go if `let_go`.
+asio::awaitable<void> receive_two(Pair& pair, bool let_go, std::optional<error_code>& outcome) {
+  ValueMessage message;
+  message.tensor = tensor(400);
+  pair.near->send(message);
+  pair.near->send(message);
+  auto receiving = pair.far->receive();
+  auto first = co_await std::move(receiving);
+  EXPECT_TRUE(first.has_value());
+  if (let_go) first = error_code();
+  auto again = pair.far->receive();
+  const auto second = co_await std::move(again);
+  outcome = second ? error_code() : second.error();
+}
+
+TEST(Connection, WaitsForItsPartOfABudgetAndIsClosedWhereNoneIsLeft) {
+  for (const bool let_go : {true, false}) {
+    ConnectionOptions options;
+    options.budget = std::make_shared<PayloadBudget>(3000);
+    options.budget_patience = 50ms;
+    Pair pair(options);
+    std::optional<error_code> outcome;
+    run_io(pair.io, receive_two(pair, let_go, outcome));
+    ASSERT_TRUE(outcome.has_value());
+    EXPECT_EQ(*outcome, let_go ? error_code() : error_code(Errc::no_memory_left));
+    // All that was taken is given back once nobody holds it.
+    EXPECT_TRUE(options.budget->take(3000)) << let_go;
+  }
 }
 
 TEST(Connection, SendAfterCloseIsNothing) {

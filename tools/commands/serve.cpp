@@ -36,6 +36,7 @@ int serve(const Args& args) {
   options.insecure = args.flag("insecure");
   options.log = log;
   options.max_clients = most_clients(plan);
+  options.request_bytes = static_cast<std::uint64_t>(args.bytes("request-memory"));
   const auto patience = args.milliseconds("drain");
   options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
   options.on_listening = [&](const std::string& address) {
@@ -61,7 +62,7 @@ Command serve_command() {
           "the aggregator as a service",
           {{"BUNDLE", "bundle folder"}},
           {"listen", "fleet", "hosts", "plan", "insecure", "max-queue", "pace", "pace-turns",
-           "wait", "drain", "format", "verbose"},
+           "wait", "drain", "request-memory", "format", "verbose"},
           "cleave serve bundle/ --listen 127.0.0.1:7100",
           serve};
 }
