@@ -447,6 +447,18 @@ std::optional<Clock::time_point> Executor::next_timer() const {
   return next;
 }
 
+bool Executor::computes(std::uint64_t sequence) const {
+  return std::any_of(requests_.begin(), requests_.end(),
+                     [sequence](const auto& request) { return request->sequence.id == sequence; });
+}
+
+void Executor::forget(std::uint64_t sequence) {
+  if (computes(sequence))
+    ended_.insert(sequence);
+  else
+    engine_.forget(sequence);
+}
+
 std::size_t Executor::in_flight() const { return requests_.size(); }
 
 Executor::Request* Executor::find(RequestId id) const {
@@ -461,6 +473,11 @@ std::unique_ptr<Executor::Request> Executor::take(RequestId id) {
   if (at == requests_.end()) return nullptr;
   auto taken = std::move(*at);
   requests_.erase(at);
+  const auto sequence = taken->sequence.id;
+  if (ended_.count(sequence) != 0 && !computes(sequence)) {
+    ended_.erase(sequence);
+    engine_.forget(sequence);
+  }
   return taken;
 }
 

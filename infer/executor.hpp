@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -92,8 +93,8 @@ class Executor {
   bool admit(RequestId id, std::shared_ptr<const plan::Program> program,
              std::vector<net::Value> inputs, Clock::time_point absent_at,
              Clock::time_point deadline, const Sequence& sequence = {});
-  /// Frees what the engine keeps of a sequence.
-  void forget(std::uint64_t sequence) { engine_.forget(sequence); }
+  /// Frees what the engine keeps of a sequence, once its requests in flight have ended.
+  void forget(std::uint64_t sequence);
   /// A value that a peer sent. Unknown requests, a value that came twice and one that came after
   /// its receive was given up are ignored. Returns what is wrong with the value ("value f_1 from
   /// rank 1: saw f32 [1, 1, 5], needs f32 [1, 1, 96]"), else empty; a wrong one that may be absent
@@ -117,6 +118,7 @@ class Executor {
   struct Request;
   Request* find(RequestId id) const;
   std::unique_ptr<Request> take(RequestId id);
+  bool computes(std::uint64_t sequence) const;
   bool step_request(Request& request, Clock::time_point now);
   void run(Request& request, std::size_t instruction);
   void compute(Request& request, const plan::Instruction& instruction);
@@ -127,6 +129,7 @@ class Executor {
   Engine& engine_;
   Hooks hooks_;
   std::vector<std::unique_ptr<Request>> requests_;  // in the order of admission
+  std::set<std::uint64_t> ended_;                   // sequences to forget after them
 };
 
 }  // namespace cleave::infer

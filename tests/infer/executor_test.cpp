@@ -322,6 +322,37 @@ TEST(Executor, ForgetsACanceledRequest) {
   EXPECT_TRUE(bench.log.empty());
 }
 
+TEST(Executor, ForgetsASequenceWhenItsLastRequestHasEnded) {
+  class KeepingEngine : public AddingEngine {
+   public:
+    net::Value run(const Instruction& instruction, const Program& program,
+                   const std::vector<const net::Value*>& operands,
+                   const Sequence& sequence) override {
+      calls.push_back("run " + std::to_string(sequence.id));
+      return AddingEngine::run(instruction, program, operands, sequence);
+    }
+    void forget(std::uint64_t sequence) override {
+      calls.push_back("forget " + std::to_string(sequence));
+    }
+    std::vector<std::string> calls;
+  };
+  KeepingEngine engine;
+  Executor executor(engine, {});
+  const auto admit = [&](Executor::RequestId id, std::uint64_t sequence) {
+    executor.admit(id, agent_program(), {value_of(5)}, in_a_second, in_an_hour, {sequence, 0, 8});
+  };
+  admit(1, 5);
+  admit(2, 5);
+  admit(3, 6);
+  executor.forget(5);
+  executor.forget(7);
+  EXPECT_EQ(engine.calls, (Log{"forget 7"}));
+  executor.cancel(2);
+  while (executor.step(start)) {
+  }
+  EXPECT_EQ(engine.calls, (Log{"forget 7", "run 5", "forget 5", "run 6"}));
+}
+
 TEST(Executor, LetsHooksCancelAndAdmit) {
   Bench bench;
   Executor::Hooks hooks = bench.hooks();
