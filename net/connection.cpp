@@ -233,10 +233,10 @@ bool Connection::keep_to_itself(const Message& message) {
     return true;
   }
   if (const auto* pong = std::get_if<Pong>(&message)) {
-    const Clock::time_point sent{Clock::duration(static_cast<Clock::rep>(pong->stamp))};
-    const auto now = Clock::now();
+    const auto now = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
     // A stamp from the future is not ours.
-    if (sent <= now) round_trip_ = now - sent;
+    if (pong->stamp <= now)
+      round_trip_ = Clock::duration(static_cast<Clock::rep>(now - pong->stamp));
     last_pong_ = *pong;
     return true;
   }

@@ -365,6 +365,24 @@ TEST(Connection, PingsAreAnsweredAndMeasured) {
   run_io(pair.io, stay_alive(pair));
 }
 
+asio::awaitable<void> send_forged_pongs(Pair& pair) {
+  for (const auto stamp : {std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
+    Pong pong;
+    pong.stamp = stamp;
+    pair.far->send(pong);
+  }
+  pair.far->send(Bye{});
+  auto receiving = pair.near->receive();
+  const auto bye = co_await std::move(receiving);
+  EXPECT_TRUE(bye.has_value());
+  EXPECT_EQ(pair.near->round_trip().count(), 0);
+}
+
+TEST(Connection, AStampThatCannotBeOursMeasuresNothing) {
+  Pair pair;
+  run_io(pair.io, send_forged_pongs(pair));
+}
+
 asio::awaitable<void> finish_in_order(Pair& pair) {
   ValueMessage message;
   message.tensor = tensor(1'000'000);
