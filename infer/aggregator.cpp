@@ -64,6 +64,11 @@ std::string mismatch(const net::Value& value, const plan::ValueInfo& info) {
          shape_text(info.element, info.dims);
 }
 
+/// What a device says that it took, but no time that nobody waits for: sums of it stay numbers.
+double credible_s(double said_s) {
+  return std::clamp(said_s, 0.0, Seconds(longest_deadline).count());
+}
+
 /// A feature so many times as large as any in calibration is no feature, but a fault of a device.
 constexpr double plausible_times = 4;
 
@@ -270,6 +275,7 @@ struct Aggregator::State {
   std::deque<Id> queue;
   /// Texts that are being generated, and why which ranks do not keep theirs any more.
   std::map<std::uint64_t, std::map<std::size_t, std::string>> sequences;
+  std::set<std::uint64_t> ending;           // texts that end after their requests
   int in_flight = 0, in_flight_of_all = 0;  // the second: with require_all
   bool launching = false;
   bool draining = false, stopped = false;
@@ -365,8 +371,8 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
     }
   }
   share.tags.erase(tag);
-  share.report.queued_s = message.queued_s;
-  share.report.compute_s = message.compute_s;
+  share.report.queued_s = credible_s(message.queued_s);
+  share.report.compute_s = credible_s(message.compute_s);
   compute.deliver(job->id, peer, message.tag, std::move(message.tensor));
   if (!share.tags.empty()) return;
   peers[rank]->answered(job->id, share.report.compute_s, share.predicted_compute_s);
@@ -877,6 +883,7 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
     in_flight_of_all -= job->request.require_all;
     tidy_up_after(*job, status == Status::answered || status == Status::failed);
   }
+  if (ending.count(job->request.sequence.id) != 0) end_sequence(job->request.sequence.id);
   if (jobs.empty() && draining)
     for (auto& waiter : std::exchange(drained, {})) waiter.set_value();
   launch_next();
@@ -925,7 +932,16 @@ void Aggregator::State::leave_all(std::size_t rank, const std::string& why) {
   for (auto& [id, left] : sequences) leave(id, rank, why);
 }
 
+/// After the requests of the text: one that is sent later would begin it again.
 void Aggregator::State::end_sequence(std::uint64_t id) {
+  const bool open = std::any_of(jobs.begin(), jobs.end(), [id](const auto& job) {
+    return job.second->request.sequence.id == id;
+  });
+  if (open) {
+    ending.insert(id);
+    return;
+  }
+  ending.erase(id);
   if (sequences.erase(id) == 0) return;
   for (const auto& peer : peers) peer->end_sequence(id);
 }

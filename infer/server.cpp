@@ -70,7 +70,7 @@ net::StatusReply reply_of(const std::vector<AgentStatus>& agents) {
     line.device = agent.device;
     line.address = agent.address;
     line.connected = agent.connected;
-    line.last_error = agent.last_error;
+    line.last_error = agent.last_error.substr(0, 400);  // a peer's words, perhaps
     line.memory_bytes = agent.memory_bytes;
     line.round_trip_s = agent.round_trip_s;
     line.queued = agent.queued;

@@ -129,6 +129,83 @@ TEST_F(ServiceTest, TellsTheClientWhatADeviceSays) {
   EXPECT_EQ(report.why, "");
 }
 
+TEST_F(ServiceTest, TimesThatNobodyCanTakeStayNumbers) {
+  const ScriptedAgent cam([](const net::Admit& admit) {
+    const auto rows = admit.tensor.dims.at(0);
+    auto value = value_for(admit, 1, rows * 8);
+    value.tensor.dims = {rows, 1, 8};
+    value.queued_s = -1;
+    value.compute_s = 1e308;
+    return std::vector<net::Message>{value};
+  });
+  AggregatorOptions wanted;
+  wanted.hosts["cam"] = cam.address();
+  for (const auto* device : {"hub", "desk"}) {
+    agents.push_back(std::make_unique<RunningAgent>(bundle, plan, device));
+    wanted.hosts[device] = agents.back()->address();
+  }
+  serve(std::move(wanted));
+  Client client(server->address());
+  auto request = request_of(1);
+  request.input = pixels(1, 200);  // in several pieces, whose times are added up
+  const auto response = ask(client, std::move(request));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_TRUE(response.devices.at(2).present);
+  EXPECT_EQ(response.devices.at(2).queued_s, 0);
+  EXPECT_LT(response.devices.at(2).compute_s, 1e6);
+}
+
+/// A listener that refuses whoever greets it, at length.
+class RefusingAgent {
+ public:
+  explicit RefusingAgent(std::string text) : text_(std::move(text)) {
+    net::spawn(io_, listener_.run([this](boost::asio::ip::tcp::socket socket) {
+      net::spawn(io_,
+                 refuse(std::make_shared<net::Connection>(io_, net::tcp_stream(std::move(socket)),
+                                                          net::ConnectionOptions{})),
+                 {});
+    }),
+               {});
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~RefusingAgent() {
+    io_.stop();
+    thread_.join();
+  }
+  std::string address() const { return listener_.address(); }
+
+ private:
+  boost::asio::awaitable<void> refuse(std::shared_ptr<net::Connection> connection) {
+    net::Refused refused;
+    refused.text = text_;
+    connection->send(refused);
+    while (connection->is_open()) {
+      auto receiving = connection->receive();
+      co_await std::move(receiving);
+    }
+  }
+  std::string text_;
+  boost::asio::io_context io_;
+  net::Listener listener_{io_, "127.0.0.1:0", false};
+  std::thread thread_;
+};
+
+TEST_F(ServiceTest, TheStatusOfAnAgentThatRefusesAtLengthIsShort) {
+  const RefusingAgent cam(std::string((1u << 20) - 4, 'x'));
+  AggregatorOptions wanted;
+  wanted.hosts["cam"] = cam.address();
+  for (const auto* device : {"hub", "desk"}) {
+    agents.push_back(std::make_unique<RunningAgent>(bundle, plan, device));
+    wanted.hosts[device] = agents.back()->address();
+  }
+  aggregator =
+      std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(), std::move(wanted));
+  ASSERT_TRUE(eventually([&] { return !aggregator->status()[2].last_error.empty(); }));
+  server = std::make_unique<RunningServer>(*aggregator, bundle);
+  Client client(server->address());
+  EXPECT_EQ(client.status().at(2).last_error, "refused: " + std::string(391, 'x'));
+}
+
 TEST_F(ServiceTest, TellsTheClientWhyADeviceIsMissing) {
   start();
   agents[2]->stop();
@@ -182,6 +259,25 @@ TEST_F(TextServiceTest, TheEndOfATextTravels) {
   const auto gone = ask(client, token(ends, 1));
   EXPECT_EQ(gone.status, Status::failed);
   EXPECT_NE(gone.message.find("is not known"), std::string::npos) << gone.message;
+}
+
+TEST_F(TextServiceTest, ATextThatEndsBeforeItsTurnIsKeptNowhere) {
+  AggregatorOptions wanted;
+  wanted.max_in_flight = 1;
+  start(std::make_unique<ForgettingEngine>(forgotten), std::move(wanted),
+        std::make_unique<GatedEngine>(gate));
+  Client client(server->address());
+  std::promise<Response> first, second;
+  client.submit(token_request(5s), [&](Response response) { first.set_value(response); });
+  gate->wait_for_entry();
+  const auto text = client.new_sequence();
+  client.submit(token(text, 0), [&](Response response) { second.set_value(response); });
+  client.end_sequence(text);
+  client.status();  // what was sent before has arrived
+  gate->open();
+  EXPECT_EQ(first.get_future().get().status, Status::answered);
+  EXPECT_EQ(second.get_future().get().status, Status::answered);
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; }));
 }
 
 TEST_F(TextServiceTest, TextsOfTwoClientsWithOneNumberAreTwo) {
