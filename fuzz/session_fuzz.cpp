@@ -50,11 +50,12 @@
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/fake_parts.hpp"
 
-// The first report ends the run, and names the seed.
-extern "C" const char* __asan_default_options() { return "detect_leaks=1"; }
-extern "C" const char* __ubsan_default_options() { return "halt_on_error=1:print_stacktrace=1"; }
-extern "C" const char* __tsan_default_options() { return "halt_on_error=1"; }
-extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
+// The first report of a sanitizer ends the run, and names the seed.
+extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
+extern "C" const char* __ubsan_default_options() {
+  return "halt_on_error=1:abort_on_error=1:print_stacktrace=1";
+}
+extern "C" const char* __tsan_default_options() { return "halt_on_error=1:abort_on_error=1"; }
 
 namespace {
 
@@ -64,6 +65,8 @@ using namespace std::chrono_literals;
 using net::Message;
 using Bytes = std::vector<std::byte>;
 
+/// Of a message that has nothing else.
+constexpr std::size_t longest_text = (1u << 20) - 4;
 /// A machine that is busy with other things is slow, not broken.
 constexpr auto patience = 30s;
 constexpr auto hang = 120s;
@@ -544,7 +547,7 @@ class Forge {
       case 2:
         return "\xff\xfe\xc3(\xe2\x82";
       case 3:
-        return std::string(random_.chance(10) ? (1u << 20) - 4 : 1500 + random_.below(6000), 'x');
+        return std::string(random_.chance(10) ? longest_text : 1500 + random_.below(6000), 'x');
       case 4: {  // cut where a letter is not over
         std::string letters;
         for (auto count = random_.below(3000); count > 0; --count) letters += "ä€";
@@ -618,7 +621,7 @@ class Forge {
     message->past = random_.chance(60) ? (random_.chance(50) ? 0 : small) : integer();
     message->capacity =
         random_.chance(70) ? random_.pick<std::int64_t>({1, 8, 200, 4096}) : integer();
-    if (random_.chance(5)) message->past = -message->past / 2;
+    if (random_.chance(5)) message->past = -1 - static_cast<std::int64_t>(random_.below(1000));
   }
   std::uint32_t deadline_ms() {
     return random_.pick<std::uint32_t>({0, 1, 20, 1000, 5000, 5000, 5000, ~std::uint32_t{0}});
@@ -818,7 +821,8 @@ class AgentTarget : public Target {
     agent_.reset();
     auto options = RunningAgent::options_for(device);
     options.sequence_rest = 20ms;
-    options.sequence_idle = 200ms;
+    // Either time or the end of the session frees what is kept.
+    if (std::exchange(idles_, !idles_)) options.sequence_idle = 200ms;
     options.drain_patience = drain_patience;
     options.log = check_line;
     // Two whole texts at once.
@@ -864,6 +868,7 @@ class AgentTarget : public Target {
   }
   std::shared_ptr<Books> books_ = std::make_shared<Books>();
   std::unique_ptr<RunningAgent> agent_;
+  bool idles_ = false;
 };
 
 /// An agent that says what it likes, unless it is told to be calm.
@@ -909,7 +914,7 @@ class HostileAgent {
       const auto message = wire.receive(Clock::now() + 20ms);
       if (const auto seed = seed_.load(); seed != began_) {
         began_ = seed;
-        random_ = Random(seed);
+        if (seed != 0) random_ = Random(seed);
       }
       if (!message) continue;
       if (std::holds_alternative<net::Hello>(*message))
@@ -927,7 +932,7 @@ class HostileAgent {
     welcome.plan = scene_.plan.name;
     welcome.device = device_;
     welcome.max_requests = 4;
-    if (began_ != 0 && random_.chance(20)) {
+    if (random_.chance(20)) {  // also when it is calm: sessions are shorter than dialling again
       switch (random_.below(4)) {
         case 0:
           welcome.max_requests = forge_.number32();
@@ -937,7 +942,7 @@ class HostileAgent {
           return;
         case 2: {
           net::Refused refused;
-          refused.text = forge_.text();
+          refused.text = random_.chance(30) ? std::string(longest_text, 'x') : forge_.text();
           wire.send(refused);
           return;
         }
@@ -958,6 +963,7 @@ class HostileAgent {
     const std::vector<float> numbers(static_cast<std::size_t>(value.tensor.count()),
                                      feature_of(admit.tensor, 2));
     value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+    if (began_ % 8 == 1) value.queued_s = value.compute_s = value.wait_s = 1e308;
     if (began_ == 0 || random_.chance(60)) {
       wire.send(value);
       return;
@@ -1066,7 +1072,10 @@ class ServerTarget : public Target {
   }
   const std::string& address() const override { return server_->address(); }
   void begin(std::uint64_t seed) override {
-    if (hostile_) hostile_->behave(seed + 1);
+    if (!hostile_) return;
+    // The last session has cost it its connection, perhaps.
+    if (seed % 4 == 0) eventually([this] { return aggregator_->status()[2].connected; }, 200ms);
+    hostile_->behave(seed + 1);
   }
   void drain() override { server_->drain(); }
   void join() override { server_->join(); }
@@ -1207,7 +1216,7 @@ void play(std::uint64_t seed, Target* target) {
     auto& wire = wires[random.below(wires.size())];
     if (wire) act(random, *target, &forge, &wire);
   }
-  if (random.below(200) == 0) drain(random, target, &wires);
+  if (random.below(100) == 0) drain(random, target, &wires);
   // Some stay until everything was heard, others go with their requests open.
   for (auto& wire : wires) {
     if (!wire) continue;
@@ -1241,7 +1250,6 @@ int main(int count, char** arguments) {
   const std::vector<std::string> words(arguments + 1, arguments + count);
   const auto most = number_after(words, "--messages").value_or(2000);
   first_seed = current_seed = number_after(words, "--seed").value_or(1);
-  if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(name_seed);
   std::signal(SIGABRT, on_abort);
   const Watchdog watchdog;
 
