@@ -208,6 +208,8 @@ struct Aggregator::State {
   void add_peer(std::size_t rank, const std::string& identity);
   void lost(std::size_t rank, const std::string& why);
   void lose_open(std::size_t rank, Share::Stage stage, const std::string& why);
+  void give_up_ejected(std::size_t rank);
+  static bool is_last_hope(const Job& job, std::size_t rank);
   void take_value(std::size_t rank, net::ValueMessage message, std::uint64_t wire_bytes);
   bool take_busy(std::size_t rank, Id id, std::uint64_t wire_bytes);
   void send_admit(std::size_t rank, Id id);
@@ -441,9 +443,29 @@ void Aggregator::State::count_late(const std::vector<std::size_t>& ranks) {
     });
     if (!others) continue;
     peer.eject();
-    lose_open(rank, Share::Stage::waiting, ejected_late);
-    lose_open(rank, Share::Stage::sent, ejected_late);
+    give_up_ejected(rank);
   }
+}
+
+/// Whoever has nobody else to wait for waits on, as for any that is late.
+void Aggregator::State::give_up_ejected(std::size_t rank) {
+  std::vector<Id> ids;
+  for (const auto& [id, job] : jobs)
+    if (job->running && job->shares[rank].open()) ids.push_back(id);
+  for (const auto id : ids) {
+    const auto* job = find_running(id);
+    if (!job || !job->shares[rank].open() || is_last_hope(*job, rank)) continue;
+    if (lose(id, rank, ejected_late)) give_up_if_all_late(id);
+  }
+}
+
+bool Aggregator::State::is_last_hope(const Job& job, std::size_t rank) {
+  if (job.request.require_all || job.shares[rank].must_come) return false;
+  for (std::size_t other = 0; other < job.shares.size(); ++other) {
+    const auto& share = job.shares[other];
+    if (other != rank && (share.open() || share.stage == Share::Stage::received)) return false;
+  }
+  return true;
 }
 
 const Peer* Aggregator::State::ejected_peer() const {

@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -27,6 +28,7 @@ const std::vector<std::string> without_cam = {"hub", "desk"};
 class MoodyAgent {
  public:
   std::string address() const { return agent_.address(); }
+  void say(net::Message message) { agent_.say(std::move(message)); }
   std::atomic<bool> silent{true};
   double compute_s = 0;
   std::vector<net::Admit> asked() {
@@ -145,6 +147,29 @@ TEST_F(EjectionTest, WhatAnEjectedDeviceStillHasIsGivenUp) {
 }
 
 // Nobody waits for it, so it may still come.
+// It was asked while nobody else was there.
+TEST_F(EjectionTest, WhoHasOnlyTheEjectedDeviceWaitsOn) {
+  hosts["cam"] = cam.address();
+  auto wanted = options();
+  wanted.min_wait = patience;
+  service = aggregator(std::move(wanted), 1);
+  Order order;
+  service->submit(request_of(1, 1h), order.note("alone"));
+  ASSERT_TRUE(eventually([&] { return cam.asked().size() == 1; }));
+  for (const auto& device : without_cam)
+    agents[device] = std::make_unique<RunningAgent>(
+        bundle, plan, RunningAgent::options_for(device, hosts[device]));
+  ASSERT_EQ(service->wait_for_agents(3, 10s), 3);
+  eject_cam();
+  EXPECT_FALSE(order.has("alone")) << order.of("alone").message;
+  cam.say(value_for(cam.asked().at(0), 7));
+  ASSERT_TRUE(eventually([&] { return order.has("alone"); }));
+  const auto response = order.of("alone");
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), 7);
+  EXPECT_EQ(present_devices(response), std::vector<std::string>{"cam"});
+}
+
 TEST_F(EjectionTest, ALateDeviceIsTakenAsLongAsAnotherIsWaitedFor) {
   plan.prediction.devices[1].compute_s = 1000;
   bundle = write_bundle(folder.path() / "unequal", plan);
