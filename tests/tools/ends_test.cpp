@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <future>
 #include <netinet/in.h>
+#include <poll.h>
 #include <regex>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -96,6 +97,19 @@ void read_to_the_end(int socket) {
   char piece[4096];
   while (read(socket, piece, sizeof piece) > 0) {
   }
+}
+
+// A connection that this process closes would stay open in a program that it started meanwhile.
+TEST(Process, KeepsNothingOpenOfWhoStartsIt) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  Process::Options options;
+  options.words = {"/bin/sleep", "600"};
+  const Process process(options);
+  close(ends[1]);
+  pollfd ended{ends[0], POLLIN, 0};
+  EXPECT_EQ(poll(&ended, 1, 10'000), 1);
+  close(ends[0]);
 }
 
 TEST_F(Ends, ALineOfTheLogHasItsTimeAndCannotBeForged) {

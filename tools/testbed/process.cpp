@@ -71,6 +71,8 @@ Process::Process(const Options& options) : options_(options) {
     const int log = open(options_.log.empty() ? "/dev/null" : options_.log.c_str(),
                          O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (log >= 0) dup2(log, STDERR_FILENO);
+    // Sockets of the threads beside this one: held open by a child, they would never be closed.
+    close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     if (!options_.cgroup.empty()) {
       const int members = open(options_.cgroup.c_str(), O_WRONLY | O_CLOEXEC);
       if (members < 0 || write(members, "0", 1) != 1) child_fails(options_.cgroup.c_str());
