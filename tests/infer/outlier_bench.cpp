@@ -141,5 +141,10 @@ int run_all(int num_requests) {
 }  // namespace cleave::infer
 
 int main(int count, char** arguments) {
-  return cleave::infer::run_all(count > 1 ? std::atoi(arguments[1]) : 2000);
+  const int requests = count > 1 ? std::atoi(arguments[1]) : 2000;
+  if (requests < 1) {
+    std::fprintf(stderr, "usage: outlier_bench [REQUESTS]\n");
+    return 2;
+  }
+  return cleave::infer::run_all(requests);
 }

@@ -485,6 +485,10 @@ int run(int num_requests, std::uint64_t seed) {
 }  // namespace cleave::tools
 
 int main(int count, char** arguments) {
-  return cleave::tools::run(count > 1 ? std::atoi(arguments[1]) : 10'000,
-                            count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1);
+  const int requests = count > 1 ? std::atoi(arguments[1]) : 10'000;
+  if (requests < 1) {
+    std::fprintf(stderr, "usage: chaos_bench [REQUESTS [SEED]]\n");
+    return 2;
+  }
+  return cleave::tools::run(requests, count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1);
 }
