@@ -1,6 +1,8 @@
 #include "calibrate/sealed.hpp"
 
+#include <optional>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -71,19 +73,20 @@ model::TensorFiles open_sealed(const std::filesystem::path& path, const std::str
                               ", needs to be deleted to " + remedy);
   };
   const base::MappedFile there(path);  // throws where nobody lets us: deleting would not help
+  std::optional<model::TensorFiles> files;
+  std::string digest;
   try {
-    model::TensorFiles files(path);
-    const auto stated = files.metadata().find(digest_key);
-    if (stated == files.metadata().end())
-      throw refusal("saw no digest of its contents (made by an older version, or damaged)");
-    if (digest_of(files) != stated->second)
-      throw refusal("saw contents that are not those of its digest (the file is damaged)");
-    return files;
+    files.emplace(path);
+    digest = digest_of(*files);
   } catch (const std::runtime_error& error) {
-    const std::string text = error.what();
-    if (text.find(", needs to be deleted to ") != std::string::npos) throw;
-    throw refusal("cannot be read (" + text + ")");
+    throw refusal(std::string("cannot be read (") + error.what() + ")");
   }
+  const auto stated = files->metadata().find(digest_key);
+  if (stated == files->metadata().end())
+    throw refusal("saw no digest of its contents (made by an older version, or damaged)");
+  if (digest != stated->second)
+    throw refusal("saw contents that are not those of its digest (the file is damaged)");
+  return std::move(*files);
 }
 
 }  // namespace cleave::calibrate

@@ -83,13 +83,14 @@ std::string implausible(const net::Value& value, double most) {
     float number = 0;
     std::memcpy(&number, bytes + i * sizeof number, sizeof number);
     if (std::abs(number) <= bound) continue;  // a NaN is not
-    char seen[64];
-    std::snprintf(seen, sizeof seen, "%g", static_cast<double>(number));
-    char needed[96];
-    std::snprintf(needed, sizeof needed, "at most %g, %g times the largest in calibration", most,
-                  plausible_times);
-    return std::string("saw ") + seen + ", needs " +
-           (std::isfinite(number) ? needed : "finite numbers");
+    char text[128];
+    if (std::isfinite(number))
+      std::snprintf(text, sizeof text,
+                    "saw %g, needs at most %g, %g times the largest in calibration",
+                    static_cast<double>(number), most, plausible_times);
+    else
+      std::snprintf(text, sizeof text, "saw %g, needs finite numbers", static_cast<double>(number));
+    return text;
   }
   return {};
 }
