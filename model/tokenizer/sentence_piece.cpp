@@ -27,6 +27,7 @@ namespace cleave::model {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_literals;
 
 constexpr const char* module_name = "cleave_sentence_piece.so";
 
@@ -125,7 +126,7 @@ class SentencePiece : public TokenScheme {
     if (model_ == nullptr)
       throw refuse("saw no SentencePiece model (" + std::string(error.data()) + "), needs one");
     // What comes twice is merged: the same model, with normalizer_spec.add_dummy_prefix = false.
-    const std::string bare = bytes + std::string("\x1A\x02\x18\x00", 4);
+    const std::string bare = bytes + "\x1A\x02\x18\x00"s;
     if (blanks_ != Blanks::every)
       bare_.reset(module_->open(bare.data(), bare.size(), error.data(), error.size()));
     if (blanks_ != Blanks::every && bare_ == nullptr) throw refuse(std::string(error.data()));

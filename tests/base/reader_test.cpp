@@ -15,6 +15,8 @@
 namespace cleave::base {
 namespace {
 
+using namespace std::string_literals;
+
 using cleave::testing::message_of;
 using cleave::testing::Scratch;
 using Strings = std::vector<std::string>;
@@ -269,7 +271,7 @@ TEST(Reader, TakesManyDotsWhereTheyNestNothing) {
 
 TEST(Reader, AnswersBadBytesWithALineOfValidText) {
   for (const std::string& bytes : {std::string("{\"\xff\": 1}"), std::string("\"\xc3\x28\""),
-                                   std::string("\0\0\0\0", 4), std::string("[\"\x01\"]")}) {
+                                   "\0\0\0\0"s, std::string("[\"\x01\"]")}) {
     const std::string message = message_of([&] { json(bytes); });
     ASSERT_FALSE(message.empty());
     EXPECT_NO_THROW(nlohmann::json(message).dump());

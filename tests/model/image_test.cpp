@@ -19,6 +19,7 @@ namespace cleave::model {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_literals;
 using cleave::testing::message_of;
 using cleave::testing::Scratch;
 
@@ -306,7 +307,7 @@ std::string exif_of(int orientation, bool big_endian) {
 }
 
 std::string with_exif_in_jpeg(const std::string& jpeg, const std::string& exif) {
-  const std::string payload = std::string("Exif\0\0", 6) + exif;
+  const std::string payload = "Exif\0\0"s + exif;
   return jpeg.substr(0, 2) + "\xFF\xE1" + bytes_of(payload.size() + 2, 2, true) + payload +
          jpeg.substr(2);
 }

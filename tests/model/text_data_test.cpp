@@ -10,6 +10,8 @@
 namespace cleave::model {
 namespace {
 
+using namespace std::string_literals;
+
 using at::Tensor;
 using testing::error_of;
 using testing::Scratch;
@@ -500,7 +502,7 @@ TEST(TextData, SaysWhatIsWrongAndWhere) {
             "[/test.tsv] line 1: saw 1 columns, needs text and label, or text, text and label");
   data.write("test.tsv", "g\xff\t1\n");
   EXPECT_EQ(data.error(classes), "[/test.tsv] byte 1: is no valid UTF-8; --lossy replaces it");
-  data.write("test.tsv", std::string("\xFF\xFEg\0\t\0001\0\n\0", 12));
+  data.write("test.tsv", "\xFF\xFEg\0\t\0001\0\n\0"s);
   EXPECT_EQ(data.error(classes),
             "[/test.tsv] saw a byte order mark of UTF-16, needs UTF-8 (iconv -f UTF-16 -t UTF-8)");
   data.write("test.tsv", "\t1\n");

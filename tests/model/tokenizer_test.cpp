@@ -20,6 +20,7 @@ namespace cleave::model {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_literals;
 using testing::Scratch;
 
 const fs::path goldens = fs::path(CLEAVE_SOURCE_DIR) / "tests/goldens/tokenizers";
@@ -815,7 +816,7 @@ TEST_F(SentencePiece, RefusesAFileThatIsNotWhole) {
 
 TEST_F(SentencePiece, PassesOnWhatTheLibrarySays) {
   // Whole fields, but no tokens: a trainer_spec and a normalizer_spec without anything.
-  const std::string said = refusal_of_bytes(std::string("\x12\0\x1A\0", 4));
+  const std::string said = refusal_of_bytes("\x12\0\x1A\0"s);
   EXPECT_EQ(said.rfind("[" + (scratch_ / "bytes/tokenizer.model").string() +
                            "] saw no SentencePiece model (",
                        0),
