@@ -449,4 +449,12 @@ void Reader::expect_format(std::int64_t version) const {
   if (*format.value_ != Json(version)) throw format.mismatch(only);
 }
 
+std::int64_t Reader::expect_format(std::int64_t version, std::int64_t older) const {
+  const Reader format = at("format");
+  for (const std::int64_t known : {version, older})
+    if (*format.value_ == Json(known)) return known;
+  throw format.mismatch(std::to_string(version) + " or " + std::to_string(older) +
+                        ", the versions this program knows");
+}
+
 }  // namespace cleave::base

@@ -67,6 +67,8 @@ class Reader {
 
   /// "format": must be `version`, else throws saying which versions are known.
   void expect_format(std::int64_t version) const;
+  /// One of two versions, else throws saying both. Returns it.
+  std::int64_t expect_format(std::int64_t version, std::int64_t older) const;
 
   const nlohmann::json& json() const { return *value_; }
   const std::string& path() const { return path_; }

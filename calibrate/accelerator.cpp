@@ -11,7 +11,7 @@
 #include <c10/core/GradMode.h>
 
 #include "calibrate/environment.hpp"
-#include "calibrate/lanes.hpp"
+#include "model/lanes.hpp"
 
 namespace cleave::calibrate {
 namespace {
@@ -26,7 +26,7 @@ double product_s(const at::Tensor& x) {
 /// Seconds of a matrix product in bf16 over those of the same in fp32 on the CPU.
 double bf16_against_f32() {
   double single_s = std::numeric_limits<double>::max(), half_s = single_s;
-  Lanes lane(1);  // as products are computed later
+  model::Lanes lane(1);  // as products are computed later
   lane.run(1, [&](std::int64_t) {
     const c10::NoGradGuard no_grad;
     const at::Tensor single = at::ones({256, 256}), half = single.to(at::kBFloat16);

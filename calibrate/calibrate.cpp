@@ -18,7 +18,6 @@
 #include "calibrate/evaluate.hpp"
 #include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
-#include "calibrate/lanes.hpp"
 #include "calibrate/loss.hpp"
 #include "calibrate/quality.hpp"
 #include "calibrate/run.hpp"
@@ -26,6 +25,7 @@
 #include "calibrate/teacher_cache.hpp"
 #include "calibrate/weights.hpp"
 #include "model/checkpoint.hpp"
+#include "model/lanes.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace cleave::calibrate {
@@ -51,6 +51,8 @@ double number_in(const json& table, const std::string& key) {
 struct Student {
   FusedModel fused;
   std::vector<model::Transformer> readouts;  // without tensors where the part has a head
+  /// The way from the teacher's features to a part's: the pseudo-inverse of its basis [D_p, D].
+  std::vector<at::Tensor> readers;
 
   NamedTensors tensors() {
     NamedTensors all;
@@ -75,36 +77,46 @@ struct Student {
   void move_to(at::Device device) {
     fused.move_to(device);
     for (model::Transformer& readout : readouts) readout.move_to(device);
+    for (at::Tensor& reader : readers) reader = reader.to(device);
   }
 
-  /// The answer of one part by itself.
+  /// The answer of one part by itself: of its own head, or of one like the teacher's where its
+  /// features lie among the teacher's.
   at::Tensor classify_alone(std::size_t p, const at::Tensor& features) const {
-    return model::classify(readouts[p].tensors.empty() ? fused.parts[p] : readouts[p], features);
+    if (fused.parts[p].config.classes > 0) return model::classify(fused.parts[p], features);
+    return model::classify(readouts[p], model::mapped_back(fused.fusion.parts[p], features));
+  }
+
+  /// The teacher's features as part p can have them. [.., D] -> [.., D_p].
+  at::Tensor wanted_of(std::size_t p, const at::Tensor& teacher) const {
+    return at::matmul(teacher - fused.fusion.parts[p].origin, readers[p].t());
   }
 };
 
-/// The teacher's head on the channels that a part kept.
-model::Transformer readout_of(const model::FusionHead& fusion, const model::ModelConfig& part,
-                              const at::Tensor& channels) {
+/// A head like the teacher's, for a part that has none.
+model::Transformer readout_of(const model::FusionHead& fusion, const model::ModelConfig& part) {
   model::Transformer readout;
-  if (part.answers()) return readout;
-  readout.config = part;
-  readout.config.classes = fusion.teacher().classes;
-  for (const auto& parameter : model::head_parameters(fusion.teacher())) {
-    at::Tensor tensor = fusion.head[parameter.name].clone();
-    for (std::size_t axis = 0; axis < parameter.axes.size(); ++axis)
-      if (parameter.axes[axis].kind == model::Axis::Kind::residual)
-        tensor = tensor.index_select(static_cast<std::int64_t>(axis), channels);
-    readout.tensors[parameter.name] = tensor;
-  }
+  readout.config = fusion.teacher();
+  if (part.classes > 0) return readout;
+  for (const auto& [name, tensor] : fusion.head.tensors) readout.tensors[name] = tensor.clone();
   return readout;
+}
+
+/// Of fp32 numbers on a CPU.
+std::string digest_of_numbers(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.contiguous();
+  return base::sha256({reinterpret_cast<const char*>(flat.data_ptr<float>()),
+                       static_cast<std::size_t>(flat.numel()) * sizeof(float)});
 }
 
 Student make_student(FusedModel fused, at::Device device) {
   Student student;
-  for (std::size_t p = 0; p < fused.parts.size(); ++p)
-    student.readouts.push_back(readout_of(fused.fusion, fused.parts[p].config,
-                                          at::tensor(fused.fusion.parts[p].channels, at::kLong)));
+  for (std::size_t p = 0; p < fused.parts.size(); ++p) {
+    student.readouts.push_back(readout_of(fused.fusion, fused.parts[p].config));
+    const at::Tensor basis = fused.fusion.parts[p].basis.to(at::kDouble);
+    student.readers.push_back(
+        at::linalg_solve(at::matmul(basis.t(), basis), basis.t()).to(at::kFloat));
+  }
   student.fused = std::move(fused);
   student.move_to(device);
   return student;
@@ -194,7 +206,8 @@ class Calibration {
     // Not of the parts' own weights: after a kill in the middle of replacing them they are some of
     // each.
     json start = {describe(recipe), plan::to_json(plan_), plan_.teacher_digest, data_digest_};
-    for (const auto& part : student_.fused.fusion.parts) start.push_back(part.channels);
+    for (const auto& part : student_.fused.fusion.parts)
+      start.push_back(digest_of_numbers(part.basis));
     run_.emplace(Run::Options{bundle.work_path() / "checkpoint.safetensors",
                               bundle.folder() / "calibration.jsonl", base::sha256(start.dump()),
                               recipe.seed, extents(), "", force},
@@ -236,6 +249,7 @@ class Calibration {
   Stage stage(const std::string& name, const Schedule& schedule, const std::string& moves) const;
   std::vector<Stage> alone_stages();
   std::vector<Stage> boost_stages();
+  std::string boosted_head(std::size_t p) const;
   std::vector<Stage> fused_stages(const std::string& name, const CalibrateRecipe::Joint& joint,
                                   const std::string& moves);
   at::Tensor alone_loss(std::size_t part, const Stage::Position& at, const at::Tensor& indices);
@@ -265,7 +279,7 @@ class Calibration {
   Group group_;
   model::Compute compute_;
   model::Transformer teacher_;
-  Lanes lanes_;
+  model::Lanes lanes_;
   Student student_;
   Weights weights_;
   std::vector<Student> copies_;
@@ -428,16 +442,24 @@ std::vector<Stage> Calibration::alone_stages() {
   return stages;
 }
 
+/// The names in the fusion head that part p learns with while those after it are absent.
+std::string Calibration::boosted_head(std::size_t p) const {
+  if (!student_.fused.fusion.shared.empty()) return model::shared_name(p);
+  std::vector<bool> present(plan_.parts.size(), false);
+  std::fill_n(present.begin(), p + 1, true);
+  return model::subset_name(present);
+}
+
 std::vector<Stage> Calibration::boost_stages() {
   // The first part has nothing before it: stage (a) is its training.
   std::vector<Stage> stages;
   for (std::size_t p = 1; recipe_.boost.schedule.epochs > 0 && p < plan_.parts.size(); ++p) {
     stages.push_back(
         stage("boost " + plan_.parts[p].device, recipe_.boost.schedule, part_prefix(p)));
-    const std::string column = "fusion.parts." + std::to_string(p) + ".";
-    stages.back().moves = [p, column](const std::string& tensor) {
-      return (base::starts_with(tensor, part_prefix(p)) || base::starts_with(tensor, column)) &&
-             tensor != column + "absent";
+    const std::string head = "fusion." + boosted_head(p);
+    stages.back().moves = [p, head](const std::string& tensor) {
+      return (base::starts_with(tensor, part_prefix(p)) || base::starts_with(tensor, head)) &&
+             tensor != head + "absent";
     };
     stages.back().loss = [this, p](const Stage::Position& at, const at::Tensor& indices) {
       return boost_loss(p, at, indices);
@@ -496,17 +518,15 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
   const TokenFeatures made =
       made_by(model, batch.inputs, recipe.tokens > 0, layer >= 0 ? &observer : nullptr);
   const at::Tensor answers = student.classify_alone(part, made.features);
-  const at::Tensor kept =
-      at::tensor(student.fused.fusion.parts[part].channels, at::kLong).to(teacher_.device());
   at::Tensor loss =
       answer_losses(recipe, answers, batch).mean() +
       recipe.features *
-          feature_loss(made.features, batch.teacher_features.index_select(2, kept)).mean();
+          feature_loss(made.features, student.wanted_of(part, batch.teacher_features)).mean();
   if (recipe.tokens > 0)
     loss =
-        loss +
-        recipe.tokens *
-            token_loss(made.tokens, batch.teacher_tokens.index_select(2, kept), batch.real).mean();
+        loss + recipe.tokens * token_loss(made.tokens,
+                                          student.wanted_of(part, batch.teacher_tokens), batch.real)
+                                   .mean();
   if (layer >= 0)
     loss = loss + recipe.relations * relation_target_loss(part, layer, batch.inputs, relations);
   return loss;

@@ -10,9 +10,9 @@
 
 #include "calibrate/forward.hpp"
 #include "calibrate/fused.hpp"
-#include "calibrate/lanes.hpp"
 #include "calibrate/split.hpp"
 #include "model/checkpoint.hpp"
+#include "model/lanes.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace cleave::calibrate {
@@ -68,8 +68,8 @@ void add_whole(EvaluateSummary& summary, std::string what, std::vector<std::stri
 }
 
 void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const model::Dataset& data,
-                    Lanes& lanes, const base::ProgressCallback& progress, at::Device compute_device,
-                    EvaluateSummary& summary) {
+                    model::Lanes& lanes, const base::ProgressCallback& progress,
+                    at::Device compute_device, EvaluateSummary& summary) {
   FusedModel model = load_fused(bundle, plan, model::Compute::f32);
   model.move_to(compute_device);
   const auto report = [&](std::int64_t done) {
@@ -137,7 +137,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   if (data.size() == 0)
     throw std::runtime_error("[" + source.path.string() +
                              "] evaluate: saw no data, needs at least 1 row");
-  Lanes lanes(threads);
+  model::Lanes lanes(threads);
   EvaluateSummary summary = summary_of(plan.teacher, data, source.split);
   if (!teacher.empty())
     add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
@@ -159,7 +159,7 @@ EvaluateSummary evaluate_model(const std::filesystem::path& folder, model::Datas
   const auto tokenizer = tokenizer_of(model.config, folder);
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, model.config);
-  Lanes lanes(threads);
+  model::Lanes lanes(threads);
   EvaluateSummary summary = summary_of(model.config, data, source.split);
   add_whole(summary, "model", {}, quality(model, data, lanes));
   return summary;

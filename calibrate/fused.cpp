@@ -16,8 +16,7 @@ void check_match(const FusedModel& model, const plan::Bundle& bundle, const plan
   const auto& parts = model.fusion.parts;
   bool fits = parts.size() == model.parts.size();
   for (std::size_t p = 0; fits && p < parts.size(); ++p)
-    fits = parts[p].device == plan.parts[p].device &&
-           static_cast<std::int64_t>(parts[p].channels.size()) == model.parts[p].config.width;
+    fits = parts[p].device == plan.parts[p].device && parts[p].width == model.parts[p].config.width;
   if (!fits)
     throw std::runtime_error("[" + bundle.fusion_path(plan).string() +
                              "] fusion: its parts are not those of plan '" + plan.name + "'");
@@ -36,14 +35,14 @@ FusedModel load_fused(const plan::Bundle& bundle, const plan::Plan& plan, model:
     model.parts.push_back(model::load(bundle.part_path(plan, part.device)));
     model.parts.back().compute = compute;
   }
-  model.fusion = model::load_fusion(bundle.fusion_path(plan));
+  model.fusion = model::load_fusion(bundle.fusion_path(plan), true);
   check_match(model, bundle, plan);
   return model;
 }
 
 Presence all_present(std::size_t parts) { return Presence(parts, true); }
 
-bool for_pieces(std::int64_t count, std::int64_t piece, Lanes& lanes,
+bool for_pieces(std::int64_t count, std::int64_t piece, model::Lanes& lanes,
                 const std::function<void(std::int64_t, std::int64_t)>& work,
                 const std::function<bool(std::int64_t)>& report) {
   const std::int64_t pieces = (count + piece - 1) / piece;

@@ -7,8 +7,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "base/progress.hpp"
-#include "calibrate/lanes.hpp"
 #include "model/fusion.hpp"
+#include "model/lanes.hpp"
 #include "model/transformer.hpp"
 #include "optimizer/plan/bundle.hpp"
 
@@ -38,7 +38,7 @@ at::Tensor fused_answer(const model::FusionHead& fusion, const std::vector<at::T
 
 /// Runs work(begin, end) over 0 … count − 1 in pieces of `piece` on the lanes, without gradients.
 /// False: `report`, which hears how many are done, asked to stop.
-bool for_pieces(std::int64_t count, std::int64_t piece, Lanes& lanes,
+bool for_pieces(std::int64_t count, std::int64_t piece, model::Lanes& lanes,
                 const std::function<void(std::int64_t, std::int64_t)>& work,
                 const std::function<bool(std::int64_t)>& report = {});
 

@@ -9,7 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "base/lock.hpp"
-#include "calibrate/lanes.hpp"
+#include "model/lanes.hpp"
 
 namespace cleave::calibrate {
 
@@ -42,7 +42,7 @@ class Group {
   /// four) processes, so that results do not depend on them: four, or one a process.
   std::int64_t pieces() const;
   /// The pieces of this process.
-  Slice own_pieces() const { return slice_of(pieces(), rank_, size_); }
+  model::Slice own_pieces() const { return model::slice_of(pieces(), rank_, size_); }
 
   /// The leader's working folder as it is; the others have one each in it, for what they alone
   /// need (a tokenizer, the teacher's answers): some may stand on the same disk.

@@ -94,7 +94,7 @@ double quality_of(const model::ModelConfig& config, const model::Dataset& data,
 
 std::vector<double> qualities(
     const model::ModelConfig& config, const model::Dataset& data, std::size_t variants,
-    const std::function<std::vector<at::Tensor>(const at::Tensor&)>& answer, Lanes& lanes,
+    const std::function<std::vector<at::Tensor>(const at::Tensor&)>& answer, model::Lanes& lanes,
     const std::function<bool(std::int64_t)>& report) {
   const std::int64_t rows = data.size() == 0 ? 1 : rows_a_piece(config, data);
   const auto pieces = static_cast<std::size_t>((data.size() + rows - 1) / rows);
@@ -112,7 +112,7 @@ std::vector<double> qualities(
   return result;
 }
 
-double quality(const model::Transformer& model, const model::Dataset& data, Lanes& lanes) {
+double quality(const model::Transformer& model, const model::Dataset& data, model::Lanes& lanes) {
   return qualities(
              model.config, data, 1,
              [&model](const at::Tensor& inputs) {

@@ -5,9 +5,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "calibrate/lanes.hpp"
 #include "calibrate/measure.hpp"
 #include "model/dataset.hpp"
+#include "model/lanes.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::calibrate {
@@ -33,10 +33,10 @@ double quality_of(const model::ModelConfig& config, const model::Dataset& data,
 /// Returns the variants' qualities; nothing where `report` (rows done) asked to stop.
 std::vector<double> qualities(
     const model::ModelConfig& config, const model::Dataset& data, std::size_t variants,
-    const std::function<std::vector<at::Tensor>(const at::Tensor& inputs)>& answer, Lanes& lanes,
-    const std::function<bool(std::int64_t)>& report = {});
+    const std::function<std::vector<at::Tensor>(const at::Tensor& inputs)>& answer,
+    model::Lanes& lanes, const std::function<bool(std::int64_t)>& report = {});
 /// Quality of one model.
-double quality(const model::Transformer& model, const model::Dataset& data, Lanes& lanes);
+double quality(const model::Transformer& model, const model::Dataset& data, model::Lanes& lanes);
 
 /// Pearson's correlation of the ranks, ties sharing their mean rank; 0 where one of the two [n] is
 /// constant.

@@ -114,7 +114,7 @@ void restore_tensors(const std::filesystem::path& path,
   }
 }
 
-Run::Run(Options options, Weights& weights, Lanes& lanes, Group group,
+Run::Run(Options options, Weights& weights, model::Lanes& lanes, Group group,
          base::ProgressCallback progress)
     : options_(std::move(options)),
       weights_(weights),
@@ -262,11 +262,11 @@ bool Run::run_epoch(const Stage& stage) {
 
 double Run::train_step(const Stage& stage, const std::vector<std::int64_t>& order,
                        std::int64_t batch) {
-  const Slice own = group_.own_pieces();
+  const model::Slice own = group_.own_pieces();
   std::vector<double> losses(static_cast<std::size_t>(own.size()), 0.0);
   lanes_.run(own.size(), [&](std::int64_t i) {
     const std::int64_t piece = own.begin + i;
-    const Slice mine = slice_of(batch, piece, group_.pieces());
+    const model::Slice mine = model::slice_of(batch, piece, group_.pieces());
     if (mine.size() == 0) return;
     const at::Tensor indices = at::empty({mine.size()}, at::kLong);
     std::copy_n(order.begin() + step_ * batch + mine.begin, mine.size(),

@@ -12,9 +12,9 @@
 #include "base/progress.hpp"
 #include "base/reader.hpp"
 #include "calibrate/group.hpp"
-#include "calibrate/lanes.hpp"
 #include "calibrate/train.hpp"
 #include "calibrate/weights.hpp"
+#include "model/lanes.hpp"
 
 namespace cleave::calibrate {
 
@@ -84,7 +84,7 @@ class Run {
     bool force = false;
   };
   /// Resumes where there is a checkpoint: weights are restored here.
-  Run(Options options, Weights& weights, Lanes& lanes, Group group,
+  Run(Options options, Weights& weights, model::Lanes& lanes, Group group,
       base::ProgressCallback progress);
 
   bool resumed() const { return resumed_; }
@@ -117,7 +117,7 @@ class Run {
 
   Options options_;
   Weights& weights_;
-  Lanes& lanes_;
+  model::Lanes& lanes_;
   Group group_;
   base::ProgressCallback progress_;
   bool resumed_ = false, mid_stage_ = false, closed_ = false;

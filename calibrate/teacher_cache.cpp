@@ -50,11 +50,11 @@ std::optional<TeacherView> TeacherCache::kept(const model::ModelConfig& teacher,
 
 std::optional<TeacherView> TeacherCache::make(
     const model::Transformer& teacher, const model::Dataset& data, const Augmentation& how,
-    std::uint64_t seed, int view, Lanes& lanes,
+    std::uint64_t seed, int view, model::Lanes& lanes,
     const std::function<bool(std::int64_t)>& report) const {
   const std::int64_t count = data.size();
   TeacherView outputs = empty_view(teacher.config, count);
-  const Slice own = slice_of(count, group_.rank(), group_.size());
+  const model::Slice own = model::slice_of(count, group_.rank(), group_.size());
   const auto work = [&](std::int64_t first, std::int64_t last) {
     const std::int64_t begin = own.begin + first, end = own.begin + last;
     const at::Tensor indices = at::arange(begin, end, at::kLong);
@@ -67,7 +67,7 @@ std::optional<TeacherView> TeacherCache::make(
   const auto done = [&](std::int64_t rows) { return !report || report(rows * group_.size()); };
   if (group_.any(!for_pieces(own.size(), images_a_piece, lanes, work, done))) return std::nullopt;
   for (int rank = 0; rank < group_.size(); ++rank) {
-    const Slice share = slice_of(count, rank, group_.size());
+    const model::Slice share = model::slice_of(count, rank, group_.size());
     group_.copy_from(rank, {outputs.logits.narrow(0, share.begin, share.size()),
                             outputs.features.narrow(0, share.begin, share.size())});
   }

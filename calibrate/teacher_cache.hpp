@@ -9,8 +9,8 @@
 
 #include "calibrate/augment.hpp"
 #include "calibrate/group.hpp"
-#include "calibrate/lanes.hpp"
 #include "model/dataset.hpp"
+#include "model/lanes.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::calibrate {
@@ -36,7 +36,7 @@ class TeacherCache {
   /// asked to stop.
   std::optional<TeacherView> make(const model::Transformer& teacher, const model::Dataset& data,
                                   const Augmentation& how, std::uint64_t seed, int view,
-                                  Lanes& lanes,
+                                  model::Lanes& lanes,
                                   const std::function<bool(std::int64_t)>& report = {}) const;
 
  private:

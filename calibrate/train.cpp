@@ -16,7 +16,6 @@
 #include "calibrate/accelerator.hpp"
 #include "calibrate/augment.hpp"
 #include "calibrate/forward.hpp"
-#include "calibrate/lanes.hpp"
 #include "calibrate/loss.hpp"
 #include "calibrate/quality.hpp"
 #include "calibrate/run.hpp"
@@ -26,6 +25,7 @@
 #include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/lanes.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace cleave::calibrate {
@@ -138,7 +138,7 @@ class Trainer {
       weights_.bind(piece, handles(copies_[static_cast<std::size_t>(piece)]));
   }
 
-  Stage stage(Lanes& lanes) {
+  Stage stage(model::Lanes& lanes) {
     Stage stage;
     stage.name = "train";
     stage.schedule = recipe_.schedule;
@@ -290,7 +290,7 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
   base::say(summary.remarks, progress);
   const model::HeldOut held_out = data.held_out;
   summary.shortened = data.training.shortened + test.shortened;
-  Lanes lanes(recipe.threads);
+  model::Lanes lanes(recipe.threads);
   Trainer trainer(recipe, std::move(data), group, compute_device);
   // The log of a model that is being replaced stays with it.
   const std::filesystem::path log =

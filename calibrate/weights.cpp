@@ -62,7 +62,7 @@ void Weights::start(const StepOptions& options,
 }
 
 /// Leaves the gradient of the whole batch with the first piece. Returns its norm.
-double Weights::sum_gradients(Lanes& lanes) {
+double Weights::sum_gradients(model::Lanes& lanes) {
   lanes.run(static_cast<std::int64_t>(entries_.size()), [&](std::int64_t i) {
     const c10::NoGradGuard no_grad;
     Entry& entry = entries_[static_cast<std::size_t>(i)];
@@ -148,7 +148,7 @@ void Weights::muon_step(Entry& entry, const at::Tensor& gradient, double learnin
                    -learning_rate * 0.2 * std::sqrt(longer));
 }
 
-double Weights::step(Lanes& lanes, double learning_rate) {
+double Weights::step(model::Lanes& lanes, double learning_rate) {
   const double norm = sum_gradients(lanes);
   const double scale =
       options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1;

@@ -9,8 +9,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "calibrate/group.hpp"
-#include "calibrate/lanes.hpp"
 #include "calibrate/recipe.hpp"
+#include "model/lanes.hpp"
 
 namespace cleave::calibrate {
 
@@ -44,7 +44,7 @@ class Weights {
   void start(const StepOptions& options, const std::function<bool(const std::string&)>& moves);
   /// One step along the gradients that the pieces have gathered since the last one, which are then
   /// dropped. Returns the norm of the gradient before clipping.
-  double step(Lanes& lanes, double learning_rate);
+  double step(model::Lanes& lanes, double learning_rate);
 
   /// Everything that a checkpoint must hold, by name: "weight.<name>" of all, "first.", "second.",
   /// "average." of those that move, where they have one. The tensors share memory with this: copy
@@ -64,7 +64,7 @@ class Weights {
     bool moves = false, by_muon = false;
     std::vector<at::Tensor> leaves;  // by piece
   };
-  double sum_gradients(Lanes& lanes);
+  double sum_gradients(model::Lanes& lanes);
   void sum_over_group();
   void update(Entry& entry, double learning_rate, double scale) const;
   void adamw_step(Entry& entry, const at::Tensor& gradient, double learning_rate) const;

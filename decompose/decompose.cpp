@@ -189,13 +189,13 @@ model::Transformer head_of(const fs::path& teacher, const model::ModelConfig& co
 
 void write_fusion(const fs::path& teacher, const plan::Plan& plan,
                   const std::vector<KeepList>& keeps, const fs::path& folder) {
-  std::vector<std::string> devices;
-  std::vector<Indices> channels;
+  std::vector<model::FusionHead::Part> parts(keeps.size());
   for (std::size_t p = 0; p < keeps.size(); ++p) {
-    devices.push_back(plan.parts[p].device);
-    channels.push_back(keeps[p].channels);
+    parts[p].device = plan.parts[p].device;
+    parts[p].basis =
+        model::channel_basis(keeps[p].channels, plan.teacher.width, plan.parts[p].device);
   }
-  model::save(model::make_fusion(head_of(teacher, plan.teacher), devices, channels), folder);
+  model::save(model::make_fusion(head_of(teacher, plan.teacher), std::move(parts)), folder);
   if (plan.teacher.is_text()) model::copy_tokenizer(teacher, folder);
 }
 

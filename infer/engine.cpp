@@ -197,8 +197,8 @@ class TorchEngine : public Engine {
     std::vector<Tensor> features;
     const std::int64_t rows = plan::feature_rows(fusion.teacher(), held_.shape.tokens);
     for (const auto& fused : fusion.parts)
-      features.push_back(at::zeros({held_.shape.batch, std::max<std::int64_t>(1, rows),
-                                    static_cast<std::int64_t>(fused.channels.size())}));
+      features.push_back(
+          at::zeros({held_.shape.batch, std::max<std::int64_t>(1, rows), fused.width}));
     model::answer(fusion, model::fuse(fusion, features));
   }
 

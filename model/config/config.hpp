@@ -251,6 +251,10 @@ std::string_view name_of(Family family);
 /// What the keys of a model alone are missing, inside a model with a head: "vit.", "transformer." …
 std::string_view key_prefix(Family family);
 
+/// Parts up to which a fusion head has one head for every set of parts that may be present (see
+/// model/fusion.hpp); more parts share one.
+inline constexpr std::size_t most_parts_with_subsets = 4;
+
 /// Number format of the products. bf16: operands are rounded, sums are fp32, and what passes from
 /// one product to the next inside one half of a block stays rounded; the residual stream, norms,
 /// features and parameters are fp32 all the same.

@@ -45,13 +45,22 @@ std::vector<std::int64_t> widths_of(const Plan& plan) {
 
 double real(std::int64_t count) { return static_cast<double>(count); }
 
-/// A_p [D, D_p], b_p, m_p and c_p [D] of each part; the head.
+/// Each set's A^S [D, Σ D_p] and b^S [D], or each part's A_p [D, D_p], b_p, m_p and c_p [D] where
+/// parts share a head; the teacher's head.
 double fusion_bytes(const Plan& plan) {
   const double width = real(plan.teacher.width);
   double numbers = 0;
   for (const model::Parameter& parameter : model::head_parameters(plan.teacher))
     numbers += real(parameter.count());
-  for (const PlanPart& part : plan.parts) numbers += width * (real(part.config.width) + 3);
+  double widths = 0;
+  for (const PlanPart& part : plan.parts) widths += real(part.config.width);
+  const std::size_t parts = plan.parts.size();
+  if (parts > model::most_parts_with_subsets) {
+    numbers += width * (widths + 3 * real(static_cast<std::int64_t>(parts)));
+  } else {
+    const double half = real(std::int64_t{1} << (parts - 1));  // the sets that a part is in
+    numbers += width * (half * widths + 2 * half - 1);
+  }
   return numbers * 4;
 }
 

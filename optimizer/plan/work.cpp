@@ -218,11 +218,18 @@ std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
                                       const std::vector<std::int64_t>& widths, const Load& load) {
   Work work;
   const std::int64_t rows = load.batch * feature_rows(teacher, load.tokens);
-  for (const std::int64_t width : widths) {
-    work.matmul(rows, width, teacher.width);
-    work.add(KernelKind::elementwise, rows, 0, teacher.width);  // into the sum
+  if (widths.size() > model::most_parts_with_subsets) {
+    for (const std::int64_t width : widths) {
+      work.matmul(rows, width, teacher.width);
+      work.add(KernelKind::elementwise, rows, 0, teacher.width);  // into the sum
+    }
+    work.add(KernelKind::elementwise, rows, 0, teacher.width);  // over those present
+  } else {
+    std::int64_t together = 0;
+    for (const std::int64_t width : widths) together += width;
+    if (widths.size() > 1) work.add(KernelKind::elementwise, rows, 0, together);  // side by side
+    work.matmul(rows, together, teacher.width);
   }
-  work.add(KernelKind::elementwise, rows, 0, teacher.width);  // over those present
   add_head(work, teacher, load);
   return work.take();
 }

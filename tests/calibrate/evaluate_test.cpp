@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "calibrate/lanes.hpp"
+#include "model/lanes.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tests/calibrate/task.hpp"
 
@@ -163,7 +163,7 @@ TEST(Quality, CountsRightAnswersHoweverTheyAreSharedOut) {
   const Scratch scratch;
   const auto model = model::load(bars_teacher(scratch, 3));
   const auto data = model::read_dataset({"idx", scratch / "bars", "test", 0}, model.config);
-  Lanes one(1), two(2);
+  model::Lanes one(1), two(2);
   const double whole = quality(model, data, one);
   EXPECT_EQ(quality(model, data, two), whole);
   const at::Tensor answers =
@@ -191,7 +191,7 @@ TEST(Quality, IsNoNumberWithoutRows) {
   model::Dataset none;
   none.inputs = at::empty({0, 1, 8, 8}, at::kByte);
   none.labels = at::empty({0}, at::kLong);
-  Lanes lanes(1);
+  model::Lanes lanes(1);
   EXPECT_TRUE(std::isnan(quality(model, none, lanes)));
 }
 

@@ -10,10 +10,10 @@
 #include "calibrate/augment.hpp"
 #include "calibrate/calibrate.hpp"
 #include "calibrate/fused.hpp"
-#include "calibrate/lanes.hpp"
 #include "calibrate/loss.hpp"
 #include "calibrate/split.hpp"
 #include "model/dataset.hpp"
+#include "model/lanes.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tests/calibrate/task.hpp"
 
@@ -221,7 +221,7 @@ TEST_F(Objective, BoostsWhatThePartsBeforeMissed) {
     const at::Tensor places = at::tensor(order, at::kLong);
     double sum = 0;
     for (std::int64_t piece = 0; piece < steps * pieces; ++piece) {
-      const Slice mine = slice_of(batch, piece % pieces, pieces);
+      const model::Slice mine = model::slice_of(batch, piece % pieces, pieces);
       const at::Tensor some = places.narrow(0, piece / pieces * batch + mine.begin, mine.size());
       const at::Tensor wanted = labels.index_select(0, some);
       const at::Tensor missed = attention_to_errors(then.index_select(0, some), wanted, 2);
@@ -293,7 +293,7 @@ TEST(Average, IsWhatIsJudgedAndKept) {
   const TrainSummary summary = train(recipe, scratch / "out");
   const auto kept = model::load(scratch / "out");
   const Split split = read_split(recipe.data, recipe.model);
-  Lanes lanes(2);
+  model::Lanes lanes(2);
   EXPECT_EQ(summary.epochs.back().validation, quality(kept, split.validation, lanes));
   // The weights themselves learn as without it; once it is kept, the checkpoint has them there.
   recipe.ema = 0;

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "calibrate/lanes.hpp"
+#include "model/lanes.hpp"
 #include "tests/calibrate/task.hpp"
 
 namespace cleave::calibrate {
@@ -22,7 +22,8 @@ model::ModelConfig config() {
 double mean_diagonal(const at::Tensor& x) { return x.diagonal().mean().item<double>(); }
 
 TEST(StartingPoint, IsAFunctionOfTheSeed) {
-  const Lanes lanes(1);  // as in training: one thread for BLAS, which else splits sums as it likes
+  const model::Lanes lanes(
+      1);  // as in training: one thread for BLAS, which else splits sums as it likes
   const auto one = starting_point(config(), 1), same = starting_point(config(), 1);
   const auto other = starting_point(config(), 2);
   for (const auto& [name, tensor] : one.tensors) {

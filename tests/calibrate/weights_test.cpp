@@ -16,7 +16,7 @@ struct Small {
   Weights weights{{{"matrix", &matrix}, {"vector", &vector}}};
   const std::int64_t num_pieces = Group().pieces();
   std::vector<std::pair<at::Tensor, at::Tensor>> copies{static_cast<std::size_t>(num_pieces)};
-  Lanes lanes{2};
+  model::Lanes lanes{2};
 
   Small() {
     for (std::int64_t piece = 0; piece < num_pieces; ++piece) {
@@ -150,7 +150,7 @@ TEST(Weights, MuonMovesMatricesOfBlocksAndAdamWTheRest) {
   at::manual_seed(2);
   const at::Tensor constant = at::randn({4, 2});
   at::Tensor momentum = at::zeros({4, 2}), expected = at::ones({4, 2});
-  Lanes lanes(2);
+  model::Lanes lanes(2);
   for (int step = 0; step < 3; ++step) {
     // Of a constant gradient the momentum would have its direction.
     const at::Tensor gradient = at::randn({4, 2});
@@ -178,7 +178,7 @@ TEST(LearningRate, WarmsUpAndFallsToZero) {
 }
 
 TEST(Lanes, RunEveryPieceOnceAndHandOnExceptions) {
-  Lanes lanes(3);
+  model::Lanes lanes(3);
   std::vector<std::atomic<int>> seen(50);
   lanes.run(50, [&](std::int64_t piece) { ++seen[static_cast<std::size_t>(piece)]; });
   for (const auto& count : seen) EXPECT_EQ(count, 1);
@@ -195,7 +195,7 @@ TEST(Lanes, RunEveryPieceOnceAndHandOnExceptions) {
 TEST(SliceOf, CoversEverythingOnce) {
   std::int64_t end = 0;
   for (std::int64_t i = 0; i < 4; ++i) {
-    const Slice slice = slice_of(10, i, 4);
+    const model::Slice slice = model::slice_of(10, i, 4);
     EXPECT_EQ(slice.begin, end);
     end = slice.end;
   }

@@ -1,4 +1,4 @@
-#include "calibrate/lanes.hpp"
+#include "model/lanes.hpp"
 
 #include <dlfcn.h>
 
@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-namespace cleave::calibrate {
+namespace cleave::model {
 namespace {
 
 /// OpenBLAS has a thread pool of its own, which at::set_num_threads does not reach; other BLAS have
@@ -99,4 +99,4 @@ Slice slice_of(std::int64_t total, std::int64_t index, std::int64_t count) {
   return {total * index / count, total * (index + 1) / count};
 }
 
-}  // namespace cleave::calibrate
+}  // namespace cleave::model

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-namespace cleave::calibrate {
+namespace cleave::model {
 
 /// Threads that each work through their own pieces of a batch, operators single-threaded.
 ///
@@ -55,4 +55,4 @@ struct Slice {
 };
 Slice slice_of(std::int64_t total, std::int64_t index, std::int64_t count);
 
-}  // namespace cleave::calibrate
+}  // namespace cleave::model
