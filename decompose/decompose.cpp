@@ -17,6 +17,7 @@
 #include "model/fusion.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "optimizer/plan/program.hpp"
+#include "optimizer/plan/work.hpp"
 
 namespace cleave::decompose {
 namespace {
@@ -187,15 +188,56 @@ model::Transformer head_of(const fs::path& teacher, const model::ModelConfig& co
   return head;
 }
 
+/// Fits the parts that were cut into `folder`: as many at a time as are small together.
+Fit fit_parts(const fs::path& teacher, const plan::Plan& plan, std::vector<KeepList>& keeps,
+              const fs::path& folder, const FitRows& rows, const FitOptions& options,
+              const base::ProgressCallback& progress) {
+  constexpr double most_bytes = 1e9;
+  const auto bytes_of = [&](std::size_t p) { return plan::weight_bytes(plan.parts[p].config); };
+  Fit whole;
+  for (std::size_t begin = 0, end = 0; begin < keeps.size(); begin = end) {
+    double bytes = 0;
+    std::vector<model::Transformer> parts;
+    for (; end < keeps.size() && (end == begin || bytes + bytes_of(end) <= most_bytes); ++end) {
+      bytes += bytes_of(end);
+      parts.push_back(model::load(folder / plan.parts[end].device));
+    }
+    Fit fit = decompose::fit_parts(teacher,
+                                   {keeps.begin() + static_cast<std::ptrdiff_t>(begin),
+                                    keeps.begin() + static_cast<std::ptrdiff_t>(end)},
+                                   std::move(parts), rows, options, progress);
+    for (std::size_t p = begin; p < end; ++p) {
+      FittedPart& part = fit.parts[p - begin];
+      const auto out = folder / plan.parts[p].device;
+      keeps[p].stream = part.stream;
+      if (!part.exact) model::save(part.model, out);
+      write_keep(keeps[p], out / "keep.json");
+      part.model.tensors.clear();
+      whole.parts.push_back(std::move(part));
+    }
+    whole.teacher_features = std::move(fit.teacher_features);
+  }
+  return whole;
+}
+
+/// `fit`: null where nothing was fitted.
 void write_fusion(const fs::path& teacher, const plan::Plan& plan,
-                  const std::vector<KeepList>& keeps, const fs::path& folder) {
+                  const std::vector<KeepList>& keeps, const Fit* fit, double ridge,
+                  const fs::path& folder) {
   std::vector<model::FusionHead::Part> parts(keeps.size());
   for (std::size_t p = 0; p < keeps.size(); ++p) {
     parts[p].device = plan.parts[p].device;
-    parts[p].basis =
-        model::channel_basis(keeps[p].channels, plan.teacher.width, plan.parts[p].device);
+    if (fit == nullptr) {
+      parts[p].basis =
+          model::channel_basis(keeps[p].channels, plan.teacher.width, plan.parts[p].device);
+    } else {
+      parts[p].basis = fit->parts[p].basis;
+      parts[p].origin = fit->parts[p].origin;
+    }
   }
-  model::save(model::make_fusion(head_of(teacher, plan.teacher), std::move(parts)), folder);
+  auto fusion = model::make_fusion(head_of(teacher, plan.teacher), std::move(parts));
+  if (fit != nullptr) fit_heads(fusion, *fit, ridge);
+  model::save(fusion, folder);
   if (plan.teacher.is_text()) model::copy_tokenizer(teacher, folder);
 }
 
@@ -259,7 +301,7 @@ std::vector<KeepList> select(const plan::Plan& plan, const Importance& importanc
 
 DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Importance& importance,
                            const fs::path& out, const base::ProgressCallback& progress,
-                           const SelectOptions& options) {
+                           const SelectOptions& options, const Fitting* fitting) {
   const auto config = model::read_config(teacher);
   adopt(plan, config, plan::digest_model(teacher));
   if (config.is_text() && model::has_tokenizer(teacher))
@@ -275,9 +317,20 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   if (fs::exists(out / "manifest.json")) lock.emplace(out);
   base::StagedFolder staged(out);
   write_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, progress);
-  if (fuses(plan)) {
-    write_fusion(teacher, plan, summary.keeps, staged.path() / "fusion" / plan.name);
+  std::optional<Fit> fit;
+  const FitOptions options_of_fit = fitting != nullptr ? fitting->options : FitOptions();
+  if (fitting != nullptr && fuses(plan)) {
+    const FitRows rows(config, fitting->data, options_of_fit.batch);
+    std::vector<model::ModelConfig> parts;
+    for (const auto& part : plan.parts) parts.push_back(part.config);
+    summary.remarks = too_few_tokens(parts, rows);
+    base::say(summary.remarks, progress);
+    fit = fit_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, rows,
+                    options_of_fit, progress);
   }
+  if (fuses(plan))
+    write_fusion(teacher, plan, summary.keeps, fit ? &*fit : nullptr, options_of_fit.head_ridge,
+                 staged.path() / "fusion" / plan.name);
   fs::create_directories(staged.path() / "plans");
   plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
   summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest);

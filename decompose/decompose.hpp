@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/progress.hpp"
+#include "decompose/fit.hpp"
 #include "decompose/importance.hpp"
 #include "decompose/slice.hpp"
 #include "model/config/safetensors.hpp"
@@ -35,23 +36,31 @@ std::vector<KeepList> select(const plan::Plan& plan, const Importance& importanc
 /// bundle with what took long: a calibration, whole or begun.
 void expect_nothing_lost(const std::filesystem::path& out);
 
+/// Parts are fitted to the teacher's activations on `data`, and fusion heads in closed form.
+struct Fitting {
+  const model::Dataset& data;
+  FitOptions options;
+};
+
 struct DecomposeSummary {
   plan::Manifest manifest;
   std::vector<KeepList> keeps;
   /// Share of the teacher's channels and heads held by at least one part, and by more than one.
   double covered = 0, shared = 0;
+  base::Remarks remarks;  // of the fit
 };
 
 /// Cuts the teacher as the plan says and writes the bundle (plans/, parts/ with their keep.json,
 /// fusion/ where the strategy fuses, manifest last): whole or not at all. An existing bundle at
 /// `out` is replaced only when it is one; its hosts.toml stays, its checkpoints and measurements
 /// go; while it is being calibrated it is refused (base/lock.hpp). Memory as slice() needs it.
-/// `progress` counts tensors. Throws std::invalid_argument where the plan does not fit the teacher,
-/// std::runtime_error where a file fails.
+/// `progress` counts tensors, and layers with `fitting` (null: weights are cut, nothing is fitted).
+/// Throws std::invalid_argument where the plan does not fit the teacher, std::runtime_error where a
+/// file fails.
 DecomposeSummary decompose(const std::filesystem::path& teacher, plan::Plan plan,
                            const Importance& importance, const std::filesystem::path& out,
                            const base::ProgressCallback& progress = {},
-                           const SelectOptions& options = {});
+                           const SelectOptions& options = {}, const Fitting* fitting = nullptr);
 
 /// A randomly initialised model folder from a config, streamed (peak memory: below a megabyte);
 /// marked in its config; in shards of `shard_bytes`. Same seed: same bytes, on every machine.

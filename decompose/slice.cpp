@@ -251,8 +251,13 @@ void expect_elsewhere(const std::filesystem::path& teacher, const std::filesyste
 }
 
 nlohmann::json lists_of(const KeepList& keep) {
-  return {{"format", 1},         {"layers", keep.layers}, {"channels", keep.channels},
-          {"heads", keep.heads}, {"mlp", keep.mlp},       {"classifier", keep.classifier}};
+  return {{"format", 1},
+          {"layers", keep.layers},
+          {"channels", keep.channels},
+          {"heads", keep.heads},
+          {"mlp", keep.mlp},
+          {"classifier", keep.classifier},
+          {"stream", keep.stream == Stream::channels ? "channels" : "components"}};
 }
 
 Indices read_list(const base::Reader& list) {
@@ -271,13 +276,16 @@ std::vector<Indices> read_lists(const base::Reader& lists) {
 
 KeepList keep_from(const base::Reader& reader) {
   reader.expect_format(1);
-  reader.allow({"format", "layers", "channels", "heads", "mlp", "classifier"});
+  reader.allow({"format", "layers", "channels", "heads", "mlp", "classifier", "stream"});
   KeepList keep;
   keep.layers = read_list(reader.at("layers"));
   keep.channels = read_list(reader.at("channels"));
   keep.heads = read_lists(reader.at("heads"));
   keep.mlp = read_lists(reader.at("mlp"));
   keep.classifier = reader.boolean("classifier", true);
+  if (const auto stream = reader.find("stream"))
+    keep.stream = stream->one_of({"channels", "components"}) == "channels" ? Stream::channels
+                                                                           : Stream::components;
   return keep;
 }
 
@@ -285,7 +293,7 @@ KeepList keep_from(const base::Reader& reader) {
 
 bool KeepList::operator==(const KeepList& other) const {
   return layers == other.layers && channels == other.channels && heads == other.heads &&
-         mlp == other.mlp && classifier == other.classifier;
+         mlp == other.mlp && classifier == other.classifier && stream == other.stream;
 }
 
 KeepList keep_all(const model::ModelConfig& teacher) {

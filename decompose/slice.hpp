@@ -10,6 +10,12 @@
 
 namespace cleave::decompose {
 
+/// What a part's residual stream is made of.
+enum class Stream {
+  channels,    // some of the teacher's channels, as they are
+  components,  // the leading principal components of the teacher's stream, as many as channels
+};
+
 /// What a part keeps of the teacher. Every list is ascending; a layer whose list of heads (of MLP
 /// units) is empty is kept without its attention (its MLP).
 struct KeepList {
@@ -19,6 +25,8 @@ struct KeepList {
   std::vector<std::vector<std::int64_t>> heads;
   std::vector<std::vector<std::int64_t>> mlp;  // by kept layer
   bool classifier = true;                      // false: features only, no head
+  /// Of components, `channels` are what was kept before the stream was rotated.
+  Stream stream = Stream::channels;
   bool operator==(const KeepList& other) const;
 };
 

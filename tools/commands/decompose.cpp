@@ -10,6 +10,7 @@
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "model/checkpoint.hpp"
+#include "model/config/hugging_face.hpp"
 #include "model/dataset.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/commands/commands.hpp"
@@ -19,6 +20,23 @@
 namespace cleave::tools {
 namespace {
 
+/// At most `limit` rows to learn from.
+model::Dataset read_rows(const Args& args, const std::string& folder,
+                         const model::ModelConfig& teacher, std::int64_t limit) {
+  model::DatasetSource source;
+  source.path = args.text("data");
+  source.format = args.text("data-format");
+  source.split = "train";
+  source.limit = limit;
+  source.length = args.integer("length");
+  source.lossy = args.flag("lossy");
+  source.exif_rotation = args.flag("exif-rotation");
+  std::optional<model::Tokenizer> tokenizer;
+  if (teacher.is_text()) tokenizer = model::read_tokenizer(folder, teacher.vocabulary);
+  source.tokenizer = tokenizer ? &*tokenizer : nullptr;
+  return model::read_dataset(source, teacher);
+}
+
 /// What the units are worth: gradients and activations where there is data, weight norms else.
 decompose::Importance importance_of(const Args& args, const std::string& folder,
                                     base::Remarks& remarks) {
@@ -26,22 +44,20 @@ decompose::Importance importance_of(const Args& args, const std::string& folder,
   if (how == "weights" || (how == "auto" && !args.has("data")))
     return decompose::weight_importance(folder);
   const auto teacher = model::load(folder);
-  model::DatasetSource source;
-  source.path = args.text("data");
-  source.format = args.text("data-format");
-  source.split = "train";
-  source.limit = args.integer("rows");
-  source.length = args.integer("length");
-  source.lossy = args.flag("lossy");
-  source.exif_rotation = args.flag("exif-rotation");
-  std::optional<model::Tokenizer> tokenizer;
-  if (teacher.config.is_text())
-    tokenizer = model::read_tokenizer(folder, teacher.config.vocabulary);
-  source.tokenizer = tokenizer ? &*tokenizer : nullptr;
-  const auto data = model::read_dataset(source, teacher.config);
+  const auto data = read_rows(args, folder, teacher.config, args.integer("rows"));
   say(remarks = data.remarks);
   ProgressBar bar;
   return decompose::measure_importance(teacher, data, {}, bar.callback());
+}
+
+bool is_fitted(const Args& args) {
+  const std::string how = args.text("fit");
+  if (how == "sequential" && !args.has("data"))
+    throw UsageError("[decompose] --fit sequential: needs --data to fit to");
+  const bool fits = how == "sequential" || (how == "auto" && args.has("data"));
+  if (!fits && args.text("stream") == "components")
+    throw UsageError("[decompose] --stream components: needs --data, and a fit to it");
+  return fits;
 }
 
 /// For hosts.toml. An address is optional in a fleet; who has none is left out. Throws
@@ -116,6 +132,7 @@ int decompose(const Args& args) {
     print_intent(args, plan);
     return exit_done;
   }
+  const bool fits = is_fitted(args);
   infer::set_threads(threads_of(args, all_threads()));
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   say_notes(teacher);
@@ -124,7 +141,17 @@ int decompose(const Args& args) {
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
-    summary = decompose::decompose(teacher, plan, importance, out, bar.callback());
+    if (fits) {
+      const auto data =
+          read_rows(args, teacher, model::read_config(teacher), args.integer("fit-rows"));
+      decompose::Fitting fitting{data, {}};
+      fitting.options.threads = static_cast<int>(args.integer("threads"));
+      if (args.text("stream") == "components")
+        fitting.options.stream = decompose::Stream::components;
+      summary = decompose::decompose(teacher, plan, importance, out, bar.callback(), {}, &fitting);
+    } else {
+      summary = decompose::decompose(teacher, plan, importance, out, bar.callback());
+    }
   }
   if (args.has("fleet")) plan::write_hosts(hosts, std::filesystem::path(out) / "hosts.toml");
   const std::string next = next_command(args, plan);
@@ -174,7 +201,8 @@ Command decompose_command() {
           "cut the weights as a plan says and write a bundle",
           {{"MODEL", "model folder"}},
           {"plan", "out", "data", "data-format", "length", "lossy", "exif-rotation", "rows",
-           "importance", "fleet", "threads", "force", "dry-run", "format", "verbose"},
+           "importance", "fit", "fit-rows", "stream", "fleet", "threads", "force", "dry-run",
+           "format", "verbose"},
           "cleave decompose teacher/ --plan plan.json --data /usr/share/datasets/fashion-mnist "
           "--out bundle/",
           decompose};
