@@ -29,6 +29,7 @@ model::Dataset without_rows(const model::Dataset& data) {
   model::Dataset part;
   part.label_names = data.label_names;
   part.origin = data.origin;
+  part.texts_per_row = data.texts_per_row;
   return part;
 }
 

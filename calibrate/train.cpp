@@ -252,9 +252,11 @@ void take_classes(const Split& data, model::ModelConfig& config) {
 
 /// Nothing where it shows classes that the model will not have, which is remarked.
 model::Dataset read_test(const TrainRecipe& recipe, const model::Tokenizer* tokenizer,
-                         base::Remarks& remarks) {
+                         std::int64_t texts_per_row, base::Remarks& remarks) {
+  model::ModelConfig learned = recipe.model;
+  learned.texts_per_row = texts_per_row;
   try {
-    return model::read_dataset(source_of(recipe.data, "test", tokenizer), recipe.model);
+    return model::read_dataset(source_of(recipe.data, "test", tokenizer), learned);
   } catch (const model::UnknownClass& unknown) {
     remarks.push_back({"unknown_class", 1,
                        std::string(unknown.what()) +
@@ -285,7 +287,8 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
   TrainSummary summary;
   summary.remarks = data.remarks;
   // What is wrong with the test split should not be found after hours.
-  const model::Dataset test = read_test(recipe, tokenizer.get(), summary.remarks);
+  const std::int64_t texts_per_row = data.training.texts_per_row;
+  const model::Dataset test = read_test(recipe, tokenizer.get(), texts_per_row, summary.remarks);
   summary.remarks.insert(summary.remarks.end(), test.remarks.begin(), test.remarks.end());
   base::say(summary.remarks, progress);
   const model::HeldOut held_out = data.held_out;
@@ -316,6 +319,7 @@ TrainSummary train(const TrainRecipe& given, const std::filesystem::path& out,
   if (!group.leads()) return summary;
   model::Transformer trained = trainer.model();
   trained.config.held_out = held_out;
+  trained.config.texts_per_row = texts_per_row;
   model::save(trained, out);
   if (recipe.model.is_text())
     model::copy_tokenizer(recipe.tokenizer.empty() ? work : recipe.tokenizer, out);

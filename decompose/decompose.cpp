@@ -113,6 +113,7 @@ bool same_shape(model::ModelConfig a, const model::ModelConfig& b) {
   a.processing = b.processing;
   a.random_weights = b.random_weights;
   a.held_out = b.held_out;
+  a.texts_per_row = b.texts_per_row;
   return a == b;
 }
 

@@ -30,6 +30,8 @@ struct Dataset {
   std::vector<std::string> label_names;
   /// Texts that were longer than what was asked for, of which only the beginning is there.
   std::int64_t shortened = 0;
+  /// Of a classifier of text: the texts of a row, 1 or 2; else 0.
+  std::int64_t texts_per_row = 0;
   /// How alike texts 2i and 2i + 1 are, fp32 [n / 2].
   at::Tensor scores;
   /// The running text that the windows lie in, int32 [T].

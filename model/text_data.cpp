@@ -94,8 +94,8 @@ constexpr std::array single_names = {"text", "sentence", "question"};
 constexpr std::array other_names = {"text_pair"};
 constexpr std::array answer_names = {"label", "Quality", "gold_label", "is_duplicate", "score"};
 
-template <typename All>
-bool is_among(const All& all, const std::string& name) {
+template <typename All, typename One>
+bool is_among(const All& all, const One& name) {
   return std::find(all.begin(), all.end(), name) != all.end();
 }
 
@@ -159,45 +159,62 @@ std::optional<std::int64_t> number_of(const std::string& answer) {
   return number;
 }
 
-/// Lines without a header that begin with a number each hardly begin with a text.
-void expect_no_ids(const fs::path& path, const std::vector<Line>& lines, const std::string& needs) {
-  const auto numbered = [](const Line& line) {
-    return line.texts.size() == 2 && number_of(line.texts.front());
-  };
-  if (!lines.empty() && std::all_of(lines.begin(), lines.end(), numbered))
-    fail_at(path, lines.front().number,
-            "saw an integer in the first column, as in all lines, which looks like an id; needs " +
-                needs + ", or a header that names the columns");
+/// 17, id-17, 31193n, 550e8400-e29b-41d4: one word of ASCII with a digit.
+bool looks_like_id(const std::string& text) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  return std::any_of(text.begin(), text.end(), is_digit) &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
 }
 
+/// Lines without a header that begin with an id each hardly begin with a text.
+void expect_no_ids(const fs::path& path, const std::vector<Line>& lines, const std::string& needs) {
+  const auto begins_with_id = [](const Line& line) {
+    return line.texts.size() == 2 && looks_like_id(line.texts.front());
+  };
+  if (!lines.empty() && std::all_of(lines.begin(), lines.end(), begins_with_id))
+    fail_at(path, lines.front().number,
+            "saw '" + lines.front().texts.front() +
+                "' in the first column, which looks like an id, as in all lines; needs " + needs +
+                ", or a header that names the columns");
+}
+
+/// What a header or the keys of objects name that is not read and holds more than integers: a text,
+/// it may be.
+using Unread = std::set<std::string>;
+
 /// A score is that of two texts; of a classifier one text has a label, or two have, in all lines.
-std::vector<Line> read_tsv(const fs::path& path, bool scored, bool lossy) {
+std::vector<Line> read_tsv(const fs::path& path, bool scored, bool lossy, Unread& unread) {
   const std::string needs =
       scored ? "text, text and score" : "text and label, or text, text and label";
   std::vector<Line> lines;
   std::optional<Columns> columns;
   std::size_t first = 0;
-  bool header = false;
+  Names header;
   for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
     auto fields = split(line, '\t');
     const std::string saw = "saw " + std::to_string(fields.size()) + " columns, needs ";
     if (!columns) {
       first = number;
       columns = named_columns(path, number, fields);
-      if ((header = columns.has_value())) return;
+      if (columns) header = fields;
+      if (columns) return;
       if (fields.size() != 3 && (scored || fields.size() != 2)) fail_at(path, number, saw + needs);
       columns = usual_columns(fields.size());
     }
     if (fields.size() != columns->count)
       fail_at(path, number,
               saw + std::to_string(columns->count) + " as in line " + std::to_string(first));
+    for (std::size_t column = 0; column < header.size(); ++column)
+      if (column != columns->answer && !is_among(columns->texts, column) &&
+          !fields[column].empty() && !number_of(fields[column]))
+        unread.insert(header[column]);
     Line read{number, {}, std::move(fields[columns->answer])};
     for (const std::size_t column : columns->texts) read.texts.push_back(std::move(fields[column]));
     lines.push_back(std::move(read));
   });
   if (scored && !lines.empty() && lines.front().texts.size() != 2)
     fail_at(path, first, "saw one text a line, needs " + needs);
-  if (!header) expect_no_ids(path, lines, needs);
+  if (header.empty()) expect_no_ids(path, lines, needs);
   return lines;
 }
 
@@ -226,7 +243,7 @@ Names texts_named_in(const nlohmann::json& object) {
 }
 
 /// Texts under text, or text_a and text_b, or as GLUE names them; all lines as the first.
-std::vector<Line> read_jsonl(const fs::path& path, bool scored, bool lossy) {
+std::vector<Line> read_jsonl(const fs::path& path, bool scored, bool lossy, Unread& unread) {
   std::vector<Line> lines;
   Names texts;
   for_lines(path, lossy, [&](std::size_t number, const std::string& line) {
@@ -246,6 +263,10 @@ std::vector<Line> read_jsonl(const fs::path& path, bool scored, bool lossy) {
     expect_no_more(path, number, named, texts);
     const char* answer = scored ? "score" : "label";
     if (object.contains(answer)) read.answer = text_or_number(object[answer]);
+    for (const auto& [key, value] : object.items())
+      if (key != answer && !is_among(texts, key) &&
+          (value.is_string() || value.is_array() || value.is_object()))
+        unread.insert(key);
     lines.push_back(std::move(read));
   });
   return lines;
@@ -311,9 +332,16 @@ std::vector<Line> read_lines(const DatasetSource& source, const std::string& for
       fail(source.path, "format: saw stsb, which has no labels, but the model classifies");
     return read_stsb(file_of(source, {"sts-*.tsv", "*.tsv"}, data), source.lossy);
   }
-  if (format == "jsonl")
-    return read_jsonl(file_of(source, {"*.jsonl"}, data), scored, source.lossy);
-  return read_tsv(file_of(source, {"*.tsv"}, data), scored, source.lossy);
+  const bool objects = format == "jsonl";
+  const fs::path file = file_of(source, {objects ? "*.jsonl" : "*.tsv"}, data);
+  Unread unread;
+  auto lines = objects ? read_jsonl(file, scored, source.lossy, unread)
+                       : read_tsv(file, scored, source.lossy, unread);
+  if (!unread.empty())
+    data.remarks.push_back(
+        {"unread_fields", static_cast<std::int64_t>(unread.size()),
+         "[" + file.string() + "] not read: " + base::some_of({unread.begin(), unread.end()})});
+  return lines;
 }
 
 /// The names that lines have for their classes, in order; none where they number them.
@@ -426,6 +454,11 @@ Dataset read_labelled(const DatasetSource& source, const std::string& format,
       data.labels.data_ptr<std::int64_t>()[i] = labels[place];
   }
   data.inputs = filled_up(rows);
+  if (scored) return data;
+  data.texts_per_row = static_cast<std::int64_t>(lines.front().texts.size());
+  if (const std::string other = other_texts(config, data.texts_per_row);
+      !other.empty() && !source.names_classes)
+    data.remarks.push_back({"other_texts", count, "[" + file.string() + "] " + other, true});
   return data;
 }
 
@@ -538,6 +571,13 @@ Dataset read_masked(const DatasetSource& source, const ModelConfig& config) {
 }
 
 }  // namespace
+
+std::string other_texts(const ModelConfig& config, std::int64_t texts_per_row) {
+  if (config.texts_per_row == 0 || config.texts_per_row == texts_per_row) return {};
+  return config.texts_per_row == 2
+             ? "the model learned from pairs of texts, and is asked about single ones"
+             : "the model learned from single texts, and is asked about pairs";
+}
 
 Dataset read_texts(const DatasetSource& source, const ModelConfig& config) {
   if (source.tokenizer == nullptr)

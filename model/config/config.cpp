@@ -494,7 +494,7 @@ bool ModelConfig::operator==(const ModelConfig& other) const {
                     c.position_offset, c.rotary_base, c.rotary_scaling, c.tied_head, c.end_tokens,
                     c.sampling, c.text_length, c.pooling, c.normalised, c.image_height,
                     c.image_width, c.patch, c.channels, c.summary_tokens, c.classes, c.labels,
-                    c.problem, c.processing, c.random_weights, c.held_out);
+                    c.problem, c.processing, c.random_weights, c.held_out, c.texts_per_row);
   };
   return all(*this) == all(other);
 }

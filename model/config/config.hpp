@@ -161,6 +161,9 @@ struct ModelConfig {
   bool random_weights = false;
   /// Of a model that was trained here.
   HeldOut held_out;
+  /// Of a classifier of text that was trained here: whether it learned from one text a row, or from
+  /// two. 0: nobody knows.
+  std::int64_t texts_per_row = 0;
 
   std::int64_t num_layers() const { return static_cast<std::int64_t>(layers.size()); }
   bool is_text() const { return vocabulary > 0; }

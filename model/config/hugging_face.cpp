@@ -278,7 +278,7 @@ void read_section(const Reader& section, ModelConfig& config) {
   section.expect_format(format);
   section.allow({"format", "head_width", "group", "layers", "task", "summary_tokens",
                  "random_weights", "processing", "pooling", "normalised", "text_length", "sampling",
-                 "held_out"});
+                 "held_out", "texts_per_row"});
   config.head_width = section.integer("head_width", 1, any_size, config.head_width);
   config.group = section.integer("group", 1, any_size, config.group);
   if (const auto task = section.find("task")) config.task = read_named(*task, tasks);
@@ -294,6 +294,7 @@ void read_section(const Reader& section, ModelConfig& config) {
   if (const auto processing = section.find("processing"))
     config.processing = read_processing(*processing, config);
   if (const auto held_out = section.find("held_out")) config.held_out = read_held_out(*held_out);
+  config.texts_per_row = section.integer("texts_per_row", 1, 2, 0);
 }
 
 /// ModelConfig::check, with the file in the message.
@@ -419,6 +420,7 @@ json section(const ModelConfig& config) {
     section["held_out"] = {{"rows", config.held_out.rows},
                            {"count", config.held_out.count},
                            {"digest", config.held_out.digest}};
+  if (config.texts_per_row != 0) section["texts_per_row"] = config.texts_per_row;
   if (config.pooling != Pooling::mean) section["pooling"] = named(config.pooling, poolings);
   if (!config.normalised) section["normalised"] = false;
   if (config.text_length != 0) section["text_length"] = config.text_length;

@@ -328,6 +328,10 @@ std::vector<ModelConfig> assorted_configs() {
   configs.back().random_weights = true;
   configs.push_back(tiny_config());
   configs.back().held_out = {60000, 5000, "0123456789abcdef"};
+  for (const std::int64_t texts : {1, 2}) {
+    configs.push_back(testing::tiny_text_config(Family::bert));
+    configs.back().texts_per_row = texts;
+  }
   configs.push_back(tiny_config());
   configs.back().processing.keep_aspect = true;
   configs.push_back(configs.back());

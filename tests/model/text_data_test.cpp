@@ -192,20 +192,32 @@ TEST(TextData, RefusesATextThatWouldNotBeRead) {
   EXPECT_EQ(data.error(config, "tsv"), "[/test.tsv] line 1: sentence2: saw no column, needs one");
 }
 
-TEST(TextData, TakesNoNumberOfALineForItsFirstText) {
+TEST(TextData, TakesNoIdOfALineForItsFirstText) {
   const Data data;
   const ModelConfig config = bytes_config(Family::bert, Task::classification);
   const std::string says =
-      "[/test.tsv] line 1: saw an integer in the first column, as in all lines, which looks like "
-      "an id; needs text";
+      "[/test.tsv] line 1: saw '7' in the first column, which looks like an id, as in all lines; "
+      "needs text";
   data.write("test.tsv", "7\tgood\t1\n8\tbad\t0\n");
   EXPECT_EQ(data.error(config), says +
                                     " and label, or text, text and label, or a header that names "
                                     "the columns");
   EXPECT_EQ(data.error(bytes_config(Family::bert, Task::embedding)),
             says + ", text and score, or a header that names the columns");
+  for (const std::string id : {"id-17", "31193n", "train_3", "550e8400-e29b-41d4", "0.5"}) {
+    data.write("test.tsv", id + "\tgood\t1\nx9\tbad\t0\n");
+    EXPECT_EQ(data.error(config).rfind("[/test.tsv] line 1: saw '" + id + "' in the first", 0), 0U)
+        << data.error(config);
+  }
   data.write("test.tsv", "7\tgood\t1\nten\tbad\t0\n");
   EXPECT_EQ(data.read(config).size(), 2) << "a text may be a number";
+  for (const std::string text : {"Windows 98", "\xc3\xa9t\xc3\xa9 1",
+                                 "\xe7\xac\xac"
+                                 "7",
+                                 ""}) {
+    data.write("test.tsv", "id-17\tgood\t1\n" + text + "\tbad\t0\n");
+    EXPECT_EQ(data.read(config).size(), 2) << text << " is no id";
+  }
   data.write("test.tsv", "text_a\ttext_b\tlabel\n7\tgood\t1\n");
   EXPECT_EQ(data.read(config).size(), 1) << "named a text";
   data.write("test.tsv", "id\ttext\tlabel\n7\tg\t1\n");
@@ -257,6 +269,58 @@ std::vector<std::string> said(const Dataset& data) {
   std::vector<std::string> found;
   for (const auto& remark : data.remarks) found.push_back(remark.what);
   return found;
+}
+
+// A second text under a name that is not known, it may be.
+TEST(TextData, SaysWhichTextsAreNotRead) {
+  const Data data;
+  ModelConfig config = bytes_config(Family::bert, Task::classification);
+  config.labels = {"no", "yes"};
+  const auto expect = [&](const std::string& format, const std::string& not_read) {
+    const Dataset read = data.read(config, "test", format);
+    if (not_read.empty()) {
+      EXPECT_EQ(said(read), std::vector<std::string>());
+      return;
+    }
+    ASSERT_EQ(said(read), std::vector<std::string>{"unread_fields"});
+    testing::expect_contains(read.remarks[0].text, "] not read: " + not_read);
+    EXPECT_EQ(read.remarks[0].text.substr(read.remarks[0].text.size() - not_read.size()), not_read);
+  };
+  const std::string line = "{\"text\": \"a\", \"label\": \"yes\", \"idx\": 7, \"pair\": null}\n";
+  data.write("test.jsonl", line);
+  expect("jsonl", "");
+  data.write("test.jsonl", line + R"({"text": "a", "reply": "b", "label": 1})" + "\n" +
+                               R"({"text": "a", "context": ["b"], "label": "1", "reply": "c"})");
+  expect("jsonl", "context, reply");
+  data.write("test.tsv", "idx\ttext\tlabel\n7\ta\tyes\n8\tb\tno\n");
+  expect("tsv", "");
+  data.write("test.tsv", "idx\ttext\treply\tlabel\n7\ta\t\t1\n8\tb\tc\t0\n");
+  expect("tsv", "reply");
+}
+
+TEST(TextData, WarnsAClassifierOfOtherTextsThanItLearnedFrom) {
+  const Data data;
+  ModelConfig config = bytes_config(Family::bert, Task::classification);
+  const auto expect = [&](const std::string& what) {
+    const Dataset read = data.read(config);
+    EXPECT_EQ(said(read),
+              what.empty() ? std::vector<std::string>() : std::vector<std::string>{"other_texts"});
+    if (what.empty() || read.remarks.empty()) return;
+    EXPECT_TRUE(read.remarks[0].warning);
+    testing::expect_contains(read.remarks[0].text, "test.tsv] the model learned from " + what);
+  };
+  data.write("test.tsv", "a\tb\t1\n");
+  EXPECT_EQ(data.read(config).texts_per_row, 2);
+  expect("");
+  config.texts_per_row = 2;
+  expect("");
+  config.texts_per_row = 1;
+  expect("single texts, and is asked about pairs");
+  data.write("test.tsv", "a\t1\n");
+  EXPECT_EQ(data.read(config).texts_per_row, 1);
+  expect("");
+  config.texts_per_row = 2;
+  expect("pairs of texts, and is asked about single ones");
 }
 
 TEST(TextData, SaysWhichFileItJudgesWhereThereAreTwo) {

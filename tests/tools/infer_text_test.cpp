@@ -369,14 +369,35 @@ TEST_F(InferText, PairsAreTrainedCutCalibratedAndAskedOverAgents) {
     return 0.0;
   };
   EXPECT_GT(value_of("model", {"evaluate", scratch_ / "teacher"}), 0.9);
+  const auto warned = [&](std::vector<std::string> command) {
+    const std::string error = run(command).error;
+    const auto at = error.find("the model learned from ");
+    if (at == std::string::npos) return std::string();
+    EXPECT_NE(error.find("warning: ["), std::string::npos) << error;
+    return error.substr(at, error.find('\n', at) - at);
+  };
+  const std::string alone = "the model learned from pairs of texts, and is asked about single ones";
+  write_text(scratch_ / "alone/train.tsv", "cat a\tgood\na\tbad\ncat\tgood\nthe\tbad\n");
+  write_text(scratch_ / "alone/test.tsv", "cat a\tgood\na\tbad\n");
+  const auto judge = [&](const std::string& folder, const std::string& data) {
+    return std::vector<std::string>{"evaluate", scratch_ / folder, "--data", scratch_ / data};
+  };
+  EXPECT_EQ(warned(judge("teacher", "data")), "");
+  EXPECT_EQ(warned(judge("teacher", "alone")), alone);
+  EXPECT_EQ(warned({"infer", scratch_ / "teacher", "cat a", "a", "--pairs"}), "");
+  EXPECT_EQ(warned({"infer", scratch_ / "teacher", "cat a"}), alone);
   write_text(scratch_ / "fleet.toml", tiny_fleet());
   run({"plan", scratch_ / "teacher", "--fleet", scratch_ / "fleet.toml", "--strategy", "decomposed",
        "--max-part-share", "0.8", "--accuracy-weight", "1000", "--tokens", "8", "--out",
        scratch_ / "plan.json"});
   run({"decompose", scratch_ / "teacher", "--plan", scratch_ / "plan.json", "--data",
        scratch_ / "data", "--out", scratch_ / "bundle"});
-  run({"calibrate", scratch_ / "bundle", "--teacher", scratch_ / "teacher", "--recipe",
-       scratch_ / "calibrate.toml", "--threads", "1"});
+  const std::vector<std::string> calibrate = {
+      "calibrate", scratch_ / "bundle",         "--teacher", scratch_ / "teacher",
+      "--recipe",  scratch_ / "calibrate.toml", "--threads", "1"};
+  EXPECT_EQ(warned(calibrate), "");
+  EXPECT_EQ(warned(judge("bundle", "alone")), alone);
+  EXPECT_EQ(warned({"infer", scratch_ / "bundle", "--local", "cat a"}), alone);
   EXPECT_GT(value_of("fused", {"evaluate", scratch_ / "bundle", "--teacher", scratch_ / "teacher"}),
             0.9);
 

@@ -16,6 +16,7 @@
 #include "model/config/hugging_face.hpp"
 #include "model/dataset.hpp"
 #include "model/image.hpp"
+#include "model/text_data.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "tools/commands/answers.hpp"
 #include "tools/commands/commands.hpp"
@@ -307,6 +308,8 @@ int infer(const Args& args) {
     throw UsageError("[--tokenizer] is needed with --via: a server does not cut texts");
   const auto tokenizer = model::read_tokenizer(source.tokenizer, config.vocabulary);
   const auto texts = texts_of(args, words, "text", "texts");
+  if (const std::string other = model::other_texts(config, pairs ? 2 : 1); !other.empty())
+    std::fprintf(stderr, "warning: [%s] %s\n", source.where.c_str(), other.c_str());
   return open_and_ask(args, source, &tokenizer,
                       pairs ? asked_of_pairs(pairs_of(texts, words.size()), config, tokenizer)
                             : asked_of(texts, config, tokenizer));
