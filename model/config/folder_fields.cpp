@@ -267,7 +267,8 @@ const std::vector<FolderField>& folder_fields() {
        "_valid_processor_keys",
        "", Fate::no_effect, "", "names, and where Transformers puts its arrays"},
       {"tokenizer_config.json", "tokenizer_class", "", Fate::used, "",
-       "which of the fields below count, as in Transformers"},
+       "which of the fields below count, as in Transformers; a class that makes another tokenizer "
+       "of the files is refused"},
       {"tokenizer_config.json", "do_lower_case strip_accents tokenize_chinese_chars", "",
        Fate::used, "", "WordPiece; they count more than tokenizer.json"},
       {"tokenizer_config.json", "add_prefix_space", "", Fate::used, "",

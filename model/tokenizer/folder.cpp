@@ -82,18 +82,13 @@ const std::vector<std::string> wordpiece_classes = {
     "BertTokenizer",     "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer",
     "ConvBertTokenizer", "LayoutLMTokenizer",   "LxmertTokenizer",  "SqueezeBertTokenizer"};
 
-/// Throws where tokenizer_config.json, or else config.json, names a class that reads vocab.txt
-/// otherwise.
-void expect_wordpiece_class(const fs::path& folder) {
-  std::vector<std::string> known = wordpiece_classes;
-  for (const std::string& name : wordpiece_classes) known.push_back(name + "Fast");
-  for (const char* name : {config_file, "config.json"}) {
-    if (!fs::exists(folder / name)) continue;
-    const auto named = Reader::json_file(folder / name).find("tokenizer_class");
-    if (!named) continue;
-    named->one_of(known);
-    return;
-  }
+/// Throws where the folder names a class that is none of these, with or without "Fast".
+void expect_class(const fs::path& folder, const std::vector<std::string>& known) {
+  const auto named = named_class(folder);
+  if (!named) return;
+  std::vector<std::string> names = known;
+  for (const std::string& name : known) names.push_back(name + "Fast");
+  named->one_of(names);
 }
 
 /// The number of a special token that a class cannot do without.
@@ -106,7 +101,7 @@ TokenId needed(const fs::path& file, const Vocabulary& vocabulary, const char* k
 }
 
 Tokenizer from_vocab_txt(const fs::path& folder) {
-  expect_wordpiece_class(folder);
+  expect_class(folder, wordpiece_classes);
   const fs::path file = folder / "vocab.txt";
   Vocabulary vocabulary;
   for_lines(file, [&](const std::string& line, std::int64_t number) {
@@ -145,17 +140,16 @@ constexpr std::pair<std::string_view, BytePairKind> byte_pair_classes[] = {
     {"RobertaTokenizer", BytePairKind::roberta},
     {"Qwen2Tokenizer", BytePairKind::qwen2}};
 
-/// By the class that Transformers would make; GPT-2's where that is none of these, and refused
-/// where tokenizer_config.json itself names another.
+/// By the class that Transformers would make: GPT-2's where the family's is none of these, and
+/// refused where a file names another.
 BytePairKind byte_pair_kind(const fs::path& folder) {
   const std::string kind = tokenizer_class(folder);
-  for (const auto& [name, known] : byte_pair_classes)
+  std::vector<std::string> names;
+  for (const auto& [name, known] : byte_pair_classes) {
     if (kind == name) return known;
-  if (const auto named = tokenizer_config(folder).find("tokenizer_class")) {
-    std::vector<std::string> names;
-    for (const auto& [name, known] : byte_pair_classes) names.emplace_back(name);
-    named->one_of(names);
+    names.emplace_back(name);
   }
+  expect_class(folder, names);
   return BytePairKind::gpt2;
 }
 
@@ -285,8 +279,7 @@ std::vector<AddedToken> sentence_piece_tokens(
 Tokenizer from_sentence_piece(const fs::path& folder) {
   const fs::path file = folder / "tokenizer.model", other = folder / "tokenizer.json";
   const Reader config = tokenizer_config(folder);
-  if (const auto kind = config.find("tokenizer_class"))
-    kind->one_of({"LlamaTokenizer", "LlamaTokenizerFast"});
+  expect_class(folder, {"LlamaTokenizer"});
   const std::vector<std::pair<std::string, std::string>> named = {
       {"bos_token", special_token(folder, "bos_token", "<s>")},
       {"eos_token", special_token(folder, "eos_token", "</s>")},

@@ -24,11 +24,43 @@ constexpr std::pair<std::string_view, std::string_view> class_of_family[] = {
     {"llama", "LlamaTokenizer"},     {"mistral", "LlamaTokenizer"},
     {"roberta", "RobertaTokenizer"}, {"qwen2", "Qwen2Tokenizer"}};
 
+// What Transformers' fast classes make of a tokenizer.json beside what it says itself; those that
+// stand nowhere here take it as it is.
+
+/// Lower case, accents and Chinese characters as tokenizer_config.json says, or its defaults.
+constexpr std::string_view normalising_classes[] = {"BertTokenizer",
+                                                    "ConvBertTokenizer",
+                                                    "DPRContextEncoderTokenizer",
+                                                    "DPRQuestionEncoderTokenizer",
+                                                    "DPRReaderTokenizer",
+                                                    "DistilBertTokenizer",
+                                                    "ElectraTokenizer",
+                                                    "FunnelTokenizer",
+                                                    "LayoutLMTokenizer",
+                                                    "LxmertTokenizer",
+                                                    "MPNetTokenizer",
+                                                    "MobileBertTokenizer",
+                                                    "RealmTokenizer",
+                                                    "RetriBertTokenizer",
+                                                    "SqueezeBertTokenizer"};
+/// A blank before a text only where tokenizer_config.json says so.
+constexpr std::string_view prefixing_classes[] = {
+    "BartTokenizer", "BlenderbotTokenizer", "CodeGenTokenizer", "DebertaTokenizer", "GPT2Tokenizer",
+    "LEDTokenizer",  "LongformerTokenizer", "MvpTokenizer",     "RobertaTokenizer"};
+/// More, which is not built.
+constexpr std::string_view other_classes[] = {
+    "CLIPTokenizer",      "CodeLlamaTokenizer", "CohereTokenizer",      "CpmTokenizer",
+    "GPTNeoXTokenizer",   "GemmaTokenizer",     "LayoutLMv2Tokenizer",  "LayoutLMv3Tokenizer",
+    "LayoutXLMTokenizer", "MBart50Tokenizer",   "MBartTokenizer",       "MarkupLMTokenizer",
+    "NllbTokenizer",      "RoFormerTokenizer",  "SeamlessM4TTokenizer", "SplinterTokenizer",
+    "UdopTokenizer",      "WhisperTokenizer"};
+
 constexpr std::array special_keys = {"bos_token", "eos_token", "unk_token", "sep_token",
                                      "pad_token", "cls_token", "mask_token"};
 
-bool is_one_of(const std::string& kind, std::initializer_list<std::string_view> kinds) {
-  return std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+template <std::size_t count>
+bool is_one_of(const std::string& kind, const std::string_view (&kinds)[count]) {
+  return std::find(std::begin(kinds), std::end(kinds), kind) != std::end(kinds);
 }
 
 std::string without_fast(const std::string& name) {
@@ -180,14 +212,17 @@ Reader tokenizer_config(const fs::path& folder) {
   return config;
 }
 
+std::optional<Reader> named_class(const fs::path& folder) {
+  for (const char* name : {"tokenizer_config.json", "config.json"})
+    if (fs::exists(folder / name))
+      if (auto kind = Reader::json_file(folder / name).find("tokenizer_class")) return kind;
+  return std::nullopt;
+}
+
 std::string tokenizer_class(const fs::path& folder) {
-  std::string family;
-  for (const char* name : {"tokenizer_config.json", "config.json"}) {
-    if (!fs::exists(folder / name)) continue;
-    const Reader file = Reader::json_file(folder / name);
-    if (const auto kind = file.find("tokenizer_class")) return without_fast(kind->text());
-    family = file.text("model_type", "");
-  }
+  if (const auto kind = named_class(folder)) return without_fast(kind->text());
+  if (!fs::exists(folder / "config.json")) return {};
+  const std::string family = Reader::json_file(folder / "config.json").text("model_type", "");
   for (const auto& [known, kind] : class_of_family)
     if (known == family) return std::string(kind);
   return {};
@@ -227,15 +262,22 @@ std::vector<AddedToken> added_beside(const fs::path& folder, const std::string& 
 TokenizerChanges changes_of(const fs::path& folder, const Reader& file) {
   const Reader config = tokenizer_config(folder);
   const std::string kind = tokenizer_class(folder);
+  const auto named = named_class(folder);
+  if (named && is_one_of(kind, other_classes))
+    throw named->error("saw \"" + named->text() +
+                       "\", which changes a tokenizer.json in ways that are not built");
+  const bool words = file.at("model").text("type", "BPE") == "WordPiece";
+  if (named && !words && is_one_of(kind, normalising_classes))
+    throw named->error("saw \"" + named->text() +
+                       "\", which cuts into WordPiece, beside a tokenizer.json of BPE");
   TokenizerChanges changes;
   changes.added = added_of(folder, config, AddedTokens(file), {});
-  if (is_one_of(kind, {"BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer",
-                       "MobileBertTokenizer", "MPNetTokenizer"})) {
+  if (is_one_of(kind, normalising_classes)) {
     changes.lower_case = config.boolean("do_lower_case", true);
     changes.strip_accents = config.boolean("strip_accents", *changes.lower_case);
     changes.split_chinese = config.boolean("tokenize_chinese_chars", true);
   }
-  if (is_one_of(kind, {"GPT2Tokenizer", "RobertaTokenizer"}))
+  if (is_one_of(kind, prefixing_classes))
     changes.prefix_space = config.boolean("add_prefix_space", false);
   if (kind == "LlamaTokenizer") changes.frame = llama_frame(folder, config, AddedTokens(file));
   return changes;

@@ -15,6 +15,8 @@ namespace cleave::model {
 /// tokenizer_config.json, or an empty table. Throws std::runtime_error where it asks for what is
 /// not built.
 base::Reader tokenizer_config(const std::filesystem::path& folder);
+/// Where a folder names the class of its tokenizer: in tokenizer_config.json, else in config.json.
+std::optional<base::Reader> named_class(const std::filesystem::path& folder);
 /// The class that Transformers makes of a folder's tokenizer, without "Fast": what
 /// tokenizer_config.json says, else config.json or its family; empty where nothing does.
 std::string tokenizer_class(const std::filesystem::path& folder);

@@ -538,6 +538,82 @@ TEST(Tokenizer, FindsTheTokensOfAddedTokensBesideTokenizerJson) {
       (std::vector<TokenId>{1, 3, 2}));
 }
 
+nlohmann::json golden_json(const char* name) {
+  return nlohmann::json::parse(base::read_text(goldens / name / "tokenizer.json"));
+}
+
+// As Transformers' fast classes do; the tokens that are expected are its own.
+TEST(Tokenizer, TakesATokenizerJsonAsItsClassDoes) {
+  nlohmann::json bytes = golden_json("byte_pair"), words = golden_json("wordpiece");
+  bytes["pre_tokenizer"]["add_prefix_space"] = true;
+  words["normalizer"]["lowercase"] = false;
+  const auto encode = [](const nlohmann::json& json, const std::string& text,
+                         const nlohmann::json& config, const char* file) {
+    return Forged({{"tokenizer.json", json}, {file, config}}).encode(text);
+  };
+  using Ids = std::vector<TokenId>;
+  const Ids blank = {476, 416, 507, 267, 274, 271}, none = {67, 341, 416, 507, 267, 274, 271},
+            cased = {2, 1, 132, 59, 70, 77, 6, 15, 16, 3},
+            lower = {2, 22, 57, 109, 61, 132, 59, 70, 77, 6, 15, 16, 3};
+  for (const char* file : {"tokenizer_config.json", "config.json"}) {
+    for (const std::string kind :
+         {"GPT2Tokenizer", "RobertaTokenizerFast", "BartTokenizer", "CodeGenTokenizerFast",
+          "LongformerTokenizer", "DebertaTokenizer", "BlenderbotTokenizer", "LEDTokenizer",
+          "MvpTokenizer"})
+      EXPECT_EQ(encode(bytes, "caf\xc3\xa9 12 the cat", {{"tokenizer_class", kind}}, file), none)
+          << kind;
+    for (const std::string kind : {"PreTrainedTokenizerFast", "Qwen2Tokenizer", "BloomTokenizer"})
+      EXPECT_EQ(encode(bytes, "caf\xc3\xa9 12 the cat", {{"tokenizer_class", kind}}, file), blank)
+          << kind;
+    for (const std::string kind :
+         {"BertTokenizer", "ConvBertTokenizerFast", "FunnelTokenizer", "MPNetTokenizer",
+          "DPRReaderTokenizer", "LxmertTokenizer", "SqueezeBertTokenizer", "LayoutLMTokenizer"})
+      EXPECT_EQ(encode(words, "Hello world, a b", {{"tokenizer_class", kind}}, file), lower)
+          << kind;
+    EXPECT_EQ(encode(words, "Hello world, a b", {{"tokenizer_class", "RobertaTokenizer"}}, file),
+              cased);
+  }
+  EXPECT_EQ(encode(bytes, "caf\xc3\xa9 12 the cat",
+                   {{"tokenizer_class", "BartTokenizer"}, {"add_prefix_space", true}},
+                   "tokenizer_config.json"),
+            blank);
+}
+
+TEST(Tokenizer, RefusesAClassThatMakesAnotherTokenizerOfItsFiles) {
+  const auto refused = [](std::vector<std::pair<std::string, nlohmann::json>> files,
+                          const char* file, const std::string& kind) {
+    files.emplace_back(file, nlohmann::json{{"tokenizer_class", kind}});
+    return Forged(files).refused();
+  };
+  for (const char* file : {"tokenizer_config.json", "config.json"}) {
+    const std::string where = file + std::string("] tokenizer_class: saw ");
+    for (const char* golden : {"byte_pair", "wordpiece"})
+      for (const std::string kind :
+           {"CodeLlamaTokenizer", "CohereTokenizerFast", "GPTNeoXTokenizer", "GemmaTokenizer",
+            "MBartTokenizer", "WhisperTokenizerFast"})
+        EXPECT_EQ(
+            refused({{"tokenizer.json", golden_json(golden)}}, file, kind),
+            where + "\"" + kind + "\", which changes a tokenizer.json in ways that are not built");
+    for (const std::string kind : {"BertTokenizer", "DistilBertTokenizerFast"})
+      EXPECT_EQ(
+          refused({{"tokenizer.json", golden_json("byte_pair")}}, file, kind),
+          where + "\"" + kind + "\", which cuts into WordPiece, beside a tokenizer.json of BPE");
+    for (const std::string kind : {"PhobertTokenizer", "BartTokenizer", "LlamaTokenizer"}) {
+      const std::string said =
+          refused({{"vocab.json", nlohmann::json{{"a", 0}}}, {"merges.txt", ""}}, file, kind);
+      EXPECT_EQ(said.rfind(where + "\"" + kind + "\", needs one of GPT2Tokenizer", 0), 0U) << said;
+    }
+    const Scratch scratch;
+    fs::create_directory(scratch / "llama");
+    fs::copy(goldens / "sentence_piece/tokenizer.model", scratch / "llama/tokenizer.model");
+    base::write_whole(scratch / "llama" / file, R"({"tokenizer_class": "GemmaTokenizer"})");
+    const std::string said = refusal(scratch / "llama");
+    EXPECT_NE(said.find(where + "\"GemmaTokenizer\", needs one of LlamaTokenizer"),
+              std::string::npos)
+        << said;
+  }
+}
+
 TEST(Tokenizer, RefusesAClassThatReadsVocabTxtOtherwise) {
   for (const char* file : {"tokenizer_config.json", "config.json"}) {
     const auto of_class = [&](const char* kind) {
