@@ -12,6 +12,7 @@
 
 #include "base/file.hpp"
 #include "model/config/hugging_face.hpp"
+#include "model/config/safetensors.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "tests/model/fixtures.hpp"
 
@@ -294,6 +295,58 @@ TEST(FolderFields, AreLookedAtWhereTheyAreUsedOrRefused) {
           << row.file << " " << field;
     }
   }
+}
+
+// The index is read with the weights, not with the config.
+TEST(FolderFields, OfTheShardIndexAreUsedOrHaveNoEffect) {
+  const std::string file = "model.safetensors.index.json";
+  const Scratch folder;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(testing::golden("models/bert_masked_sharded")))
+    std::filesystem::copy(entry.path(), folder / entry.path().filename().string());
+  const json index = json::parse(base::read_text(folder / file));
+  const auto read = [&](const json& changed) {
+    write_quickly(folder / file, changed.dump());
+    std::string names;
+    try {
+      const TensorFiles files(folder.path());
+      for (const auto& [name, entry] : files.entries()) names += name + " ";
+    } catch (const std::runtime_error& error) {
+      return std::string(error.what());
+    }
+    return names;
+  };
+  const std::string before = read(index);
+  ASSERT_NE(before.substr(0, 1), "[") << before;
+  int rows = 0;
+  for (const FolderField& row : folder_fields()) {
+    if (row.file != file) continue;
+    ++rows;
+    for (const std::string& field : words(row.fields)) {
+      ASSERT_TRUE(index.contains(field)) << field;
+      json without = index;
+      without.erase(field);
+      std::vector<json> changed = {without};
+      for (const json& value : {json(nullptr), json("other"), json(7), json{{"other", 1}},
+                                json::array({"other"}), json{{"other", "none.safetensors"}}}) {
+        changed.push_back(index);
+        changed.back()[field] = value;
+      }
+      for (const json& one : changed) {
+        if (row.fate == Fate::used)
+          expect_contains(read(one), file + "] " + field);
+        else
+          EXPECT_EQ(read(one), before) << row.file << " " << one.value(field, json());
+      }
+    }
+  }
+  EXPECT_EQ(rows, 2);
+  json more = index;
+  more["flux_capacity"] = 1;
+  write_quickly(folder / file, more.dump());
+  const auto notes = folder_notes(folder.path());
+  ASSERT_EQ(notes.size(), 1U);
+  expect_contains(notes.front(), file + "] fields that are not known are ignored: flux_capacity");
 }
 
 // What Transformers itself writes has nothing that nobody knows.
