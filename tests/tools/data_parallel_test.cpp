@@ -60,6 +60,14 @@ class DataParallel : public testing::Test {
     return {"train", scratch_ / "recipe.toml", "--out", scratch_ / out, "--threads", "1"};
   }
 
+  std::vector<std::string> calibrate(const std::string& bundle) const {
+    return {"calibrate", scratch_ / bundle,           "--teacher", scratch_ / "model",
+            "--recipe",  scratch_ / "calibrate.toml", "--threads", "1"};
+  }
+  void copy(const std::string& from, const std::string& to) const {
+    std::filesystem::copy(scratch_ / from, scratch_ / to, std::filesystem::copy_options::recursive);
+  }
+
   /// Process `rank` of `size`, of cleave or another program; what it says on standard error is in
   /// rank<rank>.log.
   std::unique_ptr<Process> start(const std::vector<std::string>& words, int rank, int size,
@@ -145,20 +153,41 @@ TEST_F(DataParallel, OnAcceleratorsTooTheCurveIsThatOfOneProcess) {
 TEST_F(DataParallel, CalibratesAsOneProcess) {
   make_tiny_bundle(scratch_);
   make_images(scratch_ / "images/train", 96, 1);
-  std::filesystem::copy(scratch_ / "bundle", scratch_ / "again",
-                        std::filesystem::copy_options::recursive);
+  copy("bundle", "again");
   write_text(scratch_ / "calibrate.toml",
              "format = 1\nviews = 2\n[data]\nformat = \"folder\"\npath = \"images\"\nvalidation = "
              "24\n[alone]\nepochs = 1\nbatch = 16\n[joint]\nepochs = 2\nbatch = 16\n");
-  const auto calibrate = [&](const std::string& bundle) {
-    return std::vector<std::string>{
-        "calibrate", scratch_ / bundle,           "--teacher", scratch_ / "model",
-        "--recipe",  scratch_ / "calibrate.toml", "--threads", "1"};
-  };
   const auto ran = run_cleave(scratch_, calibrate("bundle"));
   ASSERT_EQ(ran.code, 0) << ran.error;
   run_all(calibrate("again"), 2);
   expect_same_curve("bundle/calibration.jsonl", "again/calibration.jsonl");
+}
+
+// Only the leader judges, so the others have to be told.
+TEST_F(DataParallel, ACalibrationThatEndsWorseKeepsTheWeightsAndAllExitWith3) {
+  make_tiny_bundle(scratch_);
+  make_images(scratch_ / "images/train", 96, 1);
+  const auto write = [&](const std::string& rate) {
+    write_text(scratch_ / "calibrate.toml",
+               "format = 1\nviews = 2\n[data]\nformat = \"folder\"\npath = \"images\"\n"
+               "validation = 24\n[joint]\nepochs = 3\nbatch = 16\nlearning_rate = " +
+                   rate + "\n");
+  };
+  write("0.01");
+  const auto good = run_cleave(scratch_, calibrate("bundle"));
+  ASSERT_EQ(good.code, 0) << good.out << good.error;
+  write("30");
+  copy("bundle", "spoilt");
+  const std::string before = plan::Bundle(scratch_ / "spoilt").identity();
+  const auto processes = start_all(calibrate("spoilt"), 2);
+  const std::string out = processes[0]->read_all();
+  EXPECT_EQ(processes[1]->read_all(), "") << "the leader speaks for all";
+  for (int rank = 0; rank < 2; ++rank)
+    EXPECT_EQ(processes[static_cast<std::size_t>(rank)]->wait(), 3) << said(rank);
+  EXPECT_EQ(count_of(out, "it ended worse than it began: the bundle keeps its weights"), 1) << out;
+  EXPECT_EQ(count_of(out, "fused before the first step "), 1) << out;
+  EXPECT_EQ(count_of(said(0) + said(1), "worse"), 0) << said(0) << said(1);
+  EXPECT_EQ(plan::Bundle(scratch_ / "spoilt").identity(), before);
 }
 
 TEST_F(DataParallel, StoppedByOneAllGoOnToTheSameResult) {
