@@ -92,7 +92,8 @@ constexpr std::array<std::array<const char*, 2>, 8> pair_names = {{{"text_a", "t
                                                                    {"premise", "hypothesis"}}};
 constexpr std::array single_names = {"text", "sentence", "question"};
 constexpr std::array other_names = {"text_pair"};
-constexpr std::array answer_names = {"label", "Quality", "gold_label", "is_duplicate", "score"};
+constexpr std::array label_names = {"label", "Quality", "gold_label", "is_duplicate"};
+constexpr const char* score_name = "score";
 
 template <typename All, typename One>
 bool is_among(const All& all, const One& name) {
@@ -127,15 +128,32 @@ void expect_no_more(const fs::path& path, std::size_t line, const Names& named,
                   texts.front() + "', needs text_a and text_b");
 }
 
-/// As a header line names them, in whatever order; nothing where the line is none.
-std::optional<Columns> named_columns(const fs::path& path, std::size_t line, const Names& fields) {
-  Columns columns{{}, fields.size(), fields.size()};
-  Names named;
+/// Where the answer stands: the score, or the label; the other of them where it stands alone.
+/// Nothing where there is neither.
+std::optional<std::size_t> answer_column(const fs::path& path, std::size_t line,
+                                         const Names& fields, bool scored) {
+  std::vector<std::size_t> labels, scores;
   for (std::size_t column = 0; column < fields.size(); ++column) {
-    if (names_a_text(fields[column])) named.push_back(fields[column]);
-    if (is_among(answer_names, fields[column])) columns.answer = column;
+    if (is_among(label_names, fields[column])) labels.push_back(column);
+    if (fields[column] == score_name) scores.push_back(column);
   }
-  if (named.empty() || columns.answer == fields.size()) return std::nullopt;
+  const auto& found = (scored && !scores.empty()) || labels.empty() ? scores : labels;
+  if (found.size() > 1)
+    fail_at(path, line,
+            fields[found[1]] + ": saw it beside '" + fields[found[0]] + "', needs one of them");
+  return found.empty() ? std::nullopt : std::optional(found.front());
+}
+
+/// As a header line names them, in whatever order; nothing where the line is none.
+std::optional<Columns> named_columns(const fs::path& path, std::size_t line, const Names& fields,
+                                     bool scored) {
+  Names named;
+  for (const auto& field : fields)
+    if (names_a_text(field)) named.push_back(field);
+  if (named.empty()) return std::nullopt;
+  const auto answer = answer_column(path, line, fields, scored);
+  if (!answer) return std::nullopt;
+  Columns columns{{}, *answer, fields.size()};
   const Names texts = texts_among(named);
   expect_no_more(path, line, named, texts);
   for (const auto& name : texts) {
@@ -195,7 +213,7 @@ std::vector<Line> read_tsv(const fs::path& path, bool scored, bool lossy, Unread
     const std::string saw = "saw " + std::to_string(fields.size()) + " columns, needs ";
     if (!columns) {
       first = number;
-      columns = named_columns(path, number, fields);
+      columns = named_columns(path, number, fields, scored);
       if (columns) header = fields;
       if (columns) return;
       if (fields.size() != 3 && (scored || fields.size() != 2)) fail_at(path, number, saw + needs);
@@ -291,9 +309,13 @@ std::optional<fs::path> find_file(const DatasetSource& source,
   return found.empty() ? std::nullopt : std::optional(found.front());
 }
 
-/// The file of a split, noted in `data` with what else might be meant.
+/// Files that hold rows with answers, by precedence.
+const std::vector<std::string> labelled_files = {"sts-*.tsv", "*.jsonl", "*.tsv"};
+
+/// The file of a split, noted in `data` with what else might be meant: files of `patterns`, or of
+/// `others`.
 fs::path file_of(const DatasetSource& source, const std::vector<std::string>& patterns,
-                 Dataset& data) {
+                 Dataset& data, const std::vector<std::string>& others = {}) {
   if (source.split == "train" && fs::is_regular_file(source.path))
     fail(source.path,
          "data: saw one file, needs a folder with the files of both splits: what learns from it "
@@ -306,6 +328,8 @@ fs::path file_of(const DatasetSource& source, const std::vector<std::string>& pa
   }
   std::vector<std::string> rest;
   for (std::size_t i = 1; i < found.size(); ++i) rest.push_back(found[i].filename().string());
+  for (const auto& other : candidates(source, others))
+    if (!is_among(found, other)) rest.push_back(other.filename().string());
   if (!rest.empty())
     data.remarks.push_back({"other_splits", static_cast<std::int64_t>(rest.size()),
                             "[" + source.path.string() + "] " + found.front().filename().string() +
@@ -330,10 +354,10 @@ std::vector<Line> read_lines(const DatasetSource& source, const std::string& for
   if (format == "stsb") {
     if (!scored)
       fail(source.path, "format: saw stsb, which has no labels, but the model classifies");
-    return read_stsb(file_of(source, {"sts-*.tsv", "*.tsv"}, data), source.lossy);
+    return read_stsb(file_of(source, {"sts-*.tsv", "*.tsv"}, data, labelled_files), source.lossy);
   }
   const bool objects = format == "jsonl";
-  const fs::path file = file_of(source, {objects ? "*.jsonl" : "*.tsv"}, data);
+  const fs::path file = file_of(source, {objects ? "*.jsonl" : "*.tsv"}, data, labelled_files);
   Unread unread;
   auto lines = objects ? read_jsonl(file, scored, source.lossy, unread)
                        : read_tsv(file, scored, source.lossy, unread);

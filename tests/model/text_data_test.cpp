@@ -138,6 +138,23 @@ TEST(TextData, ReadsTheColumnsThatAHeaderNames) {
   EXPECT_EQ(data.read(config).size(), 1);
 }
 
+TEST(TextData, TakesTheAnswerThatTheModelGives) {
+  const Data data;
+  const ModelConfig classes = bytes_config(Family::bert, Task::classification),
+                    scores = bytes_config(Family::bert, Task::embedding);
+  for (const std::string header : {"label\ttext_a\ttext_b\tscore\n1\ta\tb\t0\n",
+                                   "score\ttext_a\ttext_b\tlabel\n0\ta\tb\t1\n"}) {
+    data.write("test.tsv", header);
+    EXPECT_EQ(data.read(classes).labels[0].item<std::int64_t>(), 1) << header;
+    EXPECT_EQ(data.read(scores).scores[0].item<float>(), 0) << header;
+  }
+  data.write("test.tsv", "text_a\ttext_b\tlabel\na\tb\t1\n");
+  EXPECT_EQ(data.read(scores).scores[0].item<float>(), 1) << "the only one";
+  data.write("test.tsv", "text_a\tlabel\ttext_b\tgold_label\na\t1\tb\t0\n");
+  EXPECT_EQ(data.error(classes),
+            "[/test.tsv] line 1: gold_label: saw it beside 'label', needs one of them");
+}
+
 // Which text is the first says its name, not its place.
 TEST(TextData, ReadsTheTwoTextsInTheOrderOfTheirNames) {
   const Data data;
@@ -292,6 +309,7 @@ TEST(TextData, SaysWhichTextsAreNotRead) {
   data.write("test.jsonl", line + R"({"text": "a", "reply": "b", "label": 1})" + "\n" +
                                R"({"text": "a", "context": ["b"], "label": "1", "reply": "c"})");
   expect("jsonl", "context, reply");
+  std::filesystem::remove(data.scratch / "test.jsonl");
   data.write("test.tsv", "idx\ttext\tlabel\n7\ta\tyes\n8\tb\tno\n");
   expect("tsv", "");
   data.write("test.tsv", "idx\ttext\treply\tlabel\n7\ta\t\t1\n8\tb\tc\t0\n");
@@ -337,6 +355,15 @@ TEST(TextData, SaysWhichFileItJudgesWhereThereAreTwo) {
   ASSERT_EQ(said(both), std::vector<std::string>{"other_splits"});
   testing::expect_contains(both.remarks[0].text,
                            "] sts-test.tsv is the test split; not read: sts-dev.tsv");
+  data.write("test.jsonl", R"({"text_a": "a", "text_b": "b", "score": 1})");
+  data.write("dev.tsv", line);
+  const Dataset many = data.read(config);
+  EXPECT_EQ(many.origin, data.scratch / "sts-test.tsv");
+  ASSERT_EQ(said(many), std::vector<std::string>{"other_splits"});
+  testing::expect_contains(many.remarks[0].text, "not read: sts-dev.tsv, dev.tsv, test.jsonl");
+  const Dataset objects = data.read(config, "test", "jsonl");
+  EXPECT_EQ(objects.origin, data.scratch / "test.jsonl");
+  testing::expect_contains(objects.remarks[0].text, "not read: sts-test.tsv, sts-dev.tsv, dev.tsv");
   const Data running;
   running.write("val.txt", std::string(50, 'a'));
   EXPECT_EQ(running.read(bytes_config(Family::gpt2, Task::causal_lm)).origin,
