@@ -140,6 +140,20 @@ constexpr std::pair<std::string_view, BytePairKind> byte_pair_classes[] = {
     {"RobertaTokenizer", BytePairKind::roberta},
     {"Qwen2Tokenizer", BytePairKind::qwen2}};
 
+bool has_merges(const fs::path& folder) {
+  return fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt");
+}
+
+/// Where there is no tokenizer.json: whether vocab.txt is read. Where vocab.json lies beside it,
+/// the class tells.
+bool is_cut_by_vocab_txt(const fs::path& folder) {
+  if (!fs::exists(folder / "vocab.txt") || !has_merges(folder))
+    return fs::exists(folder / "vocab.txt");
+  const std::string kind = tokenizer_class(folder);
+  return std::none_of(std::begin(byte_pair_classes), std::end(byte_pair_classes),
+                      [&](const auto& known) { return known.first == kind; });
+}
+
 /// By the class that Transformers would make: GPT-2's where the family's is none of these, and
 /// refused where a file names another.
 BytePairKind byte_pair_kind(const fs::path& folder) {
@@ -325,8 +339,8 @@ Tokenizer read_files(const fs::path& folder) {
     const Reader file = Reader::json_file(folder / "tokenizer.json");
     return tokenizer_from_json(file, changes_of(folder, file));
   }
-  if (has("vocab.txt")) return from_vocab_txt(folder);
-  if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(folder);
+  if (is_cut_by_vocab_txt(folder)) return from_vocab_txt(folder);
+  if (has_merges(folder)) return from_vocab_and_merges(folder);
   throw std::runtime_error("[" + folder.string() +
                            "] has no tokenizer, needs tokenizer.json, vocab.txt, vocab.json with "
                            "merges.txt, or tokenizer.model");
@@ -347,7 +361,7 @@ std::string class_to_name(const fs::path& folder) {
   if (!has_tokenizer(folder)) return {};
   const std::string named = tokenizer_class(folder);
   if (fs::exists(folder / "tokenizer.model") || fs::exists(folder / "tokenizer.json")) return named;
-  if (fs::exists(folder / "vocab.txt")) {
+  if (is_cut_by_vocab_txt(folder)) {
     const auto& known = wordpiece_classes;
     return std::find(known.begin(), known.end(), named) != known.end() ? named : known.front();
   }

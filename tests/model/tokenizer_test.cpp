@@ -614,6 +614,24 @@ TEST(Tokenizer, RefusesAClassThatMakesAnotherTokenizerOfItsFiles) {
   }
 }
 
+TEST(Tokenizer, ReadsTheVocabularyOfItsClassWhereThereAreTwo) {
+  const Scratch scratch;
+  copy_files("byte_pair", {"vocab.json", "merges.txt"}, scratch / "model");
+  copy_files("wordpiece", {"vocab.txt"}, scratch / "model");
+  const auto read_as = [&](const char* file, const std::string& text) {
+    base::write_whole(scratch / "model" / file, text);
+    Tokenizer tokenizer = read_tokenizer(scratch / "model");
+    fs::remove(scratch / "model" / file);
+    return tokenizer;
+  };
+  expect_cases(read_as("config.json", R"({"model_type": "gpt2"})"), "byte_pair");
+  expect_cases(read_as("tokenizer_config.json", R"({"tokenizer_class": "GPT2TokenizerFast"})"),
+               "byte_pair");
+  expect_cases(read_as("config.json", R"({"model_type": "bert"})"), "wordpiece");
+  expect_cases(read_as("tokenizer_config.json", R"({"tokenizer_class": "BertTokenizer"})"),
+               "wordpiece");
+}
+
 TEST(Tokenizer, RefusesAClassThatReadsVocabTxtOtherwise) {
   for (const char* file : {"tokenizer_config.json", "config.json"}) {
     const auto of_class = [&](const char* kind) {
