@@ -4,8 +4,17 @@
 #include <future>
 #include <utility>
 
+#include "infer/machine.hpp"
+
 namespace cleave::infer {
 namespace {
+
+using namespace std::chrono_literals;
+
+/// Texts that are generated pause for less between their steps.
+constexpr auto idle_before_rest = 1s;
+/// Less is not worth the page faults of the next request.
+constexpr double worth_giving_back = 4e6;
 
 /// More shapes than anybody uses at once; a client that tries every batch cannot fill the memory.
 constexpr std::size_t max_cached_shapes = 32;
@@ -98,11 +107,29 @@ void Compute::work(Executor& executor) {
     lock.lock();
     if (busy) continue;
     const auto awake = [this] { return stopping_ || !inbox_.empty(); };
+    const auto rest_at = Clock::now() + idle_before_rest;
+    if (timer && *timer <= rest_at) {
+      wake_.wait_until(lock, *timer, awake);
+      continue;
+    }
+    if (wake_.wait_until(lock, rest_at, awake)) continue;
+    lock.unlock();
+    rest();
+    lock.lock();
     if (timer)
       wake_.wait_until(lock, *timer, awake);
     else
       wake_.wait(lock, awake);
   }
+}
+
+/// The allocator keeps what is freed in the middle of its heaps, which are many: one for each
+/// thread.
+void Compute::rest() {
+  const double bytes = resident_memory_bytes();
+  if (rested_bytes_ > 0 && bytes <= rested_bytes_ + worth_giving_back) return;
+  give_back_memory();
+  rested_bytes_ = resident_memory_bytes();
 }
 
 /// An exception (no memory) ends the request, not the thread.

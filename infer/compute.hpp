@@ -15,9 +15,10 @@
 
 namespace cleave::infer {
 
-/// The compute thread: an executor that runs whenever something is ready, and sleeps else. The
+/// The compute thread: an executor that runs whenever something is ready, and otherwise sleeps. The
 /// other threads hand it requests and values and get events back; the engine is prepared, used and
-/// freed on it alone.
+/// freed on it alone. Once idle for a second it gives the system the memory that large requests
+/// took.
 class Compute {
  public:
   using RequestId = Executor::RequestId;
@@ -53,12 +54,14 @@ class Compute {
   using Task = std::function<void(Executor&)>;
   void post(RequestId id, Task task);
   void work(Executor& executor);
+  void rest();
   void perform(Executor& executor, RequestId id, const Task& task);
   Executor::Hooks hooks();
   void hand_over_events();
 
   OnEvents on_events_;
   std::vector<Event> events_;  // compute thread only
+  double rested_bytes_ = 0;    // resident when it last rested; compute thread only
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::pair<RequestId, Task>> inbox_;  // guarded

@@ -5,6 +5,9 @@
 #include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sstream>
 #include <string>
 #include <thread>
@@ -72,6 +75,12 @@ BlasInfo openblas_info() {
 
 double peak_memory_bytes() { return status_bytes("VmHWM"); }
 double resident_memory_bytes() { return status_bytes("VmRSS"); }
+
+void give_back_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 BlasInfo blas_info() {
   const std::string path = blas_path();

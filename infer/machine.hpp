@@ -8,6 +8,9 @@ namespace cleave::infer {
 double peak_memory_bytes();
 /// VmRSS: what it holds now, bytes.
 double resident_memory_bytes();
+/// Gives the system what was freed and the allocator kept. Takes milliseconds where that is much;
+/// does nothing where the C library cannot.
+void give_back_memory();
 
 /// The BLAS that matrix products run on.
 struct BlasInfo {

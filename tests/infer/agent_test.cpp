@@ -185,6 +185,41 @@ TEST_F(AgentTest, ComputesItsPart) {
   EXPECT_GE(value.queued_s, 0);
 }
 
+/// Allocates many small blocks, of which a few stay, as the parts of a large computation do.
+class WastefulEngine : public FakeEngine {
+ public:
+  explicit WastefulEngine(std::atomic<double>* left_bytes) : left_bytes_(left_bytes) {}
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    for (int i = 0; i < 8000; ++i) blocks_.emplace_back(16384, 'x');
+    for (std::size_t i = 0; i < blocks_.size(); ++i)
+      if (i % 100 != 99) std::string().swap(blocks_[i]);
+    *left_bytes_ = resident_memory_bytes();
+    return FakeEngine::run(instruction, program, operands, sequence);
+  }
+
+ private:
+  std::vector<std::string> blocks_;
+  std::atomic<double>* left_bytes_;
+};
+
+TEST_F(AgentTest, GivesMemoryBackOnceItIsIdle) {
+#if !defined(__GLIBC__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "needs glibc's allocator";
+#endif
+  std::atomic<double> left_bytes{0};
+  const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
+                           std::make_unique<WastefulEngine>(&left_bytes));
+  const auto caller = join(agent);
+  const double before = resident_memory_bytes();
+  caller->send(admit(1));
+  caller->receive_as<net::ValueMessage>();
+  ASSERT_GT(left_bytes, before + 100e6) << "the allocator kept nothing";
+  EXPECT_TRUE(eventually([&] { return resident_memory_bytes() < before + 30e6; }))
+      << resident_memory_bytes() - before;
+}
+
 TEST_F(AgentTest, CountsTheTimeBehindOthersAsQueued) {
   const RunningAgent agent(bundle, plan, "cam", 200ms);
   const auto caller = join(agent);
