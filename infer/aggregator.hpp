@@ -88,8 +88,8 @@ struct ServerOptions {
   bool insecure = false;
   /// Connections at once; one more is refused.
   std::size_t max_clients = 1024;
-  /// For the requests of all clients together, from their arrival until they are computed; a larger
-  /// one is refused.
+  /// For the requests of all clients together, from their arrival until they are computed; one that
+  /// is larger, or finds no room within 5 s, is answered `overloaded`.
   std::uint64_t request_bytes = std::uint64_t{1} << 28;
   /// How long a server that drains waits for the next step of a text; at most `drain_patience`.
   std::chrono::milliseconds text_patience{30000};

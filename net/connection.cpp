@@ -7,6 +7,8 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/crc32c.hpp"
+
 namespace cleave::net {
 namespace {
 
@@ -14,6 +16,8 @@ constexpr auto no_throw = asio::as_tuple(asio::use_awaitable);
 /// Buffers of one write; the kernel takes 1024, but a frame is two and a long gather is seldom used
 /// up.
 constexpr std::size_t max_gathered = 32;
+/// What is thrown away is read in pieces of this size.
+constexpr std::size_t piece_bytes = std::size_t{1} << 16;
 
 class TcpStream final : public Stream {
  public:
@@ -162,6 +166,7 @@ asio::awaitable<error_code> Connection::read_header() {
 
 /// False: it was not there in time, or the connection was closed meanwhile.
 asio::awaitable<bool> Connection::wait_for_budget(std::uint64_t bytes) {
+  if (bytes > options_.budget->bytes()) co_return false;
   const auto until = Clock::now() + options_.budget_patience;
   asio::steady_timer pause(io_);
   while (!options_.budget->take(bytes)) {
@@ -174,7 +179,25 @@ asio::awaitable<bool> Connection::wait_for_budget(std::uint64_t bytes) {
   co_return true;
 }
 
-asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
+/// Reads what follows the header, which takes little memory however much it is.
+asio::awaitable<error_code> Connection::throw_away(Header header) {
+  auto left = header.header_length - header_bytes + header.body_length + header.payload_length;
+  std::uint32_t checksum = 0;
+  while (left > 0) {
+    body_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(left, piece_bytes)));
+    std::array<asio::mutable_buffer, 1> piece{asio::buffer(body_)};
+    auto reading = read_all(piece);
+    if (const auto error = co_await std::move(reading)) co_return error;
+    checksum = base::crc32c(body_.data(), body_.size(), checksum);
+    left -= body_.size();
+  }
+  if (checksum != header.checksum) co_return error_code(Errc::bad_checksum);
+  options_.no_room(*this, header);
+  co_return error_code();
+}
+
+/// Nothing where the frame was thrown away.
+asio::awaitable<Result<std::optional<Connection::Received>>> Connection::receive_frame() {
   auto first = read_header();
   if (const auto error = co_await std::move(first)) co_return error;
   const auto header = decode_header(header_.data(), options_.limits);
@@ -186,7 +209,13 @@ asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
   std::shared_ptr<const Taken> taken;
   if (header->payload_length > 0 && options_.budget) {
     auto waiting = wait_for_budget(header->payload_length);
-    if (!co_await std::move(waiting)) co_return why_ ? why_ : error_code(Errc::no_memory_left);
+    if (!co_await std::move(waiting)) {
+      if (why_) co_return why_;
+      if (!options_.no_room) co_return error_code(Errc::no_memory_left);
+      auto throwing = throw_away(*header);
+      if (const auto error = co_await std::move(throwing)) co_return error;
+      co_return std::nullopt;
+    }
     taken = std::make_shared<const Taken>(options_.budget, header->payload_length);
   }
   try {
@@ -206,7 +235,26 @@ asio::awaitable<Result<Connection::Received>> Connection::receive_frame() {
   const auto size = header->header_length + header->body_length + payload.size();
   auto message = decode(*header, body_.data() + tail, std::move(payload));
   if (!message) co_return message.error();
+  greeted_ = true;
   co_return Received{std::move(*message), size};
+}
+
+/// It shows what a frame of ours is to it, an unknown version, where a mere close says nothing.
+asio::awaitable<void> Connection::part_from_foreigner() {
+  verdict_ = Errc::unknown_version;
+  Refused refused;
+  refused.text = error_code(Errc::unknown_version).message();
+  send(refused);
+  auto finishing = finish(std::chrono::seconds(1));
+  co_await std::move(finishing);
+  // Closing with bytes unread would take the refusal back.
+  body_.resize(piece_bytes);
+  std::array<asio::mutable_buffer, 1> piece{asio::buffer(body_)};
+  while (!why_) {
+    auto reading = stream_->read(piece);
+    const auto [error, count] = co_await std::move(reading);
+    if (error) break;
+  }
 }
 
 asio::awaitable<Result<Connection::Received>> Connection::receive() {
@@ -215,10 +263,14 @@ asio::awaitable<Result<Connection::Received>> Connection::receive() {
     auto pending = receive_frame();
     auto received = co_await std::move(pending);
     if (!received) {
+      if (!greeted_ && received.error() == Errc::unknown_version) {
+        auto parting = part_from_foreigner();
+        co_await std::move(parting);
+      }
       close(received.error());
       break;
     }
-    if (!keep_to_itself(received->message)) co_return received;
+    if (*received && !keep_to_itself((*received)->message)) co_return std::move(**received);
   }
   co_return why_;
 }
@@ -323,7 +375,7 @@ asio::awaitable<void> Connection::finish(std::chrono::milliseconds timeout) {
 
 void Connection::close(error_code why) {
   if (why_) return;
-  why_ = why ? as_closed(why) : error_code(Errc::closed);
+  why_ = verdict_ ? verdict_ : why ? as_closed(why) : error_code(Errc::closed);
   stream_->close();
   deadline_.cancel();
   heartbeat_.cancel();

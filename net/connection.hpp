@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -70,12 +71,17 @@ class PayloadBudget {
   std::atomic<std::uint64_t> used_{0};
 };
 
+class Connection;
+
 struct ConnectionOptions {
   Limits limits;
   /// Null: every connection may take what its limits say. A frame whose payload does not fit waits
-  /// for `budget_patience`, unread; then the connection is closed.
+  /// for `budget_patience`, unread, one that can never fit does not wait; then its payload is read
+  /// in small pieces and thrown away.
   std::shared_ptr<PayloadBudget> budget;
   std::chrono::milliseconds budget_patience{5000};
+  /// Told of each frame whose payload was thrown away. Empty: the connection is closed instead.
+  std::function<void(Connection&, const Header&)> no_room;
   /// A ping this often once the heartbeat runs; a peer that is silent for `dead_after` is given up.
   /// While large frames make progress nobody is silent.
   std::chrono::milliseconds ping_interval{1000};
@@ -100,7 +106,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   /// The next message; pings and pongs are dealt with inside. A tensor lies in the buffer that was
   /// read into, 64-byte aligned. After an error the connection is closed, and every further call
-  /// gives the same error. One reader at a time.
+  /// gives the same error; a peer whose first frame is of another protocol version is sent a
+  /// refusal before. One reader at a time.
   asio::awaitable<Result<Received>> receive();
   /// Queues a message and starts writing, straight from the tensor's memory, whose owner is kept
   /// until then. Returns its bytes on the wire; 0 where the connection is closed.
@@ -126,7 +133,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<error_code> read_all(std::span<asio::mutable_buffer> into);
   asio::awaitable<error_code> read_header();
   asio::awaitable<bool> wait_for_budget(std::uint64_t bytes);
-  asio::awaitable<Result<Received>> receive_frame();
+  asio::awaitable<error_code> throw_away(Header header);
+  asio::awaitable<Result<std::optional<Received>>> receive_frame();
+  asio::awaitable<void> part_from_foreigner();
   bool keep_to_itself(const Message& message);
   asio::awaitable<void> flush();
   void gather();
@@ -136,7 +145,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::io_context& io_;
   std::unique_ptr<Stream> stream_;
   Options options_;
-  error_code why_;
+  error_code why_, verdict_;  // the second: decided while it is still open
   std::array<std::byte, header_bytes> header_{};
   std::vector<std::byte> body_;
   std::deque<Frame> queue_;
@@ -145,6 +154,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::vector<asio::const_buffer> gathered_;
   bool writing_ = false;
   bool blocked_ = false;  // the last write was cut short: the next one's progress is the peer's
+  bool greeted_ = false;  // a whole frame has come
   asio::steady_timer deadline_, heartbeat_, flushed_;
   Clock::time_point alive_;
   std::chrono::duration<double> round_trip_{0};

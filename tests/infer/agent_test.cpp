@@ -374,6 +374,8 @@ TEST_F(AgentTest, GarbageEndsAConnectionAndNothingElse) {
   for (const auto& text : garbage) {
     Caller caller(agent.address());
     caller.write(text);
+    // Another version is told ours first.
+    if (text[4] == '\x7f') caller.receive_as<net::Refused>();
     EXPECT_TRUE(caller.is_closed());
   }
   Caller hasty(agent.address());  // work before the handshake

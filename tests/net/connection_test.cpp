@@ -271,6 +271,25 @@ TEST(Connection, TellsAPeerOfVersion2ByItsVersion) {
   run_io(io, expect_error(connection, Errc::unknown_version));
   EXPECT_EQ(connection->why().message(),
             "frame: unknown protocol version, both ends need the same");
+  // What it reads shows it the same, and a reset does not take that back.
+  std::string answer(header_bytes, '\0');
+  asio::read(raw, asio::buffer(answer));
+  EXPECT_EQ(answer.substr(0, 4), "CLVF");
+  EXPECT_EQ(answer[4], protocol_version);
+}
+
+// A connection that is under way has more to lose than a word.
+TEST(Connection, AnotherVersionInTheMiddleEndsItAtOnce) {
+  asio::io_context io;
+  auto [raw, socket] = socket_pair(io);
+  auto foreign = text_of(encode(Bye{}));
+  foreign[4] = 2;
+  asio::write(raw, asio::buffer(text_of(encode(Ping{})) + foreign));
+  const auto connection =
+      std::make_shared<Connection>(io, tcp_stream(std::move(socket)), ConnectionOptions{});
+  const auto start = Clock::now();
+  run_io(io, expect_error(connection, Errc::unknown_version));
+  EXPECT_LT(Clock::now() - start, 900ms);
 }
 
 TEST(Connection, SkipsTheTailOfALongerHeader) {
@@ -547,6 +566,57 @@ TEST(Connection, WaitsForItsPartOfABudgetAndIsClosedWhereNoneIsLeft) {
     // All that was taken is given back once nobody holds it.
     EXPECT_TRUE(options.budget->take(3000)) << let_go;
   }
+}
+
+/// The second of two large frames finds no room, and a third is larger than all of it.
+asio::awaitable<void> find_no_room(Pair& pair) {
+  ValueMessage message;
+  for (const std::int64_t count : {400, 500, 300'000}) {
+    message.request = static_cast<std::uint64_t>(count);
+    message.tensor = tensor(count);
+    pair.near->send(message);
+  }
+  pair.near->send(Bye{});
+  auto receiving = pair.far->receive();
+  const auto first = co_await std::move(receiving);
+  EXPECT_TRUE(first.has_value());
+  if (!first) co_return;
+  EXPECT_EQ(envelope_of(first->message).request, 400u);
+  auto again = pair.far->receive();
+  const auto second = co_await std::move(again);
+  EXPECT_TRUE(second.has_value());
+  if (!second) co_return;
+  EXPECT_EQ(kind_of(second->message), Kind::bye);
+}
+
+TEST(Connection, ThrowsAwayWhatFindsNoRoomAndGoesOn) {
+  ConnectionOptions options;
+  options.budget = std::make_shared<PayloadBudget>(3000);
+  options.budget_patience = 50ms;
+  std::vector<std::uint64_t> told;
+  options.no_room = [&](Connection& connection, const Header& header) {
+    EXPECT_TRUE(connection.is_open());
+    told.push_back(header.request);
+  };
+  Pair pair(options);
+  run_io(pair.io, find_no_room(pair));
+  EXPECT_EQ(told, (std::vector<std::uint64_t>{500, 300'000}));
+  EXPECT_TRUE(options.budget->take(3000));
+}
+
+TEST(Connection, ClosesWhereABitFlipsInWhatItThrowsAway) {
+  ConnectionOptions options;
+  options.budget = std::make_shared<PayloadBudget>(100);
+  int told = 0;
+  options.no_room = [&](Connection&, const Header&) { ++told; };
+  ValueMessage value;
+  value.tensor = tensor(100'000);
+  auto bytes = text_of(encode(value));
+  EXPECT_EQ(answer_to(bytes, options), Errc::closed);
+  EXPECT_EQ(told, 1);
+  bytes[bytes.size() - 5] ^= 1;
+  EXPECT_EQ(answer_to(bytes, options), Errc::bad_checksum);
+  EXPECT_EQ(told, 1);
 }
 
 TEST(Connection, SendAfterCloseIsNothing) {
