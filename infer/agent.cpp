@@ -238,8 +238,14 @@ asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection
   connection->start_heartbeat();
   sessions.insert(session);
   notice("[" + session->name + "] joined");
-  auto attending = attend(session);
-  const auto why = co_await std::move(attending);
+  std::string why;
+  try {
+    auto attending = attend(session);
+    why = co_await std::move(attending);
+  } catch (const std::exception& error) {
+    why = error.what();
+    connection->close(net::Errc::closed);
+  }
   end(session, why);
 }
 

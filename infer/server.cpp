@@ -11,6 +11,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <nlohmann/json.hpp>
 
+#include "base/units.hpp"
 #include "infer/aggregator.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/config/image_config.hpp"
@@ -127,13 +128,16 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   void accept(asio::ip::tcp::socket socket);
   asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer);
   asio::awaitable<void> refuse(std::shared_ptr<Connection> connection, std::string text);
-  asio::awaitable<void> attend(std::shared_ptr<Session> session);
+  void refuse(Connection& connection, const net::Header& header) const;
+  asio::awaitable<std::string> attend(std::shared_ptr<Session> session);
   bool handle(const std::shared_ptr<Session>& session, net::Message message);
   void infer(const std::shared_ptr<Session>& session, net::InferRequest message);
+  void end_text(Session& session, std::uint64_t theirs);
   std::size_t fair_share(const Session& session) const;
-  void answer(const std::shared_ptr<Session>& session, std::uint64_t request, Response response);
+  void answer(const std::shared_ptr<Session>& session, std::uint64_t request,
+              std::uint64_t begun_text, Response response);
   void cancel(Session& session, std::uint64_t request);
-  void end(const std::shared_ptr<Session>& session);
+  void end(const std::shared_ptr<Session>& session, const std::string& why);
   void drain();
   void leave_when_idle();
   void give_up();
@@ -184,6 +188,7 @@ void Server::State::accept(asio::ip::tcp::socket socket) {
   net::ConnectionOptions settings;
   settings.limits = greeting_limits;
   settings.budget = budget;
+  settings.no_room = [this](Connection& to, const net::Header& header) { refuse(to, header); };
   auto connection =
       std::make_shared<Connection>(io, net::tcp_stream(std::move(socket)), std::move(settings));
   net::spawn(io, serve(std::move(connection), peer),
@@ -217,15 +222,19 @@ asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connectio
   session->name = peer;
   connection->send(welcome);
   connection->expire_after(0ms);
-  net::Limits limits;
-  limits.max_payload = std::min(limits.max_payload, budget->bytes());
-  connection->set_limits(limits);
+  connection->set_limits({});
   connection->start_heartbeat();
   sessions.insert(session);
   notice("[" + peer + "] client joined");
-  auto attending = attend(session);
-  co_await std::move(attending);
-  end(session);
+  std::string why;
+  try {
+    auto attending = attend(session);
+    why = co_await std::move(attending);
+  } catch (const std::exception& error) {
+    why = error.what();
+    connection->close(net::Errc::closed);
+  }
+  end(session, why);
 }
 
 asio::awaitable<void> Server::State::refuse(std::shared_ptr<Connection> connection,
@@ -241,11 +250,27 @@ asio::awaitable<void> Server::State::refuse(std::shared_ptr<Connection> connecti
   connection->close(net::Errc::refused);
 }
 
-asio::awaitable<void> Server::State::attend(std::shared_ptr<Session> session) {
+/// There was no memory for its payload.
+void Server::State::refuse(Connection& connection, const net::Header& header) const {
+  if (header.kind != static_cast<std::uint16_t>(net::Kind::infer_request))
+    return connection.close(net::Errc::unexpected_message);
+  const auto size = base::format_bytes(static_cast<double>(header.payload_length));
+  const auto all = base::format_bytes(static_cast<double>(budget->bytes()));
+  Response refusal;
+  refusal.status = Status::overloaded;
+  refusal.message = header.payload_length > budget->bytes()
+                        ? "[serve] memory: saw a request of " + size + ", takes at most " + all
+                        : "[serve] memory: saw no room for a request of " + size +
+                              " beside those of others, gives " + all + " to all";
+  connection.send(answer_of(header.request, std::move(refusal)));
+}
+
+/// Returns why the connection ended.
+asio::awaitable<std::string> Server::State::attend(std::shared_ptr<Session> session) {
   while (true) {
     auto receiving = session->connection->receive();
     auto received = co_await std::move(receiving);
-    if (!received) co_return;
+    if (!received) co_return received.error().message();
     if (!handle(session, std::move(received->message)))
       session->connection->close(net::Errc::unexpected_message);
   }
@@ -258,10 +283,7 @@ bool Server::State::handle(const std::shared_ptr<Session>& session, net::Message
   } else if (const auto* wish = std::get_if<net::Cancel>(&message)) {
     cancel(*session, wish->request);
   } else if (const auto* over = std::get_if<net::EndSequence>(&message)) {
-    const auto at = session->sequences.find(over->sequence);
-    if (at == session->sequences.end()) return true;
-    aggregator.end_sequence(at->second);
-    session->sequences.erase(at);
+    end_text(*session, over->sequence);
     if (draining) leave_when_idle();
   } else if (const auto* status = std::get_if<net::StatusRequest>(&message)) {
     auto reply = reply_of(aggregator.status());
@@ -297,16 +319,29 @@ void Server::State::infer(const std::shared_ptr<Session>& session, net::InferReq
     return;
   }
   Request wanted = request_of(std::move(message));
+  std::uint64_t begun_text = 0;
   if (wanted.sequence.id != 0) {
     const auto [known, fresh] = session->sequences.try_emplace(wanted.sequence.id, 0);
-    if (fresh) known->second = aggregator.new_sequence();
+    if (fresh) {
+      known->second = aggregator.new_sequence();
+      begun_text = wanted.sequence.id;
+    }
     wanted.sequence.id = known->second;
   }
   ++num_open;
   session->open[request] = aggregator.submit(
-      std::move(wanted), [self = shared_from_this(), session, request](Response response) {
-        self->answer(session, request, std::move(response));
+      std::move(wanted),
+      [self = shared_from_this(), session, request, begun_text](Response response) {
+        self->answer(session, request, begun_text, std::move(response));
       });
+}
+
+/// A text that its client ended, or that was refused and never began.
+void Server::State::end_text(Session& session, std::uint64_t theirs) {
+  const auto at = session.sequences.find(theirs);
+  if (at == session.sequences.end()) return;
+  aggregator.end_sequence(at->second);
+  session.sequences.erase(at);
 }
 
 /// How many requests of a client are open at most: its part of the places, shared with those who
@@ -321,8 +356,9 @@ std::size_t Server::State::fair_share(const Session& session) const {
 }
 
 void Server::State::answer(const std::shared_ptr<Session>& session, std::uint64_t request,
-                           Response response) {
+                           std::uint64_t begun_text, Response response) {
   --num_open;
+  if (begun_text != 0 && response.status != Status::answered) end_text(*session, begun_text);
   if (session->open.erase(request) == 0) return;  // given up
   session->connection->send(answer_of(request, std::move(response)));
   if (draining) leave_when_idle();
@@ -334,10 +370,10 @@ void Server::State::cancel(Session& session, std::uint64_t request) {
 }
 
 /// The client has gone: nobody waits for its answers.
-void Server::State::end(const std::shared_ptr<Session>& session) {
+void Server::State::end(const std::shared_ptr<Session>& session, const std::string& why) {
   for (const auto& [request, id] : session->open) aggregator.cancel(id);
   for (const auto& [theirs, ours] : session->sequences) aggregator.end_sequence(ours);
-  notice("[" + session->name + "] client lost: " + session->connection->why().message() +
+  notice("[" + session->name + "] client lost: " + why +
          (session->open.empty() ? ""
                                 : ", " + std::to_string(session->open.size()) + " requests open"));
   sessions.erase(session);

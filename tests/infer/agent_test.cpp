@@ -564,6 +564,28 @@ TEST_F(TextAgentTest, ForgetsTheTextThatRestedLongestWhereAnotherNeedsTheRoom) {
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 5u);
 }
 
+// Here the log throws; whatever does must not leave an aggregator that is never heard again.
+TEST_F(TextAgentTest, AMessageThatThrowsEndsItsSessionAndItsTexts) {
+  const auto forgotten = std::make_shared<Forgotten>();
+  std::string why;
+  auto options = RunningAgent::options_for("cam");
+  options.log = [&](base::LogLevel, const std::string& line) {
+    if (line.find("] request 2: ") != std::string::npos)
+      throw std::runtime_error("the log is broken");
+    if (const auto at = line.find("lost: "); at != std::string::npos) why = line.substr(at);
+  };
+  RunningAgent agent(bundle, plan, options, std::make_unique<ForgettingEngine>(forgotten));
+  const auto caller = join(agent);
+  caller->send(step(1, 5, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().sequence, 5u);
+  caller->send(step(2, 6, 3));
+  caller->receive_as<net::Failed>();
+  EXPECT_TRUE(caller->is_closed());
+  EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; }));
+  agent.stop();
+  EXPECT_EQ(why, "lost: the log is broken");
+}
+
 TEST_F(TextAgentTest, KeepsTheTextThatGoesOnWhereAnotherNeedsTheRoom) {
   auto options = RunningAgent::options_for("cam");
   options.memory_bytes = resident_memory_bytes() + 1.3e9;

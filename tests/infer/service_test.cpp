@@ -280,6 +280,18 @@ TEST_F(TextServiceTest, ATextThatEndsBeforeItsTurnIsKeptNowhere) {
   EXPECT_TRUE(eventually([&] { return forgotten->count() == 1; }));
 }
 
+TEST_F(TextServiceTest, ARefusedTextIsNotWaitedFor) {
+  start();
+  Client client(server->address());
+  const auto refused = ask(client, token(client.new_sequence(), 3));
+  EXPECT_EQ(refused.status, Status::failed);
+  EXPECT_NE(refused.message.find("is not known"), std::string::npos) << refused.message;
+  const auto start = Clock::now();
+  server->drain();
+  server->join();
+  EXPECT_LT(Clock::now() - start, 20s);  // a text gets 28
+}
+
 TEST_F(TextServiceTest, TextsOfTwoClientsWithOneNumberAreTwo) {
   start(std::make_unique<ForgettingEngine>(forgotten));
   Client one(server->address()), other(server->address());
@@ -355,6 +367,40 @@ TEST_F(ServiceTest, OneClientNeverTakesEveryPlace) {
   EXPECT_TRUE(eventually([&] { return answered == 6; })) << answered;
   EXPECT_EQ(why,
             "[serve] saw 6 requests of this client waiting, takes at most 6 of one beside others");
+}
+
+TEST_F(ServiceTest, ARequestThatFindsNoMemoryIsRefusedAndItsClientGoesOn) {
+  start();
+  ServerOptions options;
+  options.request_bytes = 100'000;
+  RunningServer small(*aggregator, bundle, options);
+  Client client(small.address());
+  auto large = request_of(1);
+  large.input = pixels(1, 5000);
+  const auto refused = ask(client, large);
+  EXPECT_EQ(refused.status, Status::overloaded);
+  EXPECT_EQ(refused.message, "[serve] memory: saw a request of 320 kB, takes at most 100 kB");
+  EXPECT_EQ(ask(client, request_of(2)).status, Status::answered);
+}
+
+// Whatever throws must not leave a client that is never heard again.
+TEST_F(ServiceTest, AClientWhoseMessageCannotBeAnsweredIsLost) {
+  AggregatorOptions wanted;
+  for (const auto& part : plan.parts) wanted.hosts[part.device] = "127.0.0.1:1";
+  wanted.hosts["cam"] = std::string(1u << 20, 'a') + ":1";  // longer than a message
+  aggregator =
+      std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(), std::move(wanted));
+  std::atomic<int> lost{0};
+  ServerOptions options;
+  options.log = [&](base::LogLevel, const std::string& line) {
+    lost += line.find("client lost: [encode]") != std::string::npos;
+  };
+  server = std::make_unique<RunningServer>(*aggregator, bundle, options);
+  Client client(server->address());
+  EXPECT_EQ(text_of_error([&] { client.status(); }),
+            "[" + server->address() + "] connection lost: the peer closed the connection");
+  EXPECT_TRUE(eventually([&] { return lost == 1; }));
+  server.reset();
 }
 
 TEST_F(ServiceTest, AClientBeyondThoseThatItTakesIsRefused) {
