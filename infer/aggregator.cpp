@@ -248,6 +248,7 @@ struct Aggregator::State {
   void give_up_open(Job& job, Clock::time_point now);
   std::vector<std::size_t> late_ranks(const Job& job, Clock::time_point now) const;
   bool lose(Id id, std::size_t rank, const std::string& why);
+  bool ask_ejected(Job& job);
   static std::string need_of(const Peer& peer, const std::string& why);
   void received_share(Job& job, Share& share);
   void post_events(std::vector<Compute::Event> events);
@@ -831,6 +832,7 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   const bool any = std::any_of(job.shares.begin(), job.shares.end(), [](const Share& other) {
     return other.open() || other.stage == Share::Stage::received;
   });
+  if (!any && !share.must_come && ask_ejected(job)) return true;
   if (!any) {
     std::vector<std::string> reasons;
     for (const auto& other : job.shares)
@@ -850,6 +852,48 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   }
   for (const auto tag : std::exchange(share.tags, {}))
     compute.deliver(id, static_cast<std::int32_t>(rank), tag, net::Value::absent());
+  return true;
+}
+
+/// Devices that were left out of the job because they were ejected are there when all others have
+/// gone. False: there is none.
+bool Aggregator::State::ask_ejected(Job& job) {
+  // A later step of a text is nothing for who missed the one before.
+  if (job.request.require_all || job.request.sequence.past != 0) return false;
+  std::vector<std::size_t> back;
+  for (std::size_t rank = 0; rank < job.shares.size(); ++rank)
+    if (job.shares[rank].report.why == ejected_late && peers[rank]->joined()) back.push_back(rank);
+  if (back.empty()) return false;
+  // Their parts were given up; fusing begins anew, and hears again who is absent.
+  const auto& own = job.programs->at(own_rank());
+  std::vector<net::Value> inputs;
+  if (input_of(*own)) inputs.push_back(job.request.input);
+  compute.cancel(job.id);
+  compute.admit(job.id, own, std::move(inputs), job.deadline);
+  job.overdue = job.given_a_moment = false;
+  set_timer(job, last_moment(job));
+  const auto left = sequences.find(job.request.sequence.id);
+  for (std::size_t rank = 0; rank < job.shares.size(); ++rank) {
+    auto& share = job.shares[rank];
+    share.tags = tags_from(job, rank);
+    if (std::find(back.begin(), back.end(), rank) == back.end()) {
+      for (const auto tag : std::exchange(share.tags, {}))
+        compute.deliver(job.id, static_cast<std::int32_t>(rank), tag, net::Value::absent());
+      continue;
+    }
+    if (left != sequences.end()) left->second.erase(rank);
+    share.report.why.clear();
+    share.late = false;
+    // One that was ejected while it had the request still answers it.
+    const bool has_it = peers[rank]->has(job.id);
+    share.stage = has_it ? Share::Stage::sent : Share::Stage::waiting;
+    share.sent_at = has_it ? share.sent_at : Clock::now();
+    if (has_it) continue;
+    const auto expected = predicted(plan(), share.report.device, job.request.input.dims);
+    peers[rank]->enqueue(job.id, {least_wait(job), expected.whole_s});
+  }
+  keep_one_asked();
+  for (const auto rank : back) peers[rank]->offer();
   return true;
 }
 

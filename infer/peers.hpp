@@ -192,6 +192,8 @@ class Peer {
 
   /// The request waits to be offered.
   void enqueue(Id id, const Expected& expected);
+  /// It was sent the request and has not ended it.
+  bool has(Id id) const { return window_.holds(id); }
   /// Nobody waits for it any more.
   void withdraw(Id id);
   /// Offers what waits, as much as the window takes.

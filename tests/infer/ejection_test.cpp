@@ -170,6 +170,71 @@ TEST_F(EjectionTest, WhoHasOnlyTheEjectedDeviceWaitsOn) {
   EXPECT_EQ(present_devices(response), std::vector<std::string>{"cam"});
 }
 
+class LastDeviceTest : public EjectionTest {
+ protected:
+  /// A hub that answers while `hub_answers`, and cam, ejected.
+  void start() {
+    hub = std::make_unique<ScriptedAgent>([this](const net::Admit& admit) {
+      ++asked_of_hub;
+      auto value = value_for(admit, 1, 16);
+      value.tag = 0;
+      return hub_answers ? std::vector<net::Message>{value} : std::vector<net::Message>{};
+    });
+    hosts["hub"] = hub->address();
+    hosts["cam"] = cam.address();
+    auto wanted = options();
+    wanted.min_wait = patience;
+    service = aggregator(std::move(wanted), 2);
+  }
+  /// Hub has been asked and goes.
+  void lose_hub(int asked) {
+    ASSERT_TRUE(eventually([&] { return asked_of_hub == asked; }));
+    hub.reset();
+  }
+  std::atomic<bool> hub_answers{true};
+  std::atomic<int> asked_of_hub{0};
+  std::unique_ptr<ScriptedAgent> hub;
+};
+
+TEST_F(LastDeviceTest, AnEjectedDeviceIsAskedByWhoeverWasLeftWithoutAnother) {
+  start();
+  eject_cam();
+  cam.silent = false;
+  hub_answers = false;
+  Order order;
+  service->submit(request_of(1, 1min), order.note("alone"));
+  lose_hub(4);
+  ASSERT_TRUE(eventually([&] { return order.has("alone"); }));
+  const auto response = order.of("alone");
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), 1);
+  EXPECT_EQ(present_devices(response), std::vector<std::string>{"cam"});
+  EXPECT_EQ(response.devices.at(0).why.substr(0, 5), "lost:");
+  EXPECT_EQ(response.devices.at(2).why, "");
+  EXPECT_EQ(state(), "joined");
+}
+
+// It has the request already: it is not sent it again, and answers it.
+TEST_F(LastDeviceTest, WhatADeviceHadWhenItWasEjectedStillCounts) {
+  patience = 50ms;
+  start();
+  hub_answers = false;
+  Order order;
+  service->submit(request_of(9, 1min), order.note("alone"));
+  ASSERT_TRUE(eventually([&] { return asked_of_hub == 1 && cam.asked().size() == 1; }));
+  hub_answers = true;
+  eject_cam();
+  EXPECT_FALSE(order.has("alone")) << order.of("alone").message;
+  lose_hub(4);
+  ASSERT_TRUE(eventually([&] { return !service->status().at(0).connected; }));
+  cam.say(value_for(cam.asked().at(0), 7));
+  ASSERT_TRUE(eventually([&] { return order.has("alone"); }));
+  const auto response = order.of("alone");
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), 7);
+  EXPECT_EQ(cam.asked().size(), 4u) << "once, and three times until it was ejected";
+}
+
 TEST_F(EjectionTest, ALateDeviceIsTakenAsLongAsAnotherIsWaitedFor) {
   plan.prediction.devices[1].compute_s = 1000;
   bundle = write_bundle(folder.path() / "unequal", plan);
