@@ -1,34 +1,21 @@
 #include "tools/print.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
-#include <poll.h>
 #include <set>
-#include <signal.h>
-#include <thread>
 #include <unistd.h>
 #include <utility>
 
 #include "base/units.hpp"
 #include "model/config/folder_fields.hpp"
 #include "model/config/hugging_face.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {
-
-std::atomic<int> signal_seen{0};
-int wake_pipe[2] = {-1, -1};
-
-void on_signal(int number) {
-  if (signal_seen.exchange(number) != 0) _exit(128 + number);
-  const char byte = 1;
-  // The pipe only wakes wait_for_signal; a full one is as good.
-  [[maybe_unused]] const auto written = write(wake_pipe[1], &byte, 1);
-}
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -245,35 +232,6 @@ void announce(bool json, const std::string& name, const std::string& address, do
     std::printf("%s (runtime %s) listens on %s\n", name.c_str(),
                 base::format_bytes(runtime_bytes).c_str(), address.c_str());
   std::fflush(stdout);
-}
-
-void catch_signals() {
-  if (wake_pipe[0] < 0 && pipe(wake_pipe) != 0) return;
-  struct sigaction action = {};
-  action.sa_handler = on_signal;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
-
-bool stop_wanted() { return signal_seen.load() != 0; }
-
-int wait_for_signal() {
-  while (!stop_wanted()) {
-    pollfd wake{wake_pipe[0], POLLIN, 0};
-    poll(&wake, 1, -1);
-  }
-  return signal_seen.load();
-}
-
-void drain_on_signal(std::function<void()> drain, std::chrono::milliseconds patience) {
-  std::thread([drain = std::move(drain), patience] {
-    const int number = wait_for_signal();
-    drain();
-    std::this_thread::sleep_for(patience);
-    _exit(128 + number);  // computing, or writing, that nothing interrupts
-  }).detach();            // the process ends before it, or by it
 }
 
 }  // namespace cleave::tools

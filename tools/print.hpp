@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -84,16 +83,5 @@ void warn_of_weights(plan::WeightsState state, const std::string& where);
 /// weights are.
 void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes,
               plan::WeightsState weights);
-
-/// SIGINT and SIGTERM set a flag from now on; a second one ends the process.
-void catch_signals();
-bool stop_wanted();
-/// Blocks until stop_wanted(); returns the signal's number.
-int wait_for_signal();
-/// Of the time that a process gets to end: to say goodbye, once the work is done.
-constexpr std::chrono::milliseconds leaving_time{2000};
-/// Returns at once. At the signal calls `drain` on a thread of its own; a process that still runs
-/// `patience` later is ended.
-void drain_on_signal(std::function<void()> drain, std::chrono::milliseconds patience);
 
 }  // namespace cleave::tools

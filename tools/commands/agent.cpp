@@ -9,6 +9,7 @@
 #include "tools/commands/commands.hpp"
 #include "tools/log.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {
@@ -45,7 +46,7 @@ int agent(const Args& args) {
     announce(args.json(), options.device, address, runtime_bytes, weights);
   };
   const auto patience = args.milliseconds("drain");
-  options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
+  options.drain_patience = drain_patience(patience);
   options.log = log;
   if (options.insecure)
     std::fprintf(stderr, "warning: no TLS; anyone who reaches %s can use this agent\n",

@@ -17,6 +17,7 @@
 #include "tools/commands/statistics.hpp"
 #include "tools/commands/workload.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {

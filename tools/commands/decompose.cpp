@@ -16,6 +16,7 @@
 #include "tools/commands/commands.hpp"
 #include "tools/commands/show.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {

@@ -22,6 +22,7 @@
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {

@@ -10,6 +10,7 @@
 #include "infer/engine.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {

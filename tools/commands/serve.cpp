@@ -8,6 +8,7 @@
 #include "tools/commands/serving.hpp"
 #include "tools/log.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 
 namespace cleave::tools {
 namespace {
@@ -38,7 +39,7 @@ int serve(const Args& args) {
   options.max_clients = most_clients(plan);
   options.request_bytes = static_cast<std::uint64_t>(args.bytes("request-memory"));
   const auto patience = args.milliseconds("drain");
-  options.drain_patience = std::max(patience - leaving_time, std::chrono::milliseconds(0));
+  options.drain_patience = drain_patience(patience);
   options.on_listening = [&](const std::string& address) {
     warn_of_weights(weights, args.at(0));
     announce(args.json(), "aggregator", address, runtime_bytes, weights);

@@ -28,6 +28,7 @@
 #include "tools/commands/statistics.hpp"
 #include "tools/commands/workload.hpp"
 #include "tools/print.hpp"
+#include "tools/signals.hpp"
 #include "tools/testbed/memory_cgroup.hpp"
 #include "tools/testbed/network.hpp"
 #include "tools/testbed/process.hpp"
