@@ -158,21 +158,6 @@ struct Aggregator::State {
     Clock::time_point sent_at, decided_at;
   };
 
-  /// A request of more rows than one job takes. Its pieces queue behind whoever came before them:
-  /// the next one when the one before has left the queue, and not too many at once.
-  struct Batch {
-    Id id = 0;
-    Request request;
-    std::function<void(Response)> on_done;
-    Clock::time_point submitted, deadline;
-    std::int64_t rows_at_once = 0, next_row = 0;
-    std::set<Id> open;              // pieces queued or running
-    std::vector<Response> answers;  // by piece
-    std::size_t num_answered = 0;
-    bool ended = false;
-    bool is_whole() const { return next_row >= request.input.dims.at(0); }
-  };
-
   struct Job {
     explicit Job(asio::io_context& io) : timer(io) {}
     Id id = 0;
@@ -229,7 +214,6 @@ struct Aggregator::State {
   std::string objection(Job& job);
   void start_batch(Job& job, std::int64_t rows_at_once);
   void queue_piece(const std::shared_ptr<Batch>& batch);
-  void take_piece(const std::shared_ptr<Batch>& batch, std::size_t piece, Id id, Response response);
   void end_batch(const std::shared_ptr<Batch>& batch, Response response);
   void answer(Id id, const std::function<void(Response)>& on_done, Response response) const;
   void launch_next();
@@ -557,32 +541,25 @@ void Aggregator::State::start(std::shared_ptr<Job> job) {
 
 /// The job goes: its pieces take its place.
 void Aggregator::State::start_batch(Job& job, std::int64_t rows_at_once) {
-  const auto batch = std::make_shared<Batch>();
-  batch->id = job.id;
-  batch->request = std::move(job.request);
-  batch->on_done = std::move(job.on_done);
-  batch->submitted = job.submitted;
-  batch->deadline = job.deadline;
-  batch->rows_at_once = rows_at_once;
-  batches[batch->id] = batch;
-  jobs.erase(batch->id);
+  const auto most = static_cast<std::size_t>(std::max(1, options.max_in_flight / 2));
+  const auto id = job.id;
+  const auto batch = std::make_shared<Batch>(id, std::move(job.request), std::move(job.on_done),
+                                             job.submitted, job.deadline, rows_at_once, most);
+  batches[id] = batch;
+  jobs.erase(id);
   queue_piece(batch);
   launch_next();
 }
 
 void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
-  const auto most = static_cast<std::size_t>(std::max(1, options.max_in_flight / 2));
-  if (batch->ended || batch->is_whole() || batch->open.size() >= most) return;
-  const auto& whole = batch->request;
-  const auto rows = std::min(batch->rows_at_once, whole.input.dims[0] - batch->next_row);
+  auto piece = batch->next();
+  if (!piece) return;
   const auto job = std::make_shared<Job>(io);
   job->id = next_id++;
   job->batch = batch;
-  job->request.deadline = whole.deadline;
-  job->request.require_all = whole.require_all;
-  job->request.input = rows_of(whole.input, batch->next_row, rows);
+  job->request = std::move(piece->request);
   job->submitted = job->arrived = Clock::now();
-  job->deadline = batch->deadline;
+  job->deadline = batch->deadline();
   try {
     job->programs = programs.find(job->request.input);
   } catch (const std::exception& error) {
@@ -591,46 +568,22 @@ void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
     failure.message = error.what();
     return end_batch(batch, std::move(failure));
   }
-  job->on_done = [this, batch, piece = batch->answers.size(), id = job->id](Response response) {
-    take_piece(batch, piece, id, std::move(response));
+  job->on_done = [this, batch, index = piece->index, id = job->id](Response response) {
+    if (auto whole = batch->take(index, id, std::move(response)))
+      end_batch(batch, std::move(*whole));
+    else
+      queue_piece(batch);
   };
-  batch->next_row += rows;
-  batch->answers.emplace_back();
-  batch->open.insert(job->id);
+  batch->opened(job->id);
   jobs[job->id] = job;
   queue.push_back(job->id);
   set_timer(*job, job->deadline);
 }
 
-/// One piece without an answer is the end of all.
-void Aggregator::State::take_piece(const std::shared_ptr<Batch>& batch, std::size_t piece, Id id,
-                                   Response response) {
-  batch->open.erase(id);
-  if (batch->ended) return;
-  if (response.status != Status::answered) return end_batch(batch, std::move(response));
-  batch->answers[piece] = std::move(response);
-  ++batch->num_answered;
-  if (!batch->is_whole() || batch->num_answered < batch->answers.size()) return queue_piece(batch);
-  try {
-    response = join_pieces(batch->answers);
-  } catch (const std::exception& error) {
-    response = {};
-    response.status = Status::failed;
-    response.message = error.what();
-  }
-  end_batch(batch, std::move(response));
-}
-
 void Aggregator::State::end_batch(const std::shared_ptr<Batch>& batch, Response response) {
-  batch->ended = true;
-  batches.erase(batch->id);
-  response.total_s = Seconds(Clock::now() - batch->submitted).count();
-  response.overhead_s = std::clamp(response.total_s - response.queue_s, 0.0, response.overhead_s);
-  // Pieces overlap.
-  for (auto& device : response.devices)
-    device.round_trip_s = std::min(device.round_trip_s, response.total_s);
-  answer(batch->id, batch->on_done, std::move(response));
-  for (const auto id : std::exchange(batch->open, {})) cancel(id);
+  batches.erase(batch->id());
+  answer(batch->id(), batch->on_done(), batch->end(std::move(response)));
+  for (const auto id : std::set(batch->open())) cancel(id);
 }
 
 void Aggregator::State::answer(Id id, const std::function<void(Response)>& on_done,
@@ -1021,7 +974,7 @@ Aggregator::State::Job* Aggregator::State::find_running(Id id) {
 void Aggregator::State::cancel(Id id) {
   if (jobs.count(id)) finish(id, Status::canceled, "[infer] canceled");
   if (const auto at = batches.find(id); at != batches.end())
-    for (const auto piece : std::set(at->second->open)) cancel(piece);
+    for (const auto piece : std::set(at->second->open())) cancel(piece);
 }
 
 void Aggregator::State::stop() {

@@ -78,4 +78,56 @@ Response join_pieces(const std::vector<Response>& pieces) {
   return whole;
 }
 
+Batch::Batch(Id id, Request whole, std::function<void(Response)> on_done,
+             Clock::time_point submitted, Clock::time_point deadline, std::int64_t rows_at_once,
+             std::size_t most_open)
+    : id_(id),
+      whole_(std::move(whole)),
+      on_done_(std::move(on_done)),
+      submitted_(submitted),
+      deadline_(deadline),
+      rows_at_once_(rows_at_once),
+      most_open_(most_open) {}
+
+std::optional<Batch::Piece> Batch::next() {
+  if (ended_ || is_whole() || open_.size() >= most_open_) return std::nullopt;
+  const auto rows = std::min(rows_at_once_, whole_.input.dims[0] - next_row_);
+  Piece piece;
+  piece.index = answers_.size();
+  piece.request.deadline = whole_.deadline;
+  piece.request.require_all = whole_.require_all;
+  piece.request.input = rows_of(whole_.input, next_row_, rows);
+  next_row_ += rows;
+  answers_.emplace_back();
+  return piece;
+}
+
+std::optional<Response> Batch::take(std::size_t piece, Id id, Response response) {
+  open_.erase(id);
+  if (ended_) return std::nullopt;
+  if (response.status != Status::answered) return response;
+  answers_[piece] = std::move(response);
+  ++num_answered_;
+  if (!is_whole() || num_answered_ < answers_.size()) return std::nullopt;
+  try {
+    return join_pieces(answers_);
+  } catch (const std::exception& error) {
+    Response failure;
+    failure.status = Status::failed;
+    failure.message = error.what();
+    return failure;
+  }
+}
+
+Response Batch::end(Response response) {
+  using Seconds = std::chrono::duration<double>;
+  ended_ = true;
+  response.total_s = Seconds(Clock::now() - submitted_).count();
+  response.overhead_s = std::clamp(response.total_s - response.queue_s, 0.0, response.overhead_s);
+  // Pieces overlap.
+  for (auto& device : response.devices)
+    device.round_trip_s = std::min(device.round_trip_s, response.total_s);
+  return response;
+}
+
 }  // namespace cleave::infer

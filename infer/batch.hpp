@@ -1,8 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
 #include <vector>
 
+#include "infer/executor.hpp"
 #include "infer/service.hpp"
 #include "net/buffer.hpp"
 
@@ -24,5 +28,46 @@ net::Value rows_of(const net::Value& value, std::int64_t first, std::int64_t cou
 /// bytes, are added; a device's queue is its longest, the request's is its first piece's. total_s
 /// is the caller's. Throws std::runtime_error where outputs do not fit each other.
 Response join_pieces(const std::vector<Response>& pieces);
+
+/// A request of more rows than one job takes. Its pieces queue behind whoever came before them: the
+/// next one when the one before has left the queue, and not too many at once.
+class Batch {
+ public:
+  using Id = std::uint64_t;
+  struct Piece {
+    std::size_t index = 0;
+    Request request;
+  };
+  Batch(Id id, Request whole, std::function<void(Response)> on_done, Clock::time_point submitted,
+        Clock::time_point deadline, std::int64_t rows_at_once, std::size_t most_open);
+  Id id() const { return id_; }
+  const std::function<void(Response)>& on_done() const { return on_done_; }
+  Clock::time_point deadline() const { return deadline_; }
+
+  /// The next piece, where there is one and it may queue.
+  std::optional<Piece> next();
+  /// The piece is queued as the job `id`.
+  void opened(Id id) { open_.insert(id); }
+  /// What answers the whole: the first piece without an answer, or all of them joined.
+  std::optional<Response> take(std::size_t piece, Id id, Response response);
+  /// No piece is queued or taken after it. Returns the response with the times of the whole.
+  Response end(Response response);
+  /// Pieces queued or running.
+  const std::set<Id>& open() const { return open_; }
+
+ private:
+  bool is_whole() const { return next_row_ >= whole_.input.dims.at(0); }
+
+  Id id_;
+  Request whole_;
+  std::function<void(Response)> on_done_;
+  Clock::time_point submitted_, deadline_;
+  std::int64_t rows_at_once_, next_row_ = 0;
+  std::size_t most_open_;
+  std::set<Id> open_;
+  std::vector<Response> answers_;  // by piece
+  std::size_t num_answered_ = 0;
+  bool ended_ = false;
+};
 
 }  // namespace cleave::infer
