@@ -102,9 +102,9 @@ model::Transformer readout_of(const model::FusionHead& fusion, const model::Mode
   return readout;
 }
 
-/// Of fp32 numbers on a CPU.
+/// Of fp32 numbers, wherever they lie.
 std::string digest_of_numbers(const at::Tensor& tensor) {
-  const at::Tensor flat = tensor.contiguous();
+  const at::Tensor flat = tensor.to(at::kCPU).contiguous();
   return base::sha256({reinterpret_cast<const char*>(flat.data_ptr<float>()),
                        static_cast<std::size_t>(flat.numel()) * sizeof(float)});
 }

@@ -324,6 +324,7 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
     const FitRows rows(config, fitting->data, options_of_fit.batch);
     std::vector<model::ModelConfig> parts;
     for (const auto& part : plan.parts) parts.push_back(part.config);
+    summary.fitted_rows = fitting->data.size();
     summary.remarks = too_few_tokens(parts, rows);
     base::say(summary.remarks, progress);
     fit = fit_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, rows,
@@ -334,7 +335,9 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
                  staged.path() / "fusion" / plan.name);
   fs::create_directories(staged.path() / "plans");
   plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
-  summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest);
+  std::map<std::string, plan::CalibrationState> states;
+  if (fit) states[plan.name] = plan::CalibrationState::fitted;
+  summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest, states);
   staged.commit();
   remove_traces(out);
   remove_strangers(out, summary.manifest);

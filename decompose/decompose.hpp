@@ -47,6 +47,8 @@ struct DecomposeSummary {
   std::vector<KeepList> keeps;
   /// Share of the teacher's channels and heads held by at least one part, and by more than one.
   double covered = 0, shared = 0;
+  /// Rows that parts were fitted on; 0: they were only cut.
+  std::int64_t fitted_rows = 0;
   base::Remarks remarks;  // of the fit
 };
 

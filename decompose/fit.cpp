@@ -219,6 +219,10 @@ class PartFit {
       throw std::invalid_argument(
           "[fit] stream: saw components of a model whose norms come after each half, which cannot "
           "be rotated; needs channels");
+    if (rotated_ && part_.config.classes > 0 && part_.config.is_text())
+      throw std::invalid_argument(
+          "[fit] stream: saw components of a part with a head of its own over texts, which is not "
+          "rotated; needs channels");
   }
 
   bool is_rotated() const { return rotated_; }
@@ -359,8 +363,11 @@ class PartFit {
     // From what the part reads to what the teacher reads: behind it each reader is the teacher's.
     const auto moments =
         work_.sum_of(Moments(part_.config.width, config.width), [&](Moments& sum, std::size_t i) {
-          sum.add(rows_.tokens(i, read(part_, mine + norm, own_[i])),
-                  rows_.tokens(i, read(block, its + norm, teacher_.stream(i))));
+          const auto rows = [&](const Tensor& x) {
+            return rows_for(place, half == Half::mlp, part_.config.width, i, x);
+          };
+          sum.add(rows(read(part_, mine + norm, own_[i])),
+                  rows(read(block, its + norm, teacher_.stream(i))));
         });
     const bool with_bias = half == Half::attention ? config.qkv_bias : config.mlp_bias;
     const auto map =
@@ -398,11 +405,14 @@ class PartFit {
     });
     if (!waiting.whole) {
       const bool with_bias = part_.find(writer + ".bias") != nullptr;
-      const auto moments = work_.sum_of(
-          Moments(part_[writer + ".weight"].size(1), part_.config.width),
-          [&](Moments& sum, std::size_t i) {
-            sum.add(rows_.tokens(i, units[i]), rows_.tokens(i, as_part(teacher_.sum(i)) - own_[i]));
-          });
+      const auto moments =
+          work_.sum_of(Moments(part_[writer + ".weight"].size(1), part_.config.width),
+                       [&](Moments& sum, std::size_t i) {
+                         const auto rows = [&](const Tensor& x) {
+                           return rows_for(waiting.place, true, units[i].size(2), i, x);
+                         };
+                         sum.add(rows(units[i]), rows(as_part(teacher_.sum(i)) - own_[i]));
+                       });
       const auto map = ridge(moments, with_bias, options_.writer_ridge,
                              "fit, layer " + std::to_string(waiting.place) + " of the part, what " +
                                  words_of(waiting.half) + " writes");
@@ -434,6 +444,16 @@ class PartFit {
     return units;
   }
 
+  /// Rows for a fit in a half: behind the last attention nothing counts but what the answer is read
+  /// from, where that is enough.
+  Tensor rows_for(int place, bool behind_attention, std::int64_t inputs, std::size_t batch,
+                  const Tensor& x) const {
+    const bool is_last = place + 1 == static_cast<int>(part_.config.num_layers());
+    return is_last && behind_attention && rows_.num_read_tokens() >= 4 * inputs
+               ? rows_.read_tokens(batch, x)
+               : rows_.tokens(batch, x);
+  }
+
   // ---- norms ----
 
   void reset_norm(const std::string& name) {
@@ -458,16 +478,10 @@ class PartFit {
     reset_norm("norm");
     if (rotated_) return;
     const Transformer norm = teacher_.piece("norm.");
-    const auto& config = teacher_.config();
-    const auto read_rows = [&](std::size_t i, const Tensor& x) {
-      return config.task == model::Task::classification
-                 ? x.narrow(1, 0, config.summary_tokens).flatten(0, 1)
-                 : rows_.tokens(i, x);
-    };
     set_norm("norm", work_.sum_of(ChannelMoments(part_.config.width), [&](ChannelMoments& sum,
                                                                           std::size_t i) {
-      sum.add(read_rows(i, model::norm(part_, "norm", own_[i])),
-              as_part(read_rows(i, model::norm(norm, "norm", teacher_.stream(i)))));
+      sum.add(rows_.read_tokens(i, model::norm(part_, "norm", own_[i])),
+              as_part(rows_.read_tokens(i, model::norm(norm, "norm", teacher_.stream(i)))));
     }));
   }
 
@@ -598,6 +612,10 @@ void FitOptions::check() const {
 FitRows::FitRows(const model::ModelConfig& teacher, const model::Dataset& data,
                  std::int64_t batch) {
   if (data.size() == 0) throw std::invalid_argument("[fit] data: saw no rows, needs at least 1");
+  rows_ = data.size();
+  if (teacher.task == model::Task::classification) first_ = teacher.summary_tokens;
+  if (teacher.task == model::Task::embedding && teacher.pooling == model::Pooling::first)
+    first_ = 1;
   Transformer shape;
   shape.config = teacher;
   for (std::int64_t begin = 0; begin < data.size(); begin += batch) {
@@ -616,6 +634,10 @@ FitRows::FitRows(const model::ModelConfig& teacher, const model::Dataset& data,
 Tensor FitRows::tokens(std::size_t batch, const Tensor& x) const {
   const Tensor flat = x.flatten(0, 1);
   return places_[batch].defined() ? flat.index_select(0, places_[batch]) : flat;
+}
+
+Tensor FitRows::read_tokens(std::size_t batch, const Tensor& x) const {
+  return first_ > 0 ? x.narrow(1, 0, first_).flatten(0, 1) : tokens(batch, x);
 }
 
 base::Remarks too_few_tokens(const std::vector<model::ModelConfig>& parts, const FitRows& rows) {

@@ -37,13 +37,17 @@ class FitRows {
   const model::Sight& sight(std::size_t batch) const { return sights_[batch]; }
   /// What is a token, without what only fills up rows. [B, N, ..] -> [n, ..].
   at::Tensor tokens(std::size_t batch, const at::Tensor& x) const;
+  /// Of these, what the model's answer is read from. [B, N, ..] -> [n, ..].
+  at::Tensor read_tokens(std::size_t batch, const at::Tensor& x) const;
   std::int64_t num_tokens() const { return tokens_; }
+  std::int64_t num_read_tokens() const { return first_ > 0 ? first_ * rows_ : tokens_; }
 
  private:
   std::vector<at::Tensor> inputs_;
   std::vector<model::Sight> sights_;
   std::vector<at::Tensor> places_;  // of the tokens in a batch; undefined: all
-  std::int64_t tokens_ = 0;
+  std::int64_t tokens_ = 0, rows_ = 0;
+  std::int64_t first_ = 0;  // tokens of a row that are read, its first; 0: all
 };
 
 /// Said where rows are few: a regression has up to this many inputs, and wants twice as many

@@ -336,6 +336,16 @@ FusionHead make_fusion(const Transformer& teacher, std::vector<FusionHead::Part>
   return head;
 }
 
+FusionHead make_fusion(const Transformer& teacher, const std::vector<std::string>& devices,
+                       const std::vector<std::vector<std::int64_t>>& channels) {
+  std::vector<FusionHead::Part> parts(devices.size());
+  for (std::size_t p = 0; p < devices.size(); ++p) {
+    parts[p].device = devices[p];
+    parts[p].basis = channel_basis(channels.at(p), teacher.config.width, devices[p]);
+  }
+  return make_fusion(teacher, std::move(parts));
+}
+
 Tensor mapped_back(const FusionHead::Part& part, const Tensor& features) {
   return linear(features, part.basis, &part.origin);
 }

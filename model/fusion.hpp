@@ -72,6 +72,9 @@ Tensor channel_basis(const std::vector<std::int64_t>& channels, std::int64_t wid
 /// undefined origin is 0), of `teacher`, only the head's tensors. Throws std::invalid_argument
 /// where the teacher cannot answer or a basis does not fit.
 FusionHead make_fusion(const Transformer& teacher, std::vector<FusionHead::Part> parts);
+/// The same of parts that kept channels, a list for each device.
+FusionHead make_fusion(const Transformer& teacher, const std::vector<std::string>& devices,
+                       const std::vector<std::vector<std::int64_t>>& channels);
 
 /// Features of a part where they lie among the teacher's: U_p f + o_p. [.., D_p] -> [.., D].
 Tensor mapped_back(const FusionHead::Part& part, const Tensor& features);

@@ -204,6 +204,10 @@ void warn_of_weights(plan::WeightsState state, const std::string& where) {
       return warn("has random weights: its answers mean nothing");
     case plan::WeightsState::uncalibrated:
       return warn("was never calibrated: its answers mean little before `cleave calibrate`");
+    case plan::WeightsState::fitted:
+      return warn(
+          "was fitted and never calibrated: its answers come nearer to the teacher's with `cleave "
+          "calibrate`");
     case plan::WeightsState::unfinished:
       return warn(
           "has a calibration that is unfinished: its answers mean little before the same `cleave "

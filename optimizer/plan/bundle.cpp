@@ -23,10 +23,16 @@ constexpr std::int64_t hosts_format = 1;
 constexpr std::int64_t measured_format = 1;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr std::array<std::string_view, 3> held_folders = {"plans", "parts", "fusion"};
-constexpr std::array<std::string_view, 3> calibration_names = {"unfinished", "rejected", "done"};
-constexpr std::array<std::string_view, 7> weights_names = {
-    "exact",      "random", "not calibrated", "calibration unfinished", "calibration rejected",
-    "calibrated", "unknown"};
+constexpr std::array<std::string_view, 4> calibration_names = {"unfinished", "rejected", "done",
+                                                               "fitted"};
+constexpr std::array<std::string_view, 8> weights_names = {"exact",
+                                                           "random",
+                                                           "not calibrated",
+                                                           "calibration unfinished",
+                                                           "calibration rejected",
+                                                           "calibrated",
+                                                           "fitted, not calibrated",
+                                                           "unknown"};
 
 std::runtime_error failure(const std::string& where, const std::string& what) {
   return std::runtime_error("[" + where + "] " + what);
@@ -80,7 +86,8 @@ std::map<std::string, ManifestFile> read_files(const base::Reader& reader) {
 std::map<std::string, CalibrationState> read_calibration(const base::Reader& reader) {
   std::map<std::string, CalibrationState> states;
   for (const std::string& plan : reader.keys()) {
-    const std::string name = reader.at(plan).one_of({"unfinished", "rejected", "done"});
+    const std::string name =
+        reader.at(plan).one_of({calibration_names.begin(), calibration_names.end()});
     const auto* found = std::find(calibration_names.begin(), calibration_names.end(), name);
     states[plan] = static_cast<CalibrationState>(found - calibration_names.begin());
   }
@@ -203,6 +210,8 @@ WeightsState calibration_of(const Bundle& bundle, const Plan& plan) {
       return WeightsState::rejected;
     case CalibrationState::done:
       return WeightsState::calibrated;
+    case CalibrationState::fitted:
+      return WeightsState::fitted;
   }
   return WeightsState::unknown;
 }
@@ -380,7 +389,7 @@ WeightsState weights_state(const Bundle& bundle, const Plan& plan) {
   const WeightsState state = calibration_of(bundle, plan);
   const bool wants_calibration = state == WeightsState::uncalibrated ||
                                  state == WeightsState::unfinished ||
-                                 state == WeightsState::rejected;
+                                 state == WeightsState::rejected || state == WeightsState::fitted;
   return plan.teacher.random_weights && !wants_calibration ? WeightsState::random : state;
 }
 

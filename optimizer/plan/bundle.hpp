@@ -26,7 +26,7 @@ namespace cleave::plan {
 
 /// How far the calibration of a plan came. `rejected`: it ended worse than it began, so the weights
 /// are those that it began with.
-enum class CalibrationState { unfinished, rejected, done };
+enum class CalibrationState { unfinished, rejected, done, fitted };
 
 struct ManifestFile {
   std::string sha256;
@@ -90,7 +90,16 @@ void write_calibration(const std::filesystem::path& folder, const std::string& p
 /// What the weights are that a plan of a bundle answers with. `exact`: nothing was cut away, so the
 /// answers are the teacher's; `random`: no calibration is missing, but the teacher's weights are
 /// random; `unknown`: an older program's bundle.
-enum class WeightsState { exact, random, uncalibrated, unfinished, rejected, calibrated, unknown };
+enum class WeightsState {
+  exact,
+  random,
+  uncalibrated,
+  unfinished,
+  rejected,
+  calibrated,
+  fitted,  // to the teacher's activations when it was cut
+  unknown
+};
 /// "not calibrated", "calibration unfinished" …, as programs read it.
 std::string_view name_of(WeightsState state);
 std::optional<WeightsState> weights_state_named(std::string_view name);

@@ -141,10 +141,11 @@ TEST(Decompose, WritesABundleThatVerifies) {
     EXPECT_TRUE(model::load(folder).config == tiny_plan().parts[p].config);
     EXPECT_TRUE(read_keep(folder / "keep.json") == summary.keeps[p]);
   }
-  const auto fusion = model::load_fusion(bundle.fusion_path(plan));
+  const auto fusion = model::load_fusion(bundle.fusion_path(plan), true);
   ASSERT_EQ(fusion.parts.size(), 2u);
   EXPECT_EQ(fusion.parts[1].device, "cam");
-  EXPECT_EQ(fusion.parts[1].channels, summary.keeps[1].channels);
+  EXPECT_TRUE(
+      at::equal(fusion.parts[1].basis, model::channel_basis(summary.keeps[1].channels, 12, "cam")));
   EXPECT_EQ(names_below(cut.scratch.path() / "bundle").count(".work"), 0u);
 }
 
@@ -158,6 +159,48 @@ TEST(Decompose, PartsAreTheSlicesThatWereSelected) {
               base::read_text(cut.scratch / "slice/model.safetensors"));
     EXPECT_EQ(base::read_text(part / "config.json"),
               base::read_text(cut.scratch / "slice/config.json"));
+  }
+}
+
+TEST(Decompose, WritesPartsThatWereFitted) {
+  for (const auto stream : {Stream::channels, Stream::components}) {
+    const Cut cut;
+    model::Dataset data;
+    data.inputs = (testing::seeded({40, 1, 8, 8}, 6) * 40 + 128).clamp(0, 255).to(at::kByte);
+    Fitting fitting{data, {}};
+    fitting.options.stream = stream;
+    std::int64_t told = 0;
+    const auto summary = decompose(
+        cut.teacher, tiny_plan(), descending_importance(tiny_config()), cut.out(),
+        [&](const base::Progress& progress) { return told += progress.what == "fit", true; }, {},
+        &fitting);
+    EXPECT_GT(told, 0);
+    const plan::Bundle bundle(cut.out());
+    EXPECT_NO_THROW(bundle.verify(""));
+    const auto plan = bundle.plan();
+    const FitRows rows(tiny_config(), data, fitting.options.batch);
+    std::vector<model::Transformer> parts;
+    for (std::size_t p = 0; p < 2; ++p) {
+      slice(cut.teacher, summary.keeps[p], cut.scratch / "slice");
+      parts.push_back(model::load(cut.scratch / "slice"));
+      EXPECT_EQ(summary.keeps[p].stream, stream);
+      EXPECT_TRUE(read_keep(bundle.part_path(plan, plan.parts[p].device) / "keep.json") ==
+                  summary.keeps[p]);
+    }
+    const auto fit = fit_parts(cut.teacher, summary.keeps, std::move(parts), rows, fitting.options);
+    auto fusion = model::make_fusion(lively_model(),
+                                     {{"hub", 0, 0, fit.parts[0].basis, fit.parts[0].origin},
+                                      {"cam", 0, 0, fit.parts[1].basis, fit.parts[1].origin}});
+    fit_heads(fusion, fit, fitting.options.head_ridge);
+    const auto written = model::load_fusion(bundle.fusion_path(plan), true);
+    for (std::size_t s = 0; s < 3; ++s)
+      testing::expect_equal(written.subsets[s].weight, fusion.subsets[s].weight);
+    for (std::size_t p = 0; p < 2; ++p) {
+      const auto part = model::load(bundle.part_path(plan, plan.parts[p].device));
+      for (const auto& [name, tensor] : fit.parts[p].model.tensors)
+        testing::expect_equal(part[name], tensor);
+      testing::expect_equal(written.parts[p].basis, fit.parts[p].basis);
+    }
   }
 }
 

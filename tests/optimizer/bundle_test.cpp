@@ -104,6 +104,7 @@ TEST_F(BundleTest, SaysWhatItsWeightsAre) {
   for (const auto& [noted, seen] :
        {std::pair(CalibrationState::unfinished, WeightsState::unfinished),
         std::pair(CalibrationState::rejected, WeightsState::rejected),
+        std::pair(CalibrationState::fitted, WeightsState::fitted),
         std::pair(CalibrationState::done, WeightsState::calibrated)}) {
     write_calibration(folder_.path(), "default", noted);
     EXPECT_EQ(state(two_parts()), seen);

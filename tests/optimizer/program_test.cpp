@@ -241,9 +241,18 @@ TEST(Price, KnowsWhatEachRankHolds) {
   const Plan plan = three_parts();
   const std::vector<Program> programs = compile(plan, {1});
   EXPECT_EQ(resident_bytes(programs[2], plan), serving_bytes + weight_bytes(plan.parts[2].config));
-  // A_p [192, D_p], b_p, m_p, c_p [192] of each part; the classifier [10, 192] with its bias.
+  // Seven sets of parts, each part in four: A^S [192, Σ D_p], b^S [192]; the classifier [10, 192]
+  // with its bias.
   EXPECT_EQ(resident_bytes(programs[3], plan),
-            serving_bytes + 4.0 * (192 * (128 + 96 + 64) + 3 * 3 * 192 + 10 * 192 + 10));
+            serving_bytes + 4.0 * (192 * 4 * (128 + 96 + 64) + 7 * 192 + 10 * 192 + 10));
+  // Five parts share a head: A_p [192, D_p], b_p, m_p, c_p [192] of each.
+  Plan five = plan;
+  five.parts.push_back(plan.parts[1]);
+  five.parts.back().device = "fourth";
+  five.parts.push_back(plan.parts[2]);
+  five.parts.back().device = "fifth";
+  EXPECT_EQ(resident_bytes(compile(five, {1})[5], five),
+            serving_bytes + 4.0 * (192 * (128 + 2 * 96 + 2 * 64) + 5 * 3 * 192 + 10 * 192 + 10));
   const std::vector<Program> local = compile(local_plan(), {1});
   EXPECT_EQ(resident_bytes(local[0], local_plan()),
             serving_bytes + weight_bytes(examples::fashion_vit()));
@@ -307,9 +316,9 @@ TEST(Price, OfATextIsThatOfOneTokenHalfWay) {
 TEST(Price, TheHeadOfALanguageModelIsTheAggregators) {
   const Plan plan = text_parts();
   const std::vector<Program> programs = compile(plan, plan.shape);
-  // A_p [192, D_p], b_p, m_p, c_p [192] of each part; the head [500, 192].
+  // Three sets of parts, each part in two; the head [500, 192].
   EXPECT_EQ(resident_bytes(programs[2], plan),
-            serving_bytes + 4.0 * (192 * (128 + 64) + 2 * 3 * 192 + 500 * 192));
+            serving_bytes + 4.0 * (192 * 2 * (128 + 64) + 3 * 192 + 500 * 192));
   const auto fusion = kernels_of(programs[2].instructions[2], programs[2], plan);
   EXPECT_EQ(fusion.back().columns, 500);
   EXPECT_EQ(fusion.back().rows, 2);

@@ -175,15 +175,29 @@ TEST(Work, CountsBytesOnce) {
   EXPECT_EQ((Kernel{KernelKind::elementwise, 2, 0, 5}.flops()), 0);
 }
 
-TEST(Work, FusesEachPartOntoTheTeachersWidth) {
+TEST(Work, FusesPartsOntoTheTeachersWidth) {
   const model::ModelConfig teacher = vit(1, 32, 4, 8, 4, 3, 10);
-  EXPECT_EQ(text_of(kernels_of_fusion(teacher, {16, 8}, {2, 0, 0})),
+  EXPECT_EQ(text_of(kernels_of_fusion(teacher, {16}, {2, 0, 0})),
             "matmul 2 16 32\n"
-            "elementwise 2 0 32\n"
-            "matmul 2 8 32\n"
-            "elementwise 2 0 32\n"
-            "elementwise 2 0 32\n"
             "matmul 2 32 10\n");
+  EXPECT_EQ(text_of(kernels_of_fusion(teacher, {16, 8}, {2, 0, 0})),
+            "elementwise 2 0 24\n"
+            "matmul 2 24 32\n"
+            "matmul 2 32 10\n");
+  // More than four share a head, a column each.
+  EXPECT_EQ(text_of(kernels_of_fusion(teacher, {16, 8, 8, 8, 4}, {1, 0, 0})),
+            "matmul 1 16 32\n"
+            "elementwise 1 0 32\n"
+            "matmul 1 8 32\n"
+            "elementwise 1 0 32\n"
+            "matmul 1 8 32\n"
+            "elementwise 1 0 32\n"
+            "matmul 1 8 32\n"
+            "elementwise 1 0 32\n"
+            "matmul 1 4 32\n"
+            "elementwise 1 0 32\n"
+            "elementwise 1 0 32\n"
+            "matmul 1 32 10\n");
 }
 
 TEST(Work, KnowsTheWeightsOfViTBase) {

@@ -1,5 +1,6 @@
 #include "decompose/decompose.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -49,6 +50,15 @@ decompose::Importance importance_of(const Args& args, const std::string& folder,
   say(remarks = data.remarks);
   ProgressBar bar;
   return decompose::measure_importance(teacher, data, {}, bar.callback());
+}
+
+/// Rows to fit on. Where nothing else was asked for, windows of a running text are fewer: what is
+/// kept of them in memory grows with their tokens.
+std::int64_t fit_rows_of(const Args& args, const model::ModelConfig& teacher) {
+  constexpr std::int64_t most_tokens = 1 << 17;
+  const std::int64_t rows = args.integer("fit-rows"), length = args.integer("length");
+  if (args.given("fit-rows") || !teacher.reads_every_token()) return rows;
+  return std::clamp<std::int64_t>(most_tokens / (length > 0 ? length : teacher.context), 1, rows);
 }
 
 bool is_fitted(const Args& args) {
@@ -101,7 +111,8 @@ bool can_be_calibrated(const plan::Plan& plan) {
 /// Something was cut away that its answers miss.
 bool is_cut(const std::string& out) {
   const plan::Bundle bundle(out);
-  return plan::weights_state(bundle, bundle.plan()) == plan::WeightsState::uncalibrated;
+  const auto state = plan::weights_state(bundle, bundle.plan());
+  return state == plan::WeightsState::uncalibrated || state == plan::WeightsState::fitted;
 }
 
 /// What to type next, or empty where nothing is to be done, or can be.
@@ -143,13 +154,14 @@ int decompose(const Args& args) {
   {
     ProgressBar bar;
     if (fits) {
-      const auto data =
-          read_rows(args, teacher, model::read_config(teacher), args.integer("fit-rows"));
+      const auto config = model::read_config(teacher);
+      const auto data = read_rows(args, teacher, config, fit_rows_of(args, config));
       decompose::Fitting fitting{data, {}};
       fitting.options.threads = static_cast<int>(args.integer("threads"));
       if (args.text("stream") == "components")
         fitting.options.stream = decompose::Stream::components;
       summary = decompose::decompose(teacher, plan, importance, out, bar.callback(), {}, &fitting);
+      remarks.insert(remarks.end(), summary.remarks.begin(), summary.remarks.end());
     } else {
       summary = decompose::decompose(teacher, plan, importance, out, bar.callback());
     }
@@ -165,6 +177,7 @@ int decompose(const Args& args) {
                                        {"files", files},
                                        {"covered", summary.covered},
                                        {"shared", summary.shared},
+                                       {"fitted_rows", summary.fitted_rows},
                                        {"next", next},
                                        {"remarks", to_json(remarks)}}
                             .dump(2, ' ', false, replace_invalid)
@@ -185,6 +198,13 @@ int decompose(const Args& args) {
       "one\nwrote %s (identity %.12s)\n",
       table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
       out.c_str(), summary.manifest.identity().c_str());
+  if (is_cut(out))
+    std::printf("%s\n", summary.fitted_rows > 0
+                            ? ("parts were fitted to the teacher's activations on " +
+                               std::to_string(summary.fitted_rows) + " rows")
+                                  .c_str()
+                        : args.has("data") ? "parts were cut and not fitted"
+                                           : "parts were cut and not fitted: that needs --data");
   if (next.empty() && is_cut(out))
     std::printf(
         "what was cut away is missed in its answers: models whose outputs are numbers, or several "
