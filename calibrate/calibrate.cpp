@@ -24,6 +24,7 @@
 #include "calibrate/split.hpp"
 #include "calibrate/teacher_cache.hpp"
 #include "calibrate/weights.hpp"
+#include "decompose/slice.hpp"
 #include "model/checkpoint.hpp"
 #include "model/lanes.hpp"
 #include "optimizer/plan/bundle.hpp"
@@ -184,6 +185,8 @@ class Calibration {
         recipe_(recipe),
         group_(group),
         compute_(number_format(recipe.compute, device, group)),
+        teacher_folder_(teacher),
+        fitted_(plan::weights_state(bundle, plan_) == plan::WeightsState::fitted),
         teacher_(model::load(teacher)),
         lanes_(recipe.threads),
         student_(make_student(load_fused(bundle, plan_, compute_), device)),
@@ -221,8 +224,9 @@ class Calibration {
 
   /// False: stopped by the callback.
   bool run() {
-    return ask_teacher() && run_group("alone", alone_stages()) &&
-           run_group("boost", boost_stages()) &&
+    if (!ask_teacher()) return false;
+    if (fitted_ && !resumed()) measure_fit();
+    return run_group("alone", alone_stages()) && run_group("boost", boost_stages()) &&
            run_group("joint", fused_stages("joint", recipe_.joint, "")) &&
            run_group("head", fused_stages("head", recipe_.head, "fusion."));
   }
@@ -244,6 +248,8 @@ class Calibration {
   Student& copy(std::int64_t piece) { return copies_[static_cast<std::size_t>(piece)]; }
   std::vector<Extent> extents();
   bool ask_teacher();
+  void measure_fit();
+  FusedModel as_cut() const;
   Batch batch(const Stage::Position& at, const at::Tensor& indices, bool tokens = false) const;
   bool run_group(const std::string& name, std::vector<Stage> stages);
   Stage stage(const std::string& name, const Schedule& schedule, const std::string& moves) const;
@@ -270,7 +276,8 @@ class Calibration {
   void note_largest_features();
   void write() const;
   void compare_splits(const Split& split);
-  double fused_quality();
+  double fused_quality() { return quality_of_fused(student_.fused); }
+  double quality_of_fused(const FusedModel& model);
   double alone_quality(std::size_t part);
 
   const plan::Bundle& bundle_;
@@ -278,6 +285,8 @@ class Calibration {
   const CalibrateRecipe& recipe_;
   Group group_;
   model::Compute compute_;
+  fs::path teacher_folder_;
+  bool fitted_;  // when it was cut, and never calibrated
   model::Transformer teacher_;
   model::Lanes lanes_;
   Student student_;
@@ -329,6 +338,41 @@ bool Calibration::ask_teacher() {
   }
   if (group_.leads()) teacher_quality_ = quality(teacher_, validation_, lanes_);
   return true;
+}
+
+/// The parts as they were before their fit, and a head that averages.
+FusedModel Calibration::as_cut() const {
+  FusedModel cut;
+  std::vector<std::string> devices;
+  std::vector<std::vector<std::int64_t>> channels;
+  const fs::path scratch = bundle_.work_path() / "cut";
+  for (const auto& part : plan_.parts) {
+    const auto keep = decompose::read_keep(bundle_.part_path(plan_, part.device) / "keep.json");
+    decompose::slice(teacher_folder_, keep, scratch);
+    cut.parts.push_back(model::load(scratch));
+    cut.parts.back().compute = compute_;
+    devices.push_back(part.device);
+    channels.push_back(keep.channels);
+  }
+  fs::remove_all(scratch);
+  model::Transformer head = student_.fused.fusion.head;
+  head.move_to(at::kCPU);
+  cut.fusion = model::make_fusion(head, devices, channels);
+  cut.move_to(teacher_.device());
+  return cut;
+}
+
+/// What the fit brought, before the first step: the first rows of the ablation table.
+void Calibration::measure_fit() {
+  if (validation_.size() == 0 || !group_.leads()) return;
+  const double cut = quality_of_fused(as_cut());
+  FusedModel averaged = student_.fused;
+  averaged.fusion = model::make_fusion(averaged.fusion.head, averaged.fusion.parts);
+  const double fit = quality_of_fused(averaged), solved = fused_quality();
+  json& notes = run_->notes();
+  notes["cut"] = {{"before", nullptr}, {"after", number(cut)}};
+  notes["fit"] = {{"before", number(cut)}, {"after", number(fit)}};
+  notes["closed-form head"] = {{"before", number(fit)}, {"after", number(solved)}};
 }
 
 Calibration::Batch Calibration::batch(const Stage::Position& at, const at::Tensor& indices,
@@ -618,12 +662,12 @@ at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const St
 // ---- quality on the validation split
 // -----------------------------------------------------------------------------
 
-double Calibration::fused_quality() {
+double Calibration::quality_of_fused(const FusedModel& model) {
   if (validation_.size() == 0 || !group_.leads()) return nan;
-  const auto answer = [this](const at::Tensor& inputs) {
-    const auto features = features_of(student_.fused, inputs.to(teacher_.device()));
+  const auto answer = [this, &model](const at::Tensor& inputs) {
+    const auto features = features_of(model, inputs.to(teacher_.device()));
     return std::vector<at::Tensor>{
-        fused_answer(student_.fused.fusion, features, all_present(features.size()))};
+        fused_answer(model.fusion, features, all_present(features.size()))};
   };
   return qualities(plan_.teacher, validation_, 1, answer, lanes_).front();
 }
@@ -723,7 +767,8 @@ CalibrateSummary Calibration::summary(bool finished) const {
   summary.fused_quality = end_quality_;
   summary.rejected = rejected_;
   const json& notes = run_->notes();
-  for (const std::string name : {"alone", "boost", "joint", "head"}) {
+  for (const std::string name :
+       {"cut", "fit", "closed-form head", "alone", "boost", "joint", "head"}) {
     if (!notes.contains(name) || !notes[name].contains("after")) continue;
     CalibrateSummary::Stage stage{name, number_in(notes[name], "before"),
                                   number_in(notes[name], "after"), 0};

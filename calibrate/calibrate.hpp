@@ -12,7 +12,9 @@ struct CalibrateSummary {
   std::vector<EpochRecord> epochs;
   Measure measure;
   model::Compute compute = model::Compute::f32;  // what this call computed in; see number_format()
-  /// What each stage brought: fused validation quality before and after it (the ablation table).
+  /// What each stage brought: fused validation quality before and after it (the ablation table). Of
+  /// parts that were fitted it begins with "cut" (before the fit; nothing is before that), "fit"
+  /// and "closed-form head".
   struct Stage {
     std::string name;
     double before = 0, after = 0, seconds = 0;

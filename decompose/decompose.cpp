@@ -234,6 +234,9 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
     } else {
       parts[p].basis = fit->parts[p].basis;
       parts[p].origin = fit->parts[p].origin;
+      for (const auto& features : fit->parts[p].features)
+        parts[p].largest_feature =
+            std::max(parts[p].largest_feature, features.abs().max().item<double>());
     }
   }
   auto fusion = model::make_fusion(head_of(teacher, plan.teacher), std::move(parts));

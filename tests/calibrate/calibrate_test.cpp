@@ -6,6 +6,9 @@
 #include <gtest/gtest.h>
 
 #include "calibrate/evaluate.hpp"
+#include "decompose/decompose.hpp"
+#include "model/config/hugging_face.hpp"
+#include "model/dataset.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "tests/calibrate/checkpoint.hpp"
 #include "tests/calibrate/killed.hpp"
@@ -121,6 +124,40 @@ TEST(Calibrate, TeachesPartsWithoutAClassifier) {
   const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, bars_calibration(cut.data));
   EXPECT_GT(summary.fused_quality, 0.9);
   EXPECT_EQ(model::load(cut.bundle / "parts/default/cam").config.classes, 0);
+}
+
+TEST(Calibrate, TellsWhatTheFitBroughtBeforeItsOwnStages) {
+  const Cut cut;
+  model::DatasetSource source;
+  source.path = cut.data;
+  source.split = "train";
+  const auto data = model::read_dataset(source, model::read_config(cut.teacher));
+  const plan::Plan plan = plan::Bundle(cut.bundle).plan();
+  const decompose::Fitting fitting{data, {}};
+  decompose::decompose(cut.teacher, plan, decompose::weight_importance(cut.teacher), cut.bundle, {},
+                       {}, &fitting);
+  EXPECT_EQ(plan::weights_state(plan::Bundle(cut.bundle), plan), plan::WeightsState::fitted);
+  for (const double largest : plan::Bundle(cut.bundle).largest_features(plan))
+    EXPECT_GT(largest, 0.1);
+  CalibrateRecipe recipe = bars_calibration(cut.data);
+  recipe.alone.schedule.epochs = recipe.boost.schedule.epochs = 0;
+  const CalibrateSummary summary = calibrate(cut.bundle, cut.teacher, recipe);
+  ASSERT_EQ(summary.stages.size(), 5U);
+  EXPECT_EQ(summary.stages[0].name, "cut");
+  EXPECT_TRUE(std::isnan(summary.stages[0].before));
+  EXPECT_EQ(summary.stages[1].name, "fit");
+  EXPECT_EQ(summary.stages[1].before, summary.stages[0].after);
+  EXPECT_GT(summary.stages[1].after, summary.stages[0].after);
+  EXPECT_EQ(summary.stages[2].name, "closed-form head");
+  EXPECT_EQ(summary.stages[2].before, summary.stages[1].after);
+  EXPECT_EQ(summary.stages[2].after, summary.start_quality);
+  EXPECT_EQ(summary.stages[3].name, "joint");
+  EXPECT_EQ(summary.stages[3].before, summary.start_quality);
+  EXPECT_FALSE(fs::exists(cut.bundle / ".work/cut"));
+  // Said again by the run that is over; not of one that begins from what was calibrated.
+  EXPECT_EQ(calibrate(cut.bundle, cut.teacher, recipe).stages.size(), 5U);
+  recipe.seed = 2;
+  EXPECT_EQ(calibrate(cut.bundle, cut.teacher, recipe).stages.size(), 2U);
 }
 
 TEST(Calibrate, StageWithoutEpochsIsLeftOut) {

@@ -18,7 +18,8 @@ std::string ablation(const calibrate::CalibrateSummary& summary) {
   const auto& measure = summary.measure;
   for (const auto& stage : summary.stages)
     table.row({stage.name, to_text(measure, stage.before), to_text(measure, stage.after),
-               compared(measure, stage.before, stage.after), base::format_seconds(stage.seconds)});
+               compared(measure, stage.before, stage.after),
+               stage.seconds > 0 ? base::format_seconds(stage.seconds) : "–"});
   return table.text();
 }
 
