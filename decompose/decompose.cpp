@@ -211,7 +211,7 @@ Fit fit_parts(const fs::path& teacher, const plan::Plan& plan, std::vector<KeepL
       FittedPart& part = fit.parts[p - begin];
       const auto out = folder / plan.parts[p].device;
       keeps[p].stream = part.stream;
-      if (!part.exact) model::save(part.model, out);
+      if (!part.exact && options.what != FitOptions::What::heads) model::save(part.model, out);
       write_keep(keeps[p], out / "keep.json");
       part.model.tensors.clear();
       whole.parts.push_back(std::move(part));
@@ -223,7 +223,7 @@ Fit fit_parts(const fs::path& teacher, const plan::Plan& plan, std::vector<KeepL
 
 /// `fit`: null where nothing was fitted.
 void write_fusion(const fs::path& teacher, const plan::Plan& plan,
-                  const std::vector<KeepList>& keeps, const Fit* fit, double ridge,
+                  const std::vector<KeepList>& keeps, const Fit* fit, const FitOptions& options,
                   const fs::path& folder) {
   std::vector<model::FusionHead::Part> parts(keeps.size());
   for (std::size_t p = 0; p < keeps.size(); ++p) {
@@ -240,7 +240,8 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
     }
   }
   auto fusion = model::make_fusion(head_of(teacher, plan.teacher), std::move(parts));
-  if (fit != nullptr) fit_heads(fusion, *fit, ridge);
+  if (fit != nullptr && options.what != FitOptions::What::parts)
+    fit_heads(fusion, *fit, options.head_ridge);
   model::save(fusion, folder);
   if (plan.teacher.is_text()) model::copy_tokenizer(teacher, folder);
 }
@@ -334,7 +335,7 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
                     options_of_fit, progress);
   }
   if (fuses(plan))
-    write_fusion(teacher, plan, summary.keeps, fit ? &*fit : nullptr, options_of_fit.head_ridge,
+    write_fusion(teacher, plan, summary.keeps, fit ? &*fit : nullptr, options_of_fit,
                  staged.path() / "fusion" / plan.name);
   fs::create_directories(staged.path() / "plans");
   plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));

@@ -227,6 +227,15 @@ class PartFit {
 
   bool is_rotated() const { return rotated_; }
 
+  /// Nothing is fitted: the part as it was cut.
+  FittedPart as_it_is() {
+    choose_basis({});
+    Batches features(rows_.batches());
+    work_.for_batches(
+        [&](std::size_t i) { features[i] = model::features(part_, rows_.inputs(i)); });
+    return {std::move(part_), basis_, origin_, std::move(features), false, Stream::channels};
+  }
+
   /// `covariances` of the teacher's stream, where it is rotated.
   void begin(const std::vector<Tensor>& covariances) {
     choose_basis(covariances);
@@ -607,6 +616,8 @@ void FitOptions::check() const {
   expect(writer_ridge > 0, "writer_ridge", "a number above 0");
   expect(head_ridge > 0, "head_ridge", "a number above 0");
   expect(batch > 0, "batch", "at least 1");
+  expect(what != What::heads || stream == Stream::channels, "stream",
+         "channels where only heads are fitted");
 }
 
 FitRows::FitRows(const model::ModelConfig& teacher, const model::Dataset& data,
@@ -673,18 +684,22 @@ Fit fit_parts(const fs::path& folder, const std::vector<KeepList>& keeps,
   steps.next();
   std::vector<Tensor> covariances;
   if (any_rotated) covariances = covariances_of(teacher, rows, work);
-  for (auto& fit : fits) fit->begin(covariances);
+  const bool fits_parts = options.what != FitOptions::What::heads;
+  if (fits_parts)
+    for (auto& fit : fits) fit->begin(covariances);
   for (int layer = 0; layer < teacher.num_layers(); ++layer) {
     steps.next();
     const Transformer block = teacher.piece(block_prefix(layer));
     for (const Half half : {Half::attention, Half::mlp}) {
-      for (auto& fit : fits) fit->before(block, layer, half);
+      if (fits_parts)
+        for (auto& fit : fits) fit->before(block, layer, half);
       teacher.advance(block, layer, half);
-      for (auto& fit : fits) fit->after(layer, half);
+      if (fits_parts)
+        for (auto& fit : fits) fit->after(layer, half);
     }
   }
   Fit result;
-  for (auto& fit : fits) result.parts.push_back(fit->end());
+  for (auto& fit : fits) result.parts.push_back(fits_parts ? fit->end() : fit->as_it_is());
   result.teacher_features = teacher.features();
   return result;
 }

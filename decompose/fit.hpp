@@ -17,6 +17,9 @@
 namespace cleave::decompose {
 
 struct FitOptions {
+  /// Parts and heads; or one of them, to see what each brings: parts under heads that average, or
+  /// heads over parts as they were cut.
+  enum class What { all, parts, heads } what = What::all;
   Stream stream = Stream::channels;
   /// Ridges (see decompose/ridge.hpp) of what reads the stream (q, k, v, MLP up and gate), of what
   /// writes to it (attention output, MLP down), of the fusion heads.
@@ -69,8 +72,9 @@ struct Fit {
   std::vector<at::Tensor> teacher_features;  // by batch
 };
 
-/// Refits parts that were cut from `teacher` (a folder, read layer by layer), side by side and
-/// front to back, so that each matrix makes the best of what its part has become before it:
+/// Refits parts (with What::heads only takes their features) that were cut from `teacher` (a
+/// folder, read layer by layer), side by side and front to back, so that each matrix makes the best
+/// of what its part has become before it:
 ///   - what reads the stream aims at the teacher's values of the units that were kept,
 ///   - what writes to it at the teacher's stream less the part's own; the last half before layers
 ///     that are dropped aims at the stream behind them,

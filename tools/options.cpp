@@ -164,11 +164,11 @@ const std::vector<Option>& options() {
        Kind::choice,
        "HOW",
        "auto",
-       "parts are fitted front to back to the teacher's activations on --data; auto: where there "
-       "is data",
+       "parts are fitted front to back to the teacher's activations on --data, and fusion heads; "
+       "parts, heads: one of them; auto: sequential where there is data",
        0,
        0,
-       {"auto", "sequential", "none"}},
+       {"auto", "sequential", "parts", "heads", "none"}},
       {"fit-rows", Kind::integer, "N", "2048", "rows of the data that parts are fitted on", 1, 1e6},
       {"stream",
        Kind::choice,

@@ -280,6 +280,23 @@ TEST(Fit, IsTheSameOnAnyNumberOfThreadsAndBesideOtherParts) {
     expect_equal(two.parts[1].model[name], tensor);
 }
 
+TEST(Fit, LeavesPartsAsTheyWereWhereOnlyHeadsAreWanted) {
+  const auto config = tiny_config();
+  const Scratch scratch;
+  lively_teacher(scratch, config);
+  const auto rows = rows_of(config, 100);
+  FitOptions options;
+  options.what = FitOptions::What::heads;
+  const auto before = sliced(scratch, hard_cut(config));
+  const auto fit = fit_one(scratch, hard_cut(config), rows, options);
+  for (const auto& [name, tensor] : before.tensors) expect_equal(fit.parts[0].model[name], tensor);
+  expect_equal(fit.parts[0].features[1], model::features(before, rows.inputs(1)));
+  expect_equal(fit.teacher_features[1], model::features(lively_model(), rows.inputs(1)));
+  options.stream = Stream::components;
+  EXPECT_EQ(message_of([&] { fit_one(scratch, hard_cut(config), rows, options); }),
+            "[fit] options.stream: needs channels where only heads are fitted");
+}
+
 // ---- heads ----
 
 /// Three or five parts whose features are noise, a teacher that is a map of them and more noise.

@@ -331,6 +331,20 @@ TEST_F(BadInput, AMemoryObjectiveNeedsAnImportance) {
       {"--objective", "--min-importance"});
 }
 
+TEST_F(BadInput, AFitNeedsDataAndComponentsAFit) {
+  const std::vector<std::string> words = {
+      "decompose", *shared_ / "model", "--plan", *shared_ / "plan.json", "--out", own_ / "new"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), words.begin(), words.end());
+    return more;
+  };
+  expect_refusal(with({"--fit", "sequential"}), 2, {"--fit sequential", "needs --data"});
+  expect_refusal(with({"--stream", "components"}), 2, {"--stream components", "--data"});
+  expect_refusal(with({"--data", *shared_ / "images", "--fit", "none", "--stream", "components"}),
+                 2, {"--stream components", "a fit"});
+  EXPECT_FALSE(fs::exists(own_ / "new"));
+}
+
 TEST_F(BadInput, ABundleIsNotWrittenOverSomethingElse) {
   write_text(own_ / "precious/diary.txt", "dear diary");
   expect_refusal({"decompose", *shared_ / "model", "--plan", *shared_ / "plan.json", "--out",

@@ -141,7 +141,7 @@ TEST_P(FamilyJob, IsPlannedCutCalibratedAndAnsweredByAgents) {
   run({"decompose", s / "model", "--plan", s / "plan.json", "--fleet", s / "fleet.toml", "--data",
        s / "data", "--length", "16", "--out", s / "bundle"});
   const std::string warned = ask({"--local"}).error;
-  EXPECT_EQ(count_of(warned, "was never calibrated"), 1) << warned;
+  EXPECT_EQ(count_of(warned, "was fitted and never calibrated"), 1) << warned;
   write_text(s / "recipe.toml",
              "format = 1\n[data]\npath = \"data\"\nvalidation = 8\nlength = 16\n[alone]\nepochs = "
              "1\nbatch = 8\n[joint]\nepochs = 2\nbatch = 8\nlearning_rate = 0.01\n");

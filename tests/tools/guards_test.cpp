@@ -168,6 +168,32 @@ TEST_F(Guards, DecomposeEndsWithWhatToTypeNext) {
   EXPECT_TRUE(contains(answer.out, "\"weights\":\"exact\"")) << answer.out;
 }
 
+TEST_F(Guards, DecomposeSaysWhetherItFitted) {
+  const Scratch& s = *shared_;
+  const auto cut = [&](const Words& more) {
+    Words words{"decompose", s / "model", "--plan", s / "plan.json", "--out", own_ / "out"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words).out;
+  };
+  const Words data{"--data", s / "data", "--rows", "20"};
+  const auto with_data = [&](Words more) {
+    more.insert(more.end(), data.begin(), data.end());
+    return cut(more);
+  };
+  EXPECT_TRUE(contains(cut({}), "parts were cut and not fitted: that needs --data"));
+  EXPECT_TRUE(contains(with_data({"--fit", "none"}), "parts were cut and not fitted\n"));
+  for (const Words& more :
+       {Words{}, Words{"--fit", "parts"}, Words{"--fit", "heads"}, Words{"--stream", "components"}})
+    EXPECT_TRUE(contains(with_data(more), "fitted to the teacher's activations on "));
+  const auto answer =
+      run({"infer", own_ / "out", s / "data/test/low", "--local", "--format", "json"});
+  expect_line(answer, {"warning: ", "was fitted and never calibrated", "cleave calibrate"});
+  EXPECT_TRUE(contains(answer.out, "\"weights\":\"fitted, not calibrated\"")) << answer.out;
+  const auto json = nlohmann::json::parse(with_data({"--fit-rows", "7", "--format", "json"}));
+  EXPECT_EQ(json.at("fitted_rows"), 7);
+  EXPECT_TRUE(contains(json.at("remarks").dump(), "few_rows")) << json.at("remarks");
+}
+
 TEST_F(Guards, DecomposeRefusesTheFleetOfAnotherPlan) {
   const Scratch& s = *shared_;
   std::string fleet = tiny_fleet();

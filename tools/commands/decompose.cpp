@@ -63,11 +63,11 @@ std::int64_t fit_rows_of(const Args& args, const model::ModelConfig& teacher) {
 
 bool is_fitted(const Args& args) {
   const std::string how = args.text("fit");
-  if (how == "sequential" && !args.has("data"))
-    throw UsageError("[decompose] --fit sequential: needs --data to fit to");
-  const bool fits = how == "sequential" || (how == "auto" && args.has("data"));
-  if (!fits && args.text("stream") == "components")
-    throw UsageError("[decompose] --stream components: needs --data, and a fit to it");
+  const bool fits = how != "none" && (how != "auto" || args.has("data"));
+  if (fits && !args.has("data"))
+    throw UsageError("[decompose] --fit " + how + ": needs --data to fit to");
+  if ((!fits || how == "heads") && args.text("stream") == "components")
+    throw UsageError("[decompose] --stream components: needs --data, and a fit of the parts to it");
   return fits;
 }
 
@@ -123,6 +123,14 @@ std::string next_command(const Args& args, const plan::Plan& plan) {
          recipe_for(plan.teacher);
 }
 
+std::string fit_in_words(const Args& args, std::int64_t rows) {
+  if (rows == 0)
+    return std::string("parts were cut and not fitted") +
+           (args.has("data") ? "" : ": that needs --data");
+  return (args.text("fit") == "heads" ? "parts were cut, fusion heads" : "parts were") +
+         (" fitted to the teacher's activations on " + std::to_string(rows)) + " rows";
+}
+
 void print_intent(const Args& args, const plan::Plan& plan) {
   const std::string out = args.text("out");
   if (args.json())
@@ -158,6 +166,9 @@ int decompose(const Args& args) {
       const auto data = read_rows(args, teacher, config, fit_rows_of(args, config));
       decompose::Fitting fitting{data, {}};
       fitting.options.threads = static_cast<int>(args.integer("threads"));
+      const std::string what = args.text("fit");
+      if (what == "parts") fitting.options.what = decompose::FitOptions::What::parts;
+      if (what == "heads") fitting.options.what = decompose::FitOptions::What::heads;
       if (args.text("stream") == "components")
         fitting.options.stream = decompose::Stream::components;
       summary = decompose::decompose(teacher, plan, importance, out, bar.callback(), {}, &fitting);
@@ -198,13 +209,7 @@ int decompose(const Args& args) {
       "one\nwrote %s (identity %.12s)\n",
       table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
       out.c_str(), summary.manifest.identity().c_str());
-  if (is_cut(out))
-    std::printf("%s\n", summary.fitted_rows > 0
-                            ? ("parts were fitted to the teacher's activations on " +
-                               std::to_string(summary.fitted_rows) + " rows")
-                                  .c_str()
-                        : args.has("data") ? "parts were cut and not fitted"
-                                           : "parts were cut and not fitted: that needs --data");
+  if (is_cut(out)) std::printf("%s\n", fit_in_words(args, summary.fitted_rows).c_str());
   if (next.empty() && is_cut(out))
     std::printf(
         "what was cut away is missed in its answers: models whose outputs are numbers, or several "
