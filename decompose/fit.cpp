@@ -263,9 +263,7 @@ class PartFit {
     if (place >= 0 && has(part_.config, place, half)) {
       const bool is_last = half == Half::mlp || !has(part_.config, place, Half::mlp);
       waiting_ = Waiting{place, half, is_last ? next_layer(place) : layer, false};
-      waiting_->whole =
-          exact_ && is_whole(layer, place, half) && waiting_->until <= computed &&
-          !(half == Half::attention && is_last && has(teacher_.config(), layer, Half::mlp));
+      waiting_->whole = exact_ && is_whole(layer, place, half) && waiting_->until <= computed;
     }
     if (waiting_ && waiting_->until <= computed) fit_writer();
   }
