@@ -8,9 +8,11 @@
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <unistd.h>
 
 namespace cleave::infer {
 namespace {
@@ -58,14 +60,30 @@ std::string first_words(const std::string& text, int count) {
   return joined;
 }
 
+constexpr const char* kernels_variable = "OPENBLAS_CORETYPE";
+
+/// OpenBLAS' name for the best kernels that this CPU runs, or empty where OpenBLAS' own choice is
+/// never a bad one.
+std::string best_kernels() {
+#if defined(__x86_64__)
+  const bool avx512 = __builtin_cpu_supports("avx512f") != 0 &&
+                      __builtin_cpu_supports("avx512bw") != 0 &&
+                      __builtin_cpu_supports("avx512dq") != 0 &&
+                      __builtin_cpu_supports("avx512vl") != 0;
+  if (avx512) return "SkylakeX";
+  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0) return "Haswell";
+#endif
+  return {};
+}
+
 BlasInfo openblas_info() {
   BlasInfo info;
   const auto config = symbol<char*()>("openblas_get_config");
   const auto core = symbol<char*()>("openblas_get_corename");
   info.name = config ? first_words(config(), 2) : "OpenBLAS";
   if (core) info.name += std::string(" ") + core();
-  if (const char* forced = std::getenv("OPENBLAS_CORETYPE"))
-    info.warning = std::string("OPENBLAS_CORETYPE=") + forced +
+  if (const char* forced = std::getenv(kernels_variable); forced && forced != best_kernels())
+    info.warning = std::string(kernels_variable) + "=" + forced +
                    " is set: OpenBLAS does not choose the kernels of this CPU itself; unset it "
                    "unless you know better";
   return info;
@@ -91,6 +109,17 @@ BlasInfo blas_info() {
   if (path.find("mkl") != std::string::npos) return {"MKL", {}};
   if (path.find("blis") != std::string::npos) return {"BLIS", {}};
   return {path, "a slow BLAS: install libopenblas-pthread-dev and build again"};
+}
+
+void take_best_blas_kernels(char** argv) {
+  // The families that OpenBLAS knows with AVX2 or more.
+  static const std::set<std::string> modern = {"Haswell", "Excavator", "Zen",
+                                               "SkylakeX", "Cooperlake", "SapphireRapids"};
+  const std::string best = best_kernels();
+  const auto core = symbol<char*()>("openblas_get_corename");
+  if (best.empty() || !core || modern.count(core()) > 0 || std::getenv(kernels_variable)) return;
+  setenv(kernels_variable, best.c_str(), 1);
+  execv("/proc/self/exe", argv);  // returns where it fails: then with the kernels there are
 }
 
 std::string machine_name() {

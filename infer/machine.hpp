@@ -21,6 +21,11 @@ struct BlasInfo {
 };
 BlasInfo blas_info();
 
+/// Call first in main. A CPU that is newer than OpenBLAS gets kernels from before AVX2, 2.5 times
+/// slower: then the program starts itself anew with OPENBLAS_CORETYPE set to what this CPU can run.
+/// Returns where there is nothing to mend, or it cannot be mended.
+void take_best_blas_kernels(char** argv);
+
 /// "AMD EPYC, 2 cores, OpenBLAS 0.3.21 SkylakeX": for profiles and reports.
 std::string machine_name();
 

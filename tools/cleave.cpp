@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/reader.hpp"
+#include "infer/machine.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 
@@ -52,5 +53,6 @@ int main(const std::vector<std::string>& words) {
 }  // namespace cleave::tools
 
 int main(int argc, char** argv) {
+  cleave::infer::take_best_blas_kernels(argv);
   return cleave::tools::main(std::vector<std::string>(argv + 1, argv + argc));
 }

@@ -21,6 +21,7 @@
 #include "base/units.hpp"
 #include "decompose/decompose.hpp"
 #include "infer/engine.hpp"
+#include "infer/machine.hpp"
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/commands/commands.hpp"
@@ -584,6 +585,7 @@ Command testbed_command() {
 }  // namespace cleave::tools
 
 int main(int argc, char** argv) {
+  cleave::infer::take_best_blas_kernels(argv);
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() == 3 && words[0] == "--speed-check")
     return cleave::tools::speed_check(std::strtod(words[1].c_str(), nullptr), words[2]);
