@@ -11,6 +11,8 @@
 
 #include "base/file.hpp"
 #include "base/lock.hpp"
+#include "decompose/fit/heads.hpp"
+#include "decompose/fit/unit_losses.hpp"
 #include "decompose/folder.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
@@ -189,6 +191,16 @@ model::Transformer head_of(const fs::path& teacher, const model::ModelConfig& co
   return head;
 }
 
+/// Heads and MLP columns of parts that are refitted are worth what the refitted rest cannot make up
+/// for.
+Importance refitted(Importance importance, const fs::path& teacher, const FitRows& rows,
+                    const FitOptions& options, const base::ProgressCallback& progress) {
+  auto losses = unit_losses(teacher, rows, options.writer_ridge, options.threads, progress);
+  importance.heads = std::move(losses.heads);
+  importance.mlp = std::move(losses.mlp);
+  return importance;
+}
+
 /// Fits the parts that were cut into `folder`: as many at a time as are small together.
 Fit fit_parts(const fs::path& teacher, const plan::Plan& plan, std::vector<KeepList>& keeps,
               const fs::path& folder, const FitRows& rows, const FitOptions& options,
@@ -312,7 +324,12 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   if (config.is_text() && model::has_tokenizer(teacher))
     model::read_tokenizer(teacher, config.vocabulary);  // parts of a model that reads other words
   DecomposeSummary summary;
-  summary.keeps = select(plan, importance, options);
+  std::optional<FitRows> rows;
+  if (fitting != nullptr) rows.emplace(config, fitting->data, fitting->options.batch);
+  const bool refits = fitting != nullptr && fitting->options.what != FitOptions::What::heads;
+  summary.keeps = select(
+      plan, refits ? refitted(importance, teacher, *rows, fitting->options, progress) : importance,
+      options);
   summary.covered = share_held(config, summary.keeps, 1);
   summary.shared = share_held(config, summary.keeps, 2);
 
@@ -325,13 +342,12 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   std::optional<Fit> fit;
   const FitOptions options_of_fit = fitting != nullptr ? fitting->options : FitOptions();
   if (fitting != nullptr && fuses(plan)) {
-    const FitRows rows(config, fitting->data, options_of_fit.batch);
     std::vector<model::ModelConfig> parts;
     for (const auto& part : plan.parts) parts.push_back(part.config);
     summary.fitted_rows = fitting->data.size();
-    summary.remarks = too_few_tokens(parts, rows);
+    summary.remarks = too_few_tokens(parts, *rows);
     base::say(summary.remarks, progress);
-    fit = fit_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, rows,
+    fit = fit_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, *rows,
                     options_of_fit, progress);
   }
   if (fuses(plan))

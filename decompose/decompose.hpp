@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/progress.hpp"
-#include "decompose/fit.hpp"
+#include "decompose/fit/fit.hpp"
 #include "decompose/importance.hpp"
 #include "decompose/slice.hpp"
 #include "model/config/safetensors.hpp"

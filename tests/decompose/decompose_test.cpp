@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "decompose/fit/heads.hpp"
+#include "decompose/fit/unit_losses.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/fusion.hpp"
 #include "model/tokenizer/tokenizer.hpp"
@@ -179,11 +181,19 @@ TEST(Decompose, WritesPartsThatWereFitted) {
     EXPECT_NO_THROW(bundle.verify(""));
     const auto plan = bundle.plan();
     const FitRows rows(tiny_config(), data, fitting.options.batch);
+    // Heads and columns are chosen by what the refitted rest cannot make up for.
+    auto importance = descending_importance(tiny_config());
+    const auto losses = unit_losses(cut.teacher, rows, fitting.options.writer_ridge);
+    importance.heads = losses.heads;
+    importance.mlp = losses.mlp;
+    const auto chosen = select(plan, importance);
     std::vector<model::Transformer> parts;
     for (std::size_t p = 0; p < 2; ++p) {
       slice(cut.teacher, summary.keeps[p], cut.scratch / "slice");
       parts.push_back(model::load(cut.scratch / "slice"));
       EXPECT_EQ(summary.keeps[p].stream, stream);
+      EXPECT_EQ(summary.keeps[p].heads, chosen[p].heads);
+      EXPECT_EQ(summary.keeps[p].mlp, chosen[p].mlp);
       EXPECT_TRUE(read_keep(bundle.part_path(plan, plan.parts[p].device) / "keep.json") ==
                   summary.keeps[p]);
     }

@@ -1,51 +1,28 @@
-#include "decompose/fit.hpp"
-
 #include <numeric>
 
 #include <gtest/gtest.h>
 
+#include "decompose/fit/heads.hpp"
 #include "model/config/hugging_face.hpp"
-#include "tests/decompose/running.hpp"
-#include "tests/model/fixtures.hpp"
+#include "tests/decompose/fitting.hpp"
 
 namespace cleave::decompose {
 namespace {
 
 using at::Tensor;
 using model::Family;
+using testing::all_configs;
 using testing::expect_equal;
 using testing::expect_near;
+using testing::hard_cut;
 using testing::lively_model;
 using testing::lively_teacher;
 using testing::message_of;
+using testing::name_of_config;
+using testing::rows_of;
 using testing::Scratch;
 using testing::seeded;
 using testing::tiny_config;
-
-/// Images of noise, or texts of different lengths (of language models all as long).
-model::Dataset data_of(const model::ModelConfig& config, std::int64_t rows = 60) {
-  model::Dataset data;
-  if (!config.is_text()) {
-    data.inputs =
-        (seeded({rows, config.channels, config.image_height, config.image_width}, 6) * 60 + 128)
-            .clamp(0, 255)
-            .to(at::kByte);
-    return data;
-  }
-  const std::int64_t tokens = 9;
-  data.inputs = (seeded({rows, tokens}, 6).abs() * 1000).to(at::kInt).remainder(config.vocabulary);
-  if (config.reads_every_token()) {
-    data.stream = data.inputs.flatten();  // windows of a running text
-    return data;
-  }
-  for (std::int64_t row = 0; row < rows; ++row)
-    data.inputs[row].narrow(0, 2 + row % 7, tokens - 2 - row % 7).fill_(-1);
-  return data;
-}
-
-FitRows rows_of(const model::ModelConfig& config, std::int64_t count = 60) {
-  return FitRows(config, data_of(config, count), 16);
-}
 
 /// What a part is before its fit.
 model::Transformer sliced(const Scratch& scratch, const KeepList& keep) {
@@ -75,17 +52,6 @@ Tensor joined(const std::vector<Tensor>& batches) {
 
 double distance(const Tensor& a, const Tensor& b) {
   return (a - b).square().mean().sqrt().item<double>();
-}
-
-std::vector<model::ModelConfig> all_configs() {
-  std::vector<model::ModelConfig> configs = {tiny_config(), testing::tiny_distilled_config()};
-  for (const Family family : model::testing::text_families)
-    configs.push_back(model::testing::tiny_text_config(family));
-  return configs;
-}
-
-std::string name_of_config(const model::ModelConfig& config) {
-  return std::string(name_of(config.family));
 }
 
 TEST(Fit, KeepingEverythingIsTheTeacherBitForBit) {
@@ -193,20 +159,6 @@ TEST(Fit, OnItsComponentsAPartIsATeacherWhoseStreamHasNoMore) {
       expect_near(model::classify(part.model, part.features[0]),
                   model::classify(teacher, fit.teacher_features[0]), 1e-2);
   }
-}
-
-/// Units here and there, a layer less.
-KeepList hard_cut(const model::ModelConfig& config) {
-  auto keep = keep_all(config);
-  keep.layers = {0, 2};
-  keep.channels.resize(static_cast<std::size_t>(config.width * 3 / 4));
-  keep.heads = {keep.heads[0], keep.heads[2]};
-  keep.heads[0].resize(1);
-  keep.heads[1].resize(1);
-  keep.mlp = {keep.mlp[0], keep.mlp[2]};
-  keep.mlp[0].resize(8);
-  keep.mlp[1].resize(6);
-  return keep;
 }
 
 TEST(Fit, BringsAHardCutNearerToTheTeacher) {

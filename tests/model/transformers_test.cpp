@@ -1,16 +1,7 @@
-#include <array>
-#include <cstdio>
-#include <cstdlib>
-#include <sys/wait.h>
-
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include "model/checkpoint.hpp"
 #include "tests/model/fixtures.hpp"
+#include "tests/model/in_transformers.hpp"
 
-// What Cleave writes is read by Hugging Face Transformers itself. CLEAVE_PYTHON names a Python that
-// has it; python3 else.
+// What Cleave writes is read by Hugging Face Transformers itself.
 
 namespace cleave::model {
 namespace {
@@ -18,49 +9,7 @@ namespace {
 using testing::Scratch;
 using testing::tiny_config;
 using testing::tiny_text_config;
-
-struct Outcome {
-  int code = -1;
-  std::string output;
-};
-
-Outcome run(const std::string& command) {
-  Outcome outcome;
-  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return outcome;
-  std::array<char, 4096> piece{};
-  while (std::fgets(piece.data(), piece.size(), pipe) != nullptr) outcome.output += piece.data();
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
-  return outcome;
-}
-
-void write_tensors(const std::filesystem::path& path,
-                   const std::map<std::string, Tensor>& tensors) {
-  std::vector<TensorEntry> entries;
-  for (const auto& [name, tensor] : tensors)
-    entries.push_back({name, base::Element::f32, tensor.sizes().vec(), 0, 0});
-  SafetensorsWriter writer(path, entries);
-  for (const auto& [name, tensor] : tensors)
-    writer.write(tensor.contiguous().data_ptr<float>(), tensor.nbytes());
-  writer.commit();
-}
-
-/// A model folder with what Cleave answers to some pixels.
-void write_model(const Transformer& model, const std::filesystem::path& folder,
-                 std::uint64_t most) {
-  const ModelConfig& config = model.config;
-  save(model, folder, most);
-  at::manual_seed(6);
-  const Tensor input =
-      config.is_text() ? at::randint(config.vocabulary, {2, 9},
-                                     at::kFloat)  // the file holds numbers of one kind
-                       : at::randn({2, config.channels, config.image_height, config.image_width});
-  std::map<std::string, Tensor> answers = {{config.is_text() ? "ids" : "pixels", input},
-                                           {"features", features(model, input)}};
-  if (config.classes > 0) answers["logits"] = forward(model, input);
-  write_tensors(folder / "answers.safetensors", answers);
-}
+using testing::write_model;
 
 Transformer lively_model(const ModelConfig& config) {
   Transformer model = random_model(config, 3);
@@ -162,20 +111,16 @@ TEST(Transformers, LoadsUniformModelsAndAgrees) {
       {"qwen2", tiny_text_config(Family::qwen2)},
       {"mistral", tiny_text_config(Family::mistral)}};
   const Scratch scratch;
-  const char* python = std::getenv("CLEAVE_PYTHON");
-  std::string command = std::string(python != nullptr ? python : "python3") + " '" +
-                        CLEAVE_SOURCE_DIR + "/tests/model/load_in_transformers.py'";
+  std::vector<std::filesystem::path> folders;
   for (const auto& [name, config] : configs) {
     write_model(lively_model(config), scratch / name, shard_bytes);
     write_model(lively_model(config), scratch / (name + "_sharded"), 4000);
     ASSERT_TRUE(
         std::filesystem::exists(scratch / (name + "_sharded/model.safetensors.index.json")));
-    command += " '" + (scratch / name).string() + "' '" + (scratch / name).string() + "_sharded'";
+    folders.push_back(scratch / name);
+    folders.push_back(scratch / (name + "_sharded"));
   }
-  const Outcome outcome = run(command);
-  if (outcome.code == 77 || outcome.code == 127)
-    GTEST_SKIP() << "no Transformers here: " << outcome.output;
-  EXPECT_EQ(outcome.code, 0) << outcome.output;
+  testing::expect_transformers_agrees(folders);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "decompose/ridge.hpp"
+#include "decompose/fit/ridge.hpp"
 
 #include <algorithm>
 #include <stdexcept>

@@ -2,16 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "base/progress.hpp"
-#include "base/remark.hpp"
+#include "decompose/fit/rows.hpp"
 #include "decompose/slice.hpp"
-#include "model/dataset.hpp"
-#include "model/fusion.hpp"
 #include "model/transformer.hpp"
 
 namespace cleave::decompose {
@@ -21,41 +18,14 @@ struct FitOptions {
   /// heads over parts as they were cut.
   enum class What { all, parts, heads } what = What::all;
   Stream stream = Stream::channels;
-  /// Ridges (see decompose/ridge.hpp) of what reads the stream (q, k, v, MLP up and gate), of what
-  /// writes to it (attention output, MLP down), of the fusion heads.
+  /// Ridges (see decompose/fit/ridge.hpp) of what reads the stream (q, k, v, MLP up and gate), of
+  /// what writes to it (attention output, MLP down), of the fusion heads.
   double reader_ridge = 1e-4, writer_ridge = 1e-3, head_ridge = 1e-3;
   std::int64_t batch = 64;  // rows of the data
   int threads = 0;          // 0: as many as the machine has
   /// Throws std::invalid_argument.
   void check() const;
 };
-
-/// The rows that parts are fitted on, as forward passes take them, in batches.
-class FitRows {
- public:
-  /// Throws std::invalid_argument where there are none.
-  FitRows(const model::ModelConfig& teacher, const model::Dataset& data, std::int64_t batch);
-  std::size_t batches() const { return inputs_.size(); }
-  const at::Tensor& inputs(std::size_t batch) const { return inputs_[batch]; }
-  const model::Sight& sight(std::size_t batch) const { return sights_[batch]; }
-  /// What is a token, without what only fills up rows. [B, N, ..] -> [n, ..].
-  at::Tensor tokens(std::size_t batch, const at::Tensor& x) const;
-  /// Of these, what the model's answer is read from. [B, N, ..] -> [n, ..].
-  at::Tensor read_tokens(std::size_t batch, const at::Tensor& x) const;
-  std::int64_t num_tokens() const { return tokens_; }
-  std::int64_t num_read_tokens() const { return first_ > 0 ? first_ * rows_ : tokens_; }
-
- private:
-  std::vector<at::Tensor> inputs_;
-  std::vector<model::Sight> sights_;
-  std::vector<at::Tensor> places_;  // of the tokens in a batch; undefined: all
-  std::int64_t tokens_ = 0, rows_ = 0;
-  std::int64_t first_ = 0;  // tokens of a row that are read, its first; 0: all
-};
-
-/// Said where rows are few: a regression has up to this many inputs, and wants twice as many
-/// tokens.
-base::Remarks too_few_tokens(const std::vector<model::ModelConfig>& parts, const FitRows& rows);
 
 /// A part after its fit.
 struct FittedPart {
@@ -86,11 +56,5 @@ struct Fit {
 Fit fit_parts(const std::filesystem::path& teacher, const std::vector<KeepList>& keeps,
               std::vector<model::Transformer> parts, const FitRows& rows,
               const FitOptions& options = {}, const base::ProgressCallback& progress = {});
-
-/// The heads of `fusion` in closed form, by ridge regression of the teacher's features on those of
-/// the parts: one for each set, from one Gram matrix. Where more parts share one head, each is
-/// absent from a third of the rows, independently of the others. One part that is exact keeps its
-/// head.
-void fit_heads(model::FusionHead& fusion, const Fit& fit, double ridge);
 
 }  // namespace cleave::decompose
