@@ -140,12 +140,10 @@ void adopt(plan::Plan& plan, const model::ModelConfig& teacher, const std::strin
 }
 
 bool fuses(const plan::Plan& plan) {
-  for (const auto& program : plan::compile(plan, plan.shape)) {
-    for (const auto& instruction : program.instructions) {
-      if (instruction.op == plan::Op::fuse) return true;
-    }
-  }
-  return false;
+  const auto programs = plan::compile(plan, plan.shape);
+  return std::any_of(programs.begin(), programs.end(), [](const auto& program) {
+    return plan::find_first<plan::Fuse>(program) != nullptr;
+  });
 }
 
 // ---- the bundle ----

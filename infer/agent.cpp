@@ -14,6 +14,7 @@
 #include "infer/compute.hpp"
 #include "infer/machine.hpp"
 #include "net/mesh.hpp"
+#include "optimizer/plan/cost.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -37,7 +38,7 @@ struct Room {
 
 Room room_of(const plan::Program& program, const plan::Plan& plan) {
   Room room;
-  for (const auto& value : program.values) room.values_bytes += value.bytes();
+  room.values_bytes = plan::values_bytes(program);
   room.computing_bytes = std::max(0.0, plan::running_bytes(program, plan) - room.values_bytes);
   return room;
 }

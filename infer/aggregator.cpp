@@ -101,9 +101,8 @@ const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value
 
 /// The value that the program takes in, or null.
 const plan::ValueInfo* input_of(const plan::Program& program) {
-  for (const auto& instruction : program.instructions)
-    if (instruction.op == plan::Op::input) return &info_of(program, instruction.result);
-  return nullptr;
+  const auto* input = plan::find_first<plan::Input>(program);
+  return input ? &info_of(program, input->result) : nullptr;
 }
 
 /// Seconds, of an input [B, …] or, of texts, [B, N]. What a plan of generated texts predicts is a
@@ -345,10 +344,9 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
   if (share.stage != Share::Stage::sent || tag == share.tags.end()) return;
   const auto& program = *job->programs->at(own_rank());
   for (const auto& instruction : program.instructions) {
-    if (instruction.op != plan::Op::receive || instruction.peer != peer ||
-        instruction.tag != message.tag)
-      continue;
-    const auto& info = info_of(program, instruction.result);
+    const auto* receive = std::get_if<plan::Receive>(&instruction);
+    if (!receive || receive->peer != peer || receive->tag != message.tag) continue;
+    const auto& info = info_of(program, receive->result);
     auto wrong = mismatch(message.tensor, info);
     if (wrong.empty()) wrong = implausible(message.tensor, plausible[rank]);
     if (!wrong.empty()) {
@@ -406,9 +404,10 @@ net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t rank)
 
 std::vector<std::uint32_t> Aggregator::State::tags_from(const Job& job, std::size_t rank) const {
   std::vector<std::uint32_t> tags;
-  for (const auto& instruction : job.programs->at(own_rank())->instructions)
-    if (instruction.op == plan::Op::receive && instruction.peer == static_cast<std::int32_t>(rank))
-      tags.push_back(instruction.tag);
+  for (const auto& instruction : job.programs->at(own_rank())->instructions) {
+    const auto* receive = std::get_if<plan::Receive>(&instruction);
+    if (receive && receive->peer == static_cast<std::int32_t>(rank)) tags.push_back(receive->tag);
+  }
   return tags;
 }
 
@@ -669,11 +668,12 @@ void Aggregator::State::launch(Job& job) {
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
     share.tags = tags_from(job, rank);
-    share.must_come = std::any_of(
-        own->instructions.begin(), own->instructions.end(), [rank](const auto& instruction) {
-          return instruction.op == plan::Op::receive && !instruction.may_be_absent &&
-                 instruction.peer == static_cast<std::int32_t>(rank);
-        });
+    share.must_come = std::any_of(own->instructions.begin(), own->instructions.end(),
+                                  [rank](const auto& instruction) {
+                                    const auto* receive = std::get_if<plan::Receive>(&instruction);
+                                    return receive && !receive->may_be_absent &&
+                                           receive->peer == static_cast<std::int32_t>(rank);
+                                  });
     peers[rank]->enqueue(id, {least_wait(job), expected.whole_s});
   }
   std::vector<net::Value> inputs;

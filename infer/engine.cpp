@@ -22,7 +22,6 @@ namespace cleave::infer {
 namespace {
 
 using at::Tensor;
-using plan::Op;
 
 at::ScalarType scalar_type(base::Element element) {
   switch (element) {
@@ -68,11 +67,6 @@ net::Value value_over(const Tensor& tensor) {
   return value;
 }
 
-bool has_op(const plan::Program& program, Op op) {
-  return std::any_of(program.instructions.begin(), program.instructions.end(),
-                     [op](const plan::Instruction& instruction) { return instruction.op == op; });
-}
-
 /// The models that this process holds, by part of the plan, and the fusion head where it
 /// aggregates.
 struct Held {
@@ -100,11 +94,11 @@ class TorchEngine : public Engine {
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     return guarded([&] {
-      if (instruction.op == Op::sub_model)
-        return value_over(run_part(instruction, operands, sequence));
-      if (instruction.op == Op::fuse) return value_over(run_fusion(operands));
+      if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
+        return value_over(run_part(*sub_model, operands, sequence));
+      if (std::holds_alternative<plan::Fuse>(instruction)) return value_over(run_fusion(operands));
       throw std::runtime_error("[engine] instruction: saw " +
-                               std::string(plan::name_of(instruction.op)) +
+                               std::string(plan::name_of(instruction)) +
                                ", needs sub_model or fuse");
     });
   }
@@ -160,8 +154,8 @@ class TorchEngine : public Engine {
     return &found->second.cache;
   }
 
-  Tensor run_part(const plan::Instruction& instruction,
-                  const std::vector<const net::Value*>& operands, const Sequence& sequence) {
+  Tensor run_part(const plan::SubModel& instruction, const std::vector<const net::Value*>& operands,
+                  const Sequence& sequence) {
     const model::Transformer& model = part(instruction.part);
     const Tensor given = tensor_over(*operands.at(0));
     if (!model.config.is_text()) return run_images(model, given, instruction.with_head);
@@ -254,7 +248,7 @@ model::Transformer load_part(const plan::Bundle& bundle, const plan::Plan& plan,
 /// The fusion head, where the plan's strategy has one.
 std::optional<model::FusionHead> load_head(const plan::Bundle& bundle, const plan::Plan& plan) {
   const auto programs = plan::compile(plan, plan.shape);
-  if (!has_op(programs.back(), Op::fuse)) return std::nullopt;
+  if (!plan::find_first<plan::Fuse>(programs.back())) return std::nullopt;
   auto head = load_verified(bundle, bundle.fusion_path(plan),
                             [](const auto& folder) { return model::load_fusion(folder); });
   if (head.parts.size() != plan.parts.size())
@@ -340,7 +334,7 @@ net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value&
   for (auto program = programs.rbegin(); program != programs.rend(); ++program) {
     const auto rank = static_cast<std::size_t>(program->rank);
     if (rank < absent.size() && absent[rank]) continue;
-    std::vector<net::Value> inputs(has_op(*program, Op::input) ? 1 : 0, input);
+    std::vector<net::Value> inputs(plan::find_first<plan::Input>(*program) ? 1 : 0, input);
     executor.admit(rank, std::make_shared<const plan::Program>(*program), std::move(inputs), never,
                    never, sequence);
   }

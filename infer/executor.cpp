@@ -2,139 +2,19 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cerrno>
-#include <ctime>
 #include <exception>
-#include <fcntl.h>
+#include <queue>
 #include <stdexcept>
-#include <sys/file.h>
-#include <system_error>
-#include <thread>
-#include <unistd.h>
 #include <utility>
 
 #include "base/element.hpp"
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 
 namespace cleave::infer {
 namespace {
 
-using plan::Op;
+using Index = std::size_t;  // of an instruction
 
 double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-Clock::duration thread_cpu_time() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
-}
-
-// A sleeping thread wakes tens of microseconds late; the end of the pause is spent looking at the
-// clock.
-void pause_until(Clock::time_point end) {
-  constexpr auto spin = std::chrono::microseconds(60);
-  if (end - Clock::now() > spin) std::this_thread::sleep_until(end - spin);
-  while (Clock::now() < end) {
-  }
-}
-
-/// A file that one process at a time holds; the kernel takes it back from one that dies.
-class TurnsFile {
- public:
-  /// Empty: everybody's turn always.
-  explicit TurnsFile(const std::string& path) {
-    if (path.empty()) return;
-    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "[paced] " + path);
-  }
-  ~TurnsFile() {
-    if (fd_ >= 0) close(fd_);
-  }
-  TurnsFile(const TurnsFile&) = delete;
-  TurnsFile& operator=(const TurnsFile&) = delete;
-
-  void take() const {
-    while (fd_ >= 0 && flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
-    }
-  }
-  void give() const {
-    if (fd_ >= 0) flock(fd_, LOCK_UN);
-  }
-
- private:
-  int fd_ = -1;
-};
-
-class Turn {
- public:
-  explicit Turn(const TurnsFile& file) : file_(file) { file_.take(); }
-  ~Turn() { file_.give(); }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  const TurnsFile& file_;
-};
-
-class PacedEngine : public Engine {
- public:
-  PacedEngine(std::unique_ptr<Engine> engine, double factor, const std::string& turns)
-      : engine_(std::move(engine)), factor_(factor), turns_(turns) {}
-
-  void prepare() override {
-#ifdef __linux__
-    prctl(PR_SET_TIMERSLACK, 1UL);  // else every sleep ends up to 50 us late
-#endif
-    engine_->prepare();
-  }
-  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
-
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
-    const auto start = Clock::now();
-    net::Value result;
-    std::chrono::duration<double, std::nano> used{};
-    {
-      const Turn turn(turns_);
-      const auto cpu_start = thread_cpu_time();
-      result = engine_->run(instruction, program, operands, sequence);
-      used = thread_cpu_time() - cpu_start;
-    }
-    pause_until(start + std::chrono::duration_cast<Clock::duration>(used * factor_));
-    return result;
-  }
-
- private:
-  std::unique_ptr<Engine> engine_;
-  double factor_;
-  TurnsFile turns_;
-};
-
-class DelayedEngine : public Engine {
- public:
-  DelayedEngine(std::unique_ptr<Engine> engine, std::chrono::microseconds delay)
-      : engine_(std::move(engine)), delay_(delay) {}
-
-  void prepare() override { engine_->prepare(); }
-  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
-
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
-    net::Value result = engine_->run(instruction, program, operands, sequence);
-    std::this_thread::sleep_for(delay_);
-    return result;
-  }
-
- private:
-  std::unique_ptr<Engine> engine_;
-  std::chrono::microseconds delay_;
-};
-
-bool is_compute(Op op) { return op == Op::sub_model || op == Op::fuse; }
 
 std::string shape_text(base::Element element, const std::vector<std::int64_t>& dims) {
   std::string text = std::string(base::name_of(element)) + " [";
@@ -156,63 +36,120 @@ std::string mismatch(const net::Value& value, const plan::ValueInfo& info,
 
 std::string from_rank(std::int32_t peer) { return " from rank " + std::to_string(peer); }
 
+/// Instructions, the first of the program in front.
+using Queue = std::priority_queue<Index, std::vector<Index>, std::greater<>>;
+
 }  // namespace
 
-std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,
-                              const std::string& turns) {
-  if (!(factor >= 1))
-    throw std::invalid_argument("[paced] factor: saw " + std::to_string(factor) +
-                                ", needs at least 1");
-  return std::make_unique<PacedEngine>(std::move(engine), factor, turns);
-}
-
-std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine,
-                                   std::chrono::microseconds delay) {
-  return std::make_unique<DelayedEngine>(std::move(engine), delay);
-}
-
-/// One request in flight: its values as they become known, and which instructions have run.
+/// One request in flight: its values as they become known, what each instruction still misses, and
+/// what is ready.
 struct Executor::Request {
   struct Slot {
     net::Value value;
     bool known = false;
     Clock::time_point known_at;
-    int uses_left = 0;
+    std::int32_t uses_left = 0;
+    Index first_user = 0;  // in `users`; behind the last is the next slot's
+  };
+  /// A receive that has got nothing yet.
+  struct Outstanding {
+    const plan::Receive* receive;
+    Index instruction;
+    bool done = false;
   };
 
-  Request(RequestId id_, std::shared_ptr<const plan::Program> program_)
+  Request(RequestId id_, std::uint64_t order_, std::shared_ptr<const plan::Program> program_)
       : id(id_),
+        order(order_),
         program(std::move(program_)),
-        slots(program->values.size()),
-        done(program->instructions.size()),
+        slots(program->values.size() + 1),
+        missing(program->instructions.size(), 0),
         admitted_at(Clock::now()) {
-    for (const auto& instruction : program->instructions)
-      for (const plan::ValueId operand : instruction.operands) ++slot(operand).uses_left;
+    connect();
+    for (Index i = 0; i < missing.size(); ++i) {
+      const auto& instruction = program->instructions[i];
+      if (const auto* receive = std::get_if<plan::Receive>(&instruction)) {
+        outstanding.push_back({receive, i});
+        if (receive->may_be_absent) ++optional_left;
+      } else if (missing[i] == 0 && !std::holds_alternative<plan::Input>(instruction)) {
+        make_ready(i);
+      }
+    }
+    std::sort(outstanding.begin(), outstanding.end(), [](const auto& a, const auto& b) {
+      return std::tie(a.receive->peer, a.receive->tag) < std::tie(b.receive->peer, b.receive->tag);
+    });
   }
 
-  Slot& slot(plan::ValueId value) { return slots.at(static_cast<std::size_t>(value)); }
-  const Slot& slot(plan::ValueId value) const { return slots.at(static_cast<std::size_t>(value)); }
+  /// Who reads which value.
+  void connect() {
+    const auto& instructions = program->instructions;
+    Index uses = 0;
+    for (const auto& instruction : instructions)
+      plan::for_operands(instruction, [&](plan::ValueId operand) {
+        ++slot(operand).uses_left;
+        ++uses;
+      });
+    Index next = 0;
+    for (auto& slot : slots) {
+      slot.first_user = next;
+      next += static_cast<Index>(slot.uses_left);
+    }
+    users.resize(uses);
+    std::vector<Index> end(slots.size());
+    for (Index s = 0; s < slots.size(); ++s) end[s] = slots[s].first_user;
+    for (Index i = 0; i < instructions.size(); ++i)
+      plan::for_operands(instructions[i], [&](plan::ValueId operand) {
+        users[end[static_cast<Index>(operand)]++] = i;
+        ++missing[i];
+      });
+  }
+
+  Slot& slot(plan::ValueId value) { return slots.at(static_cast<Index>(value)); }
+  const Slot& slot(plan::ValueId value) const { return slots.at(static_cast<Index>(value)); }
   const plan::ValueInfo& info(plan::ValueId value) const {
-    return program->values.at(static_cast<std::size_t>(value));
+    return program->values.at(static_cast<Index>(value));
   }
 
-  void set(plan::ValueId id_of_value, net::Value value) {
-    Slot& target = slot(id_of_value);
+  void make_ready(Index i) {
+    (plan::computes(program->instructions[i]) ? to_compute : to_hand_over).push(i);
+  }
+
+  void set(plan::ValueId value, net::Value is) {
+    Slot& target = slot(value);
     target.known = true;
     target.known_at = Clock::now();
-    if (target.uses_left > 0) target.value = std::move(value);
+    if (target.uses_left > 0) target.value = std::move(is);
+    const Index last = slots[static_cast<Index>(value) + 1].first_user;
+    for (Index user = target.first_user; user < last; ++user)
+      if (--missing[users[user]] == 0) make_ready(users[user]);
+  }
+
+  void mark_done(Index instruction) {
+    ++num_done;
+    plan::for_operands(program->instructions[instruction], [this](plan::ValueId operand) {
+      Slot& used = slot(operand);
+      if (--used.uses_left == 0) used.value = {};
+    });
+  }
+
+  bool finished() const { return num_done == missing.size(); }
+  bool is_runnable() const {
+    return !to_hand_over.empty() || !to_compute.empty() || !error.empty() || finished();
+  }
+  Clock::time_point next_timer() const {
+    return optional_left > 0 ? std::min(absent_at, deadline) : deadline;
   }
 
   /// Takes inputs for the `input` instructions, in order; a mismatch becomes the request's error.
   void take_inputs(std::vector<net::Value> inputs) {
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < done.size(); ++i) {
-      const auto& instruction = program->instructions[i];
-      if (instruction.op != Op::input) continue;
+    Index next = 0;
+    for (Index i = 0; i < missing.size(); ++i) {
+      const auto* input = std::get_if<plan::Input>(&program->instructions[i]);
+      if (!input) continue;
       if (next < inputs.size()) {
-        const std::string wrong = mismatch(inputs[next], info(instruction.result), " as input");
+        const std::string wrong = mismatch(inputs[next], info(input->result), " as input");
         if (!wrong.empty() && error.empty()) error = "[admit] " + wrong;
-        set(instruction.result, std::move(inputs[next]));
+        set(input->result, std::move(inputs[next]));
         mark_done(i);
       }
       ++next;
@@ -222,74 +159,48 @@ struct Executor::Request {
               std::to_string(next);
   }
 
-  void mark_done(std::size_t instruction) {
-    assert(!done[instruction]);
-    done[instruction] = true;
-    ++num_done;
-    for (const plan::ValueId operand : program->instructions[instruction].operands)
-      if (--slot(operand).uses_left == 0) slot(operand).value = {};
+  /// The receive of this value, where it still waits, or null.
+  Outstanding* waiting_for(std::int32_t peer, std::uint32_t tag) {
+    const auto at = std::lower_bound(
+        outstanding.begin(), outstanding.end(), std::tie(peer, tag),
+        [](const Outstanding& a, const std::tuple<const std::int32_t&, const std::uint32_t&>& key) {
+          return std::tie(a.receive->peer, a.receive->tag) < key;
+        });
+    const bool found = at != outstanding.end() && !at->done && at->receive->peer == peer &&
+                       at->receive->tag == tag;
+    return found ? &*at : nullptr;
   }
 
-  bool finished() const { return num_done == done.size(); }
-
-  /// Every receive that has got nothing yet, and passes `wanted`.
-  template <typename Wanted, typename Action>
-  void for_outstanding(const Wanted& wanted, const Action& action) {
-    for (std::size_t i = 0; i < done.size(); ++i) {
-      const auto& instruction = program->instructions[i];
-      if (!done[i] && instruction.op == Op::receive && wanted(instruction)) action(i, instruction);
-    }
+  void receive(Outstanding& at, net::Value value) {
+    at.done = true;
+    if (at.receive->may_be_absent) --optional_left;
+    set(at.receive->result, std::move(value));
+    mark_done(at.instruction);
   }
 
-  void give_up(std::size_t i, const plan::Instruction& receive, const std::string& reason) {
-    if (receive.may_be_absent) {
-      set(receive.result, net::Value::absent());
-      mark_done(i);
-    } else if (error.empty()) {
+  void give_up(Outstanding& at, const std::string& reason) {
+    if (at.receive->may_be_absent)
+      receive(at, net::Value::absent());
+    else if (error.empty())
       error = "[receive] " + reason;
-    }
-  }
-
-  bool waits_for_optional() const {
-    for (std::size_t i = 0; i < done.size(); ++i)
-      if (!done[i] && program->instructions[i].op == Op::receive &&
-          program->instructions[i].may_be_absent)
-        return true;
-    return false;
-  }
-
-  bool ready(std::size_t i) const {
-    const auto& instruction = program->instructions[i];
-    if (done[i] || instruction.op == Op::receive || instruction.op == Op::input) return false;
-    return std::all_of(instruction.operands.begin(), instruction.operands.end(),
-                       [this](plan::ValueId operand) { return slot(operand).known; });
   }
 
   /// What can run: sends and outputs before computing, so that transfers start early.
-  std::optional<std::size_t> next_ready() const {
-    std::optional<std::size_t> compute;
-    for (std::size_t i = 0; i < done.size(); ++i) {
-      if (!ready(i)) continue;
-      if (!is_compute(program->instructions[i].op)) return i;
-      if (!compute) compute = i;
-    }
-    return compute;
+  std::optional<Index> take_ready() {
+    Queue& queue = to_hand_over.empty() ? to_compute : to_hand_over;
+    if (queue.empty()) return std::nullopt;
+    const Index next = queue.top();
+    queue.pop();
+    return next;
   }
 
   /// Throws where it is absent and the instruction cannot do without.
   const net::Value& operand(const plan::Instruction& instruction, plan::ValueId which) const {
     const net::Value& value = slot(which).value;
-    if (!value.present && instruction.op != Op::fuse)
-      throw std::runtime_error("[" + std::string(plan::name_of(instruction.op)) + "] operand " +
+    if (!value.present && !plan::accepts_absent(instruction))
+      throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] operand " +
                                info(which).name + ": saw absent, needs a value");
     return value;
-  }
-
-  Clock::time_point ready_since(const plan::Instruction& instruction) const {
-    auto since = admitted_at;
-    for (const plan::ValueId operand : instruction.operands)
-      since = std::max(since, slot(operand).known_at);
-    return since;
   }
 
   RunTimes times() const {
@@ -298,15 +209,25 @@ struct Executor::Request {
   }
 
   RequestId id;
+  std::uint64_t order;  // of admission
   std::shared_ptr<const plan::Program> program;
-  std::vector<Slot> slots;
-  std::vector<bool> done;
-  std::size_t num_done = 0;
+  std::vector<Slot> slots;               // one more, behind the last
+  std::vector<Index> users;              // instructions, by the value that they read
+  std::vector<std::int32_t> missing;     // operands that are not known yet, by instruction
+  std::vector<Outstanding> outstanding;  // by peer and tag
+  std::int64_t optional_left = 0;        // outstanding ones that may be absent
+  Queue to_hand_over, to_compute;        // ready
+  Index num_done = 0;
   Clock::time_point admitted_at, absent_at, deadline;
   Sequence sequence;
   double queued_s = 0, compute_s = 0;
   std::string error;
+  std::optional<Clock::time_point> timer;  // as it stands among the executor's
 };
+
+bool Executor::ByAge::operator()(const Request* a, const Request* b) const {
+  return a->order < b->order;
+}
 
 Executor::Executor(Engine& engine, Hooks hooks) : engine_(engine), hooks_(std::move(hooks)) {}
 Executor::~Executor() = default;
@@ -315,12 +236,13 @@ bool Executor::admit(RequestId id, std::shared_ptr<const plan::Program> program,
                      std::vector<net::Value> inputs, Clock::time_point absent_at,
                      Clock::time_point deadline, const Sequence& sequence) {
   if (find(id)) return false;
-  auto request = std::make_unique<Request>(id, std::move(program));
+  auto request = std::make_unique<Request>(id, ++admitted_, std::move(program));
   request->absent_at = absent_at;
   request->deadline = deadline;
   request->sequence = sequence;
   request->take_inputs(std::move(inputs));
-  requests_.push_back(std::move(request));
+  sort_in(*request);
+  requests_.emplace(id, std::move(request));
   return true;
 }
 
@@ -328,128 +250,131 @@ std::string Executor::deliver(RequestId id, std::int32_t peer, std::uint32_t tag
                               net::Value value) {
   Request* request = find(id);
   if (!request) return {};
-  std::string wrong;
-  const auto wanted = [&](const plan::Instruction& receive) {
-    return receive.peer == peer && receive.tag == tag;
-  };
-  request->for_outstanding(wanted, [&](std::size_t i, const plan::Instruction& receive) {
-    wrong = mismatch(value, request->info(receive.result), from_rank(peer));
-    if (!wrong.empty()) return request->give_up(i, receive, wrong);
-    request->set(receive.result, std::move(value));
-    request->mark_done(i);
-  });
+  auto* at = request->waiting_for(peer, tag);
+  if (!at) return {};
+  std::string wrong = mismatch(value, request->info(at->receive->result), from_rank(peer));
+  if (wrong.empty())
+    request->receive(*at, std::move(value));
+  else
+    request->give_up(*at, wrong);
+  sort_in(*request);
   return wrong;
 }
 
 void Executor::peer_lost(std::int32_t peer) {
-  const auto wanted = [peer](const plan::Instruction& receive) { return receive.peer == peer; };
-  for (auto& request : requests_)
-    request->for_outstanding(wanted, [&](std::size_t i, const plan::Instruction& receive) {
-      request->give_up(i, receive,
-                       "value " + request->info(receive.result).name + from_rank(peer) +
-                           ": saw the connection end, needs the value");
-    });
+  for (auto& [id, request] : requests_) {
+    for (auto& at : request->outstanding)
+      if (!at.done && at.receive->peer == peer)
+        request->give_up(at, "value " + request->info(at.receive->result).name + from_rank(peer) +
+                                 ": saw the connection end, needs the value");
+    sort_in(*request);
+  }
 }
 
-void Executor::cancel(RequestId id) { take(id); }
+void Executor::cancel(RequestId id) {
+  if (Request* request = find(id)) take(*request);
+}
 
 bool Executor::step(Clock::time_point now) {
-  for (auto& request : requests_)
-    if (step_request(*request, now)) return true;  // hooks may have changed requests_: start anew
-  return false;
-}
-
-bool Executor::step_request(Request& request, Clock::time_point now) {
-  if (now >= request.deadline) {
-    const auto ended = take(request.id);
-    if (hooks_.dropped) hooks_.dropped(ended->id);
-    return true;
+  while (!timers_.empty() && std::get<0>(*timers_.begin()) <= now) {
+    Request& request = *std::get<2>(*timers_.begin());
+    if (now >= request.deadline) {
+      const auto ended = take(request);
+      if (hooks_.dropped) hooks_.dropped(ended->id);
+      return true;
+    }
+    for (auto& at : request.outstanding)
+      if (!at.done && at.receive->may_be_absent) request.give_up(at, "late");
+    sort_in(request);
   }
-  if (!request.error.empty()) {
+  if (runnable_.empty()) return false;
+  Request& request = **runnable_.begin();
+  if (!request.error.empty())
     fail(request, request.error);
-    return true;
-  }
-  if (now >= request.absent_at)
-    request.for_outstanding([](const plan::Instruction& receive) { return receive.may_be_absent; },
-                            [&](std::size_t i, const plan::Instruction& receive) {
-                              request.give_up(i, receive, "late");
-                            });
-  if (const auto next = request.next_ready()) {
+  else if (const auto next = request.take_ready())
     run(request, *next);
-    return true;
-  }
-  if (!request.finished()) return false;
-  finish(request);  // its last instruction was a receive
+  else
+    finish(request);  // its last instruction was a receive
   return true;
 }
 
-void Executor::run(Request& request, std::size_t index) {
+void Executor::run(Request& request, Index index) {
   const RequestId id = request.id;
+  const auto order = request.order;
   const auto program = request.program;  // outlives a request that a hook cancels
   const plan::Instruction& instruction = program->instructions[index];
+  const auto still_there = [&]() -> Request* {
+    Request* found = find(id);
+    return found && found->order == order ? found : nullptr;
+  };
   try {
-    if (is_compute(instruction.op))
+    if (plan::computes(instruction))
       compute(request, instruction);
     else
       hand_over(request, instruction);
   } catch (const std::exception& error) {
-    if (Request* failed = find(id)) fail(*failed, error.what());
+    if (Request* failed = still_there()) fail(*failed, error.what());
     return;
   }
-  Request* still = find(id);
+  Request* still = still_there();
   if (!still) return;
   still->mark_done(index);
-  if (still->finished()) finish(*still);
+  if (still->finished())
+    finish(*still);
+  else
+    sort_in(*still);
 }
 
 void Executor::finish(Request& request) {
-  const auto ended = take(request.id);
+  const auto ended = take(request);
   if (hooks_.finished) hooks_.finished(ended->id);
 }
 
 void Executor::compute(Request& request, const plan::Instruction& instruction) {
-  std::vector<const net::Value*> operands;
-  for (const plan::ValueId operand : instruction.operands)
-    operands.push_back(&request.operand(instruction, operand));
+  operands_.clear();
+  auto ready_since = request.admitted_at;
+  plan::for_operands(instruction, [&](plan::ValueId operand) {
+    operands_.push_back(&request.operand(instruction, operand));
+    ready_since = std::max(ready_since, request.slot(operand).known_at);
+  });
   const auto start = Clock::now();
-  request.queued_s += seconds(start - request.ready_since(instruction));
-  net::Value result = engine_.run(instruction, *request.program, operands, request.sequence);
+  request.queued_s += seconds(start - ready_since);
+  net::Value result = engine_.run(instruction, *request.program, operands_, request.sequence);
   request.compute_s += seconds(Clock::now() - start);
-  const std::string wrong = mismatch(result, request.info(instruction.result), " as computed");
+  const plan::ValueId written = plan::result_of(instruction);
+  const std::string wrong = mismatch(result, request.info(written), " as computed");
   if (!wrong.empty())
-    throw std::runtime_error("[" + std::string(plan::name_of(instruction.op)) + "] " + wrong);
-  request.set(instruction.result, std::move(result));
+    throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] " + wrong);
+  request.set(written, std::move(result));
 }
 
 void Executor::hand_over(Request& request, const plan::Instruction& instruction) {
-  // A copy of the handle: the hook may cancel the request.
-  const net::Value value = request.operand(instruction, instruction.operands.at(0));
   const RunTimes times = request.times();
-  if (instruction.op == Op::send && hooks_.send)
-    hooks_.send(request.id, instruction.peer, instruction.tag, value, times);
-  if (instruction.op == Op::output && hooks_.output) hooks_.output(request.id, value, times);
+  // Copies of the handle: the hook may cancel the request.
+  if (const auto* send = std::get_if<plan::Send>(&instruction)) {
+    const net::Value value = request.operand(instruction, send->value);
+    if (hooks_.send) hooks_.send(request.id, send->peer, send->tag, value, times);
+  } else if (const auto* output = std::get_if<plan::Output>(&instruction)) {
+    const net::Value value = request.operand(instruction, output->value);
+    if (hooks_.output) hooks_.output(request.id, value, times);
+  }
 }
 
 void Executor::fail(Request& request, const std::string& error) {
   const std::string text = error;  // may lie in the request
-  const auto ended = take(request.id);
+  const auto ended = take(request);
   if (hooks_.failed) hooks_.failed(ended->id, text);
 }
 
 std::optional<Clock::time_point> Executor::next_timer() const {
-  std::optional<Clock::time_point> next;
-  for (const auto& request : requests_) {
-    const auto timer = request->waits_for_optional()
-                           ? std::min(request->absent_at, request->deadline)
-                           : request->deadline;
-    next = next ? std::min(*next, timer) : timer;
-  }
-  return next;
+  if (timers_.empty()) return std::nullopt;
+  return std::get<0>(*timers_.begin());
 }
 
 bool Executor::computes(std::uint64_t sequence) const {
-  return std::any_of(requests_.begin(), requests_.end(),
-                     [sequence](const auto& request) { return request->sequence.id == sequence; });
+  return std::any_of(requests_.begin(), requests_.end(), [sequence](const auto& request) {
+    return request.second->sequence.id == sequence;
+  });
 }
 
 void Executor::forget(std::uint64_t sequence) {
@@ -462,16 +387,32 @@ void Executor::forget(std::uint64_t sequence) {
 std::size_t Executor::in_flight() const { return requests_.size(); }
 
 Executor::Request* Executor::find(RequestId id) const {
-  for (const auto& request : requests_)
-    if (request->id == id) return request.get();
-  return nullptr;
+  const auto found = requests_.find(id);
+  return found == requests_.end() ? nullptr : found->second.get();
 }
 
-std::unique_ptr<Executor::Request> Executor::take(RequestId id) {
-  const auto at = std::find_if(requests_.begin(), requests_.end(),
-                               [id](const auto& request) { return request->id == id; });
-  if (at == requests_.end()) return nullptr;
-  auto taken = std::move(*at);
+/// Where a request stands among those that can run, and among the timers.
+void Executor::sort_in(Request& request) {
+  if (request.is_runnable())
+    runnable_.insert(&request);
+  else
+    runnable_.erase(&request);
+  const auto timer = request.next_timer();
+  if (request.timer == timer) return;
+  if (request.timer) timers_.erase({*request.timer, request.order, &request});
+  timers_.emplace(timer, request.order, &request);
+  request.timer = timer;
+}
+
+void Executor::take_out(Request& request) {
+  runnable_.erase(&request);
+  if (request.timer) timers_.erase({*request.timer, request.order, &request});
+}
+
+std::unique_ptr<Executor::Request> Executor::take(Request& request) {
+  take_out(request);
+  const auto at = requests_.find(request.id);
+  auto taken = std::move(at->second);
   requests_.erase(at);
   const auto sequence = taken->sequence.id;
   if (ended_.count(sequence) != 0 && !computes(sequence)) {

@@ -7,6 +7,8 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include "net/buffer.hpp"
@@ -43,17 +45,6 @@ class Engine {
   virtual void prepare() {}
 };
 
-/// Ends each compute instruction at start + thread CPU time · factor, so that a fast core is honest
-/// about being slow. The inner engine computes on the calling thread alone. Processes that name the
-/// same file in `turns` compute one at a time: emulated devices do not share caches and memory
-/// bandwidth, and what one waits for its turn is a part of its stretched time. Throws
-/// std::invalid_argument where `factor` is below 1, std::system_error where the file cannot be
-/// opened.
-std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,
-                              const std::string& turns = {});
-/// Adds a fixed delay to each run: a slow phone, in a test or in `cleave bench`.
-std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine, std::chrono::microseconds delay);
-
 /// Where the time of one request on one device went, from its admission to now: ready but behind
 /// others, computing, and the rest, which is waiting for peers.
 struct RunTimes {
@@ -61,7 +52,8 @@ struct RunTimes {
 };
 
 /// The device's side of running programs: keeps each request's values, runs instructions when their
-/// operands are there, interleaves requests oldest first, never blocks on a receive. All calls on
+/// operands are there, interleaves requests oldest first, never blocks on a receive. Work is linear
+/// in the program: what an instruction misses is counted. All calls on
 /// the compute thread; no sockets, no libtorch; it decides by the time that the caller passes, and
 /// looks at a clock only to fill RunTimes. Hooks are called from step() alone and may call back; a
 /// value is freed after its last use.
@@ -116,10 +108,14 @@ class Executor {
 
  private:
   struct Request;
+  struct ByAge {
+    bool operator()(const Request* a, const Request* b) const;
+  };
   Request* find(RequestId id) const;
-  std::unique_ptr<Request> take(RequestId id);
+  std::unique_ptr<Request> take(Request& request);
   bool computes(std::uint64_t sequence) const;
-  bool step_request(Request& request, Clock::time_point now);
+  void sort_in(Request& request);
+  void take_out(Request& request);
   void run(Request& request, std::size_t instruction);
   void compute(Request& request, const plan::Instruction& instruction);
   void hand_over(Request& request, const plan::Instruction& instruction);
@@ -128,8 +124,12 @@ class Executor {
 
   Engine& engine_;
   Hooks hooks_;
-  std::vector<std::unique_ptr<Request>> requests_;  // in the order of admission
-  std::set<std::uint64_t> ended_;                   // sequences to forget after them
+  std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
+  std::uint64_t admitted_ = 0;
+  std::set<Request*, ByAge> runnable_;  // something is ready, or wrong, or all is done
+  std::set<std::tuple<Clock::time_point, std::uint64_t, Request*>> timers_;  // one each
+  std::vector<const net::Value*> operands_;                                  // of what is computed
+  std::set<std::uint64_t> ended_;  // sequences to forget after their requests
 };
 
 }  // namespace cleave::infer

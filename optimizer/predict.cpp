@@ -7,6 +7,7 @@
 
 #include <ceres/ceres.h>
 
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/task_graph.hpp"
 
 namespace cleave::optimizer {
@@ -163,7 +164,7 @@ void add_computing(std::vector<plan::DevicePrediction>& predictions, const plan:
   for (std::size_t rank = 0; rank < programs.size(); ++rank)
     for (const plan::Instruction& instruction : programs[rank].instructions)
       predictions[rank].compute_s +=
-          compute_seconds(fleet.devices[devices[rank]], instruction.op,
+          compute_seconds(fleet.devices[devices[rank]], wakes(instruction),
                           plan::kernels_of(instruction, programs[rank], plan));
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/units.hpp"
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/predict.hpp"
 #include "optimizer/simulate.hpp"
 
@@ -147,14 +148,14 @@ void Pricer::set_durations(const std::vector<Share>& shares) {
     if (task.kind == Task::Kind::compute) {
       const plan::Instruction& instruction =
           programs_[at(task.rank)].instructions[at(task.instruction)];
-      if (instruction.op == plan::Op::sub_model)
-        task.seconds = space_.seconds(team_[at(instruction.part)], shares[at(instruction.part)]);
-      if (instruction.op == plan::Op::fuse) {
+      if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
+        task.seconds = space_.seconds(team_[at(sub_model->part)], shares[at(sub_model->part)]);
+      if (std::holds_alternative<plan::Fuse>(instruction)) {
         std::vector<std::int64_t> widths;
         for (const Share& share : shares)
           widths.push_back(space_.value(axis::width, share[axis::width]));
         task.seconds = compute_seconds(
-            fleet.devices[aggregator_], plan::Op::fuse,
+            fleet.devices[aggregator_], wakes(instruction),
             plan::kernels_of_fusion(space_.teacher(), widths, plan::planned_load(options_.shape)));
       }
       continue;

@@ -46,7 +46,7 @@ class Namer {
   std::string what(const Task& task) const {
     if (task.kind == Task::Kind::compute)
       return std::string(
-          plan::name_of(programs_[at(task.rank)].instructions[at(task.instruction)].op));
+          plan::name_of(programs_[at(task.rank)].instructions[at(task.instruction)]));
     const Message& message = messages_[at(task.message)];
     const std::string& value = programs_[at(message.to)].values[at(message.value)].name;
     if (task.kind == Task::Kind::send) return "send " + value + " -> " + device(message.to);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/task_graph.hpp"
 
 namespace cleave::optimizer {
@@ -229,8 +230,8 @@ void Space::set_costs() {
       return device.seconds(plan::kernels_of_model(config, load, false));
     }));
     if (!device.agent) continue;
-    teacher_s_ = std::min(teacher_s_, compute_seconds(device, plan::Op::sub_model,
-                                                      plan::kernels_of_model(bare_, load, true)));
+    teacher_s_ = std::min(teacher_s_,
+                          compute_seconds(device, true, plan::kernels_of_model(bare_, load, true)));
   }
   parameters_ = cost_of(
       bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });
@@ -325,9 +326,8 @@ double Space::working_bytes(const Share& share) const {
     part.layers.assign(
         1, {value(axis::heads, share[axis::heads]), value(axis::mlp, share[axis::mlp])});
   plan::Program program = probe_programs_.front();
-  for (const plan::Instruction& instruction : program.instructions)
-    if (instruction.op == plan::Op::sub_model)
-      program.values[at(instruction.result)].dims.back() = part.width;
+  if (const auto* sub_model = plan::find_first<plan::SubModel>(program))
+    program.values[at(sub_model->result)].dims.back() = part.width;
   return working_[key] = plan::working_bytes(program, plan);
 }
 

@@ -10,11 +10,12 @@
 
 #include <boost/graph/topological_sort.hpp>
 
+#include "optimizer/plan/cost.hpp"
+
 namespace cleave::optimizer {
 namespace {
 
 using plan::Instruction;
-using plan::Op;
 using plan::Program;
 using plan::ValueId;
 
@@ -25,9 +26,10 @@ std::string rank_text(const Program& program) { return "rank " + std::to_string(
 
 /// The part whose sub_model wrote `value` as features, or none.
 std::int32_t maker(const Program& program, ValueId value) {
-  for (const Instruction& instruction : program.instructions)
-    if (instruction.result == value && instruction.op == Op::sub_model && !instruction.with_head)
-      return instruction.part;
+  for (const Instruction& instruction : program.instructions) {
+    const auto* sub_model = std::get_if<plan::SubModel>(&instruction);
+    if (sub_model && sub_model->result == value && !sub_model->with_head) return sub_model->part;
+  }
   return Message::none;
 }
 
@@ -56,7 +58,7 @@ class MessageList {
  private:
   void add_inputs(const Program& program, std::int32_t aggregator) {
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-      if (program.instructions[i].op != Op::input) continue;
+      if (!std::holds_alternative<plan::Input>(program.instructions[i])) continue;
       Message message;
       message.from = aggregator;
       add(message, program, count(i));
@@ -65,17 +67,16 @@ class MessageList {
 
   void remember_receives(const Program& program) {
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-      const Instruction& instruction = program.instructions[i];
-      if (instruction.op == Op::receive)
-        receives_[{instruction.peer, program.rank, instruction.tag}] = count(i);
+      if (const auto* receive = std::get_if<plan::Receive>(&program.instructions[i]))
+        receives_[{receive->peer, program.rank, receive->tag}] = count(i);
     }
   }
 
   void add_sends(const Program& program) {
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-      const Instruction& instruction = program.instructions[i];
-      if (instruction.op != Op::send) continue;
-      const Address address{program.rank, instruction.peer, instruction.tag};
+      const auto* send = std::get_if<plan::Send>(&program.instructions[i]);
+      if (!send) continue;
+      const Address address{program.rank, send->peer, send->tag};
       const auto receive = receives_.find(address);
       if (receive == receives_.end())
         throw std::invalid_argument("[programs] send " + text(address) +
@@ -83,8 +84,8 @@ class MessageList {
       Message message;
       message.from = program.rank;
       message.send = count(i);
-      message.part = maker(program, instruction.operands.at(0));
-      add(message, programs_.at(at(instruction.peer)), receive->second);
+      message.part = maker(program, send->value);
+      add(message, programs_.at(at(send->peer)), receive->second);
       receives_.erase(receive);
     }
   }
@@ -92,7 +93,7 @@ class MessageList {
   void add(Message message, const Program& receiver, std::int32_t receive) {
     message.to = receiver.rank;
     message.receive = receive;
-    message.value = receiver.instructions[at(receive)].result;
+    message.value = plan::result_of(receiver.instructions[at(receive)]);
     message.bytes = receiver.values.at(at(message.value)).bytes();
     messages_.push_back(message);
   }
@@ -152,8 +153,8 @@ class Builder {
 
   bool is_computed(const Program& program, const Instruction& instruction) const {
     const bool is_aggregator = at(program.rank) + 1 == programs_.size();
-    if (instruction.op == Op::input) return is_aggregator;
-    return instruction.op != Op::send && instruction.op != Op::receive;
+    if (std::holds_alternative<plan::Input>(instruction)) return is_aggregator;
+    return plan::computes(instruction) || std::holds_alternative<plan::Output>(instruction);
   }
 
   void add_computes(const Program& program) {
@@ -163,11 +164,12 @@ class Builder {
       Task task;
       task.rank = program.rank;
       task.instruction = count(i);
-      task.seconds = compute_seconds(device(program.rank), instruction.op,
+      task.seconds = compute_seconds(device(program.rank), wakes(instruction),
                                      plan::kernels_of(instruction, program, plan_));
       if (task.seconds > 0) task.holds[0] = computing(program.rank);
       const std::int32_t vertex = add(task);
-      if (instruction.result >= 0) made_by_[at(program.rank)].at(at(instruction.result)) = vertex;
+      const ValueId result = plan::result_of(instruction);
+      if (result >= 0) made_by_[at(program.rank)].at(at(result)) = vertex;
       computes_.emplace_back(vertex, &instruction);
     }
   }
@@ -223,13 +225,13 @@ class Builder {
 
   void wait_for_operands(std::int32_t task, const Instruction& instruction,
                          const Program& program) {
-    for (const ValueId operand : instruction.operands) {
+    plan::for_operands(instruction, [&](ValueId operand) {
       const std::int32_t from = made_by_[at(program.rank)].at(at(operand));
       if (from < 0)
         throw std::invalid_argument("[programs] " + rank_text(program) + ": value '" +
                                     program.values[at(operand)].name + "' is never written");
       add_edge(from, task);
-    }
+    });
   }
 
   void refuse_cycles() const {
@@ -277,10 +279,14 @@ std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& f
   return devices;
 }
 
-double compute_seconds(const plan::Device& device, Op op,
+bool wakes(const Instruction& instruction) {
+  return std::holds_alternative<plan::SubModel>(instruction);
+}
+
+double compute_seconds(const plan::Device& device, bool wakes,
                        const std::vector<plan::Kernel>& kernels) {
   if (kernels.empty()) return 0;
-  const double wake_s = op == Op::sub_model ? device.wake_seconds() : 0;
+  const double wake_s = wakes ? device.wake_seconds() : 0;
   return wake_s + device.instruction_seconds() + device.seconds(kernels);
 }
 

@@ -30,9 +30,11 @@ std::vector<Message> messages_of(const std::vector<plan::Program>& programs);
 /// with the name that is unknown.
 std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& fleet);
 
-/// Seconds of one compute instruction: dispatch, kernels, and for a sub-model the wake-up of a
-/// device that was idle since the last request. 0 where there is nothing to compute.
-double compute_seconds(const plan::Device& device, plan::Op op,
+/// Whether a device that was idle since the last request wakes up for this instruction.
+bool wakes(const plan::Instruction& instruction);
+/// Seconds of one compute instruction: dispatch, kernels, and the wake-up. 0 where there is nothing
+/// to compute.
+double compute_seconds(const plan::Device& device, bool wakes,
                        const std::vector<plan::Kernel>& kernels);
 /// Seconds that one end of a message costs the device. Not slowed by its speed: only computing is.
 double message_seconds(const plan::Device& device, double bytes);

@@ -12,6 +12,7 @@
 #include "infer/compute.hpp"
 #include "infer/machine.hpp"
 #include "net/mesh.hpp"
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/fake_parts.hpp"
 

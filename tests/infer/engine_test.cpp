@@ -50,7 +50,7 @@ struct SubModel {
     shape.batch = batch;
     program = plan::compile(plan, shape).at(rank);
     for (const auto& candidate : program.instructions)
-      if (candidate.op == plan::Op::sub_model) instruction = candidate;
+      if (std::holds_alternative<plan::SubModel>(candidate)) instruction = candidate;
   }
   net::Value run(Engine& engine, const net::Value& x) const {
     return engine.run(instruction, program, {&x});
@@ -102,8 +102,7 @@ TEST(Engine, GivesTheSameOnAgentsAsLocally) {
     features.push_back(SubModel(tiny.plan, p).run(*agent, pixels));
   }
   const auto program = plan::compile(tiny.plan, tiny.plan.shape).back();
-  const auto fuse = *std::find_if(program.instructions.begin(), program.instructions.end(),
-                                  [](const auto& i) { return i.op == plan::Op::fuse; });
+  const auto fuse = *plan::find_first<plan::Fuse>(program);
   const auto answer = aggregator->run(fuse, program, {&features[0], &features[1], &features[2]});
   EXPECT_TRUE(at::equal(tensor_of(answer), expected_answer(tiny, scratch.path(), pixels)));
 }
@@ -165,8 +164,7 @@ TEST(Engine, AcceptsBytesThatAreNotAligned) {
   const plan::Bundle bundle(scratch.path());
   const auto aggregator = fusion_engine(bundle, tiny.plan);
   const auto program = plan::compile(tiny.plan, tiny.plan.shape).back();
-  const auto fuse = *std::find_if(program.instructions.begin(), program.instructions.end(),
-                                  [](const auto& i) { return i.op == plan::Op::fuse; });
+  const auto fuse = *plan::find_first<plan::Fuse>(program);
   const std::vector<float> numbers(16, 0.5f);
   net::Value aligned, shifted;
   aligned.dims = shifted.dims = {1, 1, 16};
@@ -189,12 +187,9 @@ TEST(Engine, HoldsOnlyItsPart) {
   EXPECT_EQ(error_of([&] { SubModel(tiny.plan, 0).run(*engine, pixels); }),
             "[engine] part 0: not held by this process");
   const auto program = plan::compile(tiny.plan, tiny.plan.shape).back();
-  plan::Instruction fuse;
-  fuse.op = plan::Op::fuse;
-  EXPECT_EQ(error_of([&] { engine->run(fuse, program, {}); }),
+  EXPECT_EQ(error_of([&] { engine->run(plan::Fuse(), program, {}); }),
             "[engine] fusion head: not held by this process");
-  fuse.op = plan::Op::send;
-  EXPECT_EQ(error_of([&] { engine->run(fuse, program, {}); }),
+  EXPECT_EQ(error_of([&] { engine->run(plan::Send(), program, {}); }),
             "[engine] instruction: saw send, needs sub_model or fuse");
 }
 

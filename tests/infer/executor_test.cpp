@@ -12,12 +12,13 @@
 
 #include <gtest/gtest.h>
 
+#include "infer/paced.hpp"
+
 namespace cleave::infer {
 namespace {
 
 using namespace std::chrono_literals;
 using plan::Instruction;
-using plan::Op;
 using plan::Program;
 
 const auto start = Clock::now();
@@ -42,7 +43,7 @@ class AddingEngine : public Engine {
  public:
   net::Value run(const Instruction& instruction, const Program&,
                  const std::vector<const net::Value*>& operands, const Sequence&) override {
-    float sum = instruction.op == Op::sub_model ? 100 : 0;
+    float sum = std::holds_alternative<plan::SubModel>(instruction) ? 100 : 0;
     for (const net::Value* operand : operands) sum += operand->present ? number_in(*operand) : -1;
     if (sum < 0)
       throw std::runtime_error("[fuse] sum: saw " + std::to_string(sum) + ", needs >= 0");
@@ -59,30 +60,19 @@ plan::ValueInfo info(const std::string& name) {
   return value;
 }
 
-Instruction make(Op op, plan::ValueId result, std::vector<plan::ValueId> operands) {
-  Instruction instruction;
-  instruction.op = op;
-  instruction.result = result;
-  instruction.operands = std::move(operands);
-  return instruction;
+plan::Receive receive(plan::ValueId result, std::int32_t peer, bool may_be_absent = true) {
+  return {result, peer, static_cast<std::uint32_t>(peer), may_be_absent};
 }
 
-Instruction receive(plan::ValueId result, std::int32_t peer, bool may_be_absent = true) {
-  Instruction instruction = make(Op::receive, result, {});
-  instruction.peer = peer;
-  instruction.tag = static_cast<std::uint32_t>(peer);
-  instruction.may_be_absent = may_be_absent;
-  return instruction;
+plan::SubModel sub_model(plan::ValueId result, plan::ValueId given) {
+  return {result, given, 0, false};
 }
 
 /// x = input; f = sub_model(x); send(f -> 2)
 std::shared_ptr<const Program> agent_program() {
   auto program = std::make_shared<Program>();
   program->values = {info("x"), info("f")};
-  Instruction send = make(Op::send, -1, {1});
-  send.peer = 2;
-  send.tag = 7;
-  program->instructions = {make(Op::input, 0, {}), make(Op::sub_model, 1, {0}), send};
+  program->instructions = {plan::Input{0}, sub_model(1, 0), plan::Send{1, 2, 7}};
   return program;
 }
 
@@ -91,7 +81,7 @@ std::shared_ptr<const Program> fusion_program(bool may_be_absent = true) {
   auto program = std::make_shared<Program>();
   program->values = {info("f_0"), info("f_1"), info("y")};
   program->instructions = {receive(0, 0, may_be_absent), receive(1, 1, may_be_absent),
-                           make(Op::fuse, 2, {0, 1}), make(Op::output, -1, {2})};
+                           plan::Fuse{2, {0, 1}}, plan::Output{2}};
   return program;
 }
 
@@ -188,9 +178,8 @@ TEST(Executor, ReturnsToTheOlderRequestBetweenTwoInstructionsOfTheYounger) {
 TEST(Executor, SendsBeforeItComputesOn) {
   auto program = std::make_shared<Program>();
   program->values = {info("x"), info("a"), info("b")};
-  Instruction send_a = make(Op::send, -1, {1}), send_b = make(Op::send, -1, {2});
-  program->instructions = {make(Op::input, 0, {}), make(Op::sub_model, 1, {0}),
-                           make(Op::sub_model, 2, {0}), send_a, send_b};
+  program->instructions = {plan::Input{0}, sub_model(1, 0), sub_model(2, 0), plan::Send{1, -1, 0},
+                           plan::Send{2, -1, 0}};
   Bench bench;
   bench.executor.admit(1, program, {value_of(1)}, in_a_second, in_an_hour);
   bench.executor.step(start);
@@ -212,7 +201,8 @@ TEST(Executor, FusesWithWhatIsThereWhenTheOthersAreLate) {
 TEST(Executor, IgnoresAFeatureThatComesAfterItWasGivenUp) {
   Bench bench;
   auto program = std::make_shared<Program>(*fusion_program());
-  program->instructions[0].may_be_absent = false;  // keeps the request alive
+  std::get<plan::Receive>(program->instructions[0]).may_be_absent =
+      false;  // keeps the request alive
   bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
   EXPECT_EQ(bench.run(in_a_second), 0);
   EXPECT_EQ(bench.executor.deliver(1, 1, 1, value_of(50)), "");
@@ -439,7 +429,7 @@ TEST(Executor, RefusesAResultThatIsNotWhatTheProgramSays) {
 
 TEST(Executor, OnlyFuseAcceptsAbsentOperands) {
   auto program = std::make_shared<Program>(*fusion_program());
-  program->instructions[2].op = Op::sub_model;
+  program->instructions[2] = sub_model(2, 0);
   Bench bench;
   bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
   bench.executor.peer_lost(0);

@@ -174,10 +174,10 @@ class FakeEngine : public Engine {
       : time_(time), seen_(seen) {}
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands, const Sequence&) override {
-    const auto& info = program.values.at(static_cast<std::size_t>(instruction.result));
+    const auto& info = program.values.at(static_cast<std::size_t>(plan::result_of(instruction)));
     float number = 0;
-    if (instruction.op == plan::Op::sub_model)
-      number = feature_of(*operands.at(0), instruction.part);
+    if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
+      number = feature_of(*operands.at(0), sub_model->part);
     else
       for (const auto* operand : operands) number += operand->present ? first_number(*operand) : 0;
     if (time_.count() > 0) std::this_thread::sleep_for(time_);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "infer/aggregator.hpp"
+#include "infer/paced.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/config/image_config.hpp"
 #include "net/mesh.hpp"

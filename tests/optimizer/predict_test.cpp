@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "optimizer/plan/cost.hpp"
 #include "tests/optimizer/examples.hpp"
 
 namespace cleave::optimizer {

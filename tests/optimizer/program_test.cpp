@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "optimizer/plan/cost.hpp"
 #include "tests/base/scratch.hpp"
 #include "tests/optimizer/examples.hpp"
 
@@ -75,10 +76,12 @@ TEST(Compile, WritesEachValueOnce) {
     for (const Program& program : compile(plan, of_batch(plan, 2))) {
       std::vector<int> written(program.values.size(), 0);
       for (const Instruction& instruction : program.instructions) {
-        for (const ValueId operand : instruction.operands)
+        for_operands(instruction, [&](ValueId operand) {
           EXPECT_EQ(written.at(static_cast<std::size_t>(operand)), 1)
               << "read before it is written";
-        if (instruction.result >= 0) ++written.at(static_cast<std::size_t>(instruction.result));
+        });
+        const ValueId result = result_of(instruction);
+        if (result >= 0) ++written.at(static_cast<std::size_t>(result));
       }
       EXPECT_EQ(written, std::vector<int>(program.values.size(), 1)) << to_text(program);
     }
@@ -90,16 +93,13 @@ TEST(Compile, GivesEveryReceiveExactlyOneSend) {
     std::map<Message, ValueInfo> sent, received;
     for (const Program& program : programs)
       for (const Instruction& instruction : program.instructions) {
-        if (instruction.op == Op::send) {
-          const ValueInfo& value =
-              program.values[static_cast<std::size_t>(instruction.operands[0])];
-          EXPECT_TRUE(
-              sent.insert({{program.rank, instruction.peer, instruction.tag}, value}).second);
+        if (const auto* send = std::get_if<Send>(&instruction)) {
+          const ValueInfo& value = program.values[static_cast<std::size_t>(send->value)];
+          EXPECT_TRUE(sent.insert({{program.rank, send->peer, send->tag}, value}).second);
         }
-        if (instruction.op == Op::receive) {
-          const ValueInfo& value = program.values[static_cast<std::size_t>(instruction.result)];
-          EXPECT_TRUE(
-              received.insert({{instruction.peer, program.rank, instruction.tag}, value}).second);
+        if (const auto* receive = std::get_if<Receive>(&instruction)) {
+          const ValueInfo& value = program.values[static_cast<std::size_t>(receive->result)];
+          EXPECT_TRUE(received.insert({{receive->peer, program.rank, receive->tag}, value}).second);
         }
       }
     ASSERT_EQ(sent.size(), received.size());
@@ -121,10 +121,35 @@ TEST(Compile, HasOneProgramForEachRankAndOneOutput) {
       EXPECT_EQ(programs[rank].digest, programs.front().digest);
       outputs +=
           std::count_if(programs[rank].instructions.begin(), programs[rank].instructions.end(),
-                        [](const Instruction& i) { return i.op == Op::output; });
+                        [](const Instruction& i) { return std::holds_alternative<Output>(i); });
     }
     EXPECT_EQ(outputs, 1);
   }
+}
+
+// A value counts from the instruction that writes it to the last that reads it.
+TEST(RunningBytes, AreThoseOfTheValuesThatAreAlive) {
+  Program program;
+  constexpr std::int64_t width = 1000;
+  const auto value = [&](std::int64_t count) {
+    program.values.push_back({"v", base::Element::f32, {count}});
+    return static_cast<ValueId>(program.values.size() - 1);
+  };
+  ValueId last = value(width);
+  program.instructions.emplace_back(Input{last});
+  for (std::uint32_t tag = 0; tag < 50; ++tag) {
+    program.instructions.emplace_back(Send{last, 1, tag});
+    last = value(width);
+    program.instructions.emplace_back(Receive{last, 1, tag, false});
+  }
+  program.instructions.emplace_back(Output{last});
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * width);
+  EXPECT_EQ(values_bytes(program), 4.0 * width);
+  // One that is read at the end lives all along, and one that nobody reads only for a moment.
+  program.instructions.back() = Output{0};
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 2 * width);
+  program.instructions.emplace_back(Receive{value(5 * width), 1, 99, false});
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width);
 }
 
 TEST(Compile, LetsOnlyFuseAcceptWhatMayBeAbsent) {
@@ -132,9 +157,10 @@ TEST(Compile, LetsOnlyFuseAcceptWhatMayBeAbsent) {
     for (const Program& program : compile(plan, of_batch(plan, 1))) {
       std::set<ValueId> absent;
       for (const Instruction& instruction : program.instructions) {
-        if (instruction.may_be_absent) absent.insert(instruction.result);
-        if (instruction.op == Op::fuse) continue;
-        for (const ValueId operand : instruction.operands) EXPECT_FALSE(absent.count(operand));
+        const auto* receive = std::get_if<Receive>(&instruction);
+        if (receive && receive->may_be_absent) absent.insert(receive->result);
+        if (accepts_absent(instruction)) continue;
+        for_operands(instruction, [&](ValueId operand) { EXPECT_FALSE(absent.count(operand)); });
       }
     }
 }

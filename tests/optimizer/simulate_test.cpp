@@ -179,7 +179,7 @@ TEST(Simulate, RefusesProgramsThatDoNotMatch) {
     return "nothing was thrown";
   };
   auto no_receive = plan::compile(plan, plan.shape);
-  no_receive[1].instructions.back().tag = 77;
+  std::get<plan::Send>(no_receive[1].instructions.back()).tag = 77;
   EXPECT_EQ(message(no_receive),
             "[programs] send from rank 1 to rank 3 with tag 77: saw no receive, needs one");
 
@@ -197,7 +197,8 @@ TEST(Simulate, RefusesProgramsThatWaitForEachOther) {
   const auto fleet = examples::fleet({clockwork("hub", 0.1)}, 1000, 0);
   const auto plan = one_layer_each(fleet);
   auto programs = plan::compile(plan, plan.shape);
-  programs[0].instructions[1].operands = {programs[0].instructions[1].result};
+  auto& sub_model = std::get<plan::SubModel>(programs[0].instructions[1]);
+  sub_model.given = sub_model.result;
   EXPECT_THROW(simulate(plan, programs, fleet), std::invalid_argument);
 }
 

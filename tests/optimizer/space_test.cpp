@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/optimizer/examples.hpp"
 

@@ -6,6 +6,7 @@
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
+#include "infer/paced.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/log.hpp"
 #include "tools/print.hpp"

@@ -8,6 +8,7 @@
 #include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
+#include "infer/paced.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/tokenizer/unicode.hpp"
 #include "optimizer/plan/fleet.hpp"
@@ -32,10 +33,10 @@ class TimedEngine : public infer::Engine {
     const auto started = infer::Clock::now();
     net::Value result = engine_->run(instruction, program, operands, sequence);
     const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
-    if (instruction.op == plan::Op::fuse)
-      fuse_s += spent_s;
+    if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
+      compute_s.at(static_cast<std::size_t>(sub_model->part)) += spent_s;
     else
-      compute_s.at(static_cast<std::size_t>(instruction.part)) += spent_s;
+      fuse_s += spent_s;
     return result;
   }
   void start() {

@@ -22,6 +22,7 @@
 #include "decompose/decompose.hpp"
 #include "infer/engine.hpp"
 #include "infer/machine.hpp"
+#include "infer/paced.hpp"
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/commands/commands.hpp"

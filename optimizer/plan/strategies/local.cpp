@@ -1,5 +1,6 @@
 #include <stdexcept>
 
+#include "optimizer/plan/builder.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {

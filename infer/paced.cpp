@@ -1,0 +1,144 @@
+#include "infer/paced.hpp"
+
+#include <cerrno>
+#include <ctime>
+#include <fcntl.h>
+#include <stdexcept>
+#include <sys/file.h>
+#include <system_error>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+namespace cleave::infer {
+namespace {
+
+Clock::duration thread_cpu_time() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+// A sleeping thread wakes tens of microseconds late; the end of the pause is spent looking at the
+// clock.
+void pause_until(Clock::time_point end) {
+  constexpr auto spin = std::chrono::microseconds(60);
+  if (end - Clock::now() > spin) std::this_thread::sleep_until(end - spin);
+  while (Clock::now() < end) {
+  }
+}
+
+/// A file that one process at a time holds; the kernel takes it back from one that dies.
+class TurnsFile {
+ public:
+  /// Empty: everybody's turn always.
+  explicit TurnsFile(const std::string& path) {
+    if (path.empty()) return;
+    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "[paced] " + path);
+  }
+  ~TurnsFile() {
+    if (fd_ >= 0) close(fd_);
+  }
+  TurnsFile(const TurnsFile&) = delete;
+  TurnsFile& operator=(const TurnsFile&) = delete;
+
+  void take() const {
+    while (fd_ >= 0 && flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+    }
+  }
+  void give() const {
+    if (fd_ >= 0) flock(fd_, LOCK_UN);
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+class Turn {
+ public:
+  explicit Turn(const TurnsFile& file) : file_(file) { file_.take(); }
+  ~Turn() { file_.give(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  const TurnsFile& file_;
+};
+
+class PacedEngine : public Engine {
+ public:
+  PacedEngine(std::unique_ptr<Engine> engine, double factor, const std::string& turns)
+      : engine_(std::move(engine)), factor_(factor), turns_(turns) {}
+
+  void prepare() override {
+#ifdef __linux__
+    prctl(PR_SET_TIMERSLACK, 1UL);  // else every sleep ends up to 50 us late
+#endif
+    engine_->prepare();
+  }
+  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
+
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    const auto start = Clock::now();
+    net::Value result;
+    std::chrono::duration<double, std::nano> used{};
+    {
+      const Turn turn(turns_);
+      const auto cpu_start = thread_cpu_time();
+      result = engine_->run(instruction, program, operands, sequence);
+      used = thread_cpu_time() - cpu_start;
+    }
+    pause_until(start + std::chrono::duration_cast<Clock::duration>(used * factor_));
+    return result;
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+  double factor_;
+  TurnsFile turns_;
+};
+
+class DelayedEngine : public Engine {
+ public:
+  DelayedEngine(std::unique_ptr<Engine> engine, std::chrono::microseconds delay)
+      : engine_(std::move(engine)), delay_(delay) {}
+
+  void prepare() override { engine_->prepare(); }
+  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
+
+  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+                 const std::vector<const net::Value*>& operands,
+                 const Sequence& sequence) override {
+    net::Value result = engine_->run(instruction, program, operands, sequence);
+    std::this_thread::sleep_for(delay_);
+    return result;
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+  std::chrono::microseconds delay_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,
+                              const std::string& turns) {
+  if (!(factor >= 1))
+    throw std::invalid_argument("[paced] factor: saw " + std::to_string(factor) +
+                                ", needs at least 1");
+  return std::make_unique<PacedEngine>(std::move(engine), factor, turns);
+}
+
+std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine,
+                                   std::chrono::microseconds delay) {
+  return std::make_unique<DelayedEngine>(std::move(engine), delay);
+}
+
+}  // namespace cleave::infer

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "infer/executor.hpp"
+
+namespace cleave::infer {
+
+/// Ends each compute instruction at start + thread CPU time · factor, so that a fast core is honest
+/// about being slow. The inner engine computes on the calling thread alone. Processes that name the
+/// same file in `turns` compute one at a time: emulated devices do not share caches and memory
+/// bandwidth, and what one waits for its turn is a part of its stretched time. Throws
+/// std::invalid_argument where `factor` is below 1, std::system_error where the file cannot be
+/// opened.
+std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,
+                              const std::string& turns = {});
+/// Adds a fixed delay to each run: a slow phone, in a test or in `cleave bench`.
+std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine, std::chrono::microseconds delay);
+
+}  // namespace cleave::infer

@@ -1,0 +1,181 @@
+#include "optimizer/plan/cost.hpp"
+
+#include <algorithm>
+
+#include "model/config/config.hpp"
+
+namespace cleave::plan {
+namespace {
+
+double real(std::int64_t count) { return static_cast<double>(count); }
+
+std::vector<std::int64_t> widths_of(const Plan& plan) {
+  std::vector<std::int64_t> widths;
+  for (const PlanPart& part : plan.parts) widths.push_back(part.config.width);
+  return widths;
+}
+
+/// Each set's A^S [D, Σ D_p] and b^S [D], or each part's A_p [D, D_p], b_p, m_p and c_p [D] where
+/// parts share a head; the teacher's head.
+double fusion_bytes(const Plan& plan) {
+  const double width = real(plan.teacher.width);
+  double numbers = 0;
+  for (const model::Parameter& parameter : model::head_parameters(plan.teacher))
+    numbers += real(parameter.count());
+  double widths = 0;
+  for (const PlanPart& part : plan.parts) widths += real(part.config.width);
+  const std::size_t parts = plan.parts.size();
+  if (parts > model::most_parts_with_subsets) {
+    numbers += width * (widths + 3 * real(static_cast<std::int64_t>(parts)));
+  } else {
+    const double half = real(std::int64_t{1} << (parts - 1));  // the sets that a part is in
+    numbers += width * (half * widths + 2 * half - 1);
+  }
+  return numbers * 4;
+}
+
+/// What the operations cost, in one place for each; those that compute nothing cost nothing.
+class Costs {
+ public:
+  Costs(const Program& program, const Plan& plan) : program_(program), plan_(plan) {}
+
+  // ---- sub_model ----
+
+  std::vector<Kernel> kernels(const SubModel& i) const {
+    return kernels_of_model(config(i), load_of(i.given), i.with_head);
+  }
+  /// Where texts are generated, the prompt's pass is the larger one, and the cache stays.
+  double scratch_bytes(const SubModel& i) const {
+    const Load load = load_of(i.given);
+    const RequestShape& shape = plan_.shape;
+    if (shape.generate == 0) return forward_bytes(config(i), load);
+    return forward_bytes(config(i), Load{load.batch, shape.tokens, 0}) +
+           cache_bytes(config(i), load.batch, shape.tokens + shape.generate);
+  }
+  double loading_bytes(const SubModel& i) const { return plan::loading_bytes(config(i)); }
+  double weight_bytes(const SubModel& i) const { return plan::weight_bytes(config(i)); }
+
+  // ---- fuse ----
+
+  std::vector<Kernel> kernels(const Fuse& i) const {
+    return kernels_of_fusion(plan_.teacher, widths_of(plan_), load_of(i.features.at(0)));
+  }
+  /// Alive while fusing: the sum, the next term, what covers it and the answers; and libtorch's
+  /// code that the first fusion brings into memory (measured as in work.cpp).
+  double scratch_bytes(const Fuse& i) const {
+    constexpr double first_fusion_bytes = 7e6;
+    const Load load = load_of(i.features.at(0));
+    const double rows = real(load.batch * feature_rows(plan_.teacher, load.tokens));
+    return 4 * rows * (4 * real(plan_.teacher.width) + 2 * real(plan_.teacher.classes)) +
+           first_fusion_bytes;
+  }
+  /// The largest tensor in its file.
+  double loading_bytes(const Fuse&) const {
+    double largest = 0;
+    for (const model::Parameter& parameter : model::head_parameters(plan_.teacher))
+      largest = std::max(largest, real(parameter.count()));
+    for (const PlanPart& part : plan_.parts)
+      largest = std::max(largest, real(plan_.teacher.width) * real(part.config.width));
+    return 4 * largest;
+  }
+  double weight_bytes(const Fuse&) const { return fusion_bytes(plan_); }
+
+  // ---- the others ----
+
+  template <class Operation>
+  std::vector<Kernel> kernels(const Operation&) const {
+    return {};
+  }
+  template <class Operation>
+  double scratch_bytes(const Operation&) const {
+    return 0;
+  }
+  template <class Operation>
+  double loading_bytes(const Operation&) const {
+    return 0;
+  }
+  template <class Operation>
+  double weight_bytes(const Operation&) const {
+    return 0;
+  }
+
+ private:
+  const model::ModelConfig& config(const SubModel& i) const {
+    return plan_.parts.at(static_cast<std::size_t>(i.part)).config;
+  }
+  /// What an instruction is over, by a value that it reads: ids [B, N] or features [B, T, D].
+  Load load_of(ValueId value) const {
+    const auto& dims = program_.values.at(static_cast<std::size_t>(value)).dims;
+    Load load{dims.at(0), dims.at(1), 0};
+    if (plan_.teacher.causal) load.past = planned_load(plan_.shape).past;
+    return load;
+  }
+
+  const Program& program_;
+  const Plan& plan_;
+};
+
+/// The most bytes of values that are alive, each from the instruction that writes it to the last
+/// that reads it, and of what the instruction allocates beside them.
+template <class Scratch>
+double peak_of(const Program& program, const Scratch& scratch_of) {
+  const auto at = [](ValueId value) { return static_cast<std::size_t>(value); };
+  std::vector<std::size_t> last(program.values.size(), 0);
+  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    const ValueId result = result_of(program.instructions[i]);
+    if (result >= 0) last.at(at(result)) = i;
+    for_operands(program.instructions[i], [&](ValueId operand) { last.at(at(operand)) = i; });
+  }
+  std::vector<double> ending(program.instructions.size(), 0);
+  double alive = 0, peak = 0;
+  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    const ValueId result = result_of(program.instructions[i]);
+    if (result >= 0) {
+      const double bytes = program.values[at(result)].bytes();
+      alive += bytes;
+      ending[last[at(result)]] += bytes;
+    }
+    peak = std::max(peak, alive + scratch_of(program.instructions[i]));
+    alive -= ending[i];
+  }
+  return peak;
+}
+
+}  // namespace
+
+std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
+                               const Plan& plan) {
+  const Costs costs(program, plan);
+  return std::visit([&costs](const auto& i) { return costs.kernels(i); }, instruction);
+}
+
+double values_bytes(const Program& program) {
+  return peak_of(program, [](const Instruction&) { return 0.0; });
+}
+
+double running_bytes(const Program& program, const Plan& plan) {
+  const Costs costs(program, plan);
+  return peak_of(program, [&costs](const Instruction& instruction) {
+    return std::visit([&costs](const auto& i) { return costs.scratch_bytes(i); }, instruction);
+  });
+}
+
+double working_bytes(const Program& program, const Plan& plan) {
+  const Costs costs(program, plan);
+  double loading = 0;
+  for (const Instruction& instruction : program.instructions)
+    loading = std::max(
+        loading,
+        std::visit([&costs](const auto& i) { return costs.loading_bytes(i); }, instruction));
+  return std::max(running_bytes(program, plan), loading);
+}
+
+double resident_bytes(const Program& program, const Plan& plan) {
+  const Costs costs(program, plan);
+  double bytes = serving_bytes;
+  for (const Instruction& instruction : program.instructions)
+    bytes += std::visit([&costs](const auto& i) { return costs.weight_bytes(i); }, instruction);
+  return bytes;
+}
+
+}  // namespace cleave::plan

@@ -1,0 +1,59 @@
+#include "base/element.hpp"
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::plan {
+namespace {
+
+/// What stands between the brackets.
+class Arguments {
+ public:
+  explicit Arguments(const Program& program) : program_(program) {}
+  const std::string& text() const { return text_; }
+
+  void result(ValueId) {}
+  void operand(ValueId value) { append(program_.values.at(static_cast<std::size_t>(value)).name); }
+  void to(std::int32_t rank) { text_ += " -> " + std::to_string(rank); }
+  template <class Number>
+  void number(std::string_view word, Number number) {
+    append(std::string(word) + std::to_string(number));
+  }
+  void flag(std::string_view word, bool set) {
+    if (set) append(std::string(word));
+  }
+
+ private:
+  void append(const std::string& argument) { text_ += (text_.empty() ? "" : ", ") + argument; }
+  const Program& program_;
+  std::string text_;
+};
+
+std::string dims_text(const std::vector<std::int64_t>& dims) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(dims[i]);
+  }
+  return text + "]";
+}
+
+std::string line_text(const Instruction& instruction, const Program& program) {
+  Arguments arguments(program);
+  std::visit([&arguments](const auto& i) { i.fields(i, arguments); }, instruction);
+  std::string text = std::string(name_of(instruction)) + "(" + arguments.text() + ")";
+  const ValueId written = result_of(instruction);
+  if (written < 0) return text + "\n";
+  const ValueInfo& result = program.values.at(static_cast<std::size_t>(written));
+  return result.name + " = " + text + "  # " + std::string(base::name_of(result.element)) + " " +
+         dims_text(result.dims) + "\n";
+}
+
+}  // namespace
+
+std::string to_text(const Program& program) {
+  std::string text = "rank " + std::to_string(program.rank) + ":\n";
+  for (const Instruction& instruction : program.instructions)
+    text += "  " + line_text(instruction, program);
+  return text;
+}
+
+}  // namespace cleave::plan
