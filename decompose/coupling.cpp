@@ -8,6 +8,8 @@
 #include <boost/graph/adjacency_list.hpp>
 #include <boost/graph/connected_components.hpp>
 
+#include "model/config/block.hpp"
+
 namespace cleave::decompose {
 namespace {
 
@@ -36,7 +38,7 @@ class Walk {
         axes_.push_back({parameter.name, number, parameter.axes[i]});
       }
     }
-    const Vertex features = norm("norm", blocks(config.is_text() ? text() : image()));
+    const Vertex features = model::features(*this, config);
     // What stands between features and head is as wide as the residual stream, so that plain
     // Transformers loads a part, too.
     if (const auto pooled = linear("pooler", features)) tie(features, *pooled);
@@ -45,6 +47,38 @@ class Walk {
     linear("head", features);
     linear("head_distilled", features);
   }
+
+  // ---- the pieces of model/config/block.hpp ----
+
+  using Value = Vertex;
+  Vertex embed() { return config_.is_text() ? text() : image(); }
+  Vertex norm(const std::string& name, Vertex x) {
+    tie_if_there(x, name + ".weight", 0);
+    tie_if_there(x, name + ".bias", 0);
+    return x;
+  }
+  Vertex project(int layer, model::Projection which, Vertex x) {
+    constexpr const char* names[] = {"query", "key", "value"};
+    return *linear(model::block_prefix(layer) + "attention." + names[static_cast<int>(which)], x);
+  }
+  /// Ties each query head with the keys and values that it shares.
+  Vertex attend(int, Vertex query, Vertex key, Vertex value) {
+    tie(query, key);
+    return tie(key, value);
+  }
+  Vertex project_out(int layer, Vertex context) {
+    return *linear(model::block_prefix(layer) + "attention.output", context);
+  }
+  Vertex mlp(int layer, Vertex x) {
+    const std::string name = model::block_prefix(layer) + "mlp.";
+    const Vertex columns = *linear(name + "up", x);
+    if (const auto gate = linear(name + "gate", x)) tie(columns, *gate);
+    return *linear(name + "down", columns);
+  }
+  Vertex add(Vertex x, Vertex added) { return tie(x, added); }
+  Vertex read_out(Vertex x) { return norm("norm", x); }
+
+  // ---- what it found ----
 
   const std::vector<ParameterAxis>& axes() const { return axes_; }
 
@@ -70,40 +104,6 @@ class Walk {
     tie_if_there(tokens, "embedding.distillation_token", 2);
     tie_if_there(tokens, "embedding.position", 2);
     return tokens;
-  }
-
-  Vertex blocks(Vertex x) {
-    for (std::size_t l = 0; l < config_.layers.size(); ++l) {
-      const std::string block = "blocks." + std::to_string(l);
-      // A residual sum ties its two sides whichever side the norm is on.
-      if (config_.layers[l].heads > 0) {
-        x = tie(x, attention(block + ".attention", norm(block + ".norm_attention", x)));
-      }
-      if (config_.layers[l].mlp_width > 0) {
-        x = tie(x, mlp(block + ".mlp", norm(block + ".norm_mlp", x)));
-      }
-    }
-    return x;
-  }
-
-  Vertex attention(const std::string& name, Vertex x) {
-    const Vertex query = *linear(name + ".query", x);
-    const Vertex key = *linear(name + ".key", x);
-    const Vertex value = *linear(name + ".value", x);
-    tie(query, key);  // and so each query head with the keys and values that it shares
-    return *linear(name + ".output", tie(key, value));
-  }
-
-  Vertex mlp(const std::string& name, Vertex x) {
-    const Vertex columns = *linear(name + ".up", x);
-    if (const auto gate = linear(name + ".gate", x)) tie(columns, *gate);
-    return *linear(name + ".down", columns);
-  }
-
-  Vertex norm(const std::string& name, Vertex x) {
-    tie_if_there(x, name + ".weight", 0);
-    tie_if_there(x, name + ".bias", 0);
-    return x;
   }
 
   /// Absent where the model has no such layer (a model without a classifier).

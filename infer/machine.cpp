@@ -66,10 +66,9 @@ constexpr const char* kernels_variable = "OPENBLAS_CORETYPE";
 /// never a bad one.
 std::string best_kernels() {
 #if defined(__x86_64__)
-  const bool avx512 = __builtin_cpu_supports("avx512f") != 0 &&
-                      __builtin_cpu_supports("avx512bw") != 0 &&
-                      __builtin_cpu_supports("avx512dq") != 0 &&
-                      __builtin_cpu_supports("avx512vl") != 0;
+  const bool avx512 =
+      __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+      __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
   if (avx512) return "SkylakeX";
   if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0) return "Haswell";
 #endif
@@ -113,7 +112,7 @@ BlasInfo blas_info() {
 
 void take_best_blas_kernels(char** argv) {
   // The families that OpenBLAS knows with AVX2 or more.
-  static const std::set<std::string> modern = {"Haswell", "Excavator", "Zen",
+  static const std::set<std::string> modern = {"Haswell",  "Excavator",  "Zen",
                                                "SkylakeX", "Cooperlake", "SapphireRapids"};
   const std::string best = best_kernels();
   const auto core = symbol<char*()>("openblas_get_corename");

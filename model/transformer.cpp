@@ -12,8 +12,6 @@
 namespace cleave::model {
 namespace {
 
-std::string block_prefix(int layer) { return "blocks." + std::to_string(layer) + "."; }
-
 const LayerShape& layer_shape(const Transformer& model, int layer) {
   return model.config.layers.at(static_cast<std::size_t>(layer));
 }
@@ -134,31 +132,6 @@ Tensor append(Tensor& kept, const Tensor& fresh, const Sight& sight) {
   return kept.narrow(2, 0, longest + tokens);
 }
 
-/// Attention with its output bias. [B, N, D] -> [B, N, D].
-Tensor attention(const Transformer& model, int layer, const Tensor& normed, const Sight& sight,
-                 const Observer* observer) {
-  const Tensor x = rounded(normed, model.compute);  // once for all three
-  const auto projected = [&](Projection which) {
-    return project_flat(model, layer, which, heads_of(model, layer, which), x);
-  };
-  const Tensor q = projected(Projection::query);
-  const Tensor k = projected(Projection::key);
-  const Tensor v = projected(Projection::value);
-  if (observer != nullptr && observer->on_attention)
-    observer->on_attention(layer, widened(q), widened(k), widened(v));
-  const std::int64_t width = model.config.head_width;
-  const Tensor queries = rotate(split_heads(q, width), sight);
-  Tensor keys = rotate(split_heads(k, width), sight), values = split_heads(v, width);
-  if (sight.cache != nullptr) {
-    const auto l = static_cast<std::size_t>(layer);
-    keys = append(sight.cache->keys.at(l), keys, sight);
-    values = append(sight.cache->values.at(l), values, sight);
-  }
-  const Tensor context = attend(queries, keys, values, sight.bias);
-  if (observer != nullptr && observer->on_context) observer->on_context(layer, widened(context));
-  return with_weights_of(model, block_prefix(layer) + "attention.output", context);
-}
-
 /// Some MLP columns of `name`. [B, N, D] -> [B, N, columns].
 Tensor mlp_columns(const Transformer& model, const std::string& name, Range columns,
                    const Tensor& x) {
@@ -181,6 +154,65 @@ Tensor mlp_activations(const Transformer& model, int layer, Range columns, const
   if (observer != nullptr && observer->on_mlp) observer->on_mlp(layer, widened(h));
   return h;
 }
+
+/// libtorch, as it goes: values are tensors, the stream [B, N, D].
+class Eager {
+ public:
+  using Value = Tensor;
+  Eager(const Transformer& model, const Sight& sight, const Observer* observer)
+      : model_(model), sight_(sight), observer_(observer) {}
+
+  Tensor norm(const std::string& prefix, const Tensor& x) const {
+    return model::norm(model_, prefix, x);
+  }
+  /// [B, N, D] -> [B, N, h·K].
+  Tensor project(int layer, Projection which, const Tensor& x) {
+    return project_flat(model_, layer, which, heads_of(model_, layer, which), rounded_once(x));
+  }
+  Tensor attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v) const {
+    if (observer_ != nullptr && observer_->on_attention)
+      observer_->on_attention(layer, widened(q), widened(k), widened(v));
+    const std::int64_t width = model_.config.head_width;
+    const Tensor queries = rotate(split_heads(q, width), sight_);
+    Tensor keys = rotate(split_heads(k, width), sight_), values = split_heads(v, width);
+    if (sight_.cache != nullptr) {
+      const auto l = static_cast<std::size_t>(layer);
+      keys = append(sight_.cache->keys.at(l), keys, sight_);
+      values = append(sight_.cache->values.at(l), values, sight_);
+    }
+    const Tensor context = model::attend(queries, keys, values, sight_.bias);
+    if (observer_ != nullptr && observer_->on_context)
+      observer_->on_context(layer, widened(context));
+    return context;
+  }
+  Tensor project_out(int layer, const Tensor& context) const {
+    return with_weights_of(model_, block_prefix(layer) + "attention.output", context);
+  }
+  Tensor mlp(int layer, const Tensor& x) const {
+    const Range columns{0, layer_shape(model_, layer).mlp_width};
+    return with_weights_of(model_, block_prefix(layer) + "mlp.down",
+                           mlp_activations(model_, layer, columns, x, observer_));
+  }
+  Tensor add(const Tensor& x, const Tensor& added) const {
+    const bool changes = observer_ != nullptr && observer_->change_addition;
+    return x + (changes ? observer_->change_addition(added) : added);
+  }
+
+ private:
+  /// What three products read is rounded once.
+  const Tensor& rounded_once(const Tensor& x) {
+    if (!read_.is_same(x)) {
+      read_ = x;
+      rounded_ = rounded(x, model_.compute);
+    }
+    return rounded_;
+  }
+
+  const Transformer& model_;
+  const Sight& sight_;
+  const Observer* observer_;
+  Tensor read_, rounded_;
+};
 
 std::vector<std::int64_t> past_of(const Input& input) {
   if (input.cache != nullptr) return input.cache->lengths;
@@ -473,24 +505,8 @@ Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
 
 Tensor block(const Transformer& model, int layer, const Tensor& input, const Sight& sight,
              const Observer* observer) {
-  const LayerShape& shape = layer_shape(model, layer);
-  const std::string prefix = block_prefix(layer);
-  const bool before = model.config.norm_placement == NormPlacement::before;
-  // norm(x) goes in and x + half(norm(x)) comes out, or x goes in and norm(x + half(x)) comes out.
-  const auto half = [&](const Tensor& x, const std::string& name, const auto& inner) {
-    Tensor added = inner(before ? norm(model, prefix + name, x) : x);
-    if (observer != nullptr && observer->change_addition) added = observer->change_addition(added);
-    return before ? x + added : norm(model, prefix + name, x + added);
-  };
-  Tensor x = input;
-  if (shape.heads > 0)
-    x = half(x, "norm_attention",
-             [&](const Tensor& y) { return attention(model, layer, y, sight, observer); });
-  if (shape.mlp_width > 0)
-    x = half(x, "norm_mlp", [&](const Tensor& y) {
-      const Tensor h = mlp_activations(model, layer, {0, shape.mlp_width}, y, observer);
-      return with_weights_of(model, prefix + "mlp.down", h);
-    });
+  Eager eager(model, sight, observer);
+  const Tensor x = block(eager, model.config, layer, input);
   if (observer != nullptr && observer->on_block) observer->on_block(layer, x);
   return x;
 }

@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "model/config/block.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::model {
@@ -55,8 +56,6 @@ struct Observer {
   /// What each half of a block adds to the stream [B, N, D] -> what is added: dropout, in training.
   std::function<Tensor(const Tensor& added)> change_addition;
 };
-
-enum class Projection { query, key, value };
 
 /// x · weightᵀ + bias over the last axis: the only place where a weight is multiplied. [.., I] x
 /// [O, I] -> [.., O].

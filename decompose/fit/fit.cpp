@@ -15,6 +15,7 @@ namespace cleave::decompose {
 
 namespace fs = std::filesystem;
 using at::Tensor;
+using model::block_prefix;
 using model::Transformer;
 
 void FitOptions::check() const {

@@ -17,6 +17,7 @@ namespace {
 
 using at::Tensor;
 using Batches = std::vector<Tensor>;
+using model::block_prefix;
 using model::Transformer;
 
 Tensor index_of(const std::vector<std::int64_t>& list) { return at::tensor(list, at::kLong); }

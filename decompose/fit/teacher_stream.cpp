@@ -14,9 +14,8 @@ namespace cleave::decompose {
 namespace fs = std::filesystem;
 using at::Tensor;
 using Batches = std::vector<Tensor>;
+using model::block_prefix;
 using model::Transformer;
-
-std::string block_prefix(std::int64_t layer) { return "blocks." + std::to_string(layer) + "."; }
 
 const char* norm_name(Half half) { return half == Half::attention ? "norm_attention" : "norm_mlp"; }
 const char* writer_name(Half half) {

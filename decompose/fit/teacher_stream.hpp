@@ -12,6 +12,7 @@
 
 #include "decompose/fit/rows.hpp"
 #include "model/checkpoint.hpp"
+#include "model/config/block.hpp"
 #include "model/lanes.hpp"
 #include "model/transformer.hpp"
 
@@ -52,7 +53,6 @@ class Work {
 
 enum class Half { attention, mlp };
 
-std::string block_prefix(std::int64_t layer);
 const char* norm_name(Half half);
 const char* writer_name(Half half);
 /// For people.

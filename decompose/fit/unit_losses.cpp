@@ -14,6 +14,7 @@ namespace cleave::decompose {
 namespace {
 
 using at::Tensor;
+using model::block_prefix;
 using model::Transformer;
 
 /// Sums of x xᵀ and x over tokens, of fp32 products: a choice needs no more.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/config/block.hpp"
+
 namespace cleave::plan {
 namespace {
 
@@ -61,33 +63,6 @@ void add_embedding(Work& work, const model::ModelConfig& config, const Load& loa
     work.add(KernelKind::norm, rows, 0, config.width);
 }
 
-void add_attention(Work& work, const model::ModelConfig& config, std::int64_t heads,
-                   const Load& load) {
-  if (heads == 0) return;
-  const std::int64_t rows = load.batch * tokens_of(config, load);
-  const std::int64_t inner = heads * config.head_width, shared = inner / config.group;
-  work.add(KernelKind::norm, rows, 0, config.width);
-  for (const std::int64_t columns : {inner, shared, shared})
-    work.matmul(rows, config.width, columns);
-  if (config.rotary_base > 0) work.add(KernelKind::elementwise, 2 * rows, 0, inner + shared);
-  work.add(KernelKind::attention, heads * rows, config.head_width, seen_of(config, load));
-  work.matmul(rows, inner, config.width);
-  work.add(KernelKind::elementwise, rows, 0, config.width);  // residual
-}
-
-void add_mlp(Work& work, const model::ModelConfig& config, std::int64_t mlp_width,
-             const Load& load) {
-  if (mlp_width == 0) return;
-  const std::int64_t rows = load.batch * tokens_of(config, load);
-  work.add(KernelKind::norm, rows, 0, config.width);
-  work.matmul(rows, config.width, mlp_width);
-  if (config.gated) work.matmul(rows, config.width, mlp_width);
-  if (config.gated) work.add(KernelKind::elementwise, rows, 0, mlp_width);
-  work.add(KernelKind::activation, rows, 0, mlp_width);
-  work.matmul(rows, mlp_width, config.width);
-  work.add(KernelKind::elementwise, rows, 0, config.width);  // residual
-}
-
 void add_head(Work& work, const model::ModelConfig& config, const Load& load) {
   if (config.classes == 0) return;
   const std::int64_t rows = load.batch * feature_rows(config, load.tokens);
@@ -99,6 +74,69 @@ void add_head(Work& work, const model::ModelConfig& config, const Load& load) {
     work.matmul(load.batch, config.width, config.classes);
   work.add(KernelKind::elementwise, load.batch, 0, config.classes);
 }
+
+/// The forward pass with kernels in place of numbers: a value is how many numbers a token has.
+class Kernels {
+ public:
+  using Value = std::int64_t;
+  Kernels(const model::ModelConfig& config, const Load& load)
+      : config_(config), load_(load), rows_(load.batch * tokens_of(config, load)) {}
+
+  std::int64_t embed() {
+    add_embedding(work_, config_, load_);
+    return config_.width;
+  }
+  std::int64_t norm(const std::string&, std::int64_t width) {
+    work_.add(KernelKind::norm, rows_, 0, width);
+    return width;
+  }
+  std::int64_t project(int layer, model::Projection which, std::int64_t width) {
+    const std::int64_t columns = config_.layers[static_cast<std::size_t>(layer)].heads *
+                                 config_.head_width /
+                                 (which == model::Projection::query ? 1 : config_.group);
+    work_.matmul(rows_, width, columns);
+    return columns;
+  }
+  std::int64_t attend(int, std::int64_t query, std::int64_t key, std::int64_t) {
+    if (config_.rotary_base > 0) work_.add(KernelKind::elementwise, 2 * rows_, 0, query + key);
+    work_.add(KernelKind::attention, query / config_.head_width * rows_, config_.head_width,
+              seen_of(config_, load_));
+    return query;
+  }
+  std::int64_t project_out(int, std::int64_t width) {
+    work_.matmul(rows_, width, config_.width);
+    return config_.width;
+  }
+  std::int64_t mlp(int layer, std::int64_t width) {
+    const std::int64_t columns = config_.layers[static_cast<std::size_t>(layer)].mlp_width;
+    work_.matmul(rows_, width, columns);
+    if (config_.gated) work_.matmul(rows_, width, columns);
+    if (config_.gated) work_.add(KernelKind::elementwise, rows_, 0, columns);
+    work_.add(KernelKind::activation, rows_, 0, columns);
+    work_.matmul(rows_, columns, width);
+    return width;
+  }
+  std::int64_t add(std::int64_t width, std::int64_t) {
+    work_.add(KernelKind::elementwise, rows_, 0, width);
+    return width;
+  }
+  std::int64_t read_out(std::int64_t width) {
+    if (config_.norm_placement == model::NormPlacement::after) return width;
+    const std::int64_t read =
+        config_.reads_every_token() ? rows_ : load_.batch * config_.summary_tokens;
+    work_.add(KernelKind::norm, read, 0, width);
+    return width;
+  }
+
+  void head() { add_head(work_, config_, load_); }
+  std::vector<Kernel> take() { return work_.take(); }
+
+ private:
+  const model::ModelConfig& config_;
+  const Load& load_;
+  std::int64_t rows_;
+  Work work_;
+};
 
 /// How many floats of each kind a batch has; what is alive together follows model/transformer.cpp
 /// statement by statement.
@@ -199,19 +237,10 @@ std::string_view name_of(KernelKind kind) {
 
 std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, const Load& load,
                                      bool with_head) {
-  Work work;
-  add_embedding(work, config, load);
-  for (const model::LayerShape& layer : config.layers) {
-    add_attention(work, config, layer.heads, load);
-    add_mlp(work, config, layer.mlp_width, load);
-  }
-  if (config.norm_placement == model::NormPlacement::before) {
-    const std::int64_t rows =
-        config.reads_every_token() ? tokens_of(config, load) : config.summary_tokens;
-    work.add(KernelKind::norm, load.batch * rows, 0, config.width);
-  }
-  if (with_head) add_head(work, config, load);
-  return work.take();
+  Kernels kernels(config, load);
+  model::features(kernels, config);
+  if (with_head) kernels.head();
+  return kernels.take();
 }
 
 std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
