@@ -287,7 +287,10 @@ bool Executor::step(Clock::time_point now) {
       if (!at.done && at.receive->may_be_absent) request.give_up(at, "late");
     sort_in(request);
   }
-  if (runnable_.empty()) return false;
+  if (runnable_.empty()) {
+    engine_.settle();
+    return false;
+  }
   Request& request = **runnable_.begin();
   if (!request.error.empty())
     fail(request, request.error);
@@ -349,6 +352,9 @@ void Executor::compute(Request& request, const plan::Instruction& instruction) {
 }
 
 void Executor::hand_over(Request& request, const plan::Instruction& instruction) {
+  const auto start = Clock::now();
+  engine_.settle();
+  request.compute_s += seconds(Clock::now() - start);
   const RunTimes times = request.times();
   // Copies of the handle: the hook may cancel the request.
   if (const auto* send = std::get_if<plan::Send>(&instruction)) {

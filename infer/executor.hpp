@@ -39,6 +39,8 @@ class Engine {
   virtual net::Value run(const plan::Instruction& instruction, const plan::Program& program,
                          const std::vector<const net::Value*>& operands,
                          const Sequence& sequence = {}) = 0;
+  /// Called before a value leaves, and where nothing is ready: an engine that owes time pays it.
+  virtual void settle() {}
   /// Frees what is kept of a sequence; one that is not known is no error.
   virtual void forget(std::uint64_t /*sequence*/) {}
   /// Called once on the compute thread before the first run: thread count, warm-up.

@@ -8,10 +8,12 @@
 
 namespace cleave::infer {
 
-/// Ends each compute instruction at start + thread CPU time · factor, so that a fast core is honest
-/// about being slow. The inner engine computes on the calling thread alone. Processes that name the
-/// same file in `turns` compute one at a time: emulated devices do not share caches and memory
-/// bandwidth, and what one waits for its turn is a part of its stretched time. Throws
+/// Stretches what is computed between two values that leave to thread CPU time · factor, so that a
+/// fast core is honest about being slow. What is owed is slept off in settle(), and by itself where
+/// it is more than 200 us. The inner engine computes on the calling thread alone. Processes that
+/// name the same file in `turns` compute one at a time, from one settle() to the next: emulated
+/// devices do not share caches and memory bandwidth, and what one waits for its turn is a part of
+/// its stretched time. Throws
 /// std::invalid_argument where `factor` is below 1, std::system_error where the file cannot be
 /// opened.
 std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,

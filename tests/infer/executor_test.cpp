@@ -515,6 +515,7 @@ double seconds_of_run(Engine& engine) {
   const net::Value input = value_of(1);
   const auto before = Clock::now();
   engine.run(program->instructions[1], *program, {&input});
+  engine.settle();
   return std::chrono::duration<double>(Clock::now() - before).count();
 }
 
@@ -539,6 +540,46 @@ TEST(Paced, SlowsShortRequestsToo) {
   const double best = best_of(30, *engine);
   EXPECT_GE(best, 0.0005);
   EXPECT_LT(best, 0.001);
+}
+
+// To end each of them at its own time would be to spin through all of it.
+TEST(Paced, SleepsOffWhatManySmallInstructionsOweTogether) {
+  const auto engine = paced(std::make_unique<BusyEngine>(5us), 10);
+  engine->prepare();
+  const auto program = agent_program();
+  const net::Value input = value_of(1);
+  const double cpu_before = thread_seconds();
+  const auto before = Clock::now();
+  for (int i = 0; i < 400; ++i) engine->run(program->instructions[1], *program, {&input});
+  engine->settle();
+  const double elapsed = std::chrono::duration<double>(Clock::now() - before).count();
+  const double used = thread_seconds() - cpu_before;
+  EXPECT_GE(elapsed, 400 * 5e-6 * 10);
+  EXPECT_LT(used, 0.7 * elapsed);
+}
+
+TEST(Executor, LetsTheEngineSettleBeforeAValueLeavesAndWhereNothingIsReady) {
+  class SettlingEngine : public AddingEngine {
+   public:
+    explicit SettlingEngine(std::vector<std::string>& log) : log_(log) {}
+    net::Value run(const Instruction& instruction, const Program& program,
+                   const std::vector<const net::Value*>& operands,
+                   const Sequence& sequence) override {
+      log_.push_back("run");
+      return AddingEngine::run(instruction, program, operands, sequence);
+    }
+    void settle() override { log_.push_back("settle"); }
+
+   private:
+    std::vector<std::string>& log_;
+  };
+  Bench bench;
+  SettlingEngine engine(bench.log);
+  Executor executor(engine, bench.hooks());
+  executor.admit(1, agent_program(), {value_of(1)}, in_an_hour, in_an_hour);
+  while (executor.step(start)) {
+  }
+  EXPECT_EQ(bench.log, (Log{"run", "settle", "1 send 2:7 101", "1 finished", "settle"}));
 }
 
 TEST(Paced, DoesNotCountTimeAsleep) {
@@ -575,7 +616,10 @@ TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
     for (int i = 0; i < 4; ++i)
       devices.emplace_back([&] {
         const auto engine = paced(std::make_unique<WatchingEngine>(inside, most), 1, turns);
-        for (int k = 0; k < 10; ++k) engine->run({}, {}, {});
+        for (int k = 0; k < 10; ++k) {
+          engine->run({}, {}, {});
+          engine->settle();
+        }
       });
     for (auto& device : devices) device.join();
     return most.load();

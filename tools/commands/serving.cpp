@@ -26,6 +26,12 @@ class TimedEngine : public infer::Engine {
       : compute_s(parts), engine_(std::move(engine)) {}
 
   void prepare() override { engine_->prepare(); }
+  void settle() override {
+    const auto started = infer::Clock::now();
+    engine_->settle();
+    if (last_) *last_ += std::chrono::duration<double>(infer::Clock::now() - started).count();
+    last_ = nullptr;
+  }
   void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
   net::Value run(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
@@ -33,10 +39,9 @@ class TimedEngine : public infer::Engine {
     const auto started = infer::Clock::now();
     net::Value result = engine_->run(instruction, program, operands, sequence);
     const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
-    if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
-      compute_s.at(static_cast<std::size_t>(sub_model->part)) += spent_s;
-    else
-      fuse_s += spent_s;
+    const auto* sub_model = std::get_if<plan::SubModel>(&instruction);
+    last_ = sub_model ? &compute_s.at(static_cast<std::size_t>(sub_model->part)) : &fuse_s;
+    *last_ += spent_s;
     return result;
   }
   void start() {
@@ -49,6 +54,7 @@ class TimedEngine : public infer::Engine {
 
  private:
   std::unique_ptr<infer::Engine> engine_;
+  double* last_ = nullptr;  // whose instruction was the last
 };
 
 /// Every part in this process, one request at a time, on the caller's thread.
