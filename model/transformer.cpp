@@ -53,7 +53,7 @@ Tensor activate(Activation activation, const Tensor& x) {
 Tensor rounded(const Tensor& x, Compute compute) {
   return compute == Compute::bf16 ? x.to(at::kBFloat16) : x;
 }
-Tensor widened(const Tensor& x) { return x.to(at::kFloat); }
+Tensor widened(const Tensor& x) { return x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x; }
 
 /// linear(), left in the number format that it was multiplied in: inside one half of a block
 /// nothing needs more.

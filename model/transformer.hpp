@@ -25,8 +25,8 @@ struct Range {
   std::int64_t size() const { return end - begin; }
 };
 
-/// A model is a value: config + named fp32 tensors (canonical names, `model::stored_tensors`).
-/// Copies share the tensors.
+/// A model is a value: config + named fp32 tensors (canonical names, `model::stored_tensors`); of
+/// fp64 tensors on fp64 pixels, or on ids, everything is fp64. Copies share the tensors.
 struct Transformer {
   ModelConfig config;
   std::map<std::string, Tensor> tensors;

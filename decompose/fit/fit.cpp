@@ -35,7 +35,7 @@ Fit fit_parts(const fs::path& folder, const std::vector<KeepList>& keeps,
   options.check();
   const c10::NoGradGuard no_grad;
   Work work(rows.batches(), options.threads);
-  TeacherStream teacher(folder, rows, work);
+  TeacherStream teacher(folder, rows, work, options.element);
   std::vector<std::unique_ptr<PartFit>> fits;
   bool any_rotated = false;
   for (std::size_t p = 0; p < parts.size(); ++p) {

@@ -22,7 +22,9 @@ struct FitOptions {
   /// what writes to it (attention output, MLP down), of the fusion heads.
   double reader_ridge = 1e-4, writer_ridge = 1e-3, head_ridge = 1e-3;
   std::int64_t batch = 64;  // rows of the data
-  int threads = 0;          // 0: as many as the machine has
+  /// What teacher and parts compute in, at::kFloat or at::kDouble; parts come and go in it.
+  at::ScalarType element = at::kFloat;
+  int threads = 0;  // 0: as many as the machine has
   /// Throws std::invalid_argument.
   void check() const;
 };

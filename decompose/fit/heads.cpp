@@ -31,6 +31,10 @@ std::vector<Tensor> columns_of(const std::vector<FittedPart>& parts) {
   return columns;
 }
 
+at::ScalarType element_of(const std::vector<FittedPart>& parts) {
+  return parts.front().features.front().scalar_type();
+}
+
 constexpr const char* head_words = "fit, fusion head";
 
 void fit_subsets(model::FusionHead& fusion, const std::vector<FittedPart>& parts,
@@ -50,8 +54,8 @@ void fit_subsets(model::FusionHead& fusion, const std::vector<FittedPart>& parts
                                        cross.index_select(1, inputs),
                                        static_cast<double>(moments.rows()), lambda, head_words);
     auto& subset = fusion.subset(present);
-    subset.weight = weight.to(at::kFloat);
-    subset.bias = (y - at::matmul(weight, x.index_select(0, inputs))).to(at::kFloat);
+    subset.weight = weight.to(element_of(parts));
+    subset.bias = (y - at::matmul(weight, x.index_select(0, inputs))).to(element_of(parts));
   }
 }
 
@@ -82,11 +86,13 @@ void fit_shared(model::FusionHead& fusion, const std::vector<FittedPart>& parts,
   const Tensor weight = ridge_weight(xx * together_present - at::outer(seen, seen),
                                      yx * presence - at::outer(y, seen),
                                      static_cast<double>(moments.rows()), lambda, head_words);
-  const Tensor rest = ((y - at::matmul(weight, seen)) / static_cast<double>(count)).to(at::kFloat);
+  const Tensor rest =
+      ((y - at::matmul(weight, seen)) / static_cast<double>(count)).to(element_of(parts));
   for (std::int64_t p = 0; p < count; ++p) {
     auto& column = fusion.shared[static_cast<std::size_t>(p)];
-    column.weight = weight.index_select(1, columns[static_cast<std::size_t>(p)]).to(at::kFloat);
-    column.bias = weight.select(1, together + p).to(at::kFloat) + rest;
+    column.weight =
+        weight.index_select(1, columns[static_cast<std::size_t>(p)]).to(element_of(parts));
+    column.bias = weight.select(1, together + p).to(element_of(parts)) + rest;
     column.absent = rest.clone();
     column.cover = at::zeros_like(rest);
   }

@@ -120,10 +120,10 @@ bool PartFit::is_whole(int layer, int place, Half half) const {
 
 void PartFit::choose_basis(const std::vector<Tensor>& covariances) {
   const std::int64_t width = teacher_.config().width, kept = part_.config.width;
-  origin_ = at::zeros({width});
+  origin_ = at::zeros({width}, options_.element);
   if (!rotated_) {
     channels_ = index_of(keep_.channels);
-    basis_ = model::channel_basis(keep_.channels, width, "part");
+    basis_ = model::channel_basis(keep_.channels, width, "part").to(options_.element);
     return;
   }
   Tensor covariance = covariances.front() + covariances.back();
@@ -140,10 +140,10 @@ void PartFit::choose_basis(const std::vector<Tensor>& covariances) {
   const Transformer norm = teacher_.piece("norm.");
   // A norm over fewer channels divides by less.
   const double scale = std::sqrt(static_cast<double>(width) / static_cast<double>(kept));
-  basis_ = (norm["norm.weight"].to(at::kDouble).unsqueeze(1) * back * scale).to(at::kFloat);
+  basis_ = (norm["norm.weight"].to(at::kDouble).unsqueeze(1) * back * scale).to(options_.element);
   if (const Tensor* bias = norm.find("norm.bias")) origin_ = *bias;
-  to_part_ = to_part_.to(at::kFloat).contiguous();
-  part_.config.norm_eps /= scale * scale;
+  to_part_ = to_part_.to(options_.element).contiguous();
+  part_.config.norm_eps *= scale * scale;
 }
 
 void PartFit::rotate_embedding() {
@@ -185,11 +185,12 @@ void PartFit::fit_readers(const Transformer& block, int layer, int place, Half h
             "fit, layer " + std::to_string(layer) + ", what " + words_of(half) + " reads");
   const auto set = [&](const std::string& name, const Tensor& rows) {
     const Tensor weight = block[its + name + ".weight"].to(at::kDouble).index_select(0, rows);
-    part_.tensors[mine + name + ".weight"] = at::matmul(weight, map.weight).to(at::kFloat);
+    part_.tensors[mine + name + ".weight"] = at::matmul(weight, map.weight).to(options_.element);
     const Tensor* bias = block.find(its + name + ".bias");
     if (bias == nullptr) return;
     part_.tensors[mine + name + ".bias"] =
-        (bias->to(at::kDouble).index_select(0, rows) + at::matmul(weight, map.bias)).to(at::kFloat);
+        (bias->to(at::kDouble).index_select(0, rows) + at::matmul(weight, map.bias))
+            .to(options_.element);
   };
   const auto kept = static_cast<std::size_t>(place);
   if (half == Half::attention) {
@@ -224,8 +225,8 @@ void PartFit::fit_writer() {
     const auto map = ridge(moments, with_bias, options_.writer_ridge,
                            "fit, layer " + std::to_string(waiting.place) + " of the part, what " +
                                words_of(waiting.half) + " writes");
-    part_.tensors[writer + ".weight"] = map.weight.to(at::kFloat);
-    if (with_bias) part_.tensors[writer + ".bias"] = map.bias.to(at::kFloat);
+    part_.tensors[writer + ".weight"] = map.weight.to(options_.element);
+    if (with_bias) part_.tensors[writer + ".bias"] = map.bias.to(options_.element);
     exact_ = false;
   }
   work_.for_batches([&](std::size_t i) {
@@ -250,9 +251,9 @@ Tensor PartFit::rows_for(int place, bool behind_attention, std::int64_t inputs, 
 }
 
 void PartFit::reset_norm(const std::string& name) {
-  part_.tensors[name + ".weight"] = at::ones({part_.config.width});
+  part_.tensors[name + ".weight"] = at::ones({part_.config.width}, options_.element);
   if (part_.find(name + ".bias") != nullptr)
-    part_.tensors[name + ".bias"] = at::zeros({part_.config.width});
+    part_.tensors[name + ".bias"] = at::zeros({part_.config.width}, options_.element);
 }
 
 void PartFit::fit_norm(const std::string& name, const Batches& x) {
@@ -277,8 +278,8 @@ void PartFit::fit_last_norm() {
 void PartFit::set_norm(const std::string& name, const ChannelMoments& moments) {
   const bool with_bias = part_.find(name + ".bias") != nullptr;
   const auto map = moments.solve(with_bias);
-  part_.tensors[name + ".weight"] = map.weight.to(at::kFloat);
-  if (with_bias) part_.tensors[name + ".bias"] = map.bias.to(at::kFloat);
+  part_.tensors[name + ".weight"] = map.weight.to(options_.element);
+  if (with_bias) part_.tensors[name + ".bias"] = map.bias.to(options_.element);
 }
 
 void PartFit::rotate_head() {

@@ -10,8 +10,8 @@ namespace cleave::decompose {
 
 using at::Tensor;
 
-FitRows::FitRows(const model::ModelConfig& teacher, const model::Dataset& data,
-                 std::int64_t batch) {
+FitRows::FitRows(const model::ModelConfig& teacher, const model::Dataset& data, std::int64_t batch,
+                 at::ScalarType element) {
   if (data.size() == 0) throw std::invalid_argument("[fit] data: saw no rows, needs at least 1");
   rows_ = data.size();
   if (teacher.task == model::Task::classification) first_ = teacher.summary_tokens;
@@ -21,7 +21,8 @@ FitRows::FitRows(const model::ModelConfig& teacher, const model::Dataset& data,
   shape.config = teacher;
   for (std::int64_t begin = 0; begin < data.size(); begin += batch) {
     const auto rows = data.rows(begin, std::min(batch, data.size() - begin));
-    inputs_.push_back(model::inputs_of(teacher, rows));
+    const Tensor read = model::inputs_of(teacher, rows);
+    inputs_.push_back(read.is_floating_point() ? read.to(element) : read);
     const Tensor& inputs = inputs_.back();
     sights_.push_back(model::sight(shape, inputs));
     const Tensor& real = sights_.back().real;

@@ -14,8 +14,10 @@ namespace cleave::decompose {
 /// The rows that parts are fitted on, as forward passes take them, in batches.
 class FitRows {
  public:
-  /// Throws std::invalid_argument where there are none.
-  FitRows(const model::ModelConfig& teacher, const model::Dataset& data, std::int64_t batch);
+  /// Pixels as `element`: at::kFloat, or at::kDouble. Throws std::invalid_argument where there are
+  /// no rows.
+  FitRows(const model::ModelConfig& teacher, const model::Dataset& data, std::int64_t batch,
+          at::ScalarType element = at::kFloat);
   std::size_t batches() const { return inputs_.size(); }
   const at::Tensor& inputs(std::size_t batch) const { return inputs_[batch]; }
   const model::Sight& sight(std::size_t batch) const { return sights_[batch]; }

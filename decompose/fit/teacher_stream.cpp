@@ -44,8 +44,13 @@ Tensor units_of(const Transformer& halved, int layer, const Tensor& x, const mod
   return units;
 }
 
-TeacherStream::TeacherStream(const fs::path& folder, const FitRows& rows, Work& work)
-    : config_(model::read_config(folder)), files_(folder), rows_(rows), work_(work) {
+TeacherStream::TeacherStream(const fs::path& folder, const FitRows& rows, Work& work,
+                             at::ScalarType element)
+    : config_(model::read_config(folder)),
+      files_(folder),
+      rows_(rows),
+      work_(work),
+      element_(element) {
   restart();
 }
 
@@ -56,7 +61,7 @@ Transformer TeacherStream::piece(const std::string& prefix) const {
     if (!base::starts_with(stored.parts.front().name, prefix)) continue;
     const auto tensors = model::read_stored(config_, files_, stored);
     for (std::size_t i = 0; i < tensors.size(); ++i)
-      found.tensors[stored.parts[i].name] = tensors[i];
+      found.tensors[stored.parts[i].name] = tensors[i].to(element_);
     files_.release(model::find_stored(config_, files_, stored.key));
   }
   return found;

@@ -69,7 +69,9 @@ at::Tensor units_of(const model::Transformer& halved, int layer, const at::Tenso
 /// is in memory.
 class TeacherStream {
  public:
-  TeacherStream(const std::filesystem::path& folder, const FitRows& rows, Work& work);
+  /// `element`: at::kFloat, or at::kDouble.
+  TeacherStream(const std::filesystem::path& folder, const FitRows& rows, Work& work,
+                at::ScalarType element = at::kFloat);
 
   const model::ModelConfig& config() const { return config_; }
   int num_layers() const { return static_cast<int>(config_.num_layers()); }
@@ -98,6 +100,7 @@ class TeacherStream {
   model::TensorFiles files_;
   const FitRows& rows_;
   Work& work_;
+  at::ScalarType element_;
   std::vector<at::Tensor> stream_, sums_;
 };
 

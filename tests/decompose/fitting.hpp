@@ -31,8 +31,9 @@ inline model::Dataset data_of(const model::ModelConfig& config, std::int64_t row
   return data;
 }
 
-inline decompose::FitRows rows_of(const model::ModelConfig& config, std::int64_t count = 60) {
-  return decompose::FitRows(config, data_of(config, count), 16);
+inline decompose::FitRows rows_of(const model::ModelConfig& config, std::int64_t count = 60,
+                                  at::ScalarType element = at::kFloat) {
+  return decompose::FitRows(config, data_of(config, count), 16, element);
 }
 
 inline std::vector<model::ModelConfig> all_configs() {

@@ -13,27 +13,15 @@
 #include <cstdlib>
 #include <future>
 #include <mutex>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "infer/aggregator.hpp"
+#include "tests/infer/some_image.hpp"
 
 namespace cleave::infer {
 namespace {
-
-net::Value image_of(const std::string& dims) {
-  net::Value image;
-  image.element = base::Element::u8;
-  std::istringstream numbers(dims);
-  for (std::string number; std::getline(numbers, number, 'x');)
-    image.dims.push_back(std::stoll(number));
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(image.count()));
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 7);
-  image.data = net::Buffer::copy_of(bytes.data(), bytes.size());
-  return image;
-}
 
 int run(const std::string& address, const net::Value& image, int num_requests, int num_clients) {
   std::atomic<int> next{0};
