@@ -169,7 +169,8 @@ class Eager {
   Tensor project(int layer, Projection which, const Tensor& x) {
     return project_flat(model_, layer, which, heads_of(model_, layer, which), rounded_once(x));
   }
-  Tensor attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v) const {
+  Tensor attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v) {
+    read_ = rounded_ = Tensor();
     if (observer_ != nullptr && observer_->on_attention)
       observer_->on_attention(layer, widened(q), widened(k), widened(v));
     const std::int64_t width = model_.config.head_width;
@@ -199,7 +200,7 @@ class Eager {
   }
 
  private:
-  /// What three products read is rounded once.
+  /// What three products read is rounded once, and let go behind them.
   const Tensor& rounded_once(const Tensor& x) {
     if (!read_.is_same(x)) {
       read_ = x;

@@ -46,7 +46,8 @@ typename Machine::Value block(Machine& machine, const ModelConfig& config, int l
   const bool before = config.norm_placement == NormPlacement::before;
   const auto half = [&](const char* name, const auto& inner) {
     const std::string norm = block_prefix(layer) + name;
-    x = machine.add(x, inner(before ? machine.norm(norm, x) : x));
+    const auto added = inner(before ? machine.norm(norm, x) : x);  // what it read may go
+    x = machine.add(x, added);
     if (!before) x = machine.norm(norm, x);
   };
   if (shape.heads > 0)
