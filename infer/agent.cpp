@@ -11,10 +11,10 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "base/units.hpp"
+#include "infer/admission.hpp"
 #include "infer/compute.hpp"
 #include "infer/machine.hpp"
 #include "net/mesh.hpp"
-#include "optimizer/plan/cost.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -27,21 +27,6 @@ constexpr auto handshake_timeout = 5s;
 constexpr auto leave_timeout = 2s;
 /// A greeting is short, and nothing else is taken before it.
 constexpr net::Limits greeting_limits{0, 4096, 1024};
-
-/// What a request holds on this device while it is admitted. One instruction runs at a time, so the
-/// room for computing is shared; the values are each request's own.
-struct Room {
-  double values_bytes = 0;
-  double computing_bytes = 0;
-  double bytes() const { return values_bytes + computing_bytes; }
-};
-
-Room room_of(const plan::Program& program, const plan::Plan& plan) {
-  Room room;
-  room.values_bytes = plan::values_bytes(program);
-  room.computing_bytes = std::max(0.0, plan::running_bytes(program, plan) - room.values_bytes);
-  return room;
-}
 
 /// The plan with nothing said of generation: caches are counted where they are kept.
 plan::Plan plan_of_requests(plan::Plan plan) {
@@ -83,29 +68,16 @@ struct Agent::State {
     std::map<std::uint64_t, std::uint64_t> sequences;  // the aggregator's -> ours
     std::map<std::uint64_t, std::string> forgotten;    // and why, until they end
   };
-  /// Keys and values of a text that is being generated.
-  struct Kept {
+  /// A text that is being generated, whose keys and values are kept here.
+  struct Text {
     std::weak_ptr<Session> session;
     std::uint64_t theirs = 0;
-    double bytes = 0;
-    double step_bytes = 0;  // what its next token computes in
-    int running = 0;
-    Clock::time_point used_at;
   };
-  /// What a request needs beside what is kept and admitted.
-  struct Wanted {
-    Room room;
-    double cache_bytes = 0, step_bytes = 0;  // of a sequence that begins
-    std::uint64_t sequence = 0;              // that goes on
-  };
-  enum class Fit { now, later, never };
   /// One admitted request.
   struct Task {
     std::weak_ptr<Session> session;
     net::Envelope envelope;  // as the aggregator knows it
     Clock::time_point received_at;
-    Room room;
-    std::uint64_t sequence = 0;
     bool dropping = false;
   };
 
@@ -117,6 +89,8 @@ struct Agent::State {
         requests(plan_of_requests(plan)),
         rank(rank_of(plan, options.device)),
         resident_bytes(resident_memory_bytes()),
+        admission({options.memory_bytes, resident_bytes,
+                   static_cast<std::size_t>(options.max_requests), options.sequence_rest}),
         listener(io, options.listen, options.insecure),
         leaving_timer(io),
         resting_timer(io),
@@ -148,8 +122,6 @@ struct Agent::State {
   // Requests.
   void admit(const std::shared_ptr<Session>& session, net::Admit admit);
   void refuse_for_now(const Session& session, const net::Envelope& envelope);
-  Room beside_admitted(Room more) const;
-  bool could_fit(const Room& room) const;
   void drop(const std::shared_ptr<Session>& session, std::uint64_t request);
   void post_events(std::vector<Compute::Event> events);
   void take(std::vector<Compute::Event> events);
@@ -161,9 +133,8 @@ struct Agent::State {
   // Sequences.
   std::string objection(const Session& session, const net::Admit& admit) const;
   Sequence enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                 const Wanted& wanted);
+                 const Admission::Wanted& wanted);
   double step_bytes(const net::Value& prompt);
-  Fit make_room(const Wanted& wanted);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
@@ -180,12 +151,13 @@ struct Agent::State {
   plan::Plan requests;
   std::int32_t rank;
   double resident_bytes;  // with the weights, before computing
-  asio::io_context io;    // outlives what its coroutines hold
+  Admission admission;
+  asio::io_context io;  // outlives what its coroutines hold
   net::Listener listener;
   asio::steady_timer leaving_timer, resting_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::map<std::uint64_t, Task> tasks;
-  std::map<std::uint64_t, Kept> kept;
+  std::map<std::uint64_t, Text> texts;
   std::uint64_t next_task = 1, next_sequence = 1;
   bool draining = false, leaving = false;
   Compute compute;  // last: its thread ends first
@@ -349,14 +321,14 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                   "request " + std::to_string(admit.request) + ": is admitted already");
 
   const auto room = room_of(*program, requests);
-  if (!could_fit(room))
+  if (!admission.could_fit(room))
     return fail(session, envelope,
                 "memory: saw a program whose peak is " +
                     base::format_bytes(resident_bytes + room.bytes()) + ", needs at most " +
                     base::format_bytes(options.memory_bytes));
   const std::string name =
       admit.sequence == 0 ? "" : "sequence " + std::to_string(admit.sequence) + ": ";
-  Wanted wanted{room, 0, 0, 0};
+  Admission::Wanted wanted{room, 0, 0, 0};
   if (admit.sequence != 0) {
     if (admit.past == 0) end_sequence(*session, admit.sequence);
     if (const auto wrong = objection(*session, admit); !wrong.empty())
@@ -365,18 +337,19 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
       wanted.cache_bytes = plan::cache_bytes(part(), admit.tensor.dims.at(0), admit.capacity);
       wanted.step_bytes = step_bytes(admit.tensor);
     } else {
-      wanted.sequence = session->sequences.at(admit.sequence);
-      kept.at(wanted.sequence).used_at = received_at;  // also where it has to wait
+      wanted.text = session->sequences.at(admit.sequence);
+      admission.use(wanted.text, received_at);  // also where it has to wait
     }
   }
-  if (draining || tasks.size() >= static_cast<std::size_t>(options.max_requests))
-    return refuse_for_now(*session, envelope);
-  switch (make_room(wanted)) {
-    case Fit::now:
+  if (draining || admission.is_full()) return refuse_for_now(*session, envelope);
+  const auto made = admission.make_room(wanted, Clock::now());
+  for (const auto text : made.gone) forget(text, "forgotten to make room for another text");
+  switch (made.fit) {
+    case Admission::Fit::now:
       break;
-    case Fit::later:
+    case Admission::Fit::later:
       return refuse_for_now(*session, envelope);
-    case Fit::never:
+    case Admission::Fit::never:
       return fail(session, envelope,
                   name + "memory: saw no room for " + base::format_bytes(wanted.cache_bytes) +
                       " of keys and values and " + base::format_bytes(room.bytes()) +
@@ -384,7 +357,8 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   }
   const Sequence sequence = enter(session, admit, wanted);
   const auto id = next_task++;
-  tasks[id] = Task{session, envelope, received_at, room, sequence.id};
+  tasks[id] = Task{session, envelope, received_at};
+  admission.begin(id, room, sequence.id, Clock::now());
   std::vector<net::Value> inputs;
   inputs.push_back(std::move(admit.tensor));
   compute.admit(id, std::move(program), std::move(inputs),
@@ -417,19 +391,16 @@ std::string Agent::State::objection(const Session& session, const net::Admit& ad
 
 /// The request's sequence, whose room was made, begins or goes on.
 Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                             const Wanted& wanted) {
+                             const Admission::Wanted& wanted) {
   if (admit.sequence == 0) return {};
   if (admit.past == 0) {
     const auto ours = next_sequence++;
     session->sequences[admit.sequence] = ours;
-    kept[ours] = Kept{session, admit.sequence, wanted.cache_bytes, wanted.step_bytes, 0, {}};
-    if (kept.size() == 1) forget_resting();
+    texts[ours] = Text{session, admit.sequence};
+    admission.keep(ours, wanted.cache_bytes, wanted.step_bytes, Clock::now());
+    if (texts.size() == 1) forget_resting();
   }
-  const auto id = session->sequences.at(admit.sequence);
-  Kept& text = kept.at(id);
-  text.used_at = Clock::now();
-  ++text.running;
-  return {id, admit.past, admit.capacity};
+  return {session->sequences.at(admit.sequence), admit.past, admit.capacity};
 }
 
 /// What a further token of the texts in `prompt` computes in.
@@ -440,43 +411,10 @@ double Agent::State::step_bytes(const net::Value& prompt) {
   return room_of(*programs.find(token)->at(static_cast<std::size_t>(rank)), requests).bytes();
 }
 
-/// Forgets resting sequences, the longest unused first, until `wanted` fits beside all that is
-/// kept and admitted, and each kept text can still take its next step; none where that would not
-/// do. `later`: it will once the admitted have ended.
-Agent::State::Fit Agent::State::make_room(const Wanted& wanted) {
-  std::vector<std::uint64_t> resting;
-  for (const auto& [id, text] : kept)
-    if (id != wanted.sequence && text.running == 0 &&
-        Clock::now() - text.used_at >= options.sequence_rest)
-      resting.push_back(id);
-  std::sort(resting.begin(), resting.end(), [this](std::uint64_t a, std::uint64_t b) {
-    return kept.at(a).used_at < kept.at(b).used_at;
-  });
-  const auto fits = [&](auto forgotten, bool beside_others) {
-    double bytes = wanted.cache_bytes, step = wanted.step_bytes;
-    for (const auto& [id, text] : kept)
-      if (std::find(resting.begin(), forgotten, id) == forgotten) {
-        bytes += text.bytes;
-        step = std::max(step, text.step_bytes);
-      }
-    // Values stay beside each other, as keys and values do.
-    const Room room{wanted.room.values_bytes + bytes, wanted.room.computing_bytes};
-    return could_fit({bytes, step}) && could_fit(beside_others ? beside_admitted(room) : room);
-  };
-  auto forgotten = resting.begin();
-  while (!fits(forgotten, true)) {
-    if (forgotten == resting.end()) return fits(forgotten, false) ? Fit::later : Fit::never;
-    ++forgotten;
-  }
-  std::for_each(resting.begin(), forgotten, [this](std::uint64_t id) {
-    forget(id, "forgotten to make room for another text");
-  });
-  return Fit::now;
-}
-
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
-  const auto text = kept.at(sequence);
-  kept.erase(sequence);
+  const auto text = texts.at(sequence);
+  texts.erase(sequence);
+  admission.forget(sequence);
   compute.forget(sequence);
   const auto session = text.session.lock();
   if (!session) return;
@@ -490,43 +428,25 @@ void Agent::State::end_sequence(Session& session, std::uint64_t theirs) {
   session.forgotten.erase(theirs);
   const auto at = session.sequences.find(theirs);
   if (at == session.sequences.end()) return;
-  kept.erase(at->second);
+  texts.erase(at->second);
+  admission.forget(at->second);
   compute.forget(at->second);
   session.sequences.erase(at);
 }
 
 /// Looks for sequences that rested too long, as long as there are any.
 void Agent::State::forget_resting() {
-  const auto now = Clock::now();
-  std::vector<std::uint64_t> resting;
-  for (const auto& [id, text] : kept)
-    if (text.running == 0 && text.used_at != Clock::time_point() &&
-        now - text.used_at >= options.sequence_idle)
-      resting.push_back(id);
-  for (const auto id : resting)
+  for (const auto id : admission.unused_for(options.sequence_idle, Clock::now()))
     forget(id,
            "forgotten after " +
                base::format_seconds(std::chrono::duration<double>(options.sequence_idle).count()) +
                " without a token");
-  if (kept.empty()) return;
+  if (texts.empty()) return;
   resting_timer.expires_after(
       std::clamp<std::chrono::milliseconds>(options.sequence_idle / 4, 10ms, 10s));
   resting_timer.async_wait([this](boost::system::error_code error) {
     if (!error) forget_resting();
   });
-}
-
-bool Agent::State::could_fit(const Room& room) const {
-  return options.memory_bytes == 0 || resident_bytes + room.bytes() <= options.memory_bytes;
-}
-
-/// `more` together with what the admitted requests hold.
-Room Agent::State::beside_admitted(Room more) const {
-  for (const auto& [id, task] : tasks) {
-    more.values_bytes += task.room.values_bytes;
-    more.computing_bytes = std::max(more.computing_bytes, task.room.computing_bytes);
-  }
-  return more;
 }
 
 void Agent::State::drop(const std::shared_ptr<Session>& session, std::uint64_t request) {
@@ -592,10 +512,7 @@ void Agent::State::forward(const Task& task, Compute::Event event, bool last) {
 }
 
 void Agent::State::finish(std::uint64_t id) {
-  if (const auto text = kept.find(tasks.at(id).sequence); text != kept.end()) {
-    --text->second.running;
-    text->second.used_at = Clock::now();
-  }
+  admission.end(id, Clock::now());
   tasks.erase(id);
   if (draining) leave_when_idle();
 }
