@@ -5,6 +5,7 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
+#include <future>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -532,6 +533,24 @@ TEST(Paced, StretchesComputingByItsFactor) {
   const double best = best_of(15, *engine);
   EXPECT_GE(best, 0.008);
   EXPECT_LT(best, 0.016);
+}
+
+TEST(Paced, SleepsOffALongInstructionAtOnceAndGivesItsTurnBack) {
+  const auto file =
+      std::filesystem::temp_directory_path() / ("cleave-turn-" + std::to_string(::getpid()));
+  const auto one = paced(std::make_unique<BusyEngine>(2ms), 4, file.string());
+  const auto program = agent_program();
+  const net::Value input = value_of(1);
+  const auto before = Clock::now();
+  one->run(program->instructions[1], *program, {&input});  // nobody calls settle()
+  EXPECT_GE(Clock::now() - before, 8ms);
+  auto other = std::async(std::launch::async, [&] {
+    const auto engine = paced(std::make_unique<BusyEngine>(1us), 1, file.string());
+    engine->run(program->instructions[1], *program, {&input});
+  });
+  EXPECT_EQ(other.wait_for(10s), std::future_status::ready);
+  one->settle();
+  std::filesystem::remove(file);
 }
 
 TEST(Paced, SlowsShortRequestsToo) {
