@@ -11,14 +11,13 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <future>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "infer/aggregator.hpp"
-#include "tests/infer/some_image.hpp"
+#include "tests/infer/asking.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -31,14 +30,8 @@ int run(const std::string& address, const net::Value& image, int num_requests, i
   const auto ask_on = [&] {
     Client client(address);
     while (next++ < num_requests) {
-      Request request;
-      request.input = image;
-      request.deadline = std::chrono::seconds(60);
-      std::promise<Response> promise;
       const auto start = Clock::now();
-      client.submit(std::move(request),
-                    [&](Response response) { promise.set_value(std::move(response)); });
-      const auto response = promise.get_future().get();
+      const auto response = ask(client, image);
       const std::chrono::duration<double, std::milli> took = Clock::now() - start;
       const std::lock_guard lock(mutex);
       latency_ms.push_back(took.count());

@@ -8,27 +8,19 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <future>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "infer/aggregator.hpp"
-#include "tests/infer/some_image.hpp"
+#include "tests/infer/asking.hpp"
 
 namespace cleave::infer {
 namespace {
 
 double milliseconds_of(Client& client, const net::Value& image) {
-  Request request;
-  request.input = image;
-  request.deadline = std::chrono::seconds(60);
-  request.require_all = true;
-  std::promise<Response> promise;
   const auto start = Clock::now();
-  client.submit(std::move(request),
-                [&](Response response) { promise.set_value(std::move(response)); });
-  const auto response = promise.get_future().get();
+  const auto response = ask(client, image, true);
   const std::chrono::duration<double, std::milli> took = Clock::now() - start;
   if (response.status != Status::answered) throw std::runtime_error(response.message);
   return took.count();
