@@ -300,7 +300,7 @@ int speed_check(double share, const std::string& turns) {
   ProductEngine plain;
   const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share, turns);
   const plan::Instruction large = plan::SubModel(), small = plan::Fuse();
-  for (int i = 0; i < 20; ++i) plain.run(large, {}, {});
+  for (int i = 0; i < 20; ++i) plain.run(large, {}, {}, {});
   timespec before{}, after{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
   const auto started = infer::Clock::now();
