@@ -51,6 +51,13 @@ std::string blas_path() {
   return ignored ? std::string(info.dli_fname) : real.string();
 }
 
+/// OpenBLAS may be loaded without being the one that multiplies.
+bool openblas_multiplies() {
+  const std::string path = blas_path();
+  const bool multiplies = path.empty() || path.find("openblas") != std::string::npos;
+  return multiplies && dlsym(RTLD_DEFAULT, "openblas_get_config");
+}
+
 /// "OpenBLAS 0.3.21 …" -> its first two words.
 std::string first_words(const std::string& text, int count) {
   std::istringstream words(text);
@@ -100,10 +107,8 @@ void give_back_memory() {
 }
 
 BlasInfo blas_info() {
+  if (openblas_multiplies()) return openblas_info();
   const std::string path = blas_path();
-  // OpenBLAS may be loaded without being the one that multiplies.
-  const bool multiplies = path.empty() || path.find("openblas") != std::string::npos;
-  if (multiplies && dlsym(RTLD_DEFAULT, "openblas_get_config")) return openblas_info();
   if (path.empty()) return {"built-in products", "no BLAS library found: matrix products are slow"};
   if (path.find("mkl") != std::string::npos) return {"MKL", {}};
   if (path.find("blis") != std::string::npos) return {"BLIS", {}};
@@ -116,7 +121,9 @@ void take_best_blas_kernels(char** argv) {
                                                "SkylakeX", "Cooperlake", "SapphireRapids"};
   const std::string best = best_kernels();
   const auto core = symbol<char*()>("openblas_get_corename");
-  if (best.empty() || !core || modern.count(core()) > 0 || std::getenv(kernels_variable)) return;
+  if (best.empty() || !openblas_multiplies() || !core || modern.count(core()) > 0 ||
+      std::getenv(kernels_variable))
+    return;
   setenv(kernels_variable, best.c_str(), 1);
   execv("/proc/self/exe", argv);  // returns where it fails: then with the kernels there are
 }

@@ -26,8 +26,9 @@ inline std::string block_prefix(int layer) { return "blocks." + std::to_string(l
 //   add(x, added)                        into the residual stream
 //   read_out(x) -> feature               what the task reads, after the last norm
 //
-// A layer may lack a half. A norm stands before each half, and before the feature; or behind each
-// sum.
+// block() needs no embed() and no read_out(); libtorch's pass goes from block to block by itself,
+// as it shows each of them to an observer. A layer may lack a half. A norm stands before each half,
+// and before the feature; or behind each sum.
 
 /// Attention on what it reads. x -> what is added.
 template <class Machine>
