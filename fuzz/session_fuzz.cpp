@@ -714,7 +714,7 @@ class KeepingEngine : public FakeEngine {
   ~KeepingEngine() override { books_->close(this); }
   KeepingEngine(const KeepingEngine&) = delete;
   KeepingEngine& operator=(const KeepingEngine&) = delete;
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     if (sequence.id != 0 && sequence.past == 0) {
@@ -725,7 +725,7 @@ class KeepingEngine : public FakeEngine {
     } else if (sequence.id != 0 && !books_->has(this, sequence.id)) {
       throw std::runtime_error("[engine] saw other tokens so far");
     }
-    return FakeEngine::run(instruction, program, operands, sequence);
+    return FakeEngine::compute(instruction, program, operands, sequence);
   }
   void forget(std::uint64_t sequence) override { books_->forget(this, sequence); }
 

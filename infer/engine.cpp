@@ -90,20 +90,52 @@ class TorchEngine : public Engine {
       at = at->first.first == sequence ? caches_.erase(at) : std::next(at);
   }
 
-  net::Value run(const plan::Instruction& instruction, const plan::Program&,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
-    return guarded([&] {
-      if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
-        return value_over(run_part(*sub_model, operands, sequence));
-      if (std::holds_alternative<plan::Fuse>(instruction)) return value_over(run_fusion(operands));
-      throw std::runtime_error("[engine] instruction: saw " +
-                               std::string(plan::name_of(instruction)) +
-                               ", needs sub_model or fuse");
-    });
+  std::unique_ptr<Slots> begin(std::shared_ptr<const plan::Program> program,
+                               const Sequence& sequence) override {
+    return std::make_unique<Tensors>(*this, program->values.size(), sequence);
   }
 
  private:
+  /// Tensors in their slots; those of absent values are undefined.
+  class Tensors : public Slots {
+   public:
+    Tensors(TorchEngine& engine, std::size_t values, const Sequence& sequence)
+        : engine_(engine), slots_(values), sequence_(sequence) {}
+
+    void set(plan::ValueId value, net::Value is) override {
+      slot(value) = is.present ? tensor_over(is) : Tensor();
+    }
+    void run(const plan::Instruction& instruction) override {
+      engine_.guarded([&] {
+        std::visit([this](const auto& i) { run_one(i); }, instruction);
+        return 0;
+      });
+    }
+    net::Value get(plan::ValueId value) override { return value_over(slot(value)); }
+    void clear(plan::ValueId value) override { slot(value) = Tensor(); }
+
+   private:
+    Tensor& slot(plan::ValueId value) { return slots_.at(static_cast<std::size_t>(value)); }
+
+    void run_one(const plan::SubModel& i) {
+      slot(i.result) = engine_.run_part(i, slot(i.given), sequence_);
+    }
+    void run_one(const plan::Fuse& i) {
+      std::vector<Tensor> features;
+      for (const plan::ValueId feature : i.features) features.push_back(slot(feature));
+      slot(i.result) = engine_.run_fusion(features);
+    }
+    template <class Operation>
+    void run_one(const Operation& i) {
+      throw std::logic_error("[engine] instruction: saw " + std::string(i.name) +
+                             ", needs one that computes");
+    }
+
+    TorchEngine& engine_;
+    std::vector<Tensor> slots_;
+    Sequence sequence_;
+  };
+
   /// Runs without gradients, and with libtorch's errors as ours: one line, no backtrace.
   template <typename Work>
   auto guarded(const Work& work) -> decltype(work()) {
@@ -154,20 +186,16 @@ class TorchEngine : public Engine {
     return &found->second.cache;
   }
 
-  Tensor run_part(const plan::SubModel& instruction, const std::vector<const net::Value*>& operands,
+  Tensor run_part(const plan::SubModel& instruction, const Tensor& given,
                   const Sequence& sequence) {
     const model::Transformer& model = part(instruction.part);
-    const Tensor given = tensor_over(*operands.at(0));
     if (!model.config.is_text()) return run_images(model, given, instruction.with_head);
     return run_texts(model, given, instruction.with_head,
                      cache_of(model, instruction.part, given, sequence));
   }
 
-  Tensor run_fusion(const std::vector<const net::Value*>& operands) const {
+  Tensor run_fusion(const std::vector<Tensor>& features) const {
     if (!held_.fusion) throw std::runtime_error("[engine] fusion head: not held by this process");
-    std::vector<Tensor> features;
-    for (const net::Value* operand : operands)
-      features.push_back(operand->present ? tensor_over(*operand) : Tensor());
     return model::answer(*held_.fusion, model::fuse(*held_.fusion, features));
   }
 

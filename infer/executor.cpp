@@ -41,15 +41,15 @@ using Queue = std::priority_queue<Index, std::vector<Index>, std::greater<>>;
 
 }  // namespace
 
-/// One request in flight: its values as they become known, what each instruction still misses, and
+/// One request in flight: which of its values are known, what each instruction still misses, and
 /// what is ready.
 struct Executor::Request {
-  struct Slot {
-    net::Value value;
-    bool known = false;
-    Clock::time_point known_at;
+  /// What is known of a value, beside what the engine keeps in its slot.
+  struct Known {
+    bool absent = false;
+    Clock::time_point at;
     std::int32_t uses_left = 0;
-    Index first_user = 0;  // in `users`; behind the last is the next slot's
+    Index first_user = 0;  // in `users`; behind the last is the next value's
   };
   /// A receive that has got nothing yet.
   struct Outstanding {
@@ -58,11 +58,14 @@ struct Executor::Request {
     bool done = false;
   };
 
-  Request(RequestId id_, std::uint64_t order_, std::shared_ptr<const plan::Program> program_)
+  Request(RequestId id_, std::uint64_t order_, std::shared_ptr<const plan::Program> program_,
+          std::unique_ptr<Slots> slots_, const Sequence& sequence_)
       : id(id_),
         order(order_),
         program(std::move(program_)),
-        slots(program->values.size() + 1),
+        slots(std::move(slots_)),
+        sequence(sequence_),
+        values(program->values.size() + 1),
         missing(program->instructions.size(), 0),
         admitted_at(Clock::now()) {
     connect();
@@ -86,17 +89,17 @@ struct Executor::Request {
     Index uses = 0;
     for (const auto& instruction : instructions)
       plan::for_operands(instruction, [&](plan::ValueId operand) {
-        ++slot(operand).uses_left;
+        ++value(operand).uses_left;
         ++uses;
       });
     Index next = 0;
-    for (auto& slot : slots) {
-      slot.first_user = next;
-      next += static_cast<Index>(slot.uses_left);
+    for (auto& value : values) {
+      value.first_user = next;
+      next += static_cast<Index>(value.uses_left);
     }
     users.resize(uses);
-    std::vector<Index> end(slots.size());
-    for (Index s = 0; s < slots.size(); ++s) end[s] = slots[s].first_user;
+    std::vector<Index> end(values.size());
+    for (Index v = 0; v < values.size(); ++v) end[v] = values[v].first_user;
     for (Index i = 0; i < instructions.size(); ++i)
       plan::for_operands(instructions[i], [&](plan::ValueId operand) {
         users[end[static_cast<Index>(operand)]++] = i;
@@ -104,31 +107,37 @@ struct Executor::Request {
       });
   }
 
-  Slot& slot(plan::ValueId value) { return slots.at(static_cast<Index>(value)); }
-  const Slot& slot(plan::ValueId value) const { return slots.at(static_cast<Index>(value)); }
-  const plan::ValueInfo& info(plan::ValueId value) const {
-    return program->values.at(static_cast<Index>(value));
+  Known& value(plan::ValueId which) { return values.at(static_cast<Index>(which)); }
+  const Known& value(plan::ValueId which) const { return values.at(static_cast<Index>(which)); }
+  const plan::ValueInfo& info(plan::ValueId which) const {
+    return program->values.at(static_cast<Index>(which));
   }
 
   void make_ready(Index i) {
     (plan::computes(program->instructions[i]) ? to_compute : to_hand_over).push(i);
   }
 
-  void set(plan::ValueId value, net::Value is) {
-    Slot& target = slot(value);
-    target.known = true;
-    target.known_at = Clock::now();
-    if (target.uses_left > 0) target.value = std::move(is);
-    const Index last = slots[static_cast<Index>(value) + 1].first_user;
-    for (Index user = target.first_user; user < last; ++user)
+  /// From outside.
+  void set(plan::ValueId which, net::Value is) {
+    value(which).absent = !is.present;
+    if (value(which).uses_left > 0) slots->set(which, std::move(is));
+    mark_known(which);
+  }
+
+  /// Its slot is full.
+  void mark_known(plan::ValueId which) {
+    Known& known = value(which);
+    known.at = Clock::now();
+    if (known.uses_left == 0) slots->clear(which);
+    const Index last = values[static_cast<Index>(which) + 1].first_user;
+    for (Index user = known.first_user; user < last; ++user)
       if (--missing[users[user]] == 0) make_ready(users[user]);
   }
 
   void mark_done(Index instruction) {
     ++num_done;
     plan::for_operands(program->instructions[instruction], [this](plan::ValueId operand) {
-      Slot& used = slot(operand);
-      if (--used.uses_left == 0) used.value = {};
+      if (--value(operand).uses_left == 0) slots->clear(operand);
     });
   }
 
@@ -194,13 +203,23 @@ struct Executor::Request {
     return next;
   }
 
-  /// Throws where it is absent and the instruction cannot do without.
-  const net::Value& operand(const plan::Instruction& instruction, plan::ValueId which) const {
-    const net::Value& value = slot(which).value;
-    if (!value.present && !plan::accepts_absent(instruction))
-      throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] operand " +
-                               info(which).name + ": saw absent, needs a value");
-    return value;
+  /// Throws where an operand is absent and the instruction cannot do without.
+  void expect_operands(const plan::Instruction& instruction) const {
+    if (plan::accepts_absent(instruction)) return;
+    plan::for_operands(instruction, [&](plan::ValueId which) {
+      if (value(which).absent)
+        throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] operand " +
+                                 info(which).name + ": saw absent, needs a value");
+    });
+  }
+
+  /// As it travels. Throws where it is not what the program says.
+  net::Value take_out(const plan::Instruction& instruction, plan::ValueId which) {
+    net::Value is = slots->get(which);
+    const std::string wrong = mismatch(is, info(which), " as computed");
+    if (!wrong.empty())
+      throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] " + wrong);
+    return is;
   }
 
   RunTimes times() const {
@@ -211,7 +230,9 @@ struct Executor::Request {
   RequestId id;
   std::uint64_t order;  // of admission
   std::shared_ptr<const plan::Program> program;
-  std::vector<Slot> slots;               // one more, behind the last
+  std::unique_ptr<Slots> slots;
+  Sequence sequence;
+  std::vector<Known> values;             // one more, behind the last
   std::vector<Index> users;              // instructions, by the value that they read
   std::vector<std::int32_t> missing;     // operands that are not known yet, by instruction
   std::vector<Outstanding> outstanding;  // by peer and tag
@@ -219,7 +240,6 @@ struct Executor::Request {
   Queue to_hand_over, to_compute;        // ready
   Index num_done = 0;
   Clock::time_point admitted_at, absent_at, deadline;
-  Sequence sequence;
   double queued_s = 0, compute_s = 0;
   std::string error;
   std::optional<Clock::time_point> timer;  // as it stands among the executor's
@@ -236,10 +256,11 @@ bool Executor::admit(RequestId id, std::shared_ptr<const plan::Program> program,
                      std::vector<net::Value> inputs, Clock::time_point absent_at,
                      Clock::time_point deadline, const Sequence& sequence) {
   if (find(id)) return false;
-  auto request = std::make_unique<Request>(id, ++admitted_, std::move(program));
+  auto slots = engine_.begin(program, sequence);
+  auto request = std::make_unique<Request>(id, ++admitted_, std::move(program), std::move(slots),
+                                           sequence);
   request->absent_at = absent_at;
   request->deadline = deadline;
-  request->sequence = sequence;
   request->take_inputs(std::move(inputs));
   sort_in(*request);
   requests_.emplace(id, std::move(request));
@@ -311,6 +332,7 @@ void Executor::run(Request& request, Index index) {
     return found && found->order == order ? found : nullptr;
   };
   try {
+    request.expect_operands(instruction);
     if (plan::computes(instruction))
       compute(request, instruction);
     else
@@ -334,21 +356,15 @@ void Executor::finish(Request& request) {
 }
 
 void Executor::compute(Request& request, const plan::Instruction& instruction) {
-  operands_.clear();
   auto ready_since = request.admitted_at;
   plan::for_operands(instruction, [&](plan::ValueId operand) {
-    operands_.push_back(&request.operand(instruction, operand));
-    ready_since = std::max(ready_since, request.slot(operand).known_at);
+    ready_since = std::max(ready_since, request.value(operand).at);
   });
   const auto start = Clock::now();
   request.queued_s += seconds(start - ready_since);
-  net::Value result = engine_.run(instruction, *request.program, operands_, request.sequence);
+  request.slots->run(instruction);
   request.compute_s += seconds(Clock::now() - start);
-  const plan::ValueId written = plan::result_of(instruction);
-  const std::string wrong = mismatch(result, request.info(written), " as computed");
-  if (!wrong.empty())
-    throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] " + wrong);
-  request.set(written, std::move(result));
+  request.mark_known(plan::result_of(instruction));
 }
 
 void Executor::hand_over(Request& request, const plan::Instruction& instruction) {
@@ -356,12 +372,12 @@ void Executor::hand_over(Request& request, const plan::Instruction& instruction)
   engine_.settle();
   request.compute_s += seconds(Clock::now() - start);
   const RunTimes times = request.times();
-  // Copies of the handle: the hook may cancel the request.
+  // Values of their own: the hook may cancel the request.
   if (const auto* send = std::get_if<plan::Send>(&instruction)) {
-    const net::Value value = request.operand(instruction, send->value);
+    const net::Value value = request.take_out(instruction, send->value);
     if (hooks_.send) hooks_.send(request.id, send->peer, send->tag, value, times);
   } else if (const auto* output = std::get_if<plan::Output>(&instruction)) {
-    const net::Value value = request.operand(instruction, output->value);
+    const net::Value value = request.take_out(instruction, output->value);
     if (hooks_.output) hooks_.output(request.id, value, times);
   }
 }

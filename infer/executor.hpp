@@ -11,41 +11,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "infer/slots.hpp"
 #include "net/buffer.hpp"
 #include "optimizer/plan/program.hpp"
 
 namespace cleave::infer {
 
 using Clock = std::chrono::steady_clock;
-
-/// Where a request stands in a text that is generated: every device keeps the keys and values of
-/// the tokens before it.
-struct Sequence {
-  /// 0: the request stands for itself, nothing is kept.
-  std::uint64_t id = 0;
-  /// Tokens before this request (of the longest text of the batch). 0 begins the sequence, anew
-  /// where there is one of this id.
-  std::int64_t past = 0;
-  /// Tokens there must be room for, said when it begins.
-  std::int64_t capacity = 0;
-};
-
-/// Runs compute instructions. Called on the compute thread only; a handful of methods, so that
-/// tests and testbed can wrap it (paced, delayed, plain C++).
-class Engine {
- public:
-  virtual ~Engine() = default;
-  /// sub_model and fuse. Throws std::runtime_error (libtorch's text without backtrace).
-  virtual net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                         const std::vector<const net::Value*>& operands,
-                         const Sequence& sequence = {}) = 0;
-  /// Called before a value leaves, and where nothing is ready: an engine that owes time pays it.
-  virtual void settle() {}
-  /// Frees what is kept of a sequence; one that is not known is no error.
-  virtual void forget(std::uint64_t /*sequence*/) {}
-  /// Called once on the compute thread before the first run: thread count, warm-up.
-  virtual void prepare() {}
-};
 
 /// Where the time of one request on one device went, from its admission to now: ready but behind
 /// others, computing, and the rest, which is waiting for peers.
@@ -130,7 +102,6 @@ class Executor {
   std::uint64_t admitted_ = 0;
   std::set<Request*, ByAge> runnable_;  // something is ready, or wrong, or all is done
   std::set<std::tuple<Clock::time_point, std::uint64_t, Request*>> timers_;  // one each
-  std::vector<const net::Value*> operands_;                                  // of what is computed
   std::set<std::uint64_t> ended_;  // sequences to forget after their requests
 };
 

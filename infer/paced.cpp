@@ -17,6 +17,8 @@
 namespace cleave::infer {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 Clock::duration thread_cpu_time() {
   timespec time{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
@@ -59,44 +61,41 @@ class TurnsFile {
   int fd_ = -1;
 };
 
-class PacedEngine : public Engine {
+class PacedEngine : public EngineAround {
  public:
   PacedEngine(std::unique_ptr<Engine> engine, double factor, const std::string& turns)
-      : engine_(std::move(engine)), factor_(factor), turns_(turns) {}
+      : EngineAround(std::move(engine)), factor_(factor), turns_(turns) {}
 
   void prepare() override {
 #ifdef __linux__
     prctl(PR_SET_TIMERSLACK, 1UL);  // else every sleep ends up to 50 us late
 #endif
-    engine_->prepare();
+    EngineAround::prepare();
   }
-  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
 
   void settle() override {
     if (!computing_) return;
     turns_.give();
     computing_ = false;
     pause_until(end_of_stretch());
-    engine_->settle();
+    EngineAround::settle();
   }
 
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
-    if (!computing_) begin();
+ protected:
+  void around(const plan::Instruction&, const Run& run) override {
+    if (!computing_) begin_stretch();
     const auto cpu_start = thread_cpu_time();
     const auto count_and_settle = [&] {
       used_ += thread_cpu_time() - cpu_start;
       if (end_of_stretch() - Clock::now() > most_owed) settle();
     };
     try {
-      net::Value result = engine_->run(instruction, program, operands, sequence);
-      count_and_settle();
-      return result;
+      run();
     } catch (...) {
       count_and_settle();
       throw;
     }
+    count_and_settle();
   }
 
  private:
@@ -104,8 +103,8 @@ class PacedEngine : public Engine {
   /// turn: where instructions are small, many share one.
   static constexpr std::chrono::microseconds most_owed{200};
 
-  /// A stretch of instructions between two values that leave.
-  void begin() {
+  /// Of instructions between two values that leave.
+  void begin_stretch() {
     computing_ = true;
     start_ = Clock::now();
     used_ = {};
@@ -116,7 +115,6 @@ class PacedEngine : public Engine {
     return start_ + std::chrono::duration_cast<Clock::duration>(used * factor_);
   }
 
-  std::unique_ptr<Engine> engine_;
   double factor_;
   TurnsFile turns_;
   bool computing_ = false;
@@ -124,25 +122,18 @@ class PacedEngine : public Engine {
   Clock::duration used_{};  // CPU time
 };
 
-class DelayedEngine : public Engine {
+class DelayedEngine : public EngineAround {
  public:
   DelayedEngine(std::unique_ptr<Engine> engine, std::chrono::microseconds delay)
-      : engine_(std::move(engine)), delay_(delay) {}
+      : EngineAround(std::move(engine)), delay_(delay) {}
 
-  void prepare() override { engine_->prepare(); }
-  void settle() override { engine_->settle(); }
-  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
-
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
-    net::Value result = engine_->run(instruction, program, operands, sequence);
+ protected:
+  void around(const plan::Instruction&, const Run& run) override {
+    run();
     std::this_thread::sleep_for(delay_);
-    return result;
   }
 
  private:
-  std::unique_ptr<Engine> engine_;
   std::chrono::microseconds delay_;
 };
 

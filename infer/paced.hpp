@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "infer/executor.hpp"
+#include "infer/slots.hpp"
 
 namespace cleave::infer {
 

@@ -190,14 +190,14 @@ TEST_F(AgentTest, ComputesItsPart) {
 class WastefulEngine : public FakeEngine {
  public:
   explicit WastefulEngine(std::atomic<double>* left_bytes) : left_bytes_(left_bytes) {}
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     for (int i = 0; i < 8000; ++i) blocks_.emplace_back(16384, 'x');
     for (std::size_t i = 0; i < blocks_.size(); ++i)
       if (i % 100 != 99) std::string().swap(blocks_[i]);
     *left_bytes_ = resident_memory_bytes();
-    return FakeEngine::run(instruction, program, operands, sequence);
+    return FakeEngine::compute(instruction, program, operands, sequence);
   }
 
  private:
@@ -477,12 +477,12 @@ TEST_F(AgentTest, PassesOnWhatTheEngineThrowsWhenPrepared) {
 /// Throws for one image.
 class MoodyEngine : public FakeEngine {
  public:
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     if (static_cast<int>(*operands.at(0)->data.data()) == 13)
       throw std::runtime_error("[run] no memory");
-    return FakeEngine::run(instruction, program, operands, sequence);
+    return FakeEngine::compute(instruction, program, operands, sequence);
   }
 };
 
@@ -642,11 +642,11 @@ TEST_F(TextAgentTest, CountsWhatAPromptComputesInBesideWhatIsKept) {
 class GatedAloneEngine : public GatedEngine {
  public:
   using GatedEngine::GatedEngine;
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
-    return sequence.id == 0 ? GatedEngine::run(instruction, program, operands, sequence)
-                            : FakeEngine::run(instruction, program, operands, sequence);
+    return sequence.id == 0 ? GatedEngine::compute(instruction, program, operands, sequence)
+                            : FakeEngine::compute(instruction, program, operands, sequence);
   }
 };
 

@@ -462,7 +462,7 @@ TEST_F(AggregatorTest, RefusesAnInputThatDoesNotFit) {
 /// Fuses nothing.
 class BrokenFusion : public FakeEngine {
  public:
-  net::Value run(const plan::Instruction&, const plan::Program&,
+  net::Value compute(const plan::Instruction&, const plan::Program&,
                  const std::vector<const net::Value*>&, const Sequence&) override {
     throw std::runtime_error("[fuse] broken");
   }
@@ -948,10 +948,10 @@ TEST_F(AggregatorTest, SaysWhyItCannotStart) {
 class WrongEngine : public FakeEngine {
  public:
   explicit WrongEngine(float number) : number_(number) {}
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
-    auto value = FakeEngine::run(instruction, program, operands, sequence);
+    auto value = FakeEngine::compute(instruction, program, operands, sequence);
     const std::vector<float> numbers(static_cast<std::size_t>(value.count()), number_);
     value.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
     return value;

@@ -355,11 +355,11 @@ TEST_F(EjectionTest, RequireAllIsRefusedAtOnceAndBringsProbesToo) {
 class HeldFusion : public FakeEngine {
  public:
   explicit HeldFusion(std::atomic<bool>* held) : held_(held) {}
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     while (*held_) std::this_thread::sleep_for(1ms);
-    return FakeEngine::run(instruction, program, operands, sequence);
+    return FakeEngine::compute(instruction, program, operands, sequence);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/infer/tiny_bundle.hpp"
+#include "tests/infer/value_engine.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -48,16 +49,20 @@ struct SubModel {
   SubModel(const plan::Plan& plan, std::size_t rank, std::int64_t batch = 1) {
     plan::RequestShape shape;
     shape.batch = batch;
-    program = plan::compile(plan, shape).at(rank);
-    for (const auto& candidate : program.instructions)
+    program = std::make_shared<const plan::Program>(plan::compile(plan, shape).at(rank));
+    for (const auto& candidate : program->instructions)
       if (std::holds_alternative<plan::SubModel>(candidate)) instruction = candidate;
   }
   net::Value run(Engine& engine, const net::Value& x) const {
-    return engine.run(instruction, program, {&x});
+    return run_one(engine, instruction, program, {x});
   }
-  plan::Program program;
+  std::shared_ptr<const plan::Program> program;
   plan::Instruction instruction;
 };
+
+std::shared_ptr<const plan::Program> fusion_program(const plan::Plan& plan) {
+  return std::make_shared<const plan::Program>(plan::compile(plan, plan.shape).back());
+}
 
 TEST(Engine, AnswersLocallyAsItsPartsDo) {
   const Scratch scratch;
@@ -101,9 +106,9 @@ TEST(Engine, GivesTheSameOnAgentsAsLocally) {
     agent->prepare();
     features.push_back(SubModel(tiny.plan, p).run(*agent, pixels));
   }
-  const auto program = plan::compile(tiny.plan, tiny.plan.shape).back();
-  const auto fuse = *plan::find_first<plan::Fuse>(program);
-  const auto answer = aggregator->run(fuse, program, {&features[0], &features[1], &features[2]});
+  const auto program = fusion_program(tiny.plan);
+  const auto fuse = *plan::find_first<plan::Fuse>(*program);
+  const auto answer = run_one(*aggregator, fuse, program, features);
   EXPECT_TRUE(at::equal(tensor_of(answer), expected_answer(tiny, scratch.path(), pixels)));
 }
 
@@ -163,8 +168,8 @@ TEST(Engine, AcceptsBytesThatAreNotAligned) {
   const TinyBundle tiny(scratch.path());
   const plan::Bundle bundle(scratch.path());
   const auto aggregator = fusion_engine(bundle, tiny.plan);
-  const auto program = plan::compile(tiny.plan, tiny.plan.shape).back();
-  const auto fuse = *plan::find_first<plan::Fuse>(program);
+  const auto program = fusion_program(tiny.plan);
+  const auto fuse = *plan::find_first<plan::Fuse>(*program);
   const std::vector<float> numbers(16, 0.5f);
   net::Value aligned, shifted;
   aligned.dims = shifted.dims = {1, 1, 16};
@@ -174,8 +179,8 @@ TEST(Engine, AcceptsBytesThatAreNotAligned) {
   std::memcpy(room + 1, numbers.data(), 64);
   shifted.data = net::Buffer(buffer.owner(), buffer.data() + 1, 64);
   const net::Value none = net::Value::absent();
-  EXPECT_TRUE(at::equal(tensor_of(aggregator->run(fuse, program, {&aligned, &none, &none})),
-                        tensor_of(aggregator->run(fuse, program, {&shifted, &none, &none}))));
+  EXPECT_TRUE(at::equal(tensor_of(run_one(*aggregator, fuse, program, {aligned, none, none})),
+                        tensor_of(run_one(*aggregator, fuse, program, {shifted, none, none}))));
 }
 
 TEST(Engine, HoldsOnlyItsPart) {
@@ -186,11 +191,12 @@ TEST(Engine, HoldsOnlyItsPart) {
   const net::Value pixels = tiny_pixels(1);
   EXPECT_EQ(error_of([&] { SubModel(tiny.plan, 0).run(*engine, pixels); }),
             "[engine] part 0: not held by this process");
-  const auto program = plan::compile(tiny.plan, tiny.plan.shape).back();
-  EXPECT_EQ(error_of([&] { engine->run(plan::Fuse(), program, {}); }),
+  const auto program = fusion_program(tiny.plan);
+  const auto slots = engine->begin(program, {});
+  EXPECT_EQ(error_of([&] { slots->run(*plan::find_first<plan::Fuse>(*program)); }),
             "[engine] fusion head: not held by this process");
-  EXPECT_EQ(error_of([&] { engine->run(plan::Send(), program, {}); }),
-            "[engine] instruction: saw send, needs sub_model or fuse");
+  EXPECT_EQ(error_of([&] { slots->run(plan::Send()); }),
+            "[engine] instruction: saw send, needs one that computes");
 }
 
 TEST(Engine, SaysWhatIsWrongWithAnInput) {

@@ -9,14 +9,15 @@
 #include <vector>
 
 #include "infer/executor.hpp"
+#include "tests/infer/value_engine.hpp"
 
 namespace cleave::infer {
 namespace {
 
-class NullEngine : public Engine {
+class NullEngine : public ValueEngine {
  public:
   explicit NullEngine(net::Value value) : value_(std::move(value)) {}
-  net::Value run(const plan::Instruction&, const plan::Program&,
+  net::Value compute(const plan::Instruction&, const plan::Program&,
                  const std::vector<const net::Value*>&, const Sequence&) override {
     return value_;
   }

@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "infer/paced.hpp"
+#include "tests/infer/value_engine.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -40,9 +41,9 @@ float number_in(const net::Value& value) {
 }
 
 /// Adds up what is present; absent counts as -1. Remembers each call. A negative sum is an error.
-class AddingEngine : public Engine {
+class AddingEngine : public ValueEngine {
  public:
-  net::Value run(const Instruction& instruction, const Program&,
+  net::Value compute(const Instruction& instruction, const Program&,
                  const std::vector<const net::Value*>& operands, const Sequence&) override {
     float sum = std::holds_alternative<plan::SubModel>(instruction) ? 100 : 0;
     for (const net::Value* operand : operands) sum += operand->present ? number_in(*operand) : -1;
@@ -316,11 +317,11 @@ TEST(Executor, ForgetsACanceledRequest) {
 TEST(Executor, ForgetsASequenceWhenItsLastRequestHasEnded) {
   class KeepingEngine : public AddingEngine {
    public:
-    net::Value run(const Instruction& instruction, const Program& program,
+    net::Value compute(const Instruction& instruction, const Program& program,
                    const std::vector<const net::Value*>& operands,
                    const Sequence& sequence) override {
       calls.push_back("run " + std::to_string(sequence.id));
-      return AddingEngine::run(instruction, program, operands, sequence);
+      return AddingEngine::compute(instruction, program, operands, sequence);
     }
     void forget(std::uint64_t sequence) override {
       calls.push_back("forget " + std::to_string(sequence));
@@ -425,7 +426,7 @@ TEST(Executor, RefusesAResultThatIsNotWhatTheProgramSays) {
   bench.executor.admit(1, program, {value_of(1)}, in_a_second, in_an_hour);
   bench.run();
   EXPECT_EQ(bench.log,
-            (Log{"1 failed [sub_model] value f as computed: saw f32 [1], needs f32 [1, 96]"}));
+            (Log{"1 failed [send] value f as computed: saw f32 [1], needs f32 [1, 96]"}));
 }
 
 TEST(Executor, OnlyFuseAcceptsAbsentOperands) {
@@ -463,11 +464,11 @@ TEST(Executor, EndsAProgramWhoseLastInstructionIsAReceive) {
 
 TEST(Executor, TellsComputingFromWaiting) {
   class SlowEngine : public AddingEngine {
-    net::Value run(const Instruction& instruction, const Program& program,
+    net::Value compute(const Instruction& instruction, const Program& program,
                    const std::vector<const net::Value*>& operands,
                    const Sequence& sequence) override {
       std::this_thread::sleep_for(20ms);
-      return AddingEngine::run(instruction, program, operands, sequence);
+      return AddingEngine::compute(instruction, program, operands, sequence);
     }
   };
   Bench bench;
@@ -498,13 +499,13 @@ double thread_seconds() {
 class BusyEngine : public AddingEngine {
  public:
   explicit BusyEngine(std::chrono::microseconds busy) : busy_(busy) {}
-  net::Value run(const Instruction& instruction, const Program& program,
+  net::Value compute(const Instruction& instruction, const Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     for (const double end = thread_seconds() + std::chrono::duration<double>(busy_).count();
          thread_seconds() < end;) {
     }
-    return AddingEngine::run(instruction, program, operands, sequence);
+    return AddingEngine::compute(instruction, program, operands, sequence);
   }
 
  private:
@@ -515,7 +516,7 @@ double seconds_of_run(Engine& engine) {
   const auto program = agent_program();
   const net::Value input = value_of(1);
   const auto before = Clock::now();
-  engine.run(program->instructions[1], *program, {&input});
+  run_one(engine, program->instructions[1], program, {input});
   engine.settle();
   return std::chrono::duration<double>(Clock::now() - before).count();
 }
@@ -542,11 +543,11 @@ TEST(Paced, SleepsOffALongInstructionAtOnceAndGivesItsTurnBack) {
   const auto program = agent_program();
   const net::Value input = value_of(1);
   const auto before = Clock::now();
-  one->run(program->instructions[1], *program, {&input});  // nobody calls settle()
+  run_one(*one, program->instructions[1], program, {input});  // nobody calls settle()
   EXPECT_GE(Clock::now() - before, 8ms);
   auto other = std::async(std::launch::async, [&] {
     const auto engine = paced(std::make_unique<BusyEngine>(1us), 1, file.string());
-    engine->run(program->instructions[1], *program, {&input});
+    run_one(*engine, program->instructions[1], program, {input});
   });
   EXPECT_EQ(other.wait_for(10s), std::future_status::ready);
   one->settle();
@@ -569,7 +570,7 @@ TEST(Paced, SleepsOffWhatManySmallInstructionsOweTogether) {
   const net::Value input = value_of(1);
   const double cpu_before = thread_seconds();
   const auto before = Clock::now();
-  for (int i = 0; i < 400; ++i) engine->run(program->instructions[1], *program, {&input});
+  for (int i = 0; i < 400; ++i) run_one(*engine, program->instructions[1], program, {input});
   engine->settle();
   const double elapsed = std::chrono::duration<double>(Clock::now() - before).count();
   const double used = thread_seconds() - cpu_before;
@@ -581,11 +582,11 @@ TEST(Executor, LetsTheEngineSettleBeforeAValueLeavesAndWhereNothingIsReady) {
   class SettlingEngine : public AddingEngine {
    public:
     explicit SettlingEngine(std::vector<std::string>& log) : log_(log) {}
-    net::Value run(const Instruction& instruction, const Program& program,
+    net::Value compute(const Instruction& instruction, const Program& program,
                    const std::vector<const net::Value*>& operands,
                    const Sequence& sequence) override {
       log_.push_back("run");
-      return AddingEngine::run(instruction, program, operands, sequence);
+      return AddingEngine::compute(instruction, program, operands, sequence);
     }
     void settle() override { log_.push_back("settle"); }
 
@@ -612,11 +613,11 @@ TEST(Paced, DoesNotCountTimeAsleep) {
 TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
   const auto file =
       std::filesystem::temp_directory_path() / ("cleave-turns-" + std::to_string(::getpid()));
-  class WatchingEngine : public Engine {
+  class WatchingEngine : public ValueEngine {
    public:
     explicit WatchingEngine(std::atomic<int>& inside, std::atomic<int>& most)
         : inside_(inside), most_(most) {}
-    net::Value run(const plan::Instruction&, const plan::Program&,
+    net::Value compute(const plan::Instruction&, const plan::Program&,
                    const std::vector<const net::Value*>&, const Sequence&) override {
       const int now = ++inside_;
       for (int seen = most_; now > seen && !most_.compare_exchange_weak(seen, now);) {
@@ -636,7 +637,7 @@ TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
       devices.emplace_back([&] {
         const auto engine = paced(std::make_unique<WatchingEngine>(inside, most), 1, turns);
         for (int k = 0; k < 10; ++k) {
-          engine->run({}, {}, {});
+          run_one(*engine, sub_model(1, 0), agent_program(), {value_of(1)});
           engine->settle();
         }
       });

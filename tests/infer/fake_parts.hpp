@@ -21,6 +21,7 @@
 #include "infer/agent.hpp"
 #include "infer/aggregator.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "tests/infer/value_engine.hpp"
 
 namespace cleave::infer {
 
@@ -168,11 +169,11 @@ struct Seen {
 };
 
 /// sub_model: `feature_of` everywhere; fuse: the sum of the first numbers of those present.
-class FakeEngine : public Engine {
+class FakeEngine : public ValueEngine {
  public:
   explicit FakeEngine(std::chrono::microseconds time = {}, Seen* seen = nullptr)
       : time_(time), seen_(seen) {}
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands, const Sequence&) override {
     const auto& info = program.values.at(static_cast<std::size_t>(plan::result_of(instruction)));
     float number = 0;
@@ -250,11 +251,11 @@ class Gate {
 class GatedEngine : public FakeEngine {
  public:
   explicit GatedEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                  const std::vector<const net::Value*>& operands,
                  const Sequence& sequence) override {
     gate_->pass();
-    return FakeEngine::run(instruction, program, operands, sequence);
+    return FakeEngine::compute(instruction, program, operands, sequence);
   }
 
  private:

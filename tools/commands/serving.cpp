@@ -20,29 +20,16 @@ namespace cleave::tools {
 namespace {
 
 /// An engine that keeps how long the parts and the fusion of a request took.
-class TimedEngine : public infer::Engine {
+class TimedEngine : public infer::EngineAround {
  public:
   TimedEngine(std::unique_ptr<infer::Engine> engine, std::size_t parts)
-      : compute_s(parts), engine_(std::move(engine)) {}
+      : EngineAround(std::move(engine)), compute_s(parts) {}
 
-  void prepare() override { engine_->prepare(); }
   void settle() override {
     const auto started = infer::Clock::now();
-    engine_->settle();
+    EngineAround::settle();
     if (last_) *last_ += std::chrono::duration<double>(infer::Clock::now() - started).count();
     last_ = nullptr;
-  }
-  void forget(std::uint64_t sequence) override { engine_->forget(sequence); }
-  net::Value run(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const infer::Sequence& sequence) override {
-    const auto started = infer::Clock::now();
-    net::Value result = engine_->run(instruction, program, operands, sequence);
-    const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
-    const auto* sub_model = std::get_if<plan::SubModel>(&instruction);
-    last_ = sub_model ? &compute_s.at(static_cast<std::size_t>(sub_model->part)) : &fuse_s;
-    *last_ += spent_s;
-    return result;
   }
   void start() {
     compute_s.assign(compute_s.size(), 0);
@@ -52,8 +39,17 @@ class TimedEngine : public infer::Engine {
   std::vector<double> compute_s;  // by part
   double fuse_s = 0;
 
+ protected:
+  void around(const plan::Instruction& instruction, const Run& run) override {
+    const auto started = infer::Clock::now();
+    run();
+    const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
+    const auto* sub_model = std::get_if<plan::SubModel>(&instruction);
+    last_ = sub_model ? &compute_s.at(static_cast<std::size_t>(sub_model->part)) : &fuse_s;
+    *last_ += spent_s;
+  }
+
  private:
-  std::unique_ptr<infer::Engine> engine_;
   double* last_ = nullptr;  // whose instruction was the last
 };
 

@@ -281,26 +281,37 @@ std::vector<SpeedCheck> check_speeds(const Ground& ground) {
 /// instruction is a sub_model, else one of a few microseconds.
 class ProductEngine : public infer::Engine {
  public:
-  net::Value run(const plan::Instruction& instruction, const plan::Program&,
-                 const std::vector<const net::Value*>&, const infer::Sequence&) override {
-    const bool large = std::holds_alternative<plan::SubModel>(instruction);
-    result_ = large ? at::mm(left_, right_) : at::mm(small_, small_);
-    return {};
+  std::unique_ptr<infer::Slots> begin(std::shared_ptr<const plan::Program>,
+                                      const infer::Sequence&) override {
+    return std::make_unique<Products>();
   }
 
  private:
-  at::Tensor left_ = at::ones({256, 768}), right_ = at::ones({768, 768}), result_;
-  at::Tensor small_ = at::ones({48, 48});
+  class Products : public infer::Slots {
+   public:
+    void run(const plan::Instruction& instruction) override {
+      const bool large = std::holds_alternative<plan::SubModel>(instruction);
+      result_ = large ? at::mm(left_, right_) : at::mm(small_, small_);
+    }
+    void set(plan::ValueId, net::Value) override {}
+    net::Value get(plan::ValueId) override { return {}; }
+    void clear(plan::ValueId) override {}
+
+   private:
+    at::Tensor left_ = at::ones({256, 768}), right_ = at::ones({768, 768}), result_;
+    at::Tensor small_ = at::ones({48, 48});
+  };
 };
 
 /// Child of check_speeds: prints the share of a core that paced products get, large ones and 1,000
 /// small ones of which 20 at a time stand between two values that leave.
 int speed_check(double share, const std::string& turns) {
   infer::set_threads(1);
-  ProductEngine plain;
+  const auto plain = ProductEngine().begin({}, {});
   const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share, turns);
+  const auto products = engine->begin({}, {});
   const plan::Instruction large = plan::SubModel(), small = plan::Fuse();
-  for (int i = 0; i < 20; ++i) plain.run(large, {}, {}, {});
+  for (int i = 0; i < 20; ++i) plain->run(large);
   timespec before{}, after{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
   const auto started = infer::Clock::now();
@@ -308,11 +319,11 @@ int speed_check(double share, const std::string& turns) {
     return std::chrono::duration<double>(infer::Clock::now() - started).count();
   };
   for (int round = 0; round < 50; ++round) {
-    for (int i = 0; i < 20; ++i) engine->run(small, {}, {});
+    for (int i = 0; i < 20; ++i) products->run(small);
     engine->settle();
   }
   while (seconds() < 1.5) {
-    engine->run(large, {}, {});
+    products->run(large);
     engine->settle();
   }
   const double wall_s = seconds();

@@ -1,0 +1,28 @@
+#include "infer/slots.hpp"
+
+#include <utility>
+
+namespace cleave::infer {
+
+class EngineAround::SlotsAround : public Slots {
+ public:
+  SlotsAround(EngineAround& engine, std::unique_ptr<Slots> inner)
+      : engine_(engine), inner_(std::move(inner)) {}
+  void set(plan::ValueId value, net::Value is) override { inner_->set(value, std::move(is)); }
+  void run(const plan::Instruction& instruction) override {
+    engine_.around(instruction, [&] { inner_->run(instruction); });
+  }
+  net::Value get(plan::ValueId value) override { return inner_->get(value); }
+  void clear(plan::ValueId value) override { inner_->clear(value); }
+
+ private:
+  EngineAround& engine_;
+  std::unique_ptr<Slots> inner_;
+};
+
+std::unique_ptr<Slots> EngineAround::begin(std::shared_ptr<const plan::Program> program,
+                                           const Sequence& sequence) {
+  return std::make_unique<SlotsAround>(*this, inner_->begin(std::move(program), sequence));
+}
+
+}  // namespace cleave::infer
