@@ -20,6 +20,7 @@ at::Tensor last_block(const model::Transformer& model, int layer, const at::Tens
   if (shape.heads > 0) {
     const at::Tensor normed = model::norm(model, prefix + "norm_attention", x);
     const at::Tensor context = model::attend(
+        model, layer, {},
         model::project(model, layer, Projection::query, heads, normed.narrow(1, 0, rows)),
         model::project(model, layer, Projection::key, heads, normed),
         model::project(model, layer, Projection::value, heads, normed));

@@ -43,7 +43,7 @@ at::Tensor heads_side_by_side(const model::Transformer& model, int layer, model:
   const std::int64_t queries = model.config.layers[static_cast<std::size_t>(layer)].heads;
   const model::Range heads{
       0, which == model::Projection::query ? queries : queries / model.config.group};
-  return model::project(model, layer, which, heads, x).transpose(1, 2).flatten(2);
+  return model::project(model, layer, which, heads, x);
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ class Walk {
     // Transformers loads a part, too.
     if (const auto pooled = linear("pooler", features)) tie(features, *pooled);
     if (const auto transformed = linear("head_transform", features))
-      norm("head_norm", tie(features, *transformed));
+      tie_norm("head_norm", tie(features, *transformed));
     linear("head", features);
     linear("head_distilled", features);
   }
@@ -52,14 +52,11 @@ class Walk {
 
   using Value = Vertex;
   Vertex embed() { return config_.is_text() ? text() : image(); }
-  Vertex norm(const std::string& name, Vertex x) {
-    tie_if_there(x, name + ".weight", 0);
-    tie_if_there(x, name + ".bias", 0);
-    return x;
+  Vertex norm(int layer, model::NormOf which, Vertex x) {
+    return tie_norm(model::norm_prefix(layer, which), x);
   }
   Vertex project(int layer, model::Projection which, Vertex x) {
-    constexpr const char* names[] = {"query", "key", "value"};
-    return *linear(model::block_prefix(layer) + "attention." + names[static_cast<int>(which)], x);
+    return *linear(model::projection_prefix(layer, which), x);
   }
   /// Ties each query head with the keys and values that it shares.
   Vertex attend(int, Vertex query, Vertex key, Vertex value) {
@@ -67,7 +64,7 @@ class Walk {
     return tie(key, value);
   }
   Vertex project_out(int layer, Vertex context) {
-    return *linear(model::block_prefix(layer) + "attention.output", context);
+    return *linear(model::output_prefix(layer, model::Half::attention), context);
   }
   Vertex mlp(int layer, Vertex x) {
     const std::string name = model::block_prefix(layer) + "mlp.";
@@ -76,7 +73,7 @@ class Walk {
     return *linear(name + "down", columns);
   }
   Vertex add(Vertex x, Vertex added) { return tie(x, added); }
-  Vertex read_out(Vertex x) { return norm("norm", x); }
+  Vertex read_out(Vertex x) { return norm(-1, model::NormOf::feature, x); }
 
   // ---- what it found ----
 
@@ -94,7 +91,7 @@ class Walk {
     const Vertex tokens = at("embedding.token", 1);
     tie_if_there(tokens, "embedding.position", 1);
     tie_if_there(tokens, "embedding.type", 1);
-    return norm("embedding.norm", tokens);
+    return tokens;
   }
 
   Vertex image() {
@@ -112,6 +109,12 @@ class Walk {
     const Vertex result = at(name + ".weight", 0);
     tie_if_there(result, name + ".bias", 0);
     return result;
+  }
+
+  Vertex tie_norm(const std::string& prefix, Vertex x) {
+    tie_if_there(x, prefix + ".weight", 0);
+    tie_if_there(x, prefix + ".bias", 0);
+    return x;
   }
 
   Vertex at(const std::string& parameter, int axis) const {

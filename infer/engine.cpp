@@ -9,6 +9,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -57,10 +58,26 @@ Tensor tensor_over(const net::Value& value) {
       bytes, value.dims, [owner](void*) {}, options);
 }
 
+base::Element element_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return base::Element::f32;
+    case at::kDouble:
+      return base::Element::f64;
+    case at::kInt:
+      return base::Element::i32;
+    case at::kByte:
+      return base::Element::u8;
+    default:
+      throw std::logic_error("[engine] saw a value of another element type");
+  }
+}
+
 /// A value over the tensor's memory, which it keeps alive.
 net::Value value_over(const Tensor& tensor) {
   auto owner = std::make_shared<const Tensor>(tensor.contiguous());
   net::Value value;
+  value.element = element_of(*owner);
   value.dims = owner->sizes().vec();
   const auto* bytes = static_cast<const std::byte*>(owner->data_ptr());
   value.data = net::Buffer(owner, bytes, owner->nbytes());
@@ -71,6 +88,7 @@ net::Value value_over(const Tensor& tensor) {
 /// aggregates.
 struct Held {
   std::vector<std::optional<model::Transformer>> parts;
+  std::optional<model::Transformer> teacher;  // what exact strategies read of it
   std::optional<model::FusionHead> fusion;
   plan::RequestShape shape;  // of the warm-up
 };
@@ -78,7 +96,12 @@ struct Held {
 class TorchEngine : public Engine {
  public:
   TorchEngine(Held held, const EngineOptions& options)
-      : held_(std::move(held)), options_(options) {}
+      : held_(std::move(held)), options_(options) {
+    if (options.element == base::Element::f32) return;
+    for (auto& part : held_.parts)
+      if (part) widen(*part);
+    if (held_.teacher) widen(*held_.teacher);
+  }
 
   void prepare() override {
     set_threads(options_.threads);
@@ -92,18 +115,22 @@ class TorchEngine : public Engine {
 
   std::unique_ptr<Slots> begin(std::shared_ptr<const plan::Program> program,
                                const Sequence& sequence) override {
-    return std::make_unique<Tensors>(*this, program->values.size(), sequence);
+    return std::make_unique<Tensors>(*this, program->rank, program->values.size(), sequence);
   }
 
  private:
+  static void widen(model::Transformer& model) {
+    for (auto& [name, tensor] : model.tensors) tensor = tensor.to(at::kDouble);
+  }
+
   /// Tensors in their slots; those of absent values are undefined.
   class Tensors : public Slots {
    public:
-    Tensors(TorchEngine& engine, std::size_t values, const Sequence& sequence)
-        : engine_(engine), slots_(values), sequence_(sequence) {}
+    Tensors(TorchEngine& engine, std::int32_t rank, std::size_t values, const Sequence& sequence)
+        : engine_(engine), rank_(rank), slots_(values), sequence_(sequence) {}
 
     void set(plan::ValueId value, net::Value is) override {
-      slot(value) = is.present ? tensor_over(is) : Tensor();
+      tensor(value) = is.present ? tensor_over(is) : Tensor();
     }
     void run(const plan::Instruction& instruction) override {
       engine_.guarded([&] {
@@ -111,19 +138,105 @@ class TorchEngine : public Engine {
         return 0;
       });
     }
-    net::Value get(plan::ValueId value) override { return value_over(slot(value)); }
-    void clear(plan::ValueId value) override { slot(value) = Tensor(); }
+    net::Value get(plan::ValueId value) override { return value_over(tensor(value)); }
+    void clear(plan::ValueId value) override { slot(value) = {}; }
 
    private:
-    Tensor& slot(plan::ValueId value) { return slots_.at(static_cast<std::size_t>(value)); }
+    struct Slot {
+      Tensor tensor;
+      std::shared_ptr<const model::Sight> sight;  // of lengths
+    };
+    Slot& slot(plan::ValueId value) { return slots_.at(static_cast<std::size_t>(value)); }
+    Tensor& tensor(plan::ValueId value) { return slot(value).tensor; }
+    /// Where texts stand; of images nowhere.
+    model::Sight sight(plan::ValueId lengths) {
+      return lengths < 0 ? model::Sight() : *slot(lengths).sight;
+    }
+    model::Range of_queries(const model::Transformer& model, model::Range heads) {
+      return {heads.begin * model.config.group, heads.end * model.config.group};
+    }
 
     void run_one(const plan::SubModel& i) {
-      slot(i.result) = engine_.run_part(i, slot(i.given), sequence_);
+      tensor(i.result) = engine_.run_part(i, rank_, tensor(i.given), sequence_);
+    }
+    void run_one(const plan::Lengths& i) {
+      const model::Transformer& model = engine_.part(i.part);
+      const Tensor ids = tensor(i.ids);
+      model::KvCache* cache = engine_.cache_of(model, {rank_, i.part}, ids, sequence_);
+      const model::Input input(ids, cache);
+      model::check_input(model, input);
+      slot(i.result).sight = std::make_shared<const model::Sight>(model::sight(model, input));
+      tensor(i.result) = (ids >= 0).sum(1).to(at::kInt);
+      if (cache != nullptr) cache->add(model::lengths_of(ids));
+    }
+    void run_one(const plan::Embed& i) {
+      const model::Transformer& model = engine_.part(i.part);
+      Tensor given = tensor(i.given);
+      if (!model.config.is_text()) {
+        model::check_input(model, given);
+        given = normalise(model, given);
+      }
+      tensor(i.result) = model::embed_tokens(model, given, sight(i.lengths).past, i.vocabulary,
+                                             i.positions);
+    }
+    void run_one(const plan::Norm& i) {
+      tensor(i.result) =
+          model::norm(engine_.part(i.part), model::norm_prefix(i.layer, i.which), tensor(i.x));
+    }
+    void run_one(const plan::Project& i) {
+      const model::Transformer& model = engine_.part(i.part);
+      const bool queries = i.which == model::Projection::query;
+      tensor(i.result) = model::project(model, i.layer, i.which,
+                                        queries ? of_queries(model, i.heads) : i.heads,
+                                        tensor(i.x));
+    }
+    void run_one(const plan::Attend& i) {
+      model::Sight seen = sight(i.lengths);
+      if (i.lengths >= 0 && i.texts.size() < static_cast<std::int64_t>(seen.past.size()))
+        seen = model::of_texts(seen, i.texts);
+      tensor(i.result) = model::attend(engine_.part(i.part), i.layer, seen, tensor(i.query),
+                                       tensor(i.key), tensor(i.value));
+    }
+    void run_one(const plan::ProjectOut& i) {
+      const model::Transformer& model = engine_.part(i.part);
+      tensor(i.result) = model::project_out(model, i.layer, of_queries(model, i.heads),
+                                            tensor(i.context), i.with_bias);
+    }
+    void run_one(const plan::Mlp& i) {
+      tensor(i.result) =
+          model::mlp(engine_.part(i.part), i.layer, i.columns, tensor(i.x), i.with_bias);
+    }
+    void run_one(const plan::AddBias& i) {
+      tensor(i.result) =
+          tensor(i.x) + engine_.part(i.part)[model::output_prefix(i.layer, i.half) + ".bias"];
+    }
+    void run_one(const plan::Add& i) { tensor(i.result) = tensor(i.a) + tensor(i.b); }
+    void run_one(const plan::Slice& i) {
+      tensor(i.result) = tensor(i.x).narrow(i.axis, i.range.begin, i.range.size());
+    }
+    void run_one(const plan::Concat& i) {
+      std::vector<Tensor> pieces;
+      for (const plan::ValueId piece : i.pieces) pieces.push_back(tensor(piece));
+      tensor(i.result) = at::cat(pieces, i.axis);
+    }
+    void run_one(const plan::ReadOut& i) {
+      const model::Transformer& model = engine_.part(i.part);
+      const bool last = model.config.task == model::Task::causal_lm;
+      tensor(i.result) = model::read_out(
+          model, last ? model::last_token(tensor(i.x), tensor(i.lengths)) : tensor(i.x),
+          sight(i.lengths));
+    }
+    void run_one(const plan::Head& i) {
+      const model::Transformer& model = engine_.part(i.part);
+      tensor(i.result) =
+          model.config.reads_every_token()
+              ? model::language_logits(model, tensor(i.feature), i.vocabulary)
+              : model::classify(model, tensor(i.feature));
     }
     void run_one(const plan::Fuse& i) {
       std::vector<Tensor> features;
-      for (const plan::ValueId feature : i.features) features.push_back(slot(feature));
-      slot(i.result) = engine_.run_fusion(features);
+      for (const plan::ValueId feature : i.features) features.push_back(tensor(feature));
+      tensor(i.result) = engine_.run_fusion(features);
     }
     template <class Operation>
     void run_one(const Operation& i) {
@@ -132,7 +245,8 @@ class TorchEngine : public Engine {
     }
 
     TorchEngine& engine_;
-    std::vector<Tensor> slots_;
+    std::int32_t rank_;
+    std::vector<Slot> slots_;
     Sequence sequence_;
   };
 
@@ -148,6 +262,11 @@ class TorchEngine : public Engine {
   }
 
   const model::Transformer& part(std::int32_t index) const {
+    if (index == plan::teacher_part) {
+      if (!held_.teacher)
+        throw std::runtime_error("[engine] the teacher's weights: not held by this process");
+      return *held_.teacher;
+    }
     const auto i = static_cast<std::size_t>(index);
     if (index < 0 || i >= held_.parts.size() || !held_.parts[i])
       throw std::runtime_error("[engine] part " + std::to_string(index) +
@@ -155,9 +274,15 @@ class TorchEngine : public Engine {
     return *held_.parts[i];
   }
 
+  /// In what the model computes in.
+  static Tensor normalise(const model::Transformer& model, const Tensor& pixels) {
+    return model::normalise_pixels(model.config, pixels)
+        .to(model["embedding.patch.bias"].scalar_type());
+  }
+
   static Tensor run_images(const model::Transformer& model, const Tensor& pixels, bool with_head) {
     model::check_input(model, pixels);
-    const Tensor normalised = model::normalise_pixels(model.config, pixels);
+    const Tensor normalised = normalise(model, pixels);
     return with_head ? model::forward(model, normalised) : model::features(model, normalised);
   }
 
@@ -166,17 +291,20 @@ class TorchEngine : public Engine {
     const model::Input input(ids, cache);
     model::check_input(model, input);
     Tensor features = model::features(model, input);
-    if (model.config.causal) features = model::last_token(features, ids);
+    if (model.config.causal) features = model::last_token(features, (ids >= 0).sum(1));
     return with_head ? model::classify(model, features) : features;
   }
 
-  /// What is kept of a sequence for one part; null where the request stands for itself.
-  model::KvCache* cache_of(const model::Transformer& model, std::int32_t part, const Tensor& ids,
+  /// Who computes: the rank, and the part whose weights it takes.
+  using Computing = std::pair<std::int32_t, std::int32_t>;
+
+  /// What is kept of a sequence; null where the request stands for itself.
+  model::KvCache* cache_of(const model::Transformer& model, Computing computing, const Tensor& ids,
                            const Sequence& sequence) {
     if (sequence.id == 0) return nullptr;
-    const std::pair key(sequence.id, part);
+    const std::pair key(sequence.id, computing);
     if (sequence.past == 0)
-      caches_[key] = {model::make_cache(model, ids.size(0), sequence.capacity), {}};
+      caches_[key] = {model::make_cache(model.config, ids.size(0), sequence.capacity), {}};
     const auto found = caches_.find(key);
     if (found == caches_.end() || !found->second.rewind_to(sequence.past) ||
         static_cast<std::int64_t>(found->second.cache.lengths.size()) != ids.size(0))
@@ -186,12 +314,12 @@ class TorchEngine : public Engine {
     return &found->second.cache;
   }
 
-  Tensor run_part(const plan::SubModel& instruction, const Tensor& given,
+  Tensor run_part(const plan::SubModel& instruction, std::int32_t rank, const Tensor& given,
                   const Sequence& sequence) {
     const model::Transformer& model = part(instruction.part);
     if (!model.config.is_text()) return run_images(model, given, instruction.with_head);
     return run_texts(model, given, instruction.with_head,
-                     cache_of(model, instruction.part, given, sequence));
+                     cache_of(model, {rank, instruction.part}, given, sequence));
   }
 
   Tensor run_fusion(const std::vector<Tensor>& features) const {
@@ -243,7 +371,7 @@ class TorchEngine : public Engine {
     }
   };
 
-  std::map<std::pair<std::uint64_t, std::int32_t>, Kept> caches_;  // by sequence and part
+  std::map<std::pair<std::uint64_t, Computing>, Kept> caches_;  // by sequence
   Held held_;
   EngineOptions options_;
 };
@@ -330,9 +458,55 @@ std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Pla
 std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
                                      const EngineOptions& options) {
   model::keep_memory_compact();
+  return model_engine(model::load(model), options);
+}
+
+std::unique_ptr<Engine> model_engine(model::Transformer model, const EngineOptions& options) {
   Held held;
-  held.parts.push_back(model::load(model));
+  held.parts.push_back(model);
+  held.teacher = std::move(model);
   return std::make_unique<TorchEngine>(std::move(held), options);
+}
+
+net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
+                const net::Value& input, const std::vector<bool>& absent, const Sequence& sequence,
+                const OnSend& on_send) {
+  constexpr Executor::RequestId request = 1;
+  net::Value answer;
+  std::string failure;
+  std::vector<std::unique_ptr<Executor>> ranks;
+  for (const plan::Program& program : programs) {
+    Executor::Hooks hooks;
+    hooks.send = [&, from = program.rank](auto, auto to, auto tag, const net::Value& value,
+                                          const RunTimes&) {
+      if (on_send) on_send(from, to, value);
+      const std::string wrong =
+          ranks.at(static_cast<std::size_t>(to))->deliver(request, from, tag, value);
+      if (failure.empty()) failure = wrong;
+    };
+    hooks.output = [&](auto, const net::Value& value, const RunTimes&) { answer = value; };
+    hooks.failed = [&](auto, const std::string& error) {
+      if (failure.empty()) failure = error;
+    };
+    ranks.push_back(std::make_unique<Executor>(*engines.at(ranks.size()), hooks));
+  }
+  const auto is_absent = [&](std::size_t rank) { return rank < absent.size() && absent[rank]; };
+  const auto never = Clock::time_point::max();
+  for (std::size_t rank = 0; rank < programs.size(); ++rank) {
+    if (is_absent(rank)) continue;
+    std::vector<net::Value> inputs(plan::find_first<plan::Input>(programs[rank]) ? 1 : 0, input);
+    ranks[rank]->admit(request, std::make_shared<const plan::Program>(programs[rank]),
+                       std::move(inputs), never, never, sequence);
+  }
+  for (std::size_t rank = 0; rank < programs.size(); ++rank)
+    if (is_absent(rank))
+      for (const auto& other : ranks) other->peer_lost(static_cast<std::int32_t>(rank));
+  for (bool busy = true; busy;) {
+    busy = false;
+    for (const auto& rank : ranks) busy = rank->step(Clock::now()) || busy;
+  }
+  if (!failure.empty()) throw std::runtime_error(failure);
+  return answer;
 }
 
 net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
@@ -341,37 +515,7 @@ net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value&
   shape.batch = input.dims.empty() ? 1 : input.dims[0];
   if (plan.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 1 : input.dims[1];
   const auto programs = plan::compile(plan, shape);
-  net::Value answer;
-  std::string failure;
-  Executor* peers = nullptr;
-  Executor::Hooks hooks;
-  // A request for each rank, with the rank as its id: a send is a delivery to another request.
-  hooks.send = [&](auto rank, auto peer, auto tag, const net::Value& value, const RunTimes&) {
-    const auto to = static_cast<Executor::RequestId>(peer);
-    const std::string wrong = peers->deliver(to, static_cast<std::int32_t>(rank), tag, value);
-    if (failure.empty()) failure = wrong;
-  };
-  hooks.output = [&](auto, const net::Value& value, const RunTimes&) { answer = value; };
-  hooks.failed = [&](auto, const std::string& error) {
-    if (failure.empty()) failure = error;
-  };
-  Executor executor(engine, hooks);
-  peers = &executor;
-  const auto never = Clock::time_point::max();
-  // The aggregator first: it must be there when the others send.
-  for (auto program = programs.rbegin(); program != programs.rend(); ++program) {
-    const auto rank = static_cast<std::size_t>(program->rank);
-    if (rank < absent.size() && absent[rank]) continue;
-    std::vector<net::Value> inputs(plan::find_first<plan::Input>(*program) ? 1 : 0, input);
-    executor.admit(rank, std::make_shared<const plan::Program>(*program), std::move(inputs), never,
-                   never, sequence);
-  }
-  for (std::size_t rank = 0; rank < absent.size(); ++rank)
-    if (absent[rank]) executor.peer_lost(static_cast<std::int32_t>(rank));
-  while (executor.step(Clock::now())) {
-  }
-  if (!failure.empty()) throw std::runtime_error(failure);
-  return answer;
+  return play(std::vector<Engine*>(programs.size(), &engine), programs, input, absent, sequence);
 }
 
 void set_threads(int threads) {

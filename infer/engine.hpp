@@ -1,12 +1,19 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "infer/executor.hpp"
 #include "infer/machine.hpp"
 #include "optimizer/plan/bundle.hpp"
+
+namespace cleave::model {
+struct Transformer;
+}
 
 namespace cleave::infer {
 
@@ -15,6 +22,8 @@ struct EngineOptions {
   int threads = 1;
   /// Runs each held part once on zeros in prepare(), so that the first request is not the slow one.
   bool warm_up = true;
+  /// What is computed in, f32 or f64: the reference of tests. Programs have to be of the same.
+  base::Element element = base::Element::f32;
 };
 
 /// Holds one part of a bundle's plan (agents). Throws std::runtime_error: no such device, part not
@@ -27,12 +36,24 @@ std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle, const plan::Pl
 /// Holds every part and the fusion head: the reference that the distributed run must equal.
 std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Plan& plan,
                                      const EngineOptions& options = {});
-/// A whole model folder as the only part (strategy `local`; the teacher in benchmarks).
+/// A whole model folder as the only part (strategy `local`; the teacher in benchmarks), and as the
+/// teacher of exact strategies.
 std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
                                      const EngineOptions& options = {});
 
-/// Plays all ranks' programs in this process, one after the other. Returns what the plan answers;
-/// `absent` parts are left out.
+/// The same over a model in memory, which may have only the weights that its programs read
+/// (plan::weights_of).
+std::unique_ptr<Engine> model_engine(model::Transformer model, const EngineOptions& options = {});
+
+/// A value that one rank hands to another.
+using OnSend = std::function<void(std::int32_t from, std::int32_t to, const net::Value& value)>;
+/// Plays the programs of all ranks in this process, each on its engine (which may be the same), and
+/// returns the output. Ranks that are `absent` are left out. Throws std::runtime_error.
+net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
+                const net::Value& input, const std::vector<bool>& absent = {},
+                const Sequence& sequence = {}, const OnSend& on_send = {});
+
+/// Compiles the plan for the input and plays it on one engine.
 net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
                        const std::vector<bool>& absent = {}, const Sequence& sequence = {});
 

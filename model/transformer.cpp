@@ -16,22 +16,20 @@ const LayerShape& layer_shape(const Transformer& model, int layer) {
   return model.config.layers.at(static_cast<std::size_t>(layer));
 }
 
-std::string_view name_of(Projection which) {
-  switch (which) {
-    case Projection::query:
-      return "query";
-    case Projection::key:
-      return "key";
-    case Projection::value:
-      return "value";
-  }
-  return "?";
-}
-
-/// Rows [begin, end) in units of `unit`; the whole tensor itself where nothing is left out.
-Tensor take(const Tensor& x, std::int64_t axis, Range range, std::int64_t unit = 1) {
-  if (range.size() * unit == x.size(axis)) return x;
-  return x.narrow(axis, range.begin * unit, range.size() * unit);
+/// Units [begin, end) of `unit` elements of a parameter, of those that the model has; the tensor
+/// itself where nothing is left out.
+Tensor take(const Transformer& model, const std::string& name, std::int64_t axis, Range range,
+            std::int64_t unit = 1) {
+  const Tensor& x = model[name];
+  const auto kept = model.begins.find(name);
+  const std::int64_t first = kept == model.begins.end() ? 0 : kept->second;
+  const std::int64_t begin = range.begin * unit - first, size = range.size() * unit;
+  if (begin < 0 || begin + size > x.size(axis))
+    throw std::out_of_range("[model] " + name + ": saw " + std::to_string(first) + " to " +
+                            std::to_string(first + x.size(axis)) + ", needs " +
+                            std::to_string(range.begin * unit) + " to " +
+                            std::to_string(range.end * unit));
+  return size == x.size(axis) ? x : x.narrow(axis, begin, size);
 }
 
 Tensor activate(Activation activation, const Tensor& x) {
@@ -75,17 +73,12 @@ Range heads_of(const Transformer& model, int layer, Projection which) {
 /// Some heads' queries, keys or values side by side. [B, N, D] -> [B, N, h·K].
 Tensor project_flat(const Transformer& model, int layer, Projection which, Range heads,
                     const Tensor& x) {
-  const std::string name = block_prefix(layer) + "attention." + std::string(name_of(which));
+  const std::string name = projection_prefix(layer, which);
   const std::int64_t width = model.config.head_width;
-  const Tensor weight = take(model[name + ".weight"], 0, heads, width);
+  const Tensor weight = take(model, name + ".weight", 0, heads, width);
   if (!model.config.qkv_bias) return product(x, weight, nullptr, model.compute);
-  const Tensor bias = take(model[name + ".bias"], 0, heads, width);
+  const Tensor bias = take(model, name + ".bias", 0, heads, width);
   return product(x, weight, &bias, model.compute);
-}
-
-/// [B, N, h·K] -> [B, h, N, K], a view.
-Tensor split_heads(const Tensor& x, std::int64_t head_width) {
-  return x.unflatten(2, {x.size(2) / head_width, head_width}).transpose(1, 2);
 }
 
 /// linear() with the bias where there is one.
@@ -118,7 +111,12 @@ Tensor positions_of(const std::vector<std::int64_t>& past, std::int64_t tokens, 
 /// Adds the keys or values of new tokens behind those that a text has, and returns all of them. [B,
 /// g, N, K] -> [B, g, M, K]. What fills up a shorter row lands behind its last token: nobody sees
 /// it there before the next token of the row overwrites it.
-Tensor append(Tensor& kept, const Tensor& fresh, const Sight& sight) {
+Tensor append(Tensor& all, const Tensor& fresh, const Sight& sight) {
+  if (!all.defined())
+    all = at::zeros({static_cast<std::int64_t>(sight.cache->lengths.size()), fresh.size(1),
+                     sight.cache->capacity, fresh.size(3)},
+                    fresh.options());
+  Tensor kept = all.narrow(0, sight.first_text, fresh.size(0));
   const std::int64_t tokens = fresh.size(2);
   const std::int64_t longest = *std::max_element(sight.past.begin(), sight.past.end());
   if (all_equal(sight.past)) {
@@ -135,11 +133,10 @@ Tensor append(Tensor& kept, const Tensor& fresh, const Sight& sight) {
 /// Some MLP columns of `name`. [B, N, D] -> [B, N, columns].
 Tensor mlp_columns(const Transformer& model, const std::string& name, Range columns,
                    const Tensor& x) {
-  const Tensor weight = take(model[name + ".weight"], 0, columns);
-  const Tensor* bias = model.find(name + ".bias");
-  if (bias == nullptr) return product(x, weight, nullptr, model.compute);
-  const Tensor taken = take(*bias, 0, columns);
-  return product(x, weight, &taken, model.compute);
+  const Tensor weight = take(model, name + ".weight", 0, columns);
+  if (model.find(name + ".bias") == nullptr) return product(x, weight, nullptr, model.compute);
+  const Tensor bias = take(model, name + ".bias", 0, columns);
+  return product(x, weight, &bias, model.compute);
 }
 
 /// Activations of some MLP columns after the non-linearity (and the gate). [B, N, D] -> [B, N,
@@ -162,8 +159,8 @@ class Eager {
   Eager(const Transformer& model, const Sight& sight, const Observer* observer)
       : model_(model), sight_(sight), observer_(observer) {}
 
-  Tensor norm(const std::string& prefix, const Tensor& x) const {
-    return model::norm(model_, prefix, x);
+  Tensor norm(int layer, NormOf which, const Tensor& x) const {
+    return model::norm(model_, norm_prefix(layer, which), x);
   }
   /// [B, N, D] -> [B, N, h·K].
   Tensor project(int layer, Projection which, const Tensor& x) {
@@ -173,26 +170,18 @@ class Eager {
     read_ = rounded_ = Tensor();
     if (observer_ != nullptr && observer_->on_attention)
       observer_->on_attention(layer, widened(q), widened(k), widened(v));
-    const std::int64_t width = model_.config.head_width;
-    const Tensor queries = rotate(split_heads(q, width), sight_);
-    Tensor keys = rotate(split_heads(k, width), sight_), values = split_heads(v, width);
-    if (sight_.cache != nullptr) {
-      const auto l = static_cast<std::size_t>(layer);
-      keys = append(sight_.cache->keys.at(l), keys, sight_);
-      values = append(sight_.cache->values.at(l), values, sight_);
-    }
-    const Tensor context = model::attend(queries, keys, values, sight_.bias);
+    const Tensor context = model::attend(model_, layer, sight_, q, k, v);
     if (observer_ != nullptr && observer_->on_context)
       observer_->on_context(layer, widened(context));
     return context;
   }
   Tensor project_out(int layer, const Tensor& context) const {
-    return with_weights_of(model_, block_prefix(layer) + "attention.output", context);
+    const Range heads = heads_of(model_, layer, Projection::query);
+    return model::project_out(model_, layer, heads, context, true);
   }
   Tensor mlp(int layer, const Tensor& x) const {
     const Range columns{0, layer_shape(model_, layer).mlp_width};
-    return with_weights_of(model_, block_prefix(layer) + "mlp.down",
-                           mlp_activations(model_, layer, columns, x, observer_));
+    return model::mlp(model_, layer, columns, x, true, observer_);
   }
   Tensor add(const Tensor& x, const Tensor& added) const {
     const bool changes = observer_ != nullptr && observer_->change_addition;
@@ -215,7 +204,9 @@ class Eager {
   Tensor read_, rounded_;
 };
 
-std::vector<std::int64_t> past_of(const Input& input) {
+using Past = std::vector<std::int64_t>;
+
+Past past_of(const Input& input) {
   if (input.cache != nullptr) return input.cache->lengths;
   return std::vector<std::int64_t>(static_cast<std::size_t>(input.values.size(0)), 0);
 }
@@ -253,13 +244,24 @@ Tensor positions_behind_padding(const ModelConfig& config, const Tensor& ids) {
   return counted.cumsum(1) * counted + padding;
 }
 
+/// Ids -> their tokens' rows; those of other tokens are zero.
+Tensor look_up(const Transformer& model, const Tensor& ids, Range vocabulary) {
+  const std::string name = "embedding.token";
+  if (vocabulary.size() == model.config.vocabulary) return at::embedding(model[name], ids);
+  const Tensor here = (ids >= vocabulary.begin).logical_and(ids < vocabulary.end);
+  const Tensor rows = (ids - vocabulary.begin).clamp(0, vocabulary.size() - 1);
+  return at::embedding(take(model, name, 0, vocabulary), rows)
+      .masked_fill(here.logical_not().unsqueeze(-1), 0);
+}
+
 /// Ids -> tokens with positions [B, N, D]; what fills up a row becomes some token or other.
-Tensor embed_text(const Transformer& model, const Input& input) {
-  const Tensor ids = input.values.to(at::kLong);
+Tensor embed_text(const Transformer& model, const Tensor& values, const Past& past,
+                  Range vocabulary, bool with_positions) {
+  const Tensor ids = values.to(at::kLong);
   // Padding becomes the first token of the vocabulary.
   const Tensor real = ids.clamp_min(0);
-  const std::vector<std::int64_t> past = past_of(input);
-  Tensor x = at::embedding(model["embedding.token"], real.bitwise_and(second_text - 1));
+  Tensor x = look_up(model, real.bitwise_and(second_text - 1), vocabulary);
+  if (!with_positions) return x;
   if (const Tensor* position = model.find("embedding.position")) {
     const Tensor positions = model.config.position_offset > 0
                                  ? positions_behind_padding(model.config, ids)
@@ -268,7 +270,7 @@ Tensor embed_text(const Transformer& model, const Input& input) {
   }
   if (const Tensor* type = model.find("embedding.type"))
     x = x + at::embedding(*type, real.bitwise_and(second_text).ne(0).to(at::kLong));
-  return model.find("embedding.norm.weight") == nullptr ? x : norm(model, "embedding.norm", x);
+  return x;
 }
 
 /// −∞ where a token may not be looked at, 0 where it may.
@@ -318,19 +320,6 @@ void expect_head(const ModelConfig& config) {
     throw std::invalid_argument("[classify] saw a model without a head, needs one");
 }
 
-/// [.., D] -> [.., V].
-Tensor language_logits(const Transformer& model, const Tensor& features) {
-  expect_head(model.config);
-  if (features.size(-1) != model.config.width)
-    expect_dims(features, {-1, -1, model.config.width}, "features");
-  Tensor x = features;
-  if (model.config.task == Task::masked_lm)
-    x = norm(model, "head_norm",
-             activate(model.config.head_activation(), with_weights_of(model, "head_transform", x)));
-  const Tensor& weight = model[model.config.tied_head ? "embedding.token" : "head.weight"];
-  return linear(x, weight, model.find("head.bias"), model.compute);
-}
-
 [[noreturn]] void refuse_row(std::int64_t row, const std::string& saw, const std::string& needs) {
   throw std::invalid_argument("[tokens] text " + std::to_string(row) + ": saw " + saw + ", needs " +
                               needs);
@@ -358,20 +347,16 @@ std::int64_t KvCache::longest() const {
   return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
 }
 
-KvCache make_cache(const Transformer& model, std::int64_t batch, std::int64_t capacity) {
-  const ModelConfig& config = model.config;
+void KvCache::add(const std::vector<std::int64_t>& tokens) {
+  for (std::size_t row = 0; row < tokens.size(); ++row) lengths[row] += tokens[row];
+}
+
+KvCache make_cache(const ModelConfig& config, std::int64_t batch, std::int64_t capacity) {
   KvCache cache;
   cache.capacity = std::min(capacity, config.context);
   cache.lengths.assign(static_cast<std::size_t>(batch), 0);
-  const at::TensorOptions options =
-      at::TensorOptions(model.compute == Compute::bf16 ? at::kBFloat16 : at::kFloat)
-          .device(model["embedding.token"].device());
-  for (const LayerShape& layer : config.layers) {
-    const std::vector<std::int64_t> dims = {batch, layer.heads / config.group, cache.capacity,
-                                            config.head_width};
-    cache.keys.push_back(layer.heads > 0 ? at::zeros(dims, options) : Tensor());
-    cache.values.push_back(layer.heads > 0 ? at::zeros(dims, options) : Tensor());
-  }
+  cache.keys.resize(config.layers.size());
+  cache.values.resize(config.layers.size());
   return cache;
 }
 
@@ -460,8 +445,37 @@ Tensor normalise_pixels(const ModelConfig& config, const Tensor& pixels) {
                      per_channel(scale, pixels.device()));
 }
 
+Sight of_texts(const Sight& sight, Range texts) {
+  Sight some = sight;
+  const auto narrow = [&](Tensor& x) {
+    if (x.defined() && x.size(0) > 1) x = x.narrow(0, texts.begin, texts.size());
+  };
+  some.past.assign(sight.past.begin() + texts.begin, sight.past.begin() + texts.end);
+  if (sight.bias.defined()) {
+    narrow(some.bias);
+    // The longest of them may have fewer keys.
+    const std::int64_t fewer = *std::max_element(sight.past.begin(), sight.past.end()) -
+                               *std::max_element(some.past.begin(), some.past.end());
+    some.bias = some.bias.narrow(-1, 0, some.bias.size(-1) - fewer);
+  }
+  narrow(some.cosines);
+  narrow(some.sines);
+  narrow(some.real);
+  some.first_text = sight.first_text + texts.begin;
+  return some;
+}
+
 Tensor embed(const Transformer& model, const Input& input) {
-  return model.config.is_text() ? embed_text(model, input) : embed_image(model, input.values);
+  const Past past = model.config.is_text() ? past_of(input) : Past();
+  const Tensor x = embed_tokens(model, input.values, past, {0, model.config.vocabulary}, true);
+  if (!norms_embedding(model.config)) return x;
+  return norm(model, norm_prefix(-1, NormOf::embedding), x);
+}
+
+Tensor embed_tokens(const Transformer& model, const Tensor& values,
+                    const std::vector<std::int64_t>& past, Range vocabulary, bool positions) {
+  if (!model.config.is_text()) return embed_image(model, values);
+  return embed_text(model, values, past, vocabulary, positions);
 }
 
 Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x) {
@@ -473,7 +487,24 @@ Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x
 
 Tensor project(const Transformer& model, int layer, Projection which, Range heads,
                const Tensor& x) {
-  return split_heads(widened(project_flat(model, layer, which, heads, x)), model.config.head_width);
+  return widened(project_flat(model, layer, which, heads, x));
+}
+
+Tensor split_heads(const Tensor& x, std::int64_t head_width) {
+  return x.unflatten(2, {x.size(2) / head_width, head_width}).transpose(1, 2);
+}
+
+Tensor attend(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
+              const Tensor& k, const Tensor& v) {
+  const std::int64_t width = model.config.head_width;
+  const Tensor queries = rotate(split_heads(q, width), sight);
+  Tensor keys = rotate(split_heads(k, width), sight), values = split_heads(v, width);
+  if (sight.cache != nullptr) {
+    const auto l = static_cast<std::size_t>(layer);
+    keys = append(sight.cache->keys.at(l), keys, sight);
+    values = append(sight.cache->values.at(l), values, sight);
+  }
+  return attend(queries, keys, values, sight.bias);
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias) {
@@ -492,16 +523,19 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& b
   return context.transpose(1, 2).reshape({batch, tokens, heads * width});
 }
 
-Tensor project_out(const Transformer& model, int layer, Range heads, const Tensor& context) {
-  const Tensor& weight = model[block_prefix(layer) + "attention.output.weight"];
-  return linear(context, take(weight, 1, heads, model.config.head_width), nullptr, model.compute);
+Tensor project_out(const Transformer& model, int layer, Range heads, const Tensor& context,
+                   bool with_bias) {
+  const std::string name = output_prefix(layer, Half::attention);
+  return linear(context, take(model, name + ".weight", 1, heads, model.config.head_width),
+                with_bias ? model.find(name + ".bias") : nullptr, model.compute);
 }
 
 Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
-           const Observer* observer) {
+           bool with_bias, const Observer* observer) {
+  const std::string name = output_prefix(layer, Half::mlp);
   const Tensor h = mlp_activations(model, layer, columns, x, observer);
-  return linear(h, take(model[block_prefix(layer) + "mlp.down.weight"], 1, columns), nullptr,
-                model.compute);
+  return linear(h, take(model, name + ".weight", 1, columns),
+                with_bias ? model.find(name + ".bias") : nullptr, model.compute);
 }
 
 Tensor block(const Transformer& model, int layer, const Tensor& input, const Sight& sight,
@@ -526,10 +560,10 @@ Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight) {
   return (normed(x) * weight).sum(1, true) / weight.sum(1, true);
 }
 
-Tensor last_token(const Tensor& features, const Tensor& ids) {
-  if (features.size(1) == 1) return features;
-  const Tensor last = (ids >= 0).sum(1).to(at::kLong).sub(1).clamp_min(0).view({-1, 1, 1});
-  return features.gather(1, last.expand({-1, 1, features.size(2)}));
+Tensor last_token(const Tensor& x, const Tensor& lengths) {
+  if (x.size(1) == 1) return x;
+  const Tensor last = lengths.to(at::kLong).sub(1).clamp_min(0).view({-1, 1, 1});
+  return x.gather(1, last.expand({-1, 1, x.size(2)}));
 }
 
 Tensor features(const Transformer& model, const Input& input, const Observer* observer) {
@@ -537,16 +571,13 @@ Tensor features(const Transformer& model, const Input& input, const Observer* ob
   Tensor x = embed(model, input);
   for (int layer = 0; layer < static_cast<int>(model.config.layers.size()); ++layer)
     x = block(model, layer, x, sight, observer);
-  if (input.cache != nullptr) {
-    const std::vector<std::int64_t> fresh = lengths_of(input.values);
-    for (std::size_t row = 0; row < fresh.size(); ++row) input.cache->lengths[row] += fresh[row];
-  }
+  if (input.cache != nullptr) input.cache->add(lengths_of(input.values));
   return read_out(model, x, sight);
 }
 
 Tensor classify(const Transformer& model, const Tensor& features) {
   const ModelConfig& config = model.config;
-  if (config.reads_every_token()) return language_logits(model, features);
+  if (config.reads_every_token()) return language_logits(model, features, {0, config.classes});
   expect_dims(features, {-1, config.summary_tokens, config.width}, "features");
   const Tensor first = features.select(1, 0);
   if (config.task == Task::embedding)
@@ -560,6 +591,21 @@ Tensor classify(const Transformer& model, const Tensor& features) {
   const Tensor logits = with_weights_of(model, "head", first);
   if (config.summary_tokens == 1) return logits;
   return (logits + with_weights_of(model, "head_distilled", features.select(1, 1))) / 2;
+}
+
+Tensor language_logits(const Transformer& model, const Tensor& features, Range vocabulary) {
+  expect_head(model.config);
+  if (features.size(-1) != model.config.width)
+    expect_dims(features, {-1, -1, model.config.width}, "features");
+  Tensor x = features;
+  if (model.config.task == Task::masked_lm)
+    x = norm(model, "head_norm",
+             activate(model.config.head_activation(), with_weights_of(model, "head_transform", x)));
+  const Tensor weight =
+      take(model, model.config.tied_head ? "embedding.token" : "head.weight", 0, vocabulary);
+  if (model.find("head.bias") == nullptr) return linear(x, weight, nullptr, model.compute);
+  const Tensor bias = take(model, "head.bias", 0, vocabulary);
+  return linear(x, weight, &bias, model.compute);
 }
 
 Tensor forward(const Transformer& model, const Input& input, const Observer* observer) {

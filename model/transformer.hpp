@@ -19,17 +19,14 @@ namespace cleave::model {
 
 using at::Tensor;
 
-/// Heads or columns or rows [begin, end).
-struct Range {
-  std::int64_t begin = 0, end = 0;
-  std::int64_t size() const { return end - begin; }
-};
-
 /// A model is a value: config + named fp32 tensors (canonical names, `model::stored_tensors`); of
 /// fp64 tensors on fp64 pixels, or on ids, everything is fp64. Copies share the tensors.
 struct Transformer {
   ModelConfig config;
   std::map<std::string, Tensor> tensors;
+  /// Of a tensor that is only some of its parameter along the axis that shares cut: the first unit
+  /// that is there.
+  std::map<std::string, std::int64_t> begins;
   Compute compute = Compute::f32;
 
   /// Throws std::out_of_range with the name.
@@ -63,15 +60,17 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor* bias,
               Compute compute = Compute::f32);
 /// K/V state of a batch of texts: what earlier tokens left for later ones. A value that grows.
 struct KvCache {
-  /// By layer [B, H/G, capacity, K]; undefined for a layer without attention.
+  /// By layer [B, g, capacity, K] for the heads that attend here; undefined before they did.
   std::vector<Tensor> keys, values;
   /// Tokens that each text has so far, B of them.
   std::vector<std::int64_t> lengths;
   std::int64_t capacity = 0;
   std::int64_t longest() const;
+  /// Tokens that each text has got more.
+  void add(const std::vector<std::int64_t>& tokens);
 };
 /// An empty cache for B texts of at most `capacity` tokens (at most the model's context).
-KvCache make_cache(const Transformer& model, std::int64_t batch, std::int64_t capacity);
+KvCache make_cache(const ModelConfig& config, std::int64_t batch, std::int64_t capacity);
 
 /// What a request asks of a model. Images: uint8 [B, c, h, w] or normalised float pixels. Text:
 /// token ids [B, N], int32 or int64; −1 fills up the end of the shorter rows, so that lengths
@@ -95,7 +94,7 @@ std::vector<std::int64_t> lengths_of(const Tensor& ids);
 /// Where the rows of a batch stand in their texts, and what each may attend to; the same for every
 /// layer.
 struct Sight {
-  /// Added to the scores: [N, M], [B, 1, N, M] or undefined where every row sees everything.
+  /// Added to the scores: [B or 1, 1, N or 1, M]; undefined where every row sees everything.
   Tensor bias;
   /// Rotary positions: cosines and sines [B or 1, 1, N, K]; undefined where positions are learned.
   Tensor cosines, sines;
@@ -104,26 +103,41 @@ struct Sight {
   /// 1 for tokens, 0 for what fills up the row [B, N]; undefined where nothing is filled up.
   Tensor real;
   KvCache* cache = nullptr;
+  /// The rows are these texts of the cache.
+  std::int64_t first_text = 0;
 };
 Sight sight(const Transformer& model, const Input& input);
+/// Of some texts of the batch alone.
+Sight of_texts(const Sight& sight, Range texts);
 
 /// uint8 [B, c, h, w] or normalised float pixels -> normalised float (rescale, mean, std of the
 /// config). [B, c, h, w].
 Tensor normalise_pixels(const ModelConfig& config, const Tensor& pixels);
-/// Pixels or ids -> tokens with positions [B, N, D].
+/// Pixels or ids -> tokens with positions, normalised where the family does that [B, N, D].
 Tensor embed(const Transformer& model, const Input& input);
+/// The same before the norm. `past`: tokens before each text's. Of some rows of the vocabulary: the
+/// other tokens are zero, and what does not hang on the token is there with `positions` alone.
+Tensor embed_tokens(const Transformer& model, const Tensor& values,
+                    const std::vector<std::int64_t>& past, Range vocabulary, bool positions);
 /// The family's norm `prefix`.{weight,bias}. [B, N, D] -> [B, N, D].
 Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x);
-/// Queries, keys or values of some heads (of keys and values: of some groups), without rotation.
-/// [B, N, D] -> [B, h, N, K], h = heads.size().
+/// Queries, keys or values of some heads (of keys and values: of some groups) side by side, without
+/// rotation. [B, N, D] -> [B, N, h·K], h = heads.size().
 Tensor project(const Transformer& model, int layer, Projection which, Range heads, const Tensor& x);
+/// [B, N, h·K] -> [B, h, N, K], a view.
+Tensor split_heads(const Tensor& x, std::int64_t head_width);
+/// What project() gave of some heads, turned and with what the cache has before it -> their context.
+/// q [B, N, h·K], k and v [B, N, h/G·K] -> [B, N, h·K].
+Tensor attend(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
+              const Tensor& k, const Tensor& v);
 /// softmax(q·kᵀ/√K + bias)·v. q [B, h, N, K], k and v [B, h/G, M, K] -> [B, N, h·K].
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias = {});
-/// Context of some heads -> its share of the output, bias left out. [B, N, h·K] -> [B, N, D].
-Tensor project_out(const Transformer& model, int layer, Range heads, const Tensor& context);
-/// MLP columns' share of the output, bias of the down projection left out. [B, N, D] -> [B, N, D].
+/// Context of some heads -> its share of the output, its bias as asked. [B, N, h·K] -> [B, N, D].
+Tensor project_out(const Transformer& model, int layer, Range heads, const Tensor& context,
+                   bool with_bias = false);
+/// MLP columns' share of the output, bias of the down projection as asked. [B, N, D] -> [B, N, D].
 Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
-           const Observer* observer = nullptr);
+           bool with_bias = false, const Observer* observer = nullptr);
 /// One whole block, residuals, norms and biases included. [B, N, D] -> [B, N, D].
 Tensor block(const Transformer& model, int layer, const Tensor& x, const Sight& sight = {},
              const Observer* observer = nullptr);
@@ -131,14 +145,16 @@ Tensor block(const Transformer& model, int layer, const Tensor& x, const Sight& 
 /// summary tokens [B, T, D]; for an embedding what its `pooling` reads [B, 1, D]; for a language
 /// model every token [B, N, D].
 Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight);
-/// Each text's last token of what a language model features() gave. [B, N, D] and ids [B, N] -> [B,
-/// 1, D]; of a text without a token anything.
-Tensor last_token(const Tensor& features, const Tensor& ids);
+/// Each text's last token. [B, N, D] and lengths [B] -> [B, 1, D]; of a text without a token
+/// anything.
+Tensor last_token(const Tensor& x, const Tensor& lengths);
 /// Input -> feature: embed, all blocks, read_out.
 Tensor features(const Transformer& model, const Input& input, const Observer* observer = nullptr);
 /// The head on features: logits averaged over the classifiers of a distilled DeiT [B, T, D] -> [B,
 /// C]; an embedding's direction [B, 1, D] -> [B, D]; a language model's logits [.., D] -> [.., V].
 Tensor classify(const Transformer& model, const Tensor& features);
+/// A language model's head for some rows of its vocabulary. [.., D] -> [.., v].
+Tensor language_logits(const Transformer& model, const Tensor& features, Range vocabulary);
 /// classify(features(input)).
 Tensor forward(const Transformer& model, const Input& input, const Observer* observer = nullptr);
 

@@ -2,23 +2,39 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "model/config/config.hpp"
 
 namespace cleave::model {
 
 enum class Projection { query, key, value };
+enum class Half { attention, mlp };
+/// What a norm belongs to: the embedded tokens, a half of a layer, or the feature.
+enum class NormOf { embedding, attention, mlp, feature };
+
+std::string_view name_of(Projection which);
+std::string_view name_of(Half half);
+std::string_view name_of(NormOf which);
 
 /// "blocks.3.": what the names of a layer's parameters begin with.
 inline std::string block_prefix(int layer) { return "blocks." + std::to_string(layer) + "."; }
+/// "blocks.3.attention.query", "blocks.3.norm_mlp", "embedding.norm", …: what the names of a
+/// piece's weight and bias begin with.
+std::string projection_prefix(int layer, Projection which);
+std::string norm_prefix(int layer, NormOf which);
+/// Whether a norm stands behind the embedded tokens.
+bool norms_embedding(const ModelConfig& config);
+/// What a half writes into the stream: "blocks.3.attention.output", "blocks.3.mlp.down".
+std::string output_prefix(int layer, Half half);
 
 // How a transformer is computed, told once, over the pieces of a *machine*: libtorch computes with
 // tensors (model/transformer.cpp), the coupling graph follows widths (decompose/coupling.cpp),
 // prices count kernels (optimizer/plan/work.cpp). A machine has
 //
 //   Value                                what its pieces take and give
-//   embed() -> x                         what is read, as tokens with positions
-//   norm(prefix, x)                      the norm `prefix`.{weight,bias}
+//   embed() -> x                         what is read, as tokens with positions, before their norm
+//   norm(layer, which, x)                its norm; a layer's, or of the embedding or the feature
 //   project(layer, which, x)             queries, keys or values
 //   attend(layer, q, k, v) -> context    with the cache and the rotation that belong to it
 //   project_out(layer, context)          with its bias
@@ -45,26 +61,38 @@ typename Machine::Value block(Machine& machine, const ModelConfig& config, int l
                               typename Machine::Value x) {
   const LayerShape& shape = config.layers.at(static_cast<std::size_t>(layer));
   const bool before = config.norm_placement == NormPlacement::before;
-  const auto half = [&](const char* name, const auto& inner) {
-    const std::string norm = block_prefix(layer) + name;
-    const auto added = inner(before ? machine.norm(norm, x) : x);  // what it read may go
+  const auto half = [&](NormOf which, const auto& inner) {
+    const auto added = inner(before ? machine.norm(layer, which, x) : x);  // what it read may go
     x = machine.add(x, added);
-    if (!before) x = machine.norm(norm, x);
+    if (!before) x = machine.norm(layer, which, x);
   };
   if (shape.heads > 0)
-    half("norm_attention", [&](const auto& read) { return attention(machine, layer, read); });
+    half(NormOf::attention, [&](const auto& read) { return attention(machine, layer, read); });
   if (shape.mlp_width > 0)
-    half("norm_mlp", [&](const auto& read) { return machine.mlp(layer, read); });
+    half(NormOf::mlp, [&](const auto& read) { return machine.mlp(layer, read); });
+  return x;
+}
+
+/// What is read -> what the first block gets.
+template <class Machine>
+typename Machine::Value embedded(Machine& machine, const ModelConfig& config) {
+  const auto x = machine.embed();
+  return norms_embedding(config) ? machine.norm(-1, NormOf::embedding, x) : x;
+}
+
+/// What is read -> what the last block gives.
+template <class Machine>
+typename Machine::Value states(Machine& machine, const ModelConfig& config) {
+  auto x = embedded(machine, config);
+  for (int layer = 0; layer < static_cast<int>(config.layers.size()); ++layer)
+    x = block(machine, config, layer, x);
   return x;
 }
 
 /// What is read -> the model's feature.
 template <class Machine>
 typename Machine::Value features(Machine& machine, const ModelConfig& config) {
-  typename Machine::Value x = machine.embed();
-  for (int layer = 0; layer < static_cast<int>(config.layers.size()); ++layer)
-    x = block(machine, config, layer, x);
-  return machine.read_out(x);
+  return machine.read_out(states(machine, config));
 }
 
 }  // namespace cleave::model

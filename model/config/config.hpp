@@ -36,6 +36,13 @@ enum class Pooling {
   first,  // the state of the first token ([CLS])
 };
 
+/// Units [begin, end) of a width: heads, columns, rows, layers.
+struct Range {
+  std::int64_t begin = 0, end = 0;
+  std::int64_t size() const { return end - begin; }
+  bool operator==(const Range& other) const { return begin == other.begin && end == other.end; }
+};
+
 /// Shape of one layer of a model that may have been cut.
 struct LayerShape {
   /// Query heads kept, each `ModelConfig::head_width` wide; with grouped keys and values a multiple

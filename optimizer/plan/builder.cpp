@@ -1,5 +1,8 @@
 #include "optimizer/plan/builder.hpp"
 
+#include <stdexcept>
+#include <utility>
+
 #include "model/config/config.hpp"
 
 namespace cleave::plan {
@@ -21,6 +24,10 @@ ValueId ProgramBuilder::value(std::string name, base::Element element,
   return static_cast<ValueId>(program_.values.size() - 1);
 }
 
+ValueId ProgramBuilder::computed(const char* letter, std::vector<std::int64_t> dims) {
+  return value(letter + std::to_string(program_.values.size()), element_, std::move(dims));
+}
+
 ValueId ProgramBuilder::input(const model::ModelConfig& config, const RequestShape& shape) {
   Input input;
   input.result =
@@ -38,10 +45,176 @@ ValueId ProgramBuilder::sub_model(std::int32_t part, const model::ModelConfig& c
   const std::int64_t rows = feature_rows(config, info(given).dims.at(1));
   const ValueId result =
       with_head
-          ? value("y", base::Element::f32, answer_dims(config, batch, rows))
-          : value("f_" + std::to_string(part), base::Element::f32, {batch, rows, config.width});
+          ? value("y", element_, answer_dims(config, batch, rows))
+          : value("f_" + std::to_string(part), element_, {batch, rows, config.width});
   program_.instructions.emplace_back(SubModel{result, given, part, with_head});
   return result;
+}
+
+ValueId ProgramBuilder::lengths(ValueId ids, std::int32_t part) {
+  Lengths i;
+  i.result = value("lengths", base::Element::i32, {info(ids).dims.at(0)});
+  i.ids = ids;
+  i.part = part;
+  return append(i);
+}
+
+ValueId ProgramBuilder::embed(const model::ModelConfig& config, std::int32_t part, ValueId given,
+                              ValueId lengths, model::Range vocabulary, bool positions) {
+  const auto& dims = info(given).dims;
+  Embed i;
+  i.result = computed(
+      "x", {dims.at(0), config.is_text() ? dims.at(1) : config.num_tokens(), config.width});
+  i.given = given;
+  i.lengths = lengths;
+  i.part = part;
+  i.vocabulary = vocabulary;
+  i.positions = positions;
+  return append(i);
+}
+
+ValueId ProgramBuilder::norm(std::int32_t part, std::int32_t layer, model::NormOf which,
+                             ValueId x) {
+  Norm i;
+  i.result = computed("h", info(x).dims);
+  i.x = x;
+  i.part = part;
+  i.layer = layer;
+  i.which = which;
+  return append(i);
+}
+
+ValueId ProgramBuilder::project(const model::ModelConfig& config, std::int32_t part,
+                                std::int32_t layer, model::Projection which, model::Range heads,
+                                ValueId x) {
+  const auto& dims = info(x).dims;
+  const std::int64_t shared = which == model::Projection::query ? config.group : 1;
+  const char* letter = which == model::Projection::query ? "q"
+                       : which == model::Projection::key ? "k"
+                                                         : "v";
+  Project i;
+  i.result =
+      computed(letter, {dims.at(0), dims.at(1), heads.size() * shared * config.head_width});
+  i.x = x;
+  i.part = part;
+  i.layer = layer;
+  i.which = which;
+  i.heads = heads;
+  return append(i);
+}
+
+ValueId ProgramBuilder::attend(std::int32_t part, std::int32_t layer, model::Range heads,
+                               model::Range texts, ValueId query, ValueId key, ValueId value,
+                               ValueId lengths) {
+  Attend i;
+  i.result = computed("a", info(query).dims);
+  i.query = query;
+  i.key = key;
+  i.value = value;
+  i.lengths = lengths;
+  i.part = part;
+  i.layer = layer;
+  i.heads = heads;
+  i.texts = texts;
+  return append(i);
+}
+
+ValueId ProgramBuilder::project_out(const model::ModelConfig& config, std::int32_t part,
+                                    std::int32_t layer, model::Range heads, bool with_bias,
+                                    ValueId context) {
+  const auto& dims = info(context).dims;
+  ProjectOut i;
+  i.result = computed("p", {dims.at(0), dims.at(1), config.width});
+  i.context = context;
+  i.part = part;
+  i.layer = layer;
+  i.heads = heads;
+  i.with_bias = with_bias;
+  return append(i);
+}
+
+ValueId ProgramBuilder::mlp(std::int32_t part, std::int32_t layer, model::Range columns,
+                            bool with_bias, ValueId x) {
+  Mlp i;
+  i.result = computed("m", info(x).dims);
+  i.x = x;
+  i.part = part;
+  i.layer = layer;
+  i.columns = columns;
+  i.with_bias = with_bias;
+  return append(i);
+}
+
+ValueId ProgramBuilder::add_bias(std::int32_t part, std::int32_t layer, model::Half half,
+                                 ValueId x) {
+  AddBias i;
+  i.result = computed("b", info(x).dims);
+  i.x = x;
+  i.part = part;
+  i.layer = layer;
+  i.half = half;
+  return append(i);
+}
+
+ValueId ProgramBuilder::add(ValueId a, ValueId b) {
+  if (info(a).dims != info(b).dims)
+    throw std::logic_error("[builder] add: saw operands of two shapes, needs one");
+  Add i;
+  i.result = computed("x", info(a).dims);
+  i.a = a;
+  i.b = b;
+  return append(i);
+}
+
+ValueId ProgramBuilder::slice(ValueId x, std::int32_t axis, model::Range range) {
+  auto dims = info(x).dims;
+  auto& size = dims.at(static_cast<std::size_t>(axis));
+  if (range.size() == size) return x;
+  size = range.size();
+  Slice i;
+  i.result = value("s" + std::to_string(program_.values.size()), info(x).element, dims);
+  i.x = x;
+  i.axis = axis;
+  i.range = range;
+  return append(i);
+}
+
+ValueId ProgramBuilder::concat(std::vector<ValueId> pieces, std::int32_t axis) {
+  if (pieces.size() == 1) return pieces.front();
+  auto dims = info(pieces.at(0)).dims;
+  auto& size = dims.at(static_cast<std::size_t>(axis));
+  size = 0;
+  for (const ValueId piece : pieces) size += info(piece).dims.at(static_cast<std::size_t>(axis));
+  Concat i;
+  i.result =
+      value("c" + std::to_string(program_.values.size()), info(pieces.at(0)).element, dims);
+  i.pieces = std::move(pieces);
+  i.axis = axis;
+  return append(i);
+}
+
+ValueId ProgramBuilder::read_out(const model::ModelConfig& config, std::int32_t part, ValueId x,
+                                 ValueId lengths) {
+  const auto& dims = info(x).dims;
+  ReadOut i;
+  i.result = computed("f", {dims.at(0), feature_rows(config, dims.at(1)), config.width});
+  i.x = x;
+  i.lengths = lengths;
+  i.part = part;
+  return append(i);
+}
+
+ValueId ProgramBuilder::head(const model::ModelConfig& config, std::int32_t part,
+                             model::Range vocabulary, ValueId feature) {
+  const auto& dims = info(feature).dims;
+  auto answer = answer_dims(config, dims.at(0), dims.at(1));
+  if (config.reads_every_token()) answer.back() = vocabulary.size();
+  Head i;
+  i.result = computed("y", std::move(answer));
+  i.feature = feature;
+  i.part = part;
+  i.vocabulary = vocabulary;
+  return append(i);
 }
 
 void ProgramBuilder::send(ValueId value, std::int32_t peer, std::uint32_t tag) {
@@ -58,7 +231,7 @@ ValueId ProgramBuilder::receive(const ValueInfo& like, std::int32_t peer, std::u
 ValueId ProgramBuilder::fuse(const model::ModelConfig& teacher, std::vector<ValueId> features) {
   const auto dims = info(features.at(0)).dims;
   const ValueId result =
-      value("y", base::Element::f32, answer_dims(teacher, dims.at(0), dims.at(1)));
+      value("y", element_, answer_dims(teacher, dims.at(0), dims.at(1)));
   program_.instructions.emplace_back(Fuse{result, std::move(features)});
   return result;
 }

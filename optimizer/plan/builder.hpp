@@ -11,7 +11,11 @@ namespace cleave::plan {
 /// Writes one rank's program: each call appends an instruction and gives the value it writes.
 class ProgramBuilder {
  public:
-  explicit ProgramBuilder(std::int32_t rank) { program_.rank = rank; }
+  /// `element`: of what is computed, f32 or f64.
+  explicit ProgramBuilder(std::int32_t rank, base::Element element = base::Element::f32)
+      : element_(element) {
+    program_.rank = rank;
+  }
 
   /// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N].
   ValueId input(const model::ModelConfig& config, const RequestShape& shape);
@@ -19,6 +23,30 @@ class ProgramBuilder {
   /// model both are the last token's.
   ValueId sub_model(std::int32_t part, const model::ModelConfig& config, ValueId given,
                     bool with_head);
+  // The pieces of a forward pass: see instruction.hpp. `config` is that of `part`.
+  ValueId lengths(ValueId ids, std::int32_t part);
+  ValueId embed(const model::ModelConfig& config, std::int32_t part, ValueId given, ValueId lengths,
+                model::Range vocabulary, bool positions);
+  ValueId norm(std::int32_t part, std::int32_t layer, model::NormOf which, ValueId x);
+  ValueId project(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
+                  model::Projection which, model::Range heads, ValueId x);
+  /// Of rows that are the texts `texts` of what `lengths` counts.
+  ValueId attend(std::int32_t part, std::int32_t layer, model::Range heads, model::Range texts,
+                 ValueId query, ValueId key, ValueId value, ValueId lengths);
+  ValueId project_out(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
+                      model::Range heads, bool with_bias, ValueId context);
+  ValueId mlp(std::int32_t part, std::int32_t layer, model::Range columns, bool with_bias,
+              ValueId x);
+  ValueId add_bias(std::int32_t part, std::int32_t layer, model::Half half, ValueId x);
+  ValueId add(ValueId a, ValueId b);
+  /// The value itself where nothing is left out.
+  ValueId slice(ValueId x, std::int32_t axis, model::Range range);
+  /// The value itself where it is one.
+  ValueId concat(std::vector<ValueId> pieces, std::int32_t axis);
+  ValueId read_out(const model::ModelConfig& config, std::int32_t part, ValueId x, ValueId lengths);
+  ValueId head(const model::ModelConfig& config, std::int32_t part, model::Range vocabulary,
+               ValueId feature);
+
   void send(ValueId value, std::int32_t peer, std::uint32_t tag);
   /// What `peer` sends under `tag`: shape and element of `like`.
   ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag, bool may_be_absent);
@@ -33,7 +61,15 @@ class ProgramBuilder {
 
  private:
   ValueId value(std::string name, base::Element element, std::vector<std::int64_t> dims);
+  /// A computed value named after what made it and how many there are: "h12".
+  ValueId computed(const char* letter, std::vector<std::int64_t> dims);
+  template <class Operation>
+  ValueId append(Operation operation) {
+    program_.instructions.emplace_back(operation);
+    return operation.result;
+  }
   Program program_;
+  base::Element element_;
 };
 
 }  // namespace cleave::plan

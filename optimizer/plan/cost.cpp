@@ -80,6 +80,65 @@ class Costs {
   }
   double weight_bytes(const Fuse&) const { return fusion_bytes(plan_); }
 
+  // ---- pieces of a forward pass ----
+
+  std::vector<Kernel> kernels(const Embed& i) const {
+    return kernels_of_embedding(config_of(i.part), load_of(i.given));
+  }
+  std::vector<Kernel> kernels(const Norm& i) const {
+    return {{KernelKind::norm, rows_of(i.x), 0, last_of(i.x)}};
+  }
+  std::vector<Kernel> kernels(const Project& i) const {
+    return {{KernelKind::matmul, rows_of(i.x), last_of(i.x), last_of(i.result)}};
+  }
+  std::vector<Kernel> kernels(const Attend& i) const {
+    const model::ModelConfig& config = config_of(i.part);
+    const std::int64_t rows = rows_of(i.query), seen = dims_of(i.key).at(1) + past();
+    std::vector<Kernel> kernels;
+    if (config.rotary_base > 0)
+      kernels.push_back(
+          {KernelKind::elementwise, 2 * rows, 0, last_of(i.query) + last_of(i.key)});
+    kernels.push_back({KernelKind::attention, last_of(i.query) / config.head_width * rows,
+                       config.head_width, seen});
+    return kernels;
+  }
+  /// The scores before and behind the softmax; of several texts copies of the permuted operands.
+  double scratch_bytes(const Attend& i) const {
+    const model::ModelConfig& config = config_of(i.part);
+    const double seen = real(dims_of(i.key).at(1) + past());
+    const double scores = real(last_of(i.query) / config.head_width * rows_of(i.query)) * seen;
+    const double copies = dims_of(i.query).at(0) > 1 ? 2 * real(rows_of(i.query)) : 0;
+    return 4 * (2 * scores + copies * real(last_of(i.query)));
+  }
+  std::vector<Kernel> kernels(const ProjectOut& i) const {
+    return {{KernelKind::matmul, rows_of(i.context), last_of(i.context), last_of(i.result)}};
+  }
+  std::vector<Kernel> kernels(const Mlp& i) const {
+    const std::int64_t rows = rows_of(i.x), width = last_of(i.x), columns = i.columns.size();
+    std::vector<Kernel> kernels = {{KernelKind::matmul, rows, width, columns}};
+    if (config_of(i.part).gated) {
+      kernels.push_back({KernelKind::matmul, rows, width, columns});
+      kernels.push_back({KernelKind::elementwise, rows, 0, columns});
+    }
+    kernels.push_back({KernelKind::activation, rows, 0, columns});
+    kernels.push_back({KernelKind::matmul, rows, columns, width});
+    return kernels;
+  }
+  /// The columns before and behind the activation, and the gate.
+  double scratch_bytes(const Mlp& i) const {
+    return 4 * real(rows_of(i.x) * i.columns.size()) * (config_of(i.part).gated ? 3 : 2);
+  }
+  std::vector<Kernel> kernels(const AddBias& i) const { return elementwise(i.result); }
+  std::vector<Kernel> kernels(const Add& i) const { return elementwise(i.result); }
+  std::vector<Kernel> kernels(const Concat& i) const { return elementwise(i.result); }
+  std::vector<Kernel> kernels(const ReadOut& i) const {
+    if (config_of(i.part).norm_placement == model::NormPlacement::after) return {};
+    return {{KernelKind::norm, rows_of(i.result), 0, last_of(i.result)}};
+  }
+  std::vector<Kernel> kernels(const Head& i) const {
+    return kernels_of_head(config_of(i.part), load_of(i.feature), last_of(i.result));
+  }
+
   // ---- the others ----
 
   template <class Operation>
@@ -100,8 +159,27 @@ class Costs {
   }
 
  private:
-  const model::ModelConfig& config(const SubModel& i) const {
-    return plan_.parts.at(static_cast<std::size_t>(i.part)).config;
+  const model::ModelConfig& config_of(std::int32_t part) const {
+    return part == teacher_part ? plan_.teacher
+                                : plan_.parts.at(static_cast<std::size_t>(part)).config;
+  }
+  const model::ModelConfig& config(const SubModel& i) const { return config_of(i.part); }
+  const std::vector<std::int64_t>& dims_of(ValueId value) const {
+    return program_.values.at(static_cast<std::size_t>(value)).dims;
+  }
+  /// [.., rows, last].
+  std::int64_t last_of(ValueId value) const { return dims_of(value).back(); }
+  std::int64_t rows_of(ValueId value) const {
+    std::int64_t rows = 1;
+    for (std::size_t i = 0; i + 1 < dims_of(value).size(); ++i) rows *= dims_of(value)[i];
+    return rows;
+  }
+  std::vector<Kernel> elementwise(ValueId value) const {
+    return {{KernelKind::elementwise, rows_of(value), 0, last_of(value)}};
+  }
+  /// Tokens that are cached before those of a planned step.
+  std::int64_t past() const {
+    return plan_.teacher.causal ? planned_load(plan_.shape).past : 0;
   }
   /// What an instruction is over, by a value that it reads: ids [B, N] or features [B, T, D].
   Load load_of(ValueId value) const {

@@ -5,6 +5,8 @@
 #include <variant>
 #include <vector>
 
+#include "model/config/block.hpp"
+
 namespace cleave::plan {
 
 /// Index into Program::values; −1: none.
@@ -39,10 +41,262 @@ struct SubModel {
   static void fields(Self& i, Fields& fields) {
     fields.result(i.result);
     fields.operand(i.given);
-    fields.number("part ", i.part);
+    fields.part(i.part);
     fields.flag("with head", i.with_head);
   }
 };
+
+// ---- pieces of a forward pass (model/config/block.hpp) ----
+//
+// `part` says whose weights: a sub-model's of the plan, or the teacher's. Heads count heads of keys
+// and values, each with the `group` of query heads that share it. What a piece adds to the stream is
+// a partial sum where it reads some of the heads or columns: its bias is then added behind the
+// reduction, once, by add_bias.
+
+/// `part` of the teacher's own weights.
+constexpr std::int32_t teacher_part = -1;
+
+/// How many tokens each text has: ids [B, N] -> int32 [B]. What is kept of their sequence counts
+/// them from here on.
+struct Lengths {
+  static constexpr std::string_view name = "lengths";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, ids = -1;
+  std::int32_t part = teacher_part;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.ids);
+    fields.part(i.part);
+  }
+};
+
+/// Pixels or ids -> tokens with positions [B, N, D], before the norm that some families have there.
+/// Of ids, `lengths` says where their texts stand. Of some rows of the vocabulary: a partial sum,
+/// with what does not hang on the token where `positions` is set.
+struct Embed {
+  static constexpr std::string_view name = "embed";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, given = -1, lengths = -1;
+  std::int32_t part = teacher_part;
+  model::Range vocabulary;
+  bool positions = true;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.given);
+    fields.optional_operand(i.lengths);
+    fields.part(i.part);
+    fields.range("vocabulary", i.vocabulary);
+    fields.flag("with positions", i.positions);
+  }
+};
+
+/// x [B, n, D] -> the same, normalised.
+struct Norm {
+  static constexpr std::string_view name = "norm";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::NormOf which = model::NormOf::feature;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.name(i.which);
+  }
+};
+
+/// Queries, keys or values of some heads: x [B, n, D] -> [B, n, h·K].
+struct Project {
+  static constexpr std::string_view name = "project";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Projection which = model::Projection::query;
+  model::Range heads;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.name(i.which);
+    fields.range("heads", i.heads);
+  }
+};
+
+/// softmax(q·kᵀ/√K)·v of some heads -> context [B, n, h·K]. Of texts, `lengths` says what each token
+/// sees; of a causal model's sequence the keys and values go behind those that are kept of it. Of
+/// `texts` of the batch alone, where it is cut.
+struct Attend {
+  static constexpr std::string_view name = "attend";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, query = -1, key = -1, value = -1, lengths = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Range heads, texts;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.query);
+    fields.operand(i.key);
+    fields.operand(i.value);
+    fields.optional_operand(i.lengths);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.range("heads", i.heads);
+    fields.range("texts", i.texts);
+  }
+};
+
+/// Context of some heads [B, n, h·K] -> what attention adds [B, n, D].
+struct ProjectOut {
+  static constexpr std::string_view name = "project_out";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, context = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Range heads;
+  bool with_bias = false;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.context);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.range("heads", i.heads);
+    fields.flag("with bias", i.with_bias);
+  }
+};
+
+/// Some columns of the MLP: x [B, n, D] -> what they add [B, n, D].
+struct Mlp {
+  static constexpr std::string_view name = "mlp";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Range columns;
+  bool with_bias = false;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.range("columns", i.columns);
+    fields.flag("with bias", i.with_bias);
+  }
+};
+
+/// The bias of what a half adds, to a sum that is whole: x [B, n, D] -> the same shape.
+struct AddBias {
+  static constexpr std::string_view name = "add_bias";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Half half = model::Half::attention;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.name(i.half);
+  }
+};
+
+/// a + b.
+struct Add {
+  static constexpr std::string_view name = "add";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, a = -1, b = -1;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.a);
+    fields.operand(i.b);
+  }
+};
+
+/// What of a value lies in a range of one axis.
+struct Slice {
+  static constexpr std::string_view name = "slice";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1;
+  std::int32_t axis = 0;
+  model::Range range;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.number("axis ", i.axis);
+    fields.range("", i.range);
+  }
+};
+
+/// Values behind each other along one axis.
+struct Concat {
+  static constexpr std::string_view name = "concat";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1;
+  std::vector<ValueId> pieces;
+  std::int32_t axis = 0;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    for (auto& piece : i.pieces) fields.operand(piece);
+    fields.number("axis ", i.axis);
+  }
+};
+
+/// What the task reads of the last states, behind the last norm: x [B, N, D] -> feature [B, T, D]
+/// (model/transformer.hpp); of a causal model each text's last token alone, [B, 1, D].
+struct ReadOut {
+  static constexpr std::string_view name = "read_out";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1, lengths = -1;
+  std::int32_t part = teacher_part;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.optional_operand(i.lengths);
+    fields.part(i.part);
+  }
+};
+
+/// The head on the feature [B, T, D] -> what the model answers; of a language model for some rows of
+/// its vocabulary [B, T, v].
+struct Head {
+  static constexpr std::string_view name = "head";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, feature = -1;
+  std::int32_t part = teacher_part;
+  model::Range vocabulary;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.feature);
+    fields.part(i.part);
+    fields.range("vocabulary", i.vocabulary);
+  }
+};
+
+// ---- between ranks, and at the end ----
 
 /// Hands a value to a rank. The tag is unique in the request between two ranks.
 struct Send {
@@ -104,13 +358,21 @@ struct Output {
   }
 };
 
-using Instruction = std::variant<Input, SubModel, Send, Receive, Fuse, Output>;
+using Instruction =
+    std::variant<Input, SubModel, Lengths, Embed, Norm, Project, Attend, ProjectOut, Mlp, AddBias,
+                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {
   void result(ValueId) {}
   void operand(ValueId) {}
+  void optional_operand(ValueId) {}
   void to(std::int32_t) {}
+  void part(std::int32_t) {}
+  void layer(std::int32_t) {}
+  void range(std::string_view, const model::Range&) {}
+  template <class Name>
+  void name(Name) {}
   template <class Number>
   void number(std::string_view, Number) {}
   void flag(std::string_view, bool) {}
@@ -122,6 +384,9 @@ void for_operands(const Instruction& instruction, const Visit& visit) {
   struct Operands : AnyField {
     explicit Operands(const Visit& visit_) : visit(visit_) {}
     void operand(ValueId value) { visit(value); }
+    void optional_operand(ValueId value) {
+      if (value >= 0) visit(value);
+    }
     const Visit& visit;
   } fields(visit);
   std::visit([&fields](const auto& i) { i.fields(i, fields); }, instruction);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <set>
 #include <stdexcept>
 
@@ -20,6 +21,12 @@ constexpr std::int64_t plan_format = 1;
 constexpr std::size_t max_parts = 256;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr double any_number = std::numeric_limits<double>::max();
+
+std::vector<std::int64_t> all_layers(const model::ModelConfig& config) {
+  std::vector<std::int64_t> layers(config.layers.size());
+  std::iota(layers.begin(), layers.end(), 0);
+  return layers;
+}
 
 // --- checks ---
 
@@ -94,11 +101,31 @@ void check_config(const model::ModelConfig& config, const std::string& where) {
   }
 }
 
+void check_range(const model::Range& range, std::int64_t units, const std::string& where) {
+  if (range.begin < 0 || range.end < range.begin || range.end > units)
+    refuse(where, std::to_string(range.begin) + ":" + std::to_string(range.end),
+           "a range within 0:" + std::to_string(units) + " of the teacher");
+}
+
+/// Ranges of what the teacher has.
+void check_share(const Share& share, const model::ModelConfig& teacher, const std::string& where) {
+  if (share.layers.size() != teacher.layers.size())
+    refuse(where + ".layers", std::to_string(share.layers.size()),
+           "one for each of the teacher's " + std::to_string(teacher.layers.size()) + " layers");
+  for (std::size_t i = 0; i < share.layers.size(); ++i) {
+    const std::string field = where + ".layers[" + std::to_string(i) + "].";
+    check_range(share.layers[i].heads, teacher.layers[i].heads / teacher.group, field + "heads");
+    check_range(share.layers[i].columns, teacher.layers[i].mlp_width, field + "columns");
+  }
+  check_range(share.vocabulary, teacher.vocabulary, where + ".vocabulary");
+}
+
 void check_part(const PlanPart& part, const model::ModelConfig& teacher, const std::string& where) {
   check_config(part.config, where + ".config");
   check_likeness(part.config, teacher, where + ".config");
   expect_kept(where + ".config.width", part.config.width, teacher.width);
   check_layers(part, teacher, where);
+  if (part.share) check_share(*part.share, teacher, where + ".share");
 }
 
 void check_names(const Plan& plan) {
@@ -135,13 +162,38 @@ void check_partition(const Plan& plan) {
 
 // --- reading ---
 
-PlanPart read_part(const base::Reader& reader) {
-  reader.allow({"device", "layers", "config", "parameter_share", "compute_share"});
+/// [begin, end].
+model::Range read_range(const base::Reader& reader) {
+  const std::vector<base::Reader> ends = reader.items();
+  if (ends.size() != 2)
+    throw reader.error("saw " + std::to_string(ends.size()) + " numbers, needs begin and end");
+  return {ends[0].integer(0, max_integer), ends[1].integer(0, max_integer)};
+}
+
+Share read_share(const base::Reader& reader) {
+  reader.allow({"layers", "vocabulary"});
+  Share share;
+  for (const base::Reader& layer : reader.at("layers").items()) {
+    layer.allow({"heads", "columns"});
+    share.layers.push_back({read_range(layer.at("heads")), read_range(layer.at("columns"))});
+  }
+  share.vocabulary = read_range(reader.at("vocabulary"));
+  return share;
+}
+
+PlanPart read_part(const base::Reader& reader, const model::ModelConfig& teacher) {
+  reader.allow({"device", "layers", "config", "share", "parameter_share", "compute_share"});
   PlanPart part;
   part.device = reader.at("device").text();
-  part.config = model::config_from_json(reader.at("config"));
-  for (const base::Reader& layer : reader.at("layers").items())
-    part.layers.push_back(layer.integer(0, max_integer));
+  if (const auto share = reader.find("share")) {
+    part.share = read_share(*share);
+    part.config = teacher;
+    part.layers = all_layers(teacher);
+  } else {
+    part.config = model::config_from_json(reader.at("config"));
+    for (const base::Reader& layer : reader.at("layers").items())
+      part.layers.push_back(layer.integer(0, max_integer));
+  }
   part.parameter_share = reader.number("parameter_share", 0, any_number, 0);
   part.compute_share = reader.number("compute_share", 0, any_number, 0);
   return part;
@@ -186,7 +238,7 @@ Candidate read_candidate(const base::Reader& reader) {
 Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format);
   reader.allow({"format", "name", "strategy", "teacher", "teacher_digest", "shape", "parts",
-                "aggregator", "partition", "prediction", "candidates", "seed", "programs"});
+                "aggregator", "partition", "all_reduce", "prediction", "candidates", "seed", "programs"});
   Plan plan;
   plan.name = reader.text("name", plan.name);
   plan.strategy = reader.at("strategy").text();
@@ -198,9 +250,14 @@ Plan read_fields(const base::Reader& reader) {
     plan.shape.tokens = shape->integer("tokens", 0, max_integer, 0);
     plan.shape.generate = shape->integer("generate", 0, max_integer, 0);
   }
-  for (const base::Reader& part : reader.at("parts").items()) plan.parts.push_back(read_part(part));
+  for (const base::Reader& part : reader.at("parts").items())
+    plan.parts.push_back(read_part(part, plan.teacher));
   plan.aggregator = reader.at("aggregator").text();
   plan.partition = reader.boolean("partition", false);
+  if (const auto reduced = reader.find("all_reduce")) {
+    const std::string ring(name_of(AllReduce::ring)), star(name_of(AllReduce::star));
+    plan.all_reduce = reduced->one_of({ring, star}) == ring ? AllReduce::ring : AllReduce::star;
+  }
   if (const auto prediction = reader.find("prediction"))
     plan.prediction = read_prediction(*prediction);
   if (const auto candidates = reader.find("candidates"))
@@ -227,12 +284,28 @@ Plan read(const base::Reader& reader) {
 
 // --- writing ---
 
+nlohmann::json range_to_json(const model::Range& range) { return {range.begin, range.end}; }
+
+nlohmann::json share_to_json(const Share& share) {
+  nlohmann::json json = {{"layers", nlohmann::json::array()},
+                         {"vocabulary", range_to_json(share.vocabulary)}};
+  for (const LayerShare& layer : share.layers)
+    json["layers"].push_back(
+        {{"heads", range_to_json(layer.heads)}, {"columns", range_to_json(layer.columns)}});
+  return json;
+}
+
 nlohmann::json part_to_json(const PlanPart& part) {
-  return {{"device", part.device},
-          {"layers", part.layers},
-          {"config", model::config_to_json(part.config)},
-          {"parameter_share", part.parameter_share},
-          {"compute_share", part.compute_share}};
+  nlohmann::json json = {{"device", part.device},
+                         {"parameter_share", part.parameter_share},
+                         {"compute_share", part.compute_share}};
+  if (part.share) {
+    json["share"] = share_to_json(*part.share);
+  } else {
+    json["layers"] = part.layers;
+    json["config"] = model::config_to_json(part.config);
+  }
+  return json;
 }
 
 nlohmann::json prediction_to_json(const Prediction& prediction) {
@@ -284,6 +357,27 @@ nlohmann::json programs_to_json(const Plan& plan) {
 
 }  // namespace
 
+Share whole_share(const model::ModelConfig& config) {
+  Share share;
+  for (const model::LayerShape& layer : config.layers)
+    share.layers.push_back({{0, layer.heads / config.group}, {0, layer.mlp_width}});
+  share.vocabulary = {0, config.vocabulary};
+  return share;
+}
+
+PlanPart shared_part(const std::string& device, const model::ModelConfig& teacher, Share share) {
+  PlanPart part;
+  part.device = device;
+  part.share = std::move(share);
+  part.config = teacher;
+  part.layers = all_layers(teacher);
+  return part;
+}
+
+std::string_view name_of(AllReduce all_reduce) {
+  return all_reduce == AllReduce::ring ? "ring" : "star";
+}
+
 std::string aggregator_process(const std::string& device) { return "aggregator@" + device; }
 
 DevicePrediction Prediction::of(const std::string& device) const {
@@ -333,7 +427,12 @@ nlohmann::json to_json(const Plan& plan) {
                          {"candidates", candidates_to_json(plan.candidates)},
                          {"seed", plan.seed},
                          {"programs", programs_to_json(plan)}};
-  for (const PlanPart& part : plan.parts) json["parts"].push_back(part_to_json(part));
+  bool shared = false;
+  for (const PlanPart& part : plan.parts) {
+    json["parts"].push_back(part_to_json(part));
+    shared = shared || part.share;
+  }
+  if (shared) json["all_reduce"] = name_of(plan.all_reduce);
   return json;
 }
 

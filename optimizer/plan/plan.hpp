@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -25,10 +27,32 @@ struct RequestShape {
   }
 };
 
-/// What one device of a plan runs. For `decomposed` a whole sub-model; for `local` the teacher
-/// itself on one device.
+/// What one device computes of one layer: heads of keys and values, each with the `group` of query
+/// heads that share it, and columns of the MLP.
+struct LayerShare {
+  model::Range heads, columns;
+  bool operator==(const LayerShare& other) const {
+    return heads == other.heads && columns == other.columns;
+  }
+};
+
+/// What one device does in an exact strategy, in the teacher's own coordinates.
+struct Share {
+  std::vector<LayerShare> layers;  // of every layer of the teacher
+  model::Range vocabulary;         // of a text model's tokens, as it reads and as it answers
+  bool operator==(const Share& other) const {
+    return layers == other.layers && vocabulary == other.vocabulary;
+  }
+};
+/// All of a model.
+Share whole_share(const model::ModelConfig& config);
+
+/// What one device of a plan runs: a sub-model, or the teacher itself where it runs all of it; in an
+/// exact strategy of several devices its share of the teacher.
 struct PlanPart {
   std::string device;
+  /// Where it is set, `config` is the teacher's and `layers` are all of its layers.
+  std::optional<Share> share;
   /// The sub-model's own config. Which teacher layers it keeps, ascending: layer i of the part is
   /// teacher layer layers[i].
   model::ModelConfig config;
@@ -36,6 +60,9 @@ struct PlanPart {
   /// For reading: share of the teacher's parameters and multiply-adds.
   double parameter_share = 0, compute_share = 0;
 };
+
+/// A part that is a share.
+PlanPart shared_part(const std::string& device, const model::ModelConfig& teacher, Share share);
 
 /// Predicted figures of one device for one request of the planned shape.
 struct DevicePrediction {
@@ -72,6 +99,11 @@ struct Candidate {
   std::string reason;
 };
 
+/// ring: each device reduces some of the rows, and sends 2(P−1)/P of them; star: the first device
+/// reduces all of them, in fewer steps.
+enum class AllReduce { ring, star };
+std::string_view name_of(AllReduce all_reduce);
+
 /// plan.json, format 1: strategy + shares + prediction + losers. Goals: everything an agent needs
 /// besides weights.
 struct Plan {
@@ -83,6 +115,9 @@ struct Plan {
   std::vector<PlanPart> parts;  // rank p is parts[p]
   std::string aggregator;       // the device it runs on; rank P
   bool partition = false;       // Σ D_p ≤ D and Σ H_p ≤ H was enforced
+  /// How partial sums become whole ones where devices share layers; of fewer rows than devices
+  /// always by a star.
+  AllReduce all_reduce = AllReduce::ring;
   Prediction prediction;
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;

@@ -32,6 +32,10 @@ const std::vector<Strategy>& strategies() {
       {"local", "the best single device runs everything", compile_local, check_local},
       {"decomposed", "a sub-model on each device, features fused at the end", compile_decomposed,
        check_decomposed},
+      {"pipeline", "consecutive layers on each device, one after the other", compile_pipeline,
+       check_pipeline},
+      {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
+       compile_tensor, check_tensor},
   };
   return table;
 }
@@ -45,7 +49,8 @@ const Strategy& find_strategy(const std::string& name) {
   throw std::invalid_argument("[strategy] saw " + shown(name) + ", needs one of " + known);
 }
 
-std::vector<Program> compile(const Plan& plan, const RequestShape& planned) {
+std::vector<Program> compile(const Plan& plan, const RequestShape& planned,
+                             base::Element element) {
   RequestShape shape = planned;
   if (shape.generate > 0) shape = {shape.batch, 1, 0};  // a step
   if (plan.teacher.is_text() && (shape.tokens < 1 || shape.tokens > plan.teacher.context))
@@ -56,7 +61,7 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned) {
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));
   check(plan);
-  std::vector<Program> programs = find_strategy(plan.strategy).compile(plan, shape);
+  std::vector<Program> programs = find_strategy(plan.strategy).compile(plan, shape, element);
   const std::string digest = digest_of(programs);
   for (Program& program : programs) program.digest = digest;
   return programs;

@@ -41,7 +41,8 @@ const Operation* find_first(const Program& program) {
 struct Strategy {
   std::string_view name;
   std::string_view summary;
-  std::vector<Program> (*compile)(const Plan& plan, const RequestShape& shape);
+  std::vector<Program> (*compile)(const Plan& plan, const RequestShape& shape,
+                                  base::Element element);
   /// What its shares must be, beyond check(plan). Throws std::invalid_argument.
   void (*check)(const Plan& plan);
 };
@@ -51,7 +52,9 @@ const Strategy& find_strategy(const std::string& name);
 
 /// Programs of all ranks: 0…P−1 the parts' devices, P the aggregator; where the shape generates, of
 /// one step. Throws std::invalid_argument.
-std::vector<Program> compile(const Plan& plan, const RequestShape& shape);
+/// `element`: of what is computed, f32 or f64 (the reference of tests).
+std::vector<Program> compile(const Plan& plan, const RequestShape& shape,
+                             base::Element element = base::Element::f32);
 
 /// What a plan of this shape prices: the request, or one step behind half of what is generated.
 Load planned_load(const RequestShape& shape);

@@ -12,7 +12,25 @@ class Arguments {
 
   void result(ValueId) {}
   void operand(ValueId value) { append(program_.values.at(static_cast<std::size_t>(value)).name); }
+  void optional_operand(ValueId value) {
+    if (value >= 0) operand(value);
+  }
   void to(std::int32_t rank) { text_ += " -> " + std::to_string(rank); }
+  void part(std::int32_t part) {
+    if (part != teacher_part) number("part ", part);
+  }
+  void layer(std::int32_t layer) {
+    if (layer >= 0) number("layer ", layer);
+  }
+  void range(std::string_view of, const model::Range& range) {
+    if (range.size() == 0) return;
+    append((of.empty() ? "" : std::string(of) + " ") + std::to_string(range.begin) + ":" +
+           std::to_string(range.end));
+  }
+  template <class Name>
+  void name(Name which) {
+    append(std::string(model::name_of(which)));
+  }
   template <class Number>
   void number(std::string_view word, Number number) {
     append(std::string(word) + std::to_string(number));

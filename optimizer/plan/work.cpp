@@ -59,20 +59,19 @@ void add_embedding(Work& work, const model::ModelConfig& config, const Load& loa
   work.add(KernelKind::elementwise, rows, 0, config.width);  // gather
   if (config.rotary_base == 0) work.add(KernelKind::elementwise, rows, 0, config.width);
   if (config.token_types > 0) work.add(KernelKind::elementwise, rows, 0, config.width);
-  if (config.norm_placement == model::NormPlacement::after)
-    work.add(KernelKind::norm, rows, 0, config.width);
 }
 
-void add_head(Work& work, const model::ModelConfig& config, const Load& load) {
+void add_head(Work& work, const model::ModelConfig& config, const Load& load,
+              std::int64_t outputs) {
   if (config.classes == 0) return;
   const std::int64_t rows = load.batch * feature_rows(config, load.tokens);
   const bool transforms = config.task == model::Task::masked_lm ||
                           (config.is_text() && config.task == model::Task::classification);
   if (transforms) work.matmul(rows, config.width, config.width);
-  if (config.summary_tokens == 1) return work.matmul(rows, config.width, config.classes);
+  if (config.summary_tokens == 1) return work.matmul(rows, config.width, outputs);
   for (std::int64_t token = 0; token < config.summary_tokens; ++token)
-    work.matmul(load.batch, config.width, config.classes);
-  work.add(KernelKind::elementwise, load.batch, 0, config.classes);
+    work.matmul(load.batch, config.width, outputs);
+  work.add(KernelKind::elementwise, load.batch, 0, outputs);
 }
 
 /// The forward pass with kernels in place of numbers: a value is how many numbers a token has.
@@ -86,7 +85,7 @@ class Kernels {
     add_embedding(work_, config_, load_);
     return config_.width;
   }
-  std::int64_t norm(const std::string&, std::int64_t width) {
+  std::int64_t norm(int, model::NormOf, std::int64_t width) {
     work_.add(KernelKind::norm, rows_, 0, width);
     return width;
   }
@@ -128,7 +127,7 @@ class Kernels {
     return width;
   }
 
-  void head() { add_head(work_, config_, load_); }
+  void head() { add_head(work_, config_, load_, config_.classes); }
   std::vector<Kernel> take() { return work_.take(); }
 
  private:
@@ -259,7 +258,20 @@ std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
     if (widths.size() > 1) work.add(KernelKind::elementwise, rows, 0, together);  // side by side
     work.matmul(rows, together, teacher.width);
   }
-  add_head(work, teacher, load);
+  add_head(work, teacher, load, teacher.classes);
+  return work.take();
+}
+
+std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load) {
+  Work work;
+  add_embedding(work, config, load);
+  return work.take();
+}
+
+std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& load,
+                                    std::int64_t outputs) {
+  Work work;
+  add_head(work, config, load, outputs);
   return work.take();
 }
 

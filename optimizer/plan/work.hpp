@@ -45,6 +45,11 @@ struct Load {
 /// causal model the head answers for the last token alone, as generation asks.
 std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, const Load& load,
                                      bool with_head);
+/// Of what stands before the first block, without its norm.
+std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load);
+/// Of the head on features, for `outputs` of its classes or tokens.
+std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& load,
+                                    std::int64_t outputs);
 /// Of the fusion head over parts of the given widths.
 std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
                                       const std::vector<std::int64_t>& widths, const Load& load);

@@ -66,8 +66,8 @@ TEST(Project, GivesTheHeadsAskedFor) {
   const Tensor x = seeded({2, 5, 12});
   for (const auto which : {Projection::query, Projection::key, Projection::value}) {
     const Tensor all = project(model, 1, which, {0, 3}, x);
-    ASSERT_EQ(all.sizes(), (std::vector<std::int64_t>{2, 3, 5, 4}));
-    expect_close(project(model, 1, which, {1, 3}, x), all.narrow(1, 1, 2));
+    ASSERT_EQ(all.sizes(), (std::vector<std::int64_t>{2, 5, 3 * 4}));
+    expect_close(project(model, 1, which, {1, 3}, x), all.narrow(2, 4, 8));
   }
   EXPECT_GT((project(model, 1, Projection::query, {0, 3}, x) -
              project(model, 1, Projection::key, {0, 3}, x))
@@ -83,7 +83,7 @@ TEST(Block, IsTheSumOfItsShares) {
   const Tensor h = norm(model, "blocks.2.norm_attention", x);
   Tensor y = x + model["blocks.2.attention.output.bias"];
   for (const Range heads : {Range{0, 1}, Range{1, 3}}) {
-    const Tensor context = attend(project(model, 2, Projection::query, heads, h),
+    const Tensor context = attend(model, 2, {}, project(model, 2, Projection::query, heads, h),
                                   project(model, 2, Projection::key, heads, h),
                                   project(model, 2, Projection::value, heads, h));
     y = y + project_out(model, 2, heads, context);
@@ -103,7 +103,7 @@ TEST(Block, SkipsTheHalfThatALayerDoesNotHave) {
   expect_close(block(model, 2, x),
                x +
                    project_out(model, 2, {0, 3},
-                               attend(part(Projection::query), part(Projection::key),
+                               attend(model, 2, {}, part(Projection::query), part(Projection::key),
                                       part(Projection::value))) +
                    model["blocks.2.attention.output.bias"]);
 }

@@ -6,6 +6,7 @@
 
 #include "optimizer/plan/fleet.hpp"
 #include "optimizer/plan/program.hpp"
+#include "optimizer/plan/strategies/collectives.hpp"
 
 namespace cleave::examples {
 
@@ -108,6 +109,36 @@ inline plan::Plan plan_of(const model::ModelConfig& teacher, std::vector<plan::P
   made.parts = std::move(parts);
   made.aggregator = aggregator;
   return made;
+}
+
+/// Heads, columns and vocabulary equal up to one unit.
+inline plan::Plan tensor_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  const plan::Share all = plan::whole_share(teacher);
+  std::vector<plan::PlanPart> parts;
+  for (std::size_t p = 0; p < devices; ++p) {
+    plan::Share share;
+    for (const plan::LayerShare& layer : all.layers)
+      share.layers.push_back({plan::equal_ranges(layer.heads.size(), devices)[p],
+                              plan::equal_ranges(layer.columns.size(), devices)[p]});
+    share.vocabulary = plan::equal_ranges(all.vocabulary.size(), devices)[p];
+    parts.push_back(plan::shared_part("d" + std::to_string(p), teacher, share));
+  }
+  return plan_of(teacher, std::move(parts), "d0", "tensor");
+}
+
+/// A layer on each device, and on the first one what is left over.
+inline plan::Plan pipeline_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  const plan::Share all = plan::whole_share(teacher);
+  std::vector<plan::PlanPart> parts;
+  std::size_t begin = 0;
+  for (std::size_t p = 0; p < devices; ++p) {
+    const std::size_t end = p == 0 ? all.layers.size() - (devices - 1) : begin + 1;
+    plan::Share share;
+    share.layers.resize(all.layers.size());
+    for (; begin < end; ++begin) share.layers[begin] = all.layers[begin];
+    parts.push_back(plan::shared_part("d" + std::to_string(p), teacher, share));
+  }
+  return plan_of(teacher, std::move(parts), "d0", "pipeline");
 }
 
 }  // namespace cleave::examples

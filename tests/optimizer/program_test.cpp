@@ -49,10 +49,22 @@ Plan local_text_plan() {
   return plan;
 }
 
+Plan generating(Plan plan) {
+  plan.shape = examples::generated_texts();
+  return plan;
+}
+
 /// Every plan of these tests; a new strategy adds a line.
 std::vector<Plan> all_plans() {
-  std::vector<Plan> plans = {three_parts(), local_plan(), three_parts(), text_parts(),
-                             local_text_plan()};
+  std::vector<Plan> plans = {three_parts(),
+                             local_plan(),
+                             three_parts(),
+                             text_parts(),
+                             local_text_plan(),
+                             examples::tensor_plan(examples::fashion_vit(), 3),
+                             generating(examples::tensor_plan(examples::small_llama(), 4)),
+                             examples::pipeline_plan(examples::fashion_vit(), 3),
+                             generating(examples::pipeline_plan(examples::small_llama(), 2))};
   std::reverse(plans[2].parts.begin(), plans[2].parts.end());
   return plans;
 }
@@ -357,8 +369,8 @@ TEST(Price, CountsBytesOfAValue) {
 
 TEST(FindStrategy, ListsTheKnownOnes) {
   EXPECT_EQ(find_strategy("decomposed").name, "decomposed");
-  EXPECT_EQ(message_of([] { find_strategy("tensor"); }),
-            "[strategy] saw 'tensor', needs one of local, decomposed");
+  EXPECT_EQ(message_of([] { find_strategy("magic"); }),
+            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include <stdexcept>
+#include <string>
 
 #include "optimizer/plan/builder.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
@@ -9,18 +10,23 @@ void check_decomposed(const Plan& plan) {
   if (!plan.teacher.answers())
     throw std::invalid_argument(
         "[check] plan.teacher: saw no head, the strategy 'decomposed' needs one to fuse");
+  for (std::size_t p = 0; p < plan.parts.size(); ++p)
+    if (plan.parts[p].share)
+      throw std::invalid_argument("[check] plan.parts[" + std::to_string(p) +
+                                  "]: saw a share, the strategy 'decomposed' needs a sub-model");
 }
 
 /// Agent p: f = sub_model(x); send(f). Aggregator: fuse of those that came; output.
-std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& shape) {
+std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& shape,
+                                        base::Element element) {
   const auto num_parts = static_cast<std::int32_t>(plan.parts.size());
-  ProgramBuilder aggregator(num_parts);
+  ProgramBuilder aggregator(num_parts, element);
   std::vector<Program> programs;
   std::vector<ValueId> features;
   for (std::int32_t p = 0; p < num_parts; ++p) {
     const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].config;
     const auto tag = static_cast<std::uint32_t>(p);
-    ProgramBuilder agent(p);
+    ProgramBuilder agent(p, element);
     const ValueId pixels = agent.input(config, shape);
     const ValueId feature = agent.sub_model(p, config, pixels, false);
     agent.send(feature, num_parts, tag);

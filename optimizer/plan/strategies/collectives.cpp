@@ -1,0 +1,67 @@
+#include "optimizer/plan/strategies/collectives.hpp"
+
+#include <utility>
+
+namespace cleave::plan {
+
+std::vector<model::Range> equal_ranges(std::int64_t whole, std::size_t shares) {
+  const auto count = static_cast<std::int64_t>(shares);
+  std::vector<model::Range> ranges;
+  std::int64_t begin = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t size = whole / count + (i < whole % count ? 1 : 0);
+    ranges.push_back({begin, begin + size});
+    begin += size;
+  }
+  return ranges;
+}
+
+ValueId Collectives::all_reduce(ValueId partial) {
+  if (ranks_ == 1) return partial;
+  const bool rows_for_all = program_.info(partial).dims.at(1) >= ranks_;
+  return all_reduce_ == AllReduce::ring && rows_for_all ? ring(partial) : star(partial);
+}
+
+ValueId Collectives::star(ValueId partial) {
+  const std::uint32_t up = tag_++, down = tag_++;
+  if (rank_ != 0) {
+    program_.send(partial, 0, up);
+    return program_.receive(program_.info(partial), 0, down, false);
+  }
+  ValueId sum = partial;
+  for (std::int32_t peer = 1; peer < ranks_; ++peer)
+    sum = program_.add(sum, program_.receive(program_.info(partial), peer, up, false));
+  for (std::int32_t peer = 1; peer < ranks_; ++peer) program_.send(sum, peer, down);
+  return sum;
+}
+
+ValueId Collectives::ring(ValueId partial) {
+  const auto ranges =
+      equal_ranges(program_.info(partial).dims.at(1), static_cast<std::size_t>(ranks_));
+  const auto wrapped = [this](std::int32_t piece) {
+    return static_cast<std::size_t>((piece % ranks_ + ranks_) % ranks_);
+  };
+  const std::int32_t next = (rank_ + 1) % ranks_, previous = (rank_ + ranks_ - 1) % ranks_;
+  std::vector<ValueId> pieces(ranges.size(), -1);
+  const auto own = [&](std::size_t piece) { return program_.slice(partial, 1, ranges[piece]); };
+  const auto receive = [&](std::size_t piece) {
+    ValueInfo like = program_.info(partial);
+    like.dims.at(1) = ranges[piece].size();
+    return program_.receive(like, previous, tag_, false);
+  };
+
+  pieces[wrapped(rank_)] = own(wrapped(rank_));
+  for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
+    const std::size_t added_to = wrapped(rank_ - step - 1);
+    program_.send(pieces[wrapped(rank_ - step)], next, tag_);
+    pieces[added_to] = program_.add(receive(added_to), own(added_to));
+  }
+  for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
+    const std::size_t whole = wrapped(rank_ - step);
+    program_.send(pieces[wrapped(rank_ + 1 - step)], next, tag_);
+    pieces[whole] = receive(whole);
+  }
+  return program_.concat(std::move(pieces), 1);
+}
+
+}  // namespace cleave::plan

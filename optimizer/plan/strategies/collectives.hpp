@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "optimizer/plan/builder.hpp"
+
+namespace cleave::plan {
+
+/// `whole` units in `shares` consecutive ranges that are equal up to one unit, the larger ones
+/// first.
+std::vector<model::Range> equal_ranges(std::int64_t whole, std::size_t shares);
+
+/// The collectives of ranks 0…P−1, lowered to what one of them sends, receives and adds. Every rank
+/// asks for the same ones in the same order: tags are counted.
+class Collectives {
+ public:
+  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, AllReduce all_reduce)
+      : program_(program), rank_(rank), ranks_(ranks), all_reduce_(all_reduce) {}
+
+  /// Everybody's partial sum [B, n, D] -> the sum, on everybody, the same bits on all.
+  /// A ring goes over rows, n of them in P pieces: P−1 times each rank hands on a piece that it
+  /// adds to, then P−1 times one that is whole: 2(P−1)/P·n rows in all. A star sends all to rank 0
+  /// and gets it back: n rows, and (P−1)·n of rank 0.
+  ValueId all_reduce(ValueId partial);
+
+ private:
+  ValueId ring(ValueId partial);
+  ValueId star(ValueId partial);
+
+  ProgramBuilder& program_;
+  std::int32_t rank_, ranks_;
+  AllReduce all_reduce_;
+  std::uint32_t tag_ = 0;
+};
+
+}  // namespace cleave::plan

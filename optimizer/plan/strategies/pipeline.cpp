@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/collectives.hpp"
+#include "optimizer/plan/strategies/strategies.hpp"
+
+namespace cleave::plan {
+namespace {
+
+[[noreturn]] void refuse(const std::string& where, const std::string& saw,
+                         const std::string& needs) {
+  throw std::invalid_argument("[check] plan." + where + ": saw " + saw + ", needs " + needs);
+}
+
+/// The layers of which a share has something.
+model::Range layers_of(const Share& share) {
+  const auto has = [](const LayerShare& layer) {
+    return layer.heads.size() > 0 || layer.columns.size() > 0;
+  };
+  const auto first = std::find_if(share.layers.begin(), share.layers.end(), has);
+  const auto last = std::find_if(share.layers.rbegin(), share.layers.rend(), has).base();
+  return {first - share.layers.begin(), std::max(first, last) - share.layers.begin()};
+}
+
+/// Parts of the batch that follow each other through the stages: as many as there are stages.
+std::vector<model::Range> micro_batches(std::int64_t batch, std::size_t stages) {
+  return equal_ranges(batch, std::min(static_cast<std::size_t>(batch), stages));
+}
+
+}  // namespace
+
+void check_pipeline(const Plan& plan) {
+  if (!plan.teacher.answers())
+    refuse("teacher", "no head", "one: the strategy 'pipeline' answers as the teacher does");
+  const Share all = whole_share(plan.teacher);
+  std::int64_t next = 0;
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const std::string where = "parts[" + std::to_string(p) + "]";
+    if (!plan.parts[p].share)
+      refuse(where, "a sub-model", "a share: the strategy 'pipeline' divides the teacher");
+    const model::Range layers = layers_of(*plan.parts[p].share);
+    if (layers.size() == 0) refuse(where + ".share.layers", "none", "at least one");
+    if (layers.begin != next)
+      refuse(where + ".share.layers", "layers from " + std::to_string(layers.begin) + " on",
+             "those from " + std::to_string(next) + " on, where the device before it ends");
+    for (std::int64_t l = layers.begin; l < layers.end; ++l) {
+      const auto i = static_cast<std::size_t>(l);
+      if (!(plan.parts[p].share->layers[i] == all.layers[i]))
+        refuse(where + ".share.layers[" + std::to_string(l) + "]", "some of its heads or columns",
+               "all of them");
+    }
+    next = layers.end;
+  }
+  if (next != plan.teacher.num_layers())
+    refuse("parts", "layers up to " + std::to_string(next) + " in all",
+           "the teacher's " + std::to_string(plan.teacher.num_layers()));
+}
+
+/// Each device computes its layers and hands the stream on; the last one answers. A batch goes in
+/// micro-batches (Huang and others 2019), so that all devices compute.
+std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shape,
+                                      base::Element element) {
+  const model::ModelConfig& config = plan.teacher;
+  const auto ranks = static_cast<std::int32_t>(plan.parts.size());
+  const auto batches = micro_batches(shape.batch, plan.parts.size());
+  std::vector<Program> programs;
+  std::vector<ValueInfo> handed_on;  // by the rank before
+  ProgramBuilder aggregator(ranks, element);
+  for (std::int32_t rank = 0; rank < ranks; ++rank) {
+    ProgramBuilder agent(rank, element);
+    const bool first = rank == 0, last = rank == ranks - 1;
+    // Where texts stand is read off their ids, on every device.
+    const ValueId given = first || config.is_text() ? agent.input(config, shape) : -1;
+    const Share& share = *plan.parts[static_cast<std::size_t>(rank)].share;
+    ForwardBuilder forward(agent, config, teacher_part, given, whole_share(config));
+    const ValueId embedded = first ? model::embedded(forward, config) : -1;
+    std::vector<ValueId> states;
+    std::vector<ValueInfo> handing_on;
+    for (std::size_t m = 0; m < batches.size(); ++m) {
+      const auto tag = static_cast<std::uint32_t>(m);
+      forward.of_texts(batches[m]);
+      ValueId x = first ? agent.slice(embedded, 0, batches[m])
+                        : agent.receive(handed_on[m], rank - 1, tag, false);
+      const model::Range layers = layers_of(share);
+      for (std::int64_t l = layers.begin; l < layers.end; ++l)
+        x = model::block(forward, config, static_cast<int>(l), x);
+      if (!last) agent.send(x, rank + 1, tag);
+      states.push_back(x);
+      handing_on.push_back(agent.info(x));
+    }
+    if (last) {
+      const ValueId answer = forward.head(forward.read_out(agent.concat(std::move(states), 0)));
+      agent.send(answer, ranks, 0);
+      aggregator.output(aggregator.receive(agent.info(answer), rank, 0, false));
+    }
+    handed_on = std::move(handing_on);
+    programs.push_back(agent.take());
+  }
+  programs.push_back(aggregator.take());
+  return programs;
+}
+
+}  // namespace cleave::plan

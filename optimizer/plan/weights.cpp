@@ -1,0 +1,156 @@
+#include "optimizer/plan/weights.hpp"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+namespace cleave::plan {
+namespace {
+
+const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
+  return part == teacher_part ? plan.teacher
+                              : plan.parts.at(static_cast<std::size_t>(part)).config;
+}
+
+/// Collects what one instruction reads of one part's parameters.
+class Reads {
+ public:
+  explicit Reads(const Plan& plan) : plan_(plan) {}
+  std::vector<WeightRange> take() { return std::move(read_); }
+
+  void operator()(const SubModel& i) {
+    for (const model::Parameter& parameter : model::parameters(config_of(i.part, plan_)))
+      whole(i.part, parameter.name);
+  }
+  void operator()(const Embed& i) {
+    if (!config_of(i.part, plan_).is_text()) {
+      for (const model::Parameter& parameter : model::parameters(config_of(i.part, plan_)))
+        if (parameter.name.rfind("embedding.", 0) == 0) whole(i.part, parameter.name);
+      return;
+    }
+    some(i.part, "embedding.token", 0, i.vocabulary);
+    if (!i.positions) return;
+    whole(i.part, "embedding.position");
+    whole(i.part, "embedding.type");
+  }
+  void operator()(const Norm& i) { norm(i.part, model::norm_prefix(i.layer, i.which)); }
+  void operator()(const Project& i) {
+    const model::ModelConfig& config = config_of(i.part, plan_);
+    const std::int64_t unit =
+        config.head_width * (i.which == model::Projection::query ? config.group : 1);
+    rows(i.part, model::projection_prefix(i.layer, i.which), times(i.heads, unit));
+  }
+  void operator()(const ProjectOut& i) {
+    const model::ModelConfig& config = config_of(i.part, plan_);
+    columns(i.part, model::output_prefix(i.layer, model::Half::attention),
+            times(i.heads, config.head_width * config.group), i.with_bias);
+  }
+  void operator()(const Mlp& i) {
+    rows(i.part, model::block_prefix(i.layer) + "mlp.gate", i.columns);
+    rows(i.part, model::block_prefix(i.layer) + "mlp.up", i.columns);
+    columns(i.part, model::output_prefix(i.layer, model::Half::mlp), i.columns, i.with_bias);
+  }
+  void operator()(const AddBias& i) {
+    whole(i.part, model::output_prefix(i.layer, i.half) + ".bias");
+  }
+  void operator()(const ReadOut& i) {
+    if (config_of(i.part, plan_).norm_placement == model::NormPlacement::before)
+      norm(i.part, model::norm_prefix(-1, model::NormOf::feature));
+  }
+  void operator()(const Head& i) {
+    const model::ModelConfig& config = config_of(i.part, plan_);
+    for (const model::Parameter& parameter : model::head_parameters(config)) {
+      const bool by_token = parameter.name == "embedding.token" ||
+                            parameter.name.rfind("head.", 0) == 0;
+      if (config.reads_every_token() && by_token)
+        some(i.part, parameter.name, 0, i.vocabulary);
+      else
+        whole(i.part, parameter.name);
+    }
+  }
+  template <class Operation>
+  void operator()(const Operation&) {}
+
+ private:
+  static model::Range times(const model::Range& range, std::int64_t unit) {
+    return {range.begin * unit, range.end * unit};
+  }
+  /// Those that the part has: a bias may be missing.
+  const model::Parameter* find(std::int32_t part, const std::string& name) {
+    if (part != known_part_) {
+      parameters_.clear();
+      for (model::Parameter& parameter : model::parameters(config_of(part, plan_)))
+        parameters_.emplace(parameter.name, parameter);
+      known_part_ = part;
+    }
+    const auto found = parameters_.find(name);
+    return found == parameters_.end() ? nullptr : &found->second;
+  }
+  void some(std::int32_t part, const std::string& name, std::int64_t axis, model::Range range) {
+    if (find(part, name)) read_.push_back({part, name, axis, range});
+  }
+  void whole(std::int32_t part, const std::string& name) {
+    if (const model::Parameter* parameter = find(part, name))
+      read_.push_back({part, name, 0, {0, parameter->dims().at(0)}});
+  }
+  void norm(std::int32_t part, const std::string& prefix) {
+    whole(part, prefix + ".weight");
+    whole(part, prefix + ".bias");
+  }
+  /// Units that a product writes.
+  void rows(std::int32_t part, const std::string& prefix, model::Range range) {
+    some(part, prefix + ".weight", 0, range);
+    some(part, prefix + ".bias", 0, range);
+  }
+  /// Units that it reads.
+  void columns(std::int32_t part, const std::string& prefix, model::Range range, bool with_bias) {
+    some(part, prefix + ".weight", 1, range);
+    if (with_bias) whole(part, prefix + ".bias");
+  }
+
+  const Plan& plan_;
+  std::vector<WeightRange> read_;
+  std::map<std::string, model::Parameter> parameters_;  // of known_part_
+  std::int32_t known_part_ = -2;
+};
+
+}  // namespace
+
+std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& plan) {
+  Reads reads(plan);
+  std::visit([&reads](const auto& i) { reads(i); }, instruction);
+  return reads.take();
+}
+
+std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs, const Plan& plan) {
+  Reads reads(plan);
+  for (const Program* program : programs)
+    for (const Instruction& instruction : program->instructions)
+      std::visit([&reads](const auto& i) { reads(i); }, instruction);
+  std::map<std::pair<std::int32_t, std::string>, WeightRange> held;
+  for (const WeightRange& read : reads.take()) {
+    const auto [at, added] = held.emplace(std::pair(read.part, read.parameter), read);
+    WeightRange& all = at->second;
+    if (!added && all.axis != read.axis)
+      throw std::logic_error("[weights] " + read.parameter + ": is read along two axes");
+    if (all.range.size() == 0) all.range = read.range;
+    if (read.range.size() == 0) continue;
+    all.range.begin = std::min(all.range.begin, read.range.begin);
+    all.range.end = std::max(all.range.end, read.range.end);
+  }
+  std::vector<WeightRange> list;
+  for (auto& [name, weights] : held) list.push_back(std::move(weights));
+  return list;
+}
+
+std::int64_t count_of(const WeightRange& weights, const Plan& plan) {
+  for (const model::Parameter& parameter : model::parameters(config_of(weights.part, plan)))
+    if (parameter.name == weights.parameter) {
+      const std::int64_t along = parameter.dims().at(static_cast<std::size_t>(weights.axis));
+      return parameter.count() / along * weights.range.size();
+    }
+  throw std::logic_error("[weights] " + weights.parameter + ": no parameter of the part");
+}
+
+}  // namespace cleave::plan
