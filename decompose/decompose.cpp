@@ -14,11 +14,13 @@
 #include "decompose/fit/heads.hpp"
 #include "decompose/fit/unit_losses.hpp"
 #include "decompose/folder.hpp"
+#include "decompose/holding.hpp"
 #include "model/checkpoint.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/fusion.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "optimizer/plan/program.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "optimizer/plan/work.hpp"
 
 namespace cleave::decompose {
@@ -137,6 +139,8 @@ void adopt(plan::Plan& plan, const model::ModelConfig& teacher, const std::strin
   }
   plan.teacher = teacher;
   plan.teacher_digest = digest;
+  for (plan::PlanPart& part : plan.parts)
+    if (part.share) part.config = teacher;
 }
 
 bool fuses(const plan::Plan& plan) {
@@ -256,6 +260,22 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
   if (plan.teacher.is_text()) model::copy_tokenizer(teacher, folder);
 }
 
+bool is_shared(const plan::Plan& plan) { return plan.parts.front().share.has_value(); }
+
+/// What each device keeps of the teacher.
+void write_holdings(const fs::path& teacher, const plan::Plan& plan, const fs::path& folder,
+                    const base::ProgressCallback& progress) {
+  const auto tensors = static_cast<std::int64_t>(model::stored_tensors(plan.teacher).size());
+  const auto parts = static_cast<std::int64_t>(plan.parts.size());
+  for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) {
+    const fs::path out = folder / plan.parts[rank].device;
+    cut_holding(teacher, plan::holding_of(plan, rank), out,
+                continued(progress, static_cast<std::int64_t>(rank) * tensors, parts * tensors));
+    if (plan.teacher.is_text() && model::has_tokenizer(teacher))
+      model::copy_tokenizer(teacher, out);
+  }
+}
+
 /// What was made from the old weights of a bundle that is being replaced.
 void remove_traces(const fs::path& bundle) {
   for (const char* name : {".work", "calibration.jsonl", "measured.json"}) {
@@ -266,7 +286,7 @@ void remove_traces(const fs::path& bundle) {
 /// Files of the old bundle that the new one does not have, and folders left empty.
 void remove_strangers(const fs::path& bundle, const plan::Manifest& manifest) {
   std::vector<fs::path> found;
-  for (const char* top : {"plans", "parts", "fusion"}) {
+  for (const char* top : {"plans", "parts", "holdings", "fusion"}) {
     if (!fs::exists(bundle / top)) continue;
     found.push_back(bundle / top);
     for (const auto& entry : fs::recursive_directory_iterator(bundle / top)) {
@@ -278,6 +298,32 @@ void remove_strangers(const fs::path& bundle, const plan::Manifest& manifest) {
     const bool held = manifest.files.count(path->lexically_relative(bundle).generic_string()) > 0;
     if (!held && (!fs::is_directory(*path) || fs::is_empty(*path))) fs::remove(*path);
   }
+}
+
+/// The plan, the manifest, and then the whole takes its place.
+void commit_bundle(base::StagedFolder& staged, const plan::Plan& plan,
+                   const std::map<std::string, plan::CalibrationState>& states, const fs::path& out,
+                   DecomposeSummary& summary) {
+  fs::create_directories(staged.path() / "plans");
+  plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
+  summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest, states);
+  staged.commit();
+  remove_traces(out);
+  remove_strangers(out, summary.manifest);
+}
+
+/// A bundle of holdings.
+DecomposeSummary share_out(const fs::path& teacher, const plan::Plan& plan, const fs::path& out,
+                           const base::ProgressCallback& progress) {
+  expect_replaceable(out, "manifest.json", "bundle");
+  std::optional<base::WorkLock> lock;
+  if (fs::exists(out / "manifest.json")) lock.emplace(out);
+  base::StagedFolder staged(out);
+  write_holdings(teacher, plan, staged.path() / "holdings", progress);
+  DecomposeSummary summary;
+  summary.covered = 1;
+  commit_bundle(staged, plan, {}, out, summary);
+  return summary;
 }
 
 }  // namespace
@@ -322,6 +368,13 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   if (config.is_text() && model::has_tokenizer(teacher))
     model::read_tokenizer(teacher, config.vocabulary);  // parts of a model that reads other words
   DecomposeSummary summary;
+  if (is_shared(plan)) {
+    if (fitting != nullptr)
+      throw std::invalid_argument("[decompose] plan: saw strategy '" + plan.strategy +
+                                  "', which takes the teacher's weights as they are: nothing of it "
+                                  "is fitted");
+    return share_out(teacher, plan, out, progress);
+  }
   std::optional<FitRows> rows;
   if (fitting != nullptr) rows.emplace(config, fitting->data, fitting->options.batch);
   const bool refits = fitting != nullptr && fitting->options.what != FitOptions::What::heads;
@@ -351,14 +404,9 @@ DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Impor
   if (fuses(plan))
     write_fusion(teacher, plan, summary.keeps, fit ? &*fit : nullptr, options_of_fit,
                  staged.path() / "fusion" / plan.name);
-  fs::create_directories(staged.path() / "plans");
-  plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
   std::map<std::string, plan::CalibrationState> states;
   if (fit) states[plan.name] = plan::CalibrationState::fitted;
-  summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest, states);
-  staged.commit();
-  remove_traces(out);
-  remove_strangers(out, summary.manifest);
+  commit_bundle(staged, plan, states, out, summary);
   return summary;
 }
 

@@ -53,7 +53,8 @@ struct DecomposeSummary {
 };
 
 /// Cuts the teacher as the plan says and writes the bundle (plans/, parts/ with their keep.json,
-/// fusion/ where the strategy fuses, manifest last): whole or not at all. An existing bundle at
+/// fusion/ where the strategy fuses; or holdings/ where it shares the teacher, and importance and
+/// options count for nothing; manifest last): whole or not at all. An existing bundle at
 /// `out` is replaced only when it is one; its hosts.toml stays, its checkpoints and measurements
 /// go; while it is being calibrated it is refused (base/lock.hpp). Memory as slice() needs it.
 /// `progress` counts tensors, and layers with `fitting` (null: weights are cut, nothing is fitted).

@@ -18,6 +18,7 @@
 #include "model/fusion.hpp"
 #include "model/memory.hpp"
 #include "model/transformer.hpp"
+#include "optimizer/plan/weights.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -84,11 +85,12 @@ net::Value value_over(const Tensor& tensor) {
   return value;
 }
 
-/// The models that this process holds, by part of the plan, and the fusion head where it
+/// What this process holds: models by part of the plan, shares, and the fusion head where it
 /// aggregates.
 struct Held {
   std::vector<std::optional<model::Transformer>> parts;
-  std::optional<model::Transformer> teacher;  // what exact strategies read of it
+  std::vector<std::optional<model::Transformer>> shares;  // of the teacher, by rank
+  std::optional<model::Transformer> teacher;              // whole, instead of shares
   std::optional<model::FusionHead> fusion;
   plan::RequestShape shape;  // of the warm-up
 };
@@ -98,8 +100,9 @@ class TorchEngine : public Engine {
   TorchEngine(Held held, const EngineOptions& options)
       : held_(std::move(held)), options_(options) {
     if (options.element == base::Element::f32) return;
-    for (auto& part : held_.parts)
-      if (part) widen(*part);
+    for (auto* models : {&held_.parts, &held_.shares})
+      for (auto& model : *models)
+        if (model) widen(*model);
     if (held_.teacher) widen(*held_.teacher);
   }
 
@@ -146,6 +149,9 @@ class TorchEngine : public Engine {
       Tensor tensor;
       std::shared_ptr<const model::Sight> sight;  // of lengths
     };
+    const model::Transformer& weights(std::int32_t part) const {
+      return engine_.weights(rank_, part);
+    }
     Slot& slot(plan::ValueId value) { return slots_.at(static_cast<std::size_t>(value)); }
     Tensor& tensor(plan::ValueId value) { return slot(value).tensor; }
     /// Where texts stand; of images nowhere.
@@ -160,7 +166,7 @@ class TorchEngine : public Engine {
       tensor(i.result) = engine_.run_part(i, rank_, tensor(i.given), sequence_);
     }
     void run_one(const plan::Lengths& i) {
-      const model::Transformer& model = engine_.part(i.part);
+      const model::Transformer& model = weights(i.part);
       const Tensor ids = tensor(i.ids);
       model::KvCache* cache = engine_.cache_of(model, {rank_, i.part}, ids, sequence_);
       const model::Input input(ids, cache);
@@ -170,7 +176,7 @@ class TorchEngine : public Engine {
       if (cache != nullptr) cache->add(model::lengths_of(ids));
     }
     void run_one(const plan::Embed& i) {
-      const model::Transformer& model = engine_.part(i.part);
+      const model::Transformer& model = weights(i.part);
       Tensor given = tensor(i.given);
       if (!model.config.is_text()) {
         model::check_input(model, given);
@@ -181,10 +187,10 @@ class TorchEngine : public Engine {
     }
     void run_one(const plan::Norm& i) {
       tensor(i.result) =
-          model::norm(engine_.part(i.part), model::norm_prefix(i.layer, i.which), tensor(i.x));
+          model::norm(weights(i.part), model::norm_prefix(i.layer, i.which), tensor(i.x));
     }
     void run_one(const plan::Project& i) {
-      const model::Transformer& model = engine_.part(i.part);
+      const model::Transformer& model = weights(i.part);
       const bool queries = i.which == model::Projection::query;
       tensor(i.result) = model::project(model, i.layer, i.which,
                                         queries ? of_queries(model, i.heads) : i.heads,
@@ -194,21 +200,21 @@ class TorchEngine : public Engine {
       model::Sight seen = sight(i.lengths);
       if (i.lengths >= 0 && i.texts.size() < static_cast<std::int64_t>(seen.past.size()))
         seen = model::of_texts(seen, i.texts);
-      tensor(i.result) = model::attend(engine_.part(i.part), i.layer, seen, tensor(i.query),
+      tensor(i.result) = model::attend(weights(i.part), i.layer, seen, tensor(i.query),
                                        tensor(i.key), tensor(i.value));
     }
     void run_one(const plan::ProjectOut& i) {
-      const model::Transformer& model = engine_.part(i.part);
+      const model::Transformer& model = weights(i.part);
       tensor(i.result) = model::project_out(model, i.layer, of_queries(model, i.heads),
                                             tensor(i.context), i.with_bias);
     }
     void run_one(const plan::Mlp& i) {
       tensor(i.result) =
-          model::mlp(engine_.part(i.part), i.layer, i.columns, tensor(i.x), i.with_bias);
+          model::mlp(weights(i.part), i.layer, i.columns, tensor(i.x), i.with_bias);
     }
     void run_one(const plan::AddBias& i) {
       tensor(i.result) =
-          tensor(i.x) + engine_.part(i.part)[model::output_prefix(i.layer, i.half) + ".bias"];
+          tensor(i.x) + weights(i.part)[model::output_prefix(i.layer, i.half) + ".bias"];
     }
     void run_one(const plan::Add& i) { tensor(i.result) = tensor(i.a) + tensor(i.b); }
     void run_one(const plan::Slice& i) {
@@ -220,14 +226,14 @@ class TorchEngine : public Engine {
       tensor(i.result) = at::cat(pieces, i.axis);
     }
     void run_one(const plan::ReadOut& i) {
-      const model::Transformer& model = engine_.part(i.part);
+      const model::Transformer& model = weights(i.part);
       const bool last = model.config.task == model::Task::causal_lm;
       tensor(i.result) = model::read_out(
           model, last ? model::last_token(tensor(i.x), tensor(i.lengths)) : tensor(i.x),
           sight(i.lengths));
     }
     void run_one(const plan::Head& i) {
-      const model::Transformer& model = engine_.part(i.part);
+      const model::Transformer& model = weights(i.part);
       tensor(i.result) =
           model.config.reads_every_token()
               ? model::language_logits(model, tensor(i.feature), i.vocabulary)
@@ -261,17 +267,18 @@ class TorchEngine : public Engine {
     }
   }
 
-  const model::Transformer& part(std::int32_t index) const {
-    if (index == plan::teacher_part) {
-      if (!held_.teacher)
-        throw std::runtime_error("[engine] the teacher's weights: not held by this process");
-      return *held_.teacher;
-    }
-    const auto i = static_cast<std::size_t>(index);
-    if (index < 0 || i >= held_.parts.size() || !held_.parts[i])
-      throw std::runtime_error("[engine] part " + std::to_string(index) +
+  /// Those of a part of the plan, or of the teacher as a rank holds it.
+  const model::Transformer& weights(std::int32_t rank, std::int32_t part) const {
+    const bool teacher = part == plan::teacher_part;
+    if (teacher && held_.teacher) return *held_.teacher;
+    const auto& held = teacher ? held_.shares : held_.parts;
+    const auto i = static_cast<std::size_t>(teacher ? rank : part);
+    if (i >= held.size() || !held[i])
+      throw std::runtime_error("[engine] " +
+                               (teacher ? "the share of rank " + std::to_string(rank)
+                                        : "part " + std::to_string(part)) +
                                ": not held by this process");
-    return *held_.parts[i];
+    return *held[i];
   }
 
   /// In what the model computes in.
@@ -316,7 +323,7 @@ class TorchEngine : public Engine {
 
   Tensor run_part(const plan::SubModel& instruction, std::int32_t rank, const Tensor& given,
                   const Sequence& sequence) {
-    const model::Transformer& model = part(instruction.part);
+    const model::Transformer& model = weights(rank, instruction.part);
     if (!model.config.is_text()) return run_images(model, given, instruction.with_head);
     return run_texts(model, given, instruction.with_head,
                      cache_of(model, {rank, instruction.part}, given, sequence));
@@ -390,6 +397,23 @@ auto load_verified(const plan::Bundle& bundle, const std::filesystem::path& fold
   }
 }
 
+/// The device's share: all that its programs read has to be in its holding.
+model::Transformer load_share(const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
+  const auto folder = bundle.part_path(plan, plan.parts[p].device);
+  auto loaded = load_verified(bundle, folder,
+                              [](const auto& path) { return model::load_holding(path); });
+  for (const model::ParameterRange& needed : plan::holding_of(plan, p)) {
+    const auto held = loaded.tensors.find(needed.name);
+    const std::int64_t begin = held == loaded.tensors.end() ? 0 : loaded.begins.at(needed.name);
+    if (held == loaded.tensors.end() || needed.range.begin < begin ||
+        needed.range.end > begin + held->second.size(needed.axis))
+      throw std::runtime_error("[" + folder.string() + "] holding.json: has not all of " +
+                               needed.name + " that plan '" + plan.name +
+                               "' needs; cut the bundle again");
+  }
+  return loaded;
+}
+
 model::Transformer load_part(const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
   const plan::PlanPart& part = plan.parts[p];
   auto loaded = load_verified(bundle, bundle.part_path(plan, part.device),
@@ -419,8 +443,16 @@ Held held_for(const plan::Plan& plan) {
   model::keep_memory_compact();
   Held held;
   held.parts.resize(plan.parts.size());
+  held.shares.resize(plan.parts.size());
   held.shape = plan.shape;
   return held;
+}
+
+void hold(Held& held, const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
+  if (plan.parts[p].share)
+    held.shares[p] = load_share(bundle, plan, p);
+  else
+    held.parts[p] = load_part(bundle, plan, p);
 }
 
 std::size_t index_of(const plan::Plan& plan, const std::string& device) {
@@ -436,7 +468,7 @@ std::unique_ptr<Engine> part_engine(const plan::Bundle& bundle, const plan::Plan
   bundle.part_path(plan, device);  // throws where the plan has no such device
   const std::size_t p = index_of(plan, device);
   Held held = held_for(plan);
-  held.parts[p] = load_part(bundle, plan, p);
+  hold(held, bundle, plan, p);
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 
@@ -450,7 +482,7 @@ std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle, const plan::Pl
 std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Plan& plan,
                                      const EngineOptions& options) {
   Held held = held_for(plan);
-  for (std::size_t p = 0; p < plan.parts.size(); ++p) held.parts[p] = load_part(bundle, plan, p);
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) hold(held, bundle, plan, p);
   held.fusion = load_head(bundle, plan);
   return std::make_unique<TorchEngine>(std::move(held), options);
 }

@@ -8,6 +8,7 @@
 
 #include "base/digest.hpp"
 #include "base/text.hpp"
+#include "model/config/holding.hpp"
 #include "model/config/hugging_face.hpp"
 
 namespace cleave::model {
@@ -103,6 +104,26 @@ Tensor random_tensor(const Parameter& parameter, std::uint64_t seed) {
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(seed_of(parameter.name, seed));
   // Hugging Face truncates at ±2, a hundred deviations away: no draw ever gets there.
   return at::normal(0, initial_std, dims, generator);
+}
+
+Transformer load_holding(const std::filesystem::path& folder) {
+  Transformer model;
+  Holding holding = read_holding(folder);
+  const TensorFiles files(folder / "model.safetensors");
+  for (const ParameterRange& held : holding.weights) {
+    const TensorEntry& entry = files.at(held.name);
+    const Tensor tensor = read_tensor(files, entry);
+    files.release(entry);
+    try {
+      expect_dims(tensor, dims_of(held, holding.model), held.name);
+    } catch (const std::invalid_argument& wrong) {
+      throw std::runtime_error("[" + folder.string() + "] model.safetensors: " + wrong.what());
+    }
+    model.tensors[held.name] = tensor;
+    model.begins[held.name] = held.range.begin;
+  }
+  model.config = std::move(holding.model);
+  return model;
 }
 
 Transformer random_model(const ModelConfig& config, std::uint64_t seed) {

@@ -20,6 +20,10 @@ Transformer load(const std::filesystem::path& folder);
 void save(const Transformer& model, const std::filesystem::path& folder,
           std::uint64_t most = shard_bytes);
 
+/// Loads what a device holds of a model (model/config/holding.hpp). Throws std::runtime_error where
+/// the file has not what holding.json says.
+Transformer load_holding(const std::filesystem::path& folder);
+
 /// Random weights as Hugging Face initialises them (normal 0.02, zeros, ones). Same seed: same
 /// weights.
 Transformer random_model(const ModelConfig& config, std::uint64_t seed);

@@ -22,7 +22,7 @@ constexpr std::int64_t manifest_format = 1;
 constexpr std::int64_t hosts_format = 1;
 constexpr std::int64_t measured_format = 1;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
-constexpr std::array<std::string_view, 3> held_folders = {"plans", "parts", "fusion"};
+constexpr std::array<std::string_view, 4> held_folders = {"plans", "parts", "holdings", "fusion"};
 constexpr std::array<std::string_view, 4> calibration_names = {"unfinished", "rejected", "done",
                                                                "fitted"};
 constexpr std::array<std::string_view, 8> weights_names = {"exact",
@@ -49,7 +49,7 @@ std::vector<std::string_view> components(std::string_view path) {
   return parts;
 }
 
-/// "plans/…", "parts/…" or "fusion/…" made of plain names: it cannot lead out of the bundle.
+/// "plans/…", "parts/…", "holdings/…" or "fusion/…" made of plain names: it cannot lead out of the bundle.
 bool is_inside(std::string_view path) {
   const auto parts = components(path);
   if (parts.size() < 2 || parts.size() > 16) return false;
@@ -74,7 +74,7 @@ std::map<std::string, ManifestFile> read_files(const base::Reader& reader) {
   for (const std::string& path : reader.keys()) {
     if (!is_inside(path))
       throw reader.error("saw the path " + shown(path) +
-                         ", needs one below plans/, parts/ or fusion/ inside the bundle");
+                         ", needs one below plans/, parts/, holdings/ or fusion/ inside the bundle");
     const base::Reader entry = reader.at(path);
     entry.allow({"sha256", "bytes"});
     files[path] = {read_digest(entry.at("sha256")),
@@ -131,18 +131,22 @@ nlohmann::json manifest_to_json(const Manifest& manifest) {
   return json;
 }
 
-/// The device of "parts/<plan>/<device>/…", empty elsewhere.
-std::string device_of(std::string_view path) {
+/// The folder of one device: "parts/<plan>/<device>" or "holdings/<device>" of a path below it; empty
+/// elsewhere.
+std::string device_folder(std::string_view path) {
   const auto parts = components(path);
-  return parts.size() >= 3 && parts.front() == "parts" ? std::string(parts[2]) : std::string();
+  const std::size_t depth = parts.front() == "parts" ? 3 : parts.front() == "holdings" ? 2 : 0;
+  if (depth == 0 || parts.size() <= depth) return {};
+  std::string folder;
+  for (std::size_t i = 0; i < depth; ++i) folder += (i > 0 ? "/" : "") + std::string(parts[i]);
+  return folder;
 }
 
 std::string missing_text(const std::string& path) {
-  const auto parts = components(path);
-  const std::string device = device_of(path);
-  if (device.empty()) return "is not here: copy it from where the bundle was made";
-  return "the part of " + shown(device) + " is not here: copy parts/" + std::string(parts[1]) +
-         "/" + device;
+  const std::string folder = device_folder(path);
+  if (folder.empty()) return "is not here: copy it from where the bundle was made";
+  return "the part of " + shown(folder.substr(folder.rfind('/') + 1)) + " is not here: copy " +
+         folder;
 }
 
 void verify_file(const fs::path& path, const std::string& name, const ManifestFile& needed) {
@@ -317,6 +321,8 @@ fs::path Bundle::part_path(const Plan& plan, const std::string& device) const {
   if (std::find(devices.begin(), devices.end(), device) == devices.end())
     throw failure(folder_.string(), "saw no device " + shown(device) + " in plan '" + plan.name +
                                         "', needs one of " + joined(devices));
+  const auto at = std::find(devices.begin(), devices.end(), device) - devices.begin();
+  if (plan.parts[static_cast<std::size_t>(at)].share) return folder_ / "holdings" / device;
   return folder_ / "parts" / plan.name / device;
 }
 

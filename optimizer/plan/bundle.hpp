@@ -16,11 +16,13 @@ namespace cleave::plan {
 
 /// Layout of a bundle: the folder where steps meet.
 ///
-///   manifest.json                  format 1: {path: {sha256, bytes}} of all below plans/, parts/
-///                                  and fusion/; default plan, identity, the teacher's digest, how
-///                                  far each plan is calibrated
+///   manifest.json                  format 1: {path: {sha256, bytes}} of all below plans/, parts/,
+///                                  holdings/ and fusion/; default plan, identity, the teacher's
+///                                  digest, how far each plan is calibrated
 ///   plans/<plan>.json              one is the default
 ///   parts/<plan>/<device>/         a model folder
+///   holdings/<device>/             what a device keeps of the teacher for plans that share it: holding.json,
+///                                  model.safetensors; of text, the tokenizer's files
 ///   fusion/<plan>/                 fusion.json, model.safetensors; of text, the tokenizer's files
 ///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
 
@@ -58,6 +60,7 @@ class Bundle {
   /// The default plan, or the named one.
   Plan plan(const std::string& name = {}) const;
   std::filesystem::path plan_path(const std::string& plan) const;
+  /// The device's sub-model or, where the plan shares the teacher, its holding.
   std::filesystem::path part_path(const Plan& plan, const std::string& device) const;
   std::filesystem::path fusion_path(const Plan& plan) const;
   /// The largest |feature| of each part in calibration, by rank, as the fusion head remembers it.
@@ -77,7 +80,7 @@ class Bundle {
   Manifest manifest_;
 };
 
-/// Digests every file below plans/, parts/, fusion/ of `folder` and writes manifest.json there,
+/// Digests every file below plans/, parts/, holdings/, fusion/ of `folder` and writes manifest.json there,
 /// last and whole.
 Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan,
                         const std::string& teacher_digest,

@@ -88,11 +88,11 @@ class Reads {
     return found == parameters_.end() ? nullptr : &found->second;
   }
   void some(std::int32_t part, const std::string& name, std::int64_t axis, model::Range range) {
-    if (find(part, name)) read_.push_back({part, name, axis, range});
+    if (find(part, name)) read_.push_back({part, {name, axis, range}});
   }
   void whole(std::int32_t part, const std::string& name) {
     if (const model::Parameter* parameter = find(part, name))
-      read_.push_back({part, name, 0, {0, parameter->dims().at(0)}});
+      read_.push_back({part, {name, 0, {0, parameter->dims().at(0)}}});
   }
   void norm(std::int32_t part, const std::string& prefix) {
     whole(part, prefix + ".weight");
@@ -130,27 +130,27 @@ std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs,
       std::visit([&reads](const auto& i) { reads(i); }, instruction);
   std::map<std::pair<std::int32_t, std::string>, WeightRange> held;
   for (const WeightRange& read : reads.take()) {
-    const auto [at, added] = held.emplace(std::pair(read.part, read.parameter), read);
-    WeightRange& all = at->second;
-    if (!added && all.axis != read.axis)
-      throw std::logic_error("[weights] " + read.parameter + ": is read along two axes");
-    if (all.range.size() == 0) all.range = read.range;
-    if (read.range.size() == 0) continue;
-    all.range.begin = std::min(all.range.begin, read.range.begin);
-    all.range.end = std::max(all.range.end, read.range.end);
+    const auto [at, added] = held.emplace(std::pair(read.part, read.held.name), read);
+    model::ParameterRange& all = at->second.held;
+    if (!added && all.axis != read.held.axis)
+      throw std::logic_error("[weights] " + all.name + ": is read along two axes");
+    const model::Range& more = read.held.range;
+    if (all.range.size() == 0) all.range = more;
+    if (more.size() == 0) continue;
+    all.range = {std::min(all.range.begin, more.begin), std::max(all.range.end, more.end)};
   }
   std::vector<WeightRange> list;
   for (auto& [name, weights] : held) list.push_back(std::move(weights));
   return list;
 }
 
-std::int64_t count_of(const WeightRange& weights, const Plan& plan) {
-  for (const model::Parameter& parameter : model::parameters(config_of(weights.part, plan)))
-    if (parameter.name == weights.parameter) {
-      const std::int64_t along = parameter.dims().at(static_cast<std::size_t>(weights.axis));
-      return parameter.count() / along * weights.range.size();
-    }
-  throw std::logic_error("[weights] " + weights.parameter + ": no parameter of the part");
+std::vector<model::ParameterRange> holding_of(const Plan& plan, std::size_t rank) {
+  if (!plan.parts.at(rank).share) return {};
+  const Program program = compile(plan, plan.shape).at(rank);
+  std::vector<model::ParameterRange> held;
+  for (WeightRange& weights : weights_of(std::vector<const Program*>{&program}, plan))
+    held.push_back(std::move(weights.held));
+  return held;
 }
 
 }  // namespace cleave::plan

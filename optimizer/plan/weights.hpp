@@ -3,20 +3,15 @@
 #include <string>
 #include <vector>
 
+#include "model/config/holding.hpp"
 #include "optimizer/plan/program.hpp"
 
 namespace cleave::plan {
 
-/// Some of one parameter: elements [begin, end) along an axis, or all of it.
+/// Some of one parameter of a part, or of the teacher.
 struct WeightRange {
   std::int32_t part = teacher_part;
-  std::string parameter;  // canonical name (model/config/config.hpp)
-  std::int64_t axis = 0;
-  model::Range range;
-  bool operator==(const WeightRange& other) const {
-    return part == other.part && parameter == other.parameter && axis == other.axis &&
-           range == other.range;
-  }
+  model::ParameterRange held;
 };
 
 /// The weights that an instruction reads; of a fusion head none, which is no model's.
@@ -26,7 +21,8 @@ std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& 
 /// ranges of one parameter, from the first of them to the last.
 std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs, const Plan& plan);
 
-/// Numbers in them.
-std::int64_t count_of(const WeightRange& weights, const Plan& plan);
+/// What a device keeps of the teacher for its rank in the plan: of whatever shape its requests are.
+/// Nothing where the plan has no shares.
+std::vector<model::ParameterRange> holding_of(const Plan& plan, std::size_t rank);
 
 }  // namespace cleave::plan

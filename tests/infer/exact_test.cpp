@@ -94,10 +94,10 @@ Transformer lively(const ModelConfig& config) {
 Transformer held_of(const Transformer& teacher, const std::vector<plan::WeightRange>& weights) {
   Transformer held;
   held.config = teacher.config;
-  for (const plan::WeightRange& some : weights) {
-    held.tensors[some.parameter] =
-        teacher[some.parameter].narrow(some.axis, some.range.begin, some.range.size()).clone();
-    held.begins[some.parameter] = some.range.begin;
+  for (const auto& [part, some] : weights) {
+    held.tensors[some.name] =
+        teacher[some.name].narrow(some.axis, some.range.begin, some.range.size()).clone();
+    held.begins[some.name] = some.range.begin;
   }
   return held;
 }

@@ -152,12 +152,17 @@ int decompose(const Args& args) {
     print_intent(args, plan);
     return exit_done;
   }
-  const bool fits = is_fitted(args);
+  const bool fits = is_fitted(args), shares = plan.parts.front().share.has_value();
+  if (shares && (args.has("data") || args.given("fit") || args.given("importance")))
+    throw UsageError("[decompose] plan: saw strategy '" + plan.strategy +
+                     "', which takes the teacher's weights as they are: --data, --fit and "
+                     "--importance have nothing to choose");
   infer::set_threads(threads_of(args, all_threads()));
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   say_notes(teacher);
   base::Remarks remarks;
-  const auto importance = importance_of(args, teacher, remarks);
+  const auto importance =
+      shares ? decompose::Importance() : importance_of(args, teacher, remarks);
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
@@ -197,18 +202,19 @@ int decompose(const Args& args) {
   }
   Table table({"device", "file", "size"});
   for (const auto& part : plan.parts) {
-    const std::string path = "parts/" + plan.name + "/" + part.device + "/model.safetensors";
+    const std::string path = (shares ? "holdings/" : "parts/" + plan.name + "/") + part.device +
+                             "/model.safetensors";
     const auto found = summary.manifest.files.find(path);
     table.row({part.device, path,
                found == summary.manifest.files.end()
                    ? "–"
                    : base::format_bytes(static_cast<double>(found->second.bytes))});
   }
-  std::printf(
-      "%s\n%s of the teacher's channels and heads are held by some part, %s by more than "
-      "one\nwrote %s (identity %.12s)\n",
-      table.text().c_str(), percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str(),
-      out.c_str(), summary.manifest.identity().c_str());
+  std::printf("%s\n", table.text().c_str());
+  if (!shares)
+    std::printf("%s of the teacher's channels and heads are held by some part, %s by more than one\n",
+                percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str());
+  std::printf("wrote %s (identity %.12s)\n", out.c_str(), summary.manifest.identity().c_str());
   if (is_cut(out)) std::printf("%s\n", fit_in_words(args, summary.fitted_rows).c_str());
   if (next.empty() && is_cut(out))
     std::printf(
