@@ -350,6 +350,7 @@ class Forge {
     hello.bundle = scene_.bundle.identity();
     hello.plan = scene_.plan.name;
     hello.device = device_;
+    hello.origin = random_.chance(95) ? 1 + random_.below(1000) : 0;
     return hello;
   }
   net::Hello wrong_hello() {
@@ -383,7 +384,8 @@ class Forge {
     const auto which = random_.below(100);
     if (which < 65) return client ? Message(infer()) : Message(admit());
     if (which < 75) return envelope(net::Cancel{});
-    if (which < 85) return envelope(net::EndSequence{});
+    if (which < 84) return envelope(net::EndSequence{});
+    if (which < 85) return routes();
     if (which < 90) return ping();
     if (which < 95) return pong();
     if (client) return envelope(net::StatusRequest{});
@@ -639,9 +641,21 @@ class Forge {
     pong.queued = integer();
     return pong;
   }
+  /// Nobody of this plan dials another agent; what is said of them is read all the same.
+  net::Routes routes() {
+    auto routes = envelope(net::Routes{});
+    for (std::uint64_t i = random_.below(4); i > 0; --i)
+      routes.routes.push_back({random_.chance(50) ? device_ : text(), text()});
+    return routes;
+  }
   net::Admit admit() {
     auto admit = envelope(net::Admit{});
     admit.tensor = tensor();
+    if (admit.tensor.dims.size() > 1) {
+      admit.batch = random_.chance(95) ? admit.tensor.dims[0] : integer();
+      admit.tokens = random_.chance(95) ? admit.tensor.dims[1] : integer();
+    }
+    if (random_.chance(2)) admit.tensor = net::Value::absent();
     admit.digest = random_.chance(95) ? scene_.digests.of(admit.tensor) : text();
     admit.deadline_ms = deadline_ms();
     add_sequence(&admit);
@@ -863,6 +877,8 @@ class AgentTarget : public Target {
     admit.past = past;
     admit.capacity = 4096;
     admit.tensor = input;
+    admit.batch = input.dims.at(0);
+    admit.tokens = input.dims.at(1);
     admit.digest = scene.digests.of(input);
     return admit;
   }

@@ -13,8 +13,11 @@
 #include "base/units.hpp"
 #include "infer/admission.hpp"
 #include "infer/compute.hpp"
+#include "infer/links.hpp"
+#include "infer/lot.hpp"
 #include "infer/machine.hpp"
 #include "net/mesh.hpp"
+#include "optimizer/plan/cost.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -25,6 +28,8 @@ using net::Connection;
 
 constexpr auto handshake_timeout = 5s;
 constexpr auto leave_timeout = 2s;
+/// What came for a request that is not admitted here waits so long.
+constexpr auto lot_patience = 10s;
 /// A greeting is short, and nothing else is taken before it.
 constexpr net::Limits greeting_limits{0, 4096, 1024};
 
@@ -42,6 +47,13 @@ std::int32_t rank_of(const plan::Plan& plan, const std::string& device) {
   }
   throw std::invalid_argument("[agent] device: saw '" + device + "', needs one of plan '" +
                               plan.name + "': " + known);
+}
+
+/// The other agents that the programs of this one exchange values with.
+std::set<std::int32_t> agents_of(const plan::Plan& plan, std::int32_t rank) {
+  auto peers = plan::peers_of(plan::compile(plan, plan.shape).at(static_cast<std::size_t>(rank)));
+  peers.erase(static_cast<std::int32_t>(plan.parts.size()));
+  return peers;
 }
 
 std::string saw(const std::string& what, const std::string& seen, const std::string& needed) {
@@ -65,6 +77,7 @@ struct Agent::State {
     std::shared_ptr<Connection> connection;
     std::string name;
     std::uint32_t epoch = 0;
+    std::uint64_t origin = 0;
     std::map<std::uint64_t, std::uint64_t> sequences;  // the aggregator's -> ours
     std::map<std::uint64_t, std::string> forgotten;    // and why, until they end
   };
@@ -78,6 +91,7 @@ struct Agent::State {
     std::weak_ptr<Session> session;
     net::Envelope envelope;  // as the aggregator knows it
     Clock::time_point received_at;
+    RequestName name;  // to the other agents
     bool dropping = false;
   };
 
@@ -92,15 +106,15 @@ struct Agent::State {
         admission({options.memory_bytes, resident_bytes,
                    static_cast<std::size_t>(options.max_requests), options.sequence_rest}),
         listener(io, options.listen, options.insecure),
+        links(io, plan, rank, agents_of(plan, rank), identity, options.wrap_stream, link_events()),
+        lot({options.waiting_bytes, lot_patience}),
         leaving_timer(io),
         resting_timer(io),
+        lot_timer(io),
         compute(std::move(engine),
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {}
 
   const plan::Plan& plan() const { return programs.plan(); }
-  const model::ModelConfig& part() const {
-    return plan().parts.at(static_cast<std::size_t>(rank)).config;
-  }
   void notice(const std::string& line) const {
     if (options.log) options.log(base::LogLevel::notice, line);
   }
@@ -108,33 +122,49 @@ struct Agent::State {
     if (options.log) options.log(base::LogLevel::detail, line);
   }
 
+  std::int32_t aggregator_rank() const { return static_cast<std::int32_t>(plan().parts.size()); }
+
   // Connections.
   void accept(asio::ip::tcp::socket socket);
   asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer);
   asio::awaitable<void> refuse(std::shared_ptr<Connection> connection, std::string peer,
                                std::string text);
   asio::awaitable<std::string> attend(std::shared_ptr<Session> session);
+  asio::awaitable<void> serve_link(std::shared_ptr<Connection> connection, std::string peer,
+                                   net::Hello hello);
+  void open(Connection& connection) const;
   std::string objection(const net::Hello& hello) const;
   net::Welcome welcome(const net::Hello& hello) const;
   void end(const std::shared_ptr<Session>& session, const std::string& why);
   bool handle(const std::shared_ptr<Session>& session, net::Message message);
 
+  // Other agents.
+  Links::Events link_events();
+  void take_value(std::int32_t rank, net::ValueMessage message);
+  void lose_link(std::int32_t rank);
+  void expire_lot();
+
   // Requests.
   void admit(const std::shared_ptr<Session>& session, net::Admit admit);
-  void refuse_for_now(const Session& session, const net::Envelope& envelope);
+  void refuse_for_now(const Session& session, const net::Envelope& envelope,
+                      const std::string& why = {});
   void drop(const std::shared_ptr<Session>& session, std::uint64_t request);
+  void drop(std::uint64_t id);
   void post_events(std::vector<Compute::Event> events);
   void take(std::vector<Compute::Event> events);
   void forward(const Task& task, Compute::Event event, bool last);
+  bool forward_to_agent(std::uint64_t id, Compute::Event event);
   void finish(std::uint64_t id);
   void fail(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
             const std::string& text);
+  void abort(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
+             std::int32_t lost);
 
   // Sequences.
   std::string objection(const Session& session, const net::Admit& admit) const;
   Sequence enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
                  const Admission::Wanted& wanted);
-  double step_bytes(const net::Value& prompt);
+  double step_bytes(std::int64_t texts_of_batch);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
@@ -154,9 +184,12 @@ struct Agent::State {
   Admission admission;
   asio::io_context io;  // outlives what its coroutines hold
   net::Listener listener;
-  asio::steady_timer leaving_timer, resting_timer;
+  Links links;
+  Lot lot;
+  asio::steady_timer leaving_timer, resting_timer, lot_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::map<std::uint64_t, Task> tasks;
+  std::map<RequestName, std::uint64_t> named;  // those of `tasks` that are not being dropped
   std::map<std::uint64_t, Text> texts;
   std::uint64_t next_task = 1, next_sequence = 1;
   bool draining = false, leaving = false;
@@ -197,18 +230,18 @@ asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection
     co_await std::move(refusing);
     co_return;
   }
+  if (hello->role == net::Role::agent) {
+    auto serving = serve_link(connection, peer, *hello);
+    co_await std::move(serving);
+    co_return;
+  }
   const auto session = std::make_shared<Session>();
   session->connection = connection;
   session->name = hello->name + " at " + peer;
   session->epoch = hello->epoch;
+  session->origin = hello->origin;
   connection->send(welcome(*hello));
-  connection->expire_after(0ms);
-  net::Limits limits;
-  if (options.memory_bytes > 0)
-    limits.max_payload =
-        std::min(limits.max_payload, static_cast<std::uint64_t>(options.memory_bytes));
-  connection->set_limits(limits);
-  connection->start_heartbeat();
+  open(*connection);
   sessions.insert(session);
   notice("[" + session->name + "] joined");
   std::string why;
@@ -220,6 +253,37 @@ asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection
     connection->close(net::Errc::closed);
   }
   end(session, why);
+}
+
+/// What comes after the handshake.
+void Agent::State::open(Connection& connection) const {
+  connection.expire_after(0ms);
+  net::Limits limits;
+  if (options.memory_bytes > 0)
+    limits.max_payload =
+        std::min(limits.max_payload, static_cast<std::uint64_t>(options.memory_bytes));
+  connection.set_limits(limits);
+  connection.start_heartbeat();
+}
+
+asio::awaitable<void> Agent::State::serve_link(std::shared_ptr<Connection> connection,
+                                               std::string peer, net::Hello hello) {
+  std::int32_t from = 0;
+  std::string wrong;
+  try {
+    from = links.rank_of(hello);
+  } catch (const std::invalid_argument& error) {
+    wrong = error.what();
+  }
+  if (!wrong.empty()) {
+    auto refusing = refuse(connection, peer, wrong);
+    co_await std::move(refusing);
+    co_return;
+  }
+  connection->send(welcome(hello));
+  open(*connection);
+  auto attending = links.attend(from, connection);
+  co_await std::move(attending);
 }
 
 asio::awaitable<void> Agent::State::refuse(std::shared_ptr<Connection> connection, std::string peer,
@@ -236,9 +300,11 @@ asio::awaitable<void> Agent::State::refuse(std::shared_ptr<Connection> connectio
   connection->close(net::Errc::refused);
 }
 
-/// Empty where the aggregator means this agent.
+/// Empty where an aggregator, or another agent of the plan, means this agent.
 std::string Agent::State::objection(const net::Hello& hello) const {
   if (hello.role == net::Role::client) return saw("role", "client", "aggregator");
+  if (hello.role == net::Role::aggregator && hello.origin == 0)
+    return "origin: saw 0, needs a number that names the aggregator";
   if (hello.bundle != identity) return saw("bundle", hello.bundle, identity);
   if (hello.plan != plan().name) return saw("plan", hello.plan, plan().name);
   if (hello.device != options.device) return saw("device", hello.device, options.device);
@@ -274,9 +340,7 @@ void Agent::State::end(const std::shared_ptr<Session>& session, const std::strin
   notice("[" + session->name + "] lost: " + why);
   sessions.erase(session);
   for (auto& [id, task] : tasks) {
-    if (task.session.lock() != session || task.dropping) continue;
-    task.dropping = true;
-    compute.cancel(id);
+    if (task.session.lock() == session && !task.dropping) drop(id);
   }
   while (!session->sequences.empty()) end_sequence(*session, session->sequences.begin()->first);
   if (leaving && sessions.empty()) io.stop();
@@ -297,6 +361,10 @@ bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message 
     drop(session, abort->request);
     return true;
   }
+  if (const auto* routes = std::get_if<net::Routes>(&message)) {
+    links.dial(*routes);
+    return true;
+  }
   if (const auto* ended = std::get_if<net::EndSequence>(&message)) {
     end_sequence(*session, ended->sequence);
     return true;
@@ -309,16 +377,26 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   const net::Envelope& envelope = admit;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = programs.find(admit.tensor)->at(static_cast<std::size_t>(rank));
+    program = programs.find(admit.batch, admit.tokens)->at(static_cast<std::size_t>(rank));
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }
   if (admit.digest != program->digest)
     return fail(session, envelope, saw("program digest", admit.digest, program->digest));
-  for (const auto& [id, task] : tasks)
-    if (task.envelope.request == admit.request && task.session.lock() == session && !task.dropping)
-      return fail(session, envelope,
-                  "request " + std::to_string(admit.request) + ": is admitted already");
+  const RequestName request{session->origin, admit.request};
+  if (named.count(request) != 0)
+    return fail(session, envelope,
+                "request " + std::to_string(admit.request) + ": is admitted already");
+  if (plan::find_first<plan::Input>(*program) != nullptr && !admit.tensor.present)
+    return fail(session, envelope, "input: saw none, needs one");
+  if (!links.complete())
+    return refuse_for_now(*session, envelope, "no link to " + links.missing());
+  if (lot.overflowed(request)) {
+    lot.take(request);
+    return fail(session, envelope,
+                "values of it came before it was admitted, and all that wait take more than " +
+                    base::format_bytes(static_cast<double>(lot.most_bytes())));
+  }
 
   const auto room = room_of(*program, requests);
   if (!admission.could_fit(room))
@@ -334,8 +412,8 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
     if (const auto wrong = objection(*session, admit); !wrong.empty())
       return fail(session, envelope, name + wrong);
     if (admit.past == 0) {
-      wanted.cache_bytes = plan::cache_bytes(part(), admit.tensor.dims.at(0), admit.capacity);
-      wanted.step_bytes = step_bytes(admit.tensor);
+      wanted.cache_bytes = plan::cache_bytes(*program, plan(), admit.batch, admit.capacity);
+      wanted.step_bytes = step_bytes(admit.batch);
     } else {
       wanted.text = session->sequences.at(admit.sequence);
       admission.use(wanted.text, received_at);  // also where it has to wait
@@ -357,29 +435,34 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   }
   const Sequence sequence = enter(session, admit, wanted);
   const auto id = next_task++;
-  tasks[id] = Task{session, envelope, received_at};
+  tasks[id] = Task{session, envelope, received_at, request};
+  named[request] = id;
   admission.begin(id, room, sequence.id, Clock::now());
   std::vector<net::Value> inputs;
-  inputs.push_back(std::move(admit.tensor));
+  if (plan::find_first<plan::Input>(*program)) inputs.push_back(std::move(admit.tensor));
   compute.admit(id, std::move(program), std::move(inputs),
                 received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
+  for (Lot::Waiting& value : lot.take(request))
+    compute.deliver(id, value.from, value.message.tag, std::move(value.message.tensor));
 }
 
-void Agent::State::refuse_for_now(const Session& session, const net::Envelope& envelope) {
+void Agent::State::refuse_for_now(const Session& session, const net::Envelope& envelope,
+                                  const std::string& why) {
   net::Busy busy;
   static_cast<net::Envelope&>(busy) = envelope;
   busy.last = true;
+  busy.text = why;
   session.connection->send(busy);
 }
 
 /// Why the request's sequence can neither begin nor go on here; empty where it can.
 std::string Agent::State::objection(const Session& session, const net::Admit& admit) const {
   if (admit.past == 0) {
-    if (!part().causal) return "saw a model that does not generate";
-    const std::int64_t tokens = admit.tensor.dims.at(1);  // its program was found: ids [B, N]
-    if (admit.capacity < tokens || admit.capacity > part().context)
+    const model::ModelConfig& model = plan().teacher;
+    if (!model.causal) return "saw a model that does not generate";
+    if (admit.capacity < admit.tokens || admit.capacity > model.context)
       return saw("capacity", std::to_string(admit.capacity),
-                 std::to_string(tokens) + ".." + std::to_string(part().context));
+                 std::to_string(admit.tokens) + ".." + std::to_string(model.context));
     return {};
   }
   if (session.sequences.count(admit.sequence) != 0) return {};
@@ -403,12 +486,10 @@ Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net:
   return {session->sequences.at(admit.sequence), admit.past, admit.capacity};
 }
 
-/// What a further token of the texts in `prompt` computes in.
-double Agent::State::step_bytes(const net::Value& prompt) {
-  net::Value token;
-  token.element = prompt.element;
-  token.dims = {prompt.dims.at(0), 1};
-  return room_of(*programs.find(token)->at(static_cast<std::size_t>(rank)), requests).bytes();
+/// What a further token of so many texts computes in.
+double Agent::State::step_bytes(std::int64_t texts_of_batch) {
+  return room_of(*programs.find(texts_of_batch, 1)->at(static_cast<std::size_t>(rank)), requests)
+      .bytes();
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
@@ -451,11 +532,50 @@ void Agent::State::forget_resting() {
 
 void Agent::State::drop(const std::shared_ptr<Session>& session, std::uint64_t request) {
   for (auto& [id, task] : tasks) {
-    if (task.envelope.request != request || task.session.lock() != session || task.dropping)
-      continue;
-    task.dropping = true;
-    compute.cancel(id);
+    if (task.envelope.request == request && task.session.lock() == session && !task.dropping)
+      drop(id);
   }
+}
+
+void Agent::State::drop(std::uint64_t id) {
+  Task& task = tasks.at(id);
+  task.dropping = true;
+  named.erase(task.name);
+  compute.cancel(id);
+}
+
+Links::Events Agent::State::link_events() {
+  Links::Events events;
+  events.value = [this](std::int32_t from, net::ValueMessage message) {
+    take_value(from, std::move(message));
+  };
+  events.lost = [this](std::int32_t from, const std::string&) { lose_link(from); };
+  events.log = [this](base::LogLevel level, const std::string& line) {
+    if (options.log) options.log(level, line);
+  };
+  return events;
+}
+
+/// For a request that is admitted, or for one that may be.
+void Agent::State::take_value(std::int32_t from, net::ValueMessage message) {
+  const RequestName request{message.origin, message.request};
+  if (const auto at = named.find(request); at != named.end())
+    return compute.deliver(at->second, from, message.tag, std::move(message.tensor));
+  lot.add(request, from, std::move(message), Clock::now());
+  if (lot_timer.expiry() <= Clock::now()) expire_lot();
+}
+
+/// Ends what waits for a value of that agent.
+void Agent::State::lose_link(std::int32_t from) { compute.peer_lost(from); }
+
+void Agent::State::expire_lot() {
+  lot.expire(Clock::now());
+  const auto next = lot.next();
+  if (!next) return;
+  lot_timer.expires_at(*next);
+  lot_timer.async_wait([this](boost::system::error_code error) {
+    if (!error) expire_lot();
+  });
 }
 
 /// Compute thread.
@@ -474,6 +594,13 @@ void Agent::State::take(std::vector<Compute::Event> events) {
     const auto session = task.session.lock();
     // Nobody waits for it; `dropped` comes when nothing is held any more.
     if (task.dropping && event.what != What::dropped) continue;
+    if (event.what == What::send && event.peer != aggregator_rank()) {
+      const std::int32_t to = event.peer;
+      if (forward_to_agent(id, std::move(event))) continue;
+      if (session) abort(session, task.envelope, to);
+      drop(id);
+      continue;
+    }
     if (event.what == What::send) {
       // The last value says so itself and saves a frame.
       const bool last =
@@ -482,13 +609,19 @@ void Agent::State::take(std::vector<Compute::Event> events) {
       if (!last) continue;
       ++i;
     } else if (event.what == What::failed) {
-      if (session) fail(session, task.envelope, event.text);
+      if (session && event.peer >= 0)
+        abort(session, task.envelope, event.peer);
+      else if (session)
+        fail(session, task.envelope, event.text);
     } else if (event.what == What::output) {
       continue;
     } else if (session) {
       net::Done done;
       static_cast<net::Envelope&>(done) = task.envelope;
       done.last = true;
+      done.compute_s = event.times.compute_s;
+      done.wait_s = event.times.wait_s;
+      done.queued_s = event.times.queued_s;
       session->connection->send(done);
     }
     finish(id);
@@ -511,9 +644,25 @@ void Agent::State::forward(const Task& task, Compute::Event event, bool last) {
   session->connection->send(message);
 }
 
+/// False: there is no link.
+bool Agent::State::forward_to_agent(std::uint64_t id, Compute::Event event) {
+  const Task& task = tasks.at(id);
+  net::ValueMessage message;
+  message.request = task.name.request;
+  message.origin = task.name.origin;
+  message.tag = event.tag;
+  message.compute_s = event.times.compute_s;
+  message.wait_s = event.times.wait_s;
+  message.queued_s = event.times.queued_s;
+  message.tensor = std::move(event.value);
+  return links.send(event.peer, message);
+}
+
 void Agent::State::finish(std::uint64_t id) {
   admission.end(id, Clock::now());
-  tasks.erase(id);
+  const auto at = tasks.find(id);
+  if (!at->second.dropping) named.erase(at->second.name);
+  tasks.erase(at);
   if (draining) leave_when_idle();
 }
 
@@ -525,6 +674,18 @@ void Agent::State::fail(const std::shared_ptr<Session>& session, const net::Enve
   failed.text = text.substr(0, 2000);
   session->connection->send(failed);
   detail("[" + session->name + "] request " + std::to_string(envelope.request) + ": " + text);
+}
+
+/// Another device is gone without which the request cannot be completed here.
+void Agent::State::abort(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
+                         std::int32_t lost) {
+  net::Abort message;
+  static_cast<net::Envelope&>(message) = envelope;
+  message.last = true;
+  message.text = "lost '" + plan().parts.at(static_cast<std::size_t>(lost)).device + "'";
+  session->connection->send(message);
+  detail("[" + session->name + "] request " + std::to_string(envelope.request) + ": " +
+         message.text);
 }
 
 void Agent::State::drain() {
@@ -548,8 +709,7 @@ void Agent::State::give_up() {
   for (auto& [id, task] : tasks) {
     if (const auto session = task.session.lock(); session && !task.dropping)
       fail(session, task.envelope, "draining, no time is left");
-    task.dropping = true;
-    compute.cancel(id);
+    if (!task.dropping) drop(id);
   }
   leave();
 }
@@ -560,6 +720,7 @@ void Agent::State::leave_when_idle() {
 
 void Agent::State::leave() {
   leaving = true;
+  links.stop();
   if (sessions.empty()) return io.stop();
   for (const auto& session : sessions) {
     session->connection->send(net::Bye{});

@@ -30,6 +30,8 @@ struct AgentOptions {
   std::chrono::milliseconds sequence_idle = std::chrono::minutes(10);
   /// One that nobody went on with for so long may be forgotten to make room for another.
   std::chrono::milliseconds sequence_rest = std::chrono::seconds(10);
+  /// What other agents may send here before their requests are admitted.
+  std::uint64_t waiting_bytes = std::uint64_t{64} << 20;
   /// What is still admitted so long after drain() fails as "draining".
   std::chrono::milliseconds drain_patience = std::chrono::seconds(28);
   /// Called once with the bound "host:port", on the thread of run().
@@ -42,7 +44,8 @@ struct AgentOptions {
 };
 
 /// Serves one part to whichever aggregator connects, also to several, and to the next when one
-/// dies.
+/// dies. Where the plan's programs exchange values, agents link to each other where an aggregator
+/// says that they are, and every message's role, rank and request are checked.
 ///
 /// Two threads: I/O in run(), computing inside. A request is admitted when fewer than W are and its
 /// peak, with the keys and values of a sequence that begins, fits in the memory given beside what

@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <random>
 #include <set>
 #include <stdexcept>
 #include <thread>
@@ -37,6 +38,29 @@ using Seconds = std::chrono::duration<double>;
 
 /// Nobody waits longer for one answer.
 constexpr std::chrono::milliseconds longest_deadline = 24h;
+
+/// What is admitted by some of those who compute together, and not by all, is offered again after a
+/// random part of this; it doubles.
+constexpr std::chrono::milliseconds first_retry = 20ms, longest_retry = 320ms;
+/// A moment after which nobody is the first any more.
+constexpr std::chrono::milliseconds least_retry = 2ms;
+
+/// Names the requests of this aggregator among those of others.
+std::uint64_t random_origin() {
+  std::random_device random;
+  return (std::uint64_t{random()} << 32 | random()) | 1;
+}
+
+/// Whether agents exchange values, so that all of them compute a request or none.
+bool is_coupled(const plan::Plan& plan) {
+  const auto aggregator = static_cast<std::int32_t>(plan.parts.size());
+  for (const plan::Program& program : plan::compile(plan, plan.shape)) {
+    auto peers = plan::peers_of(program);
+    peers.erase(aggregator);
+    if (program.rank != aggregator && !peers.empty()) return true;
+  }
+  return false;
+}
 
 /// Time that is kept back for fusing and answering, so that the answer is there at the deadline.
 std::chrono::milliseconds margin_of(std::chrono::milliseconds deadline) {
@@ -144,7 +168,8 @@ struct Aggregator::State {
 
   /// One agent's part in one request.
   struct Share {
-    enum class Stage { none, waiting, sent, received, lost };
+    /// returned: the device does not have it, and the job is offered to all of them anew.
+    enum class Stage { none, waiting, sent, received, lost, returned };
     bool open() const { return stage == Stage::waiting || stage == Stage::sent; }
     Stage stage = Stage::none;
     std::vector<std::uint32_t> tags;  // not yet received
@@ -158,7 +183,7 @@ struct Aggregator::State {
   };
 
   struct Job {
-    explicit Job(asio::io_context& io) : timer(io) {}
+    explicit Job(asio::io_context& io) : timer(io), retry(io) {}
     Id id = 0;
     Request request;
     std::function<void(Response)> on_done;
@@ -167,15 +192,18 @@ struct Aggregator::State {
     std::vector<Share> shares;
     std::shared_ptr<Batch> batch;  // where it is a piece of one
     bool running = false;
+    bool returning = false;       // one was busy: it is taken back from all
+    std::chrono::milliseconds pause = first_retry;  // before it is offered again
     bool overdue = false;         // all were late and nothing had come
     bool given_a_moment = false;  // then the first came
-    asio::steady_timer timer;
+    asio::steady_timer timer, retry;
   };
 
   State(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> fusion,
         AggregatorOptions wanted)
       : options(std::move(wanted)),
         programs(plan),
+        coupled(is_coupled(plan)),
         compute(std::move(fusion),
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {
     for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) add_peer(rank, bundle.identity());
@@ -196,7 +224,11 @@ struct Aggregator::State {
   void give_up_ejected(std::size_t rank);
   static bool is_last_hope(const Job& job, std::size_t rank);
   void take_value(std::size_t rank, net::ValueMessage message, std::uint64_t wire_bytes);
-  bool take_busy(std::size_t rank, Id id, std::uint64_t wire_bytes);
+  bool take_busy(std::size_t rank, Id id, const std::string& why, std::uint64_t wire_bytes);
+  void take_done(std::size_t rank, Id id, const net::Done& done);
+  void take_back(Job& job);
+  void offer_again_if_returned(Job& job);
+  void offer_again(Id id);
   void send_admit(std::size_t rank, Id id);
   net::Admit admission(const Job& job, Id id, std::size_t rank) const;
   std::vector<std::uint32_t> tags_from(const Job& job, std::size_t rank) const;
@@ -253,6 +285,9 @@ struct Aggregator::State {
 
   AggregatorOptions options;
   Programs programs;
+  const std::uint64_t origin = random_origin();
+  const bool coupled;  // agents exchange values
+  std::minstd_rand random{static_cast<std::uint32_t>(origin >> 32)};
   asio::io_context io;  // outlives what its coroutines hold
   std::uint32_t epoch = 1;
   std::vector<std::unique_ptr<Peer>> peers;  // by rank
@@ -293,6 +328,7 @@ void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) 
   dial.hello.plan = plan().name;
   dial.hello.device = device;
   dial.hello.name = "aggregator";
+  dial.hello.origin = origin;
   dial.wrap = options.wrap_stream;
   Peer::Events events;
   events.changed = [this] { count_joined(); };
@@ -301,9 +337,10 @@ void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) 
   events.value = [this, rank](net::ValueMessage message, std::uint64_t wire_bytes) {
     take_value(rank, std::move(message), wire_bytes);
   };
-  events.busy = [this, rank](Id id, std::uint64_t wire_bytes) {
-    return take_busy(rank, id, wire_bytes);
+  events.busy = [this, rank](Id id, const std::string& why, std::uint64_t wire_bytes) {
+    return take_busy(rank, id, why, wire_bytes);
   };
+  events.done = [this, rank](Id id, const net::Done& done) { take_done(rank, id, done); };
   events.ended = [this, rank](Id id, const std::string& why, bool refused) {
     auto* job = find_running(id);
     if (!job || !job->shares[rank].open()) return;
@@ -313,13 +350,20 @@ void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) 
   events.offer = [this, rank](Id id) { send_admit(rank, id); };
   events.late = [this, rank](const std::vector<Id>& ids) { take_late(rank, ids); };
   events.log = [this](base::LogLevel level, const std::string& line) { log(level, line); };
-  peers.push_back(std::make_unique<Peer>(io, std::move(dial), options.lateness, std::move(events)));
+  std::optional<net::Routes> routes;
+  if (coupled) {
+    routes.emplace();
+    for (const auto& [name, address] : options.hosts) routes->routes.push_back({name, address});
+  }
+  peers.push_back(std::make_unique<Peer>(io, std::move(dial), options.lateness, std::move(events),
+                                         std::move(routes)));
 }
 
 void Aggregator::State::lost(std::size_t rank, const std::string& why) {
   leave_all(rank, why);
   lose_open(rank, Share::Stage::waiting, "lost: " + why);
   lose_open(rank, Share::Stage::sent, "lost: " + why);
+  lose_open(rank, Share::Stage::returned, "lost: " + why);
 }
 
 void Aggregator::State::lose_open(std::size_t rank, Share::Stage stage, const std::string& why) {
@@ -366,14 +410,84 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
 }
 
 /// True: the request still wants the device's part.
-bool Aggregator::State::take_busy(std::size_t rank, Id id, std::uint64_t wire_bytes) {
+bool Aggregator::State::take_busy(std::size_t rank, Id id, const std::string& why,
+                                  std::uint64_t wire_bytes) {
   auto* job = find_running(id);
   if (!job) return false;
   auto& share = job->shares[rank];
   share.report.received_bytes += wire_bytes;
   if (share.stage != Share::Stage::sent) return false;
-  share.stage = Share::Stage::waiting;
-  return true;
+  share.report.why = why;
+  if (!coupled) {
+    share.stage = Share::Stage::waiting;
+    return true;
+  }
+  share.stage = Share::Stage::returned;
+  peers[rank]->withdraw(id);
+  take_back(*job);
+  return false;
+}
+
+/// The device has computed all that the request has there.
+void Aggregator::State::take_done(std::size_t rank, Id id, const net::Done& done) {
+  auto* job = find_running(id);
+  if (!job || !job->shares[rank].open()) return;
+  auto& share = job->shares[rank];
+  if (job->returning) {
+    share.stage = Share::Stage::returned;
+    return offer_again_if_returned(*job);
+  }
+  if (!share.tags.empty()) {
+    if (lose(id, rank, "ended without a value")) give_up_if_all_late(id);
+    return;
+  }
+  share.report.queued_s = credible_s(done.queued_s);
+  share.report.compute_s = credible_s(done.compute_s);
+  peers[rank]->answered(id, share.report.compute_s, share.predicted_compute_s);
+  received_share(*job, share);
+}
+
+/// Some have not admitted it, so nobody is to wait for them: it is taken back from the others, and
+/// offered again once nobody has anything of it.
+void Aggregator::State::take_back(Job& job) {
+  if (!std::exchange(job.returning, true))
+    for (std::size_t rank = 0; rank < job.shares.size(); ++rank) {
+      auto& share = job.shares[rank];
+      peers[rank]->withdraw(job.id);
+      if (share.stage == Share::Stage::sent)
+        peers[rank]->cancel(job.id);
+      else if (share.stage == Share::Stage::waiting)
+        share.stage = Share::Stage::returned;
+    }
+  offer_again_if_returned(job);
+}
+
+void Aggregator::State::offer_again_if_returned(Job& job) {
+  for (const auto& share : job.shares)
+    if (share.stage == Share::Stage::sent) return;
+  std::uniform_int_distribution<std::int64_t> moment(least_retry.count(), job.pause.count());
+  job.pause = std::min(2 * job.pause, longest_retry);
+  job.retry.expires_after(std::chrono::milliseconds(moment(random)));
+  job.retry.async_wait([this, id = job.id](error_code error) {
+    if (!error) offer_again(id);
+  });
+}
+
+void Aggregator::State::offer_again(Id id) {
+  auto* job = find_running(id);
+  if (!job) return;
+  job->returning = false;
+  for (std::size_t rank = 0; rank < job->shares.size(); ++rank) {
+    auto& share = job->shares[rank];
+    if (share.stage == Share::Stage::none) continue;
+    share.stage = Share::Stage::waiting;
+    share.tags = tags_from(*job, rank);
+    const auto expected = predicted(plan(), share.report.device, job->request.input.dims);
+    peers[rank]->enqueue(id, {least_wait(*job), expected.whole_s});
+  }
+  for (std::size_t rank = 0; rank < job->shares.size(); ++rank)
+    if (!peers[rank]->joined() && job->shares[rank].open() && !lose(id, rank, "not joined")) return;
+  for (auto& peer : peers) peer->offer();
 }
 
 void Aggregator::State::send_admit(std::size_t rank, Id id) {
@@ -398,7 +512,10 @@ net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t rank)
   admit.epoch = epoch;
   admit.digest = job.programs->at(rank)->digest;
   admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
-  admit.tensor = job.request.input;
+  const auto& input = job.request.input;
+  admit.batch = input.dims.at(0);
+  admit.tokens = plan().teacher.is_text() ? input.dims.at(1) : 0;
+  if (input_of(*job.programs->at(rank))) admit.tensor = input;
   return admit;
 }
 
@@ -668,7 +785,7 @@ void Aggregator::State::launch(Job& job) {
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
     share.tags = tags_from(job, rank);
-    share.must_come = std::any_of(own->instructions.begin(), own->instructions.end(),
+    share.must_come = coupled || std::any_of(own->instructions.begin(), own->instructions.end(),
                                   [rank](const auto& instruction) {
                                     const auto* receive = std::get_if<plan::Receive>(&instruction);
                                     return receive && !receive->may_be_absent &&
@@ -716,7 +833,9 @@ void Aggregator::State::timer_fired(Id id) {
   const auto late = late_ranks(job, now);
   std::vector<std::string> missing;
   for (const auto& share : job.shares)
-    if (share.open()) missing.push_back("'" + share.report.device + "'");
+    if (share.open() || share.stage == Share::Stage::returned)
+      missing.push_back("'" + share.report.device + "'" +
+                        (share.report.why.empty() ? "" : " (busy: " + share.report.why + ")"));
   finish(id, Status::deadline,
          "[deadline] " + std::to_string(job.request.deadline.count()) + " ms passed" +
              (missing.empty() ? "" : " without " + join(missing, ", ")));
@@ -888,10 +1007,14 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
   const auto job = jobs.at(id);
   jobs.erase(id);
   job->timer.cancel();
+  job->retry.cancel();
   if (!job->running) {
     const auto at = std::find(queue.begin(), queue.end(), id);
     if (at != queue.end()) queue.erase(at);
   }
+  // Who computes together has computed it together.
+  if (coupled && status == Status::answered)
+    for (auto& share : job->shares) share.report.present = true;
   auto response = response_of(*job, Clock::now());
   response.status = status;
   response.message = message;

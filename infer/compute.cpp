@@ -75,6 +75,10 @@ void Compute::deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::V
   });
 }
 
+void Compute::peer_lost(std::int32_t peer) {
+  post(0, [peer](Executor& executor) { executor.peer_lost(peer); });
+}
+
 void Compute::cancel(RequestId id) {
   post(id, [this, id](Executor& executor) {
     executor.cancel(id);
@@ -156,11 +160,11 @@ Executor::Hooks Compute::hooks() {
   hooks.output = [this](RequestId id, const net::Value& value, const RunTimes& times) {
     events_.push_back({What::output, id, -1, 0, value, times, {}});
   };
-  hooks.failed = [this](RequestId id, const std::string& text) {
-    events_.push_back({What::failed, id, -1, 0, {}, {}, text});
+  hooks.failed = [this](RequestId id, const std::string& text, std::int32_t lost) {
+    events_.push_back({What::failed, id, lost, 0, {}, {}, text});
   };
-  hooks.finished = [this](RequestId id) {
-    events_.push_back({What::finished, id, -1, 0, {}, {}, {}});
+  hooks.finished = [this](RequestId id, const RunTimes& times) {
+    events_.push_back({What::finished, id, -1, 0, {}, times, {}});
   };
   hooks.dropped = [this](RequestId id) {
     events_.push_back({What::dropped, id, -1, 0, {}, {}, {}});
@@ -174,9 +178,13 @@ void Compute::hand_over_events() {
 }
 
 std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input) {
+  return find(input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1]);
+}
+
+std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::int64_t tokens) {
   plan::RequestShape shape;
-  shape.batch = input.dims.empty() ? 0 : input.dims[0];
-  if (plan_.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 0 : input.dims[1];
+  shape.batch = batch;
+  if (plan_.teacher.is_text()) shape.tokens = tokens;
   const std::pair key(shape.batch, shape.tokens);
   if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
   auto ranks = std::make_shared<Ranks>();

@@ -26,10 +26,10 @@ class Compute {
     enum class What { send, output, failed, finished, dropped };
     What what = What::finished;
     RequestId id = 0;
-    std::int32_t peer = -1;  // send
+    std::int32_t peer = -1;  // send; failed: who was lost, or −1
     std::uint32_t tag = 0;   // send
     net::Value value;        // send, output
-    RunTimes times;          // send, output
+    RunTimes times;          // send, output, finished
     std::string text;        // failed
   };
   /// Called on the compute thread with what one step brought, in order.
@@ -47,6 +47,8 @@ class Compute {
   /// Frees what the engine keeps of a sequence, after what was admitted before.
   void forget(std::uint64_t sequence);
   void deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
+  /// No value comes from this rank any more: what waits for one fails.
+  void peer_lost(std::int32_t peer);
   /// Answered by `dropped`, once nothing of the request is held any more.
   void cancel(RequestId id);
 
@@ -74,8 +76,9 @@ class Programs {
  public:
   using Ranks = std::vector<std::shared_ptr<const plan::Program>>;
   explicit Programs(plan::Plan plan) : plan_(std::move(plan)) {}
-  /// Those for an input: images [B, c, h, w], or token ids [B, N]. Throws std::invalid_argument
-  /// where there is none for the shape.
+  /// Throws std::invalid_argument where there is none for the shape.
+  std::shared_ptr<const Ranks> find(std::int64_t batch, std::int64_t tokens);
+  /// Those for an input: images [B, c, h, w], or token ids [B, N].
   std::shared_ptr<const Ranks> find(const net::Value& input);
   const plan::Plan& plan() const { return plan_; }
 

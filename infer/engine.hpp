@@ -1,13 +1,10 @@
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "infer/executor.hpp"
+#include "infer/play.hpp"
 #include "infer/machine.hpp"
 #include "optimizer/plan/bundle.hpp"
 
@@ -44,18 +41,6 @@ std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
 /// The same over a model in memory, which may have only the weights that its programs read
 /// (plan::weights_of).
 std::unique_ptr<Engine> model_engine(model::Transformer model, const EngineOptions& options = {});
-
-/// A value that one rank hands to another.
-using OnSend = std::function<void(std::int32_t from, std::int32_t to, const net::Value& value)>;
-/// Plays the programs of all ranks in this process, each on its engine (which may be the same), and
-/// returns the output. Ranks that are `absent` are left out. Throws std::runtime_error.
-net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
-                const net::Value& input, const std::vector<bool>& absent = {},
-                const Sequence& sequence = {}, const OnSend& on_send = {});
-
-/// Compiles the plan for the input and plays it on one engine.
-net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
-                       const std::vector<bool>& absent = {}, const Sequence& sequence = {});
 
 /// Sets one thread pool (ATen, OpenMP, OpenBLAS) to `threads`; call first in main and on the
 /// compute thread.

@@ -187,11 +187,11 @@ struct Executor::Request {
     mark_done(at.instruction);
   }
 
-  void give_up(Outstanding& at, const std::string& reason) {
-    if (at.receive->may_be_absent)
-      receive(at, net::Value::absent());
-    else if (error.empty())
-      error = "[receive] " + reason;
+  void give_up(Outstanding& at, const std::string& reason, bool lost = false) {
+    if (at.receive->may_be_absent) return receive(at, net::Value::absent());
+    if (!error.empty()) return;
+    error = "[receive] " + reason;
+    if (lost) lost_peer = at.receive->peer;
   }
 
   /// What can run: sends and outputs before computing, so that transfers start early.
@@ -242,6 +242,7 @@ struct Executor::Request {
   Clock::time_point admitted_at, absent_at, deadline;
   double queued_s = 0, compute_s = 0;
   std::string error;
+  std::int32_t lost_peer = -1;  // whose loss it is
   std::optional<Clock::time_point> timer;  // as it stands among the executor's
 };
 
@@ -287,7 +288,8 @@ void Executor::peer_lost(std::int32_t peer) {
     for (auto& at : request->outstanding)
       if (!at.done && at.receive->peer == peer)
         request->give_up(at, "value " + request->info(at.receive->result).name + from_rank(peer) +
-                                 ": saw the connection end, needs the value");
+                                 ": saw the connection end, needs the value",
+                        true);
     sort_in(*request);
   }
 }
@@ -314,7 +316,7 @@ bool Executor::step(Clock::time_point now) {
   }
   Request& request = **runnable_.begin();
   if (!request.error.empty())
-    fail(request, request.error);
+    fail(request, request.error, request.lost_peer);
   else if (const auto next = request.take_ready())
     run(request, *next);
   else
@@ -352,7 +354,7 @@ void Executor::run(Request& request, Index index) {
 
 void Executor::finish(Request& request) {
   const auto ended = take(request);
-  if (hooks_.finished) hooks_.finished(ended->id);
+  if (hooks_.finished) hooks_.finished(ended->id, ended->times());
 }
 
 void Executor::compute(Request& request, const plan::Instruction& instruction) {
@@ -382,10 +384,10 @@ void Executor::hand_over(Request& request, const plan::Instruction& instruction)
   }
 }
 
-void Executor::fail(Request& request, const std::string& error) {
+void Executor::fail(Request& request, const std::string& error, std::int32_t lost) {
   const std::string text = error;  // may lie in the request
   const auto ended = take(request);
-  if (hooks_.failed) hooks_.failed(ended->id, text);
+  if (hooks_.failed) hooks_.failed(ended->id, text, lost);
 }
 
 std::optional<Clock::time_point> Executor::next_timer() const {

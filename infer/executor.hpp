@@ -43,10 +43,10 @@ class Executor {
     /// The program's output.
     std::function<void(RequestId, const net::Value&, const RunTimes&)> output;
     /// The request ended: the engine threw, an input or a value that must come has the wrong shape,
-    /// its sender was lost.
-    std::function<void(RequestId, const std::string& error)> failed;
+    /// or its sender `lost` was (else −1).
+    std::function<void(RequestId, const std::string& error, std::int32_t lost)> failed;
     /// All instructions have run.
-    std::function<void(RequestId)> finished;
+    std::function<void(RequestId, const RunTimes&)> finished;
     /// The request ended at its deadline.
     std::function<void(RequestId)> dropped;
   };
@@ -93,7 +93,7 @@ class Executor {
   void run(Request& request, std::size_t instruction);
   void compute(Request& request, const plan::Instruction& instruction);
   void hand_over(Request& request, const plan::Instruction& instruction);
-  void fail(Request& request, const std::string& error);
+  void fail(Request& request, const std::string& error, std::int32_t lost = -1);
   void finish(Request& request);
 
   Engine& engine_;

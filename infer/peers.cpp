@@ -181,14 +181,16 @@ std::optional<double> Pace::add(double compute_s, double predicted_s) {
   return *middle;
 }
 
-Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events)
+Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events,
+           std::optional<net::Routes> routes)
     : device_(dial.hello.device),
       address_(dial.address),
       epoch_(dial.hello.epoch),
       events_(std::move(events)),
       patience_(lateness),
       pause_(io),
-      lateness_timer_(io) {
+      lateness_timer_(io),
+      routes_(std::move(routes)) {
   net::Address::parse(address_);  // throws here, not on the I/O thread
   net::Dialer::Events heard;
   heard.joined = [this](const net::Welcome& welcome) { join(welcome); };
@@ -372,6 +374,7 @@ void Peer::join(const net::Welcome& welcome) {
   pace_ = {};
   last_error_.clear();
   window_.open(welcome.max_requests);
+  if (routes_) dialer_->connection()->send(*routes_);
   notice("joined at " + address_);
   events_.changed();
 }
@@ -411,10 +414,11 @@ void Peer::receive(net::Connection::Received received) {
   if (auto* value = std::get_if<net::ValueMessage>(&message)) {
     if (value->last) release(id);
     events_.value(std::move(*value), received.wire_bytes);
-  } else if (std::holds_alternative<net::Busy>(message)) {
-    take_busy(id, received.wire_bytes);
-  } else if (std::holds_alternative<net::Done>(message)) {
-    end("ended without a value");
+  } else if (const auto* busy = std::get_if<net::Busy>(&message)) {
+    take_busy(id, busy->text, received.wire_bytes);
+  } else if (const auto* done = std::get_if<net::Done>(&message)) {
+    release(id);
+    events_.done(id, *done);
   } else if (const auto* failed = std::get_if<net::Failed>(&message)) {
     end("failed: " + failed->text, true);
   } else if (const auto* abort = std::get_if<net::Abort>(&message)) {
@@ -430,9 +434,9 @@ void Peer::receive(net::Connection::Received received) {
   }
 }
 
-void Peer::take_busy(Id id, std::uint64_t wire_bytes) {
+void Peer::take_busy(Id id, const std::string& why, std::uint64_t wire_bytes) {
   window_.busy(id);
-  if (events_.busy(id, wire_bytes)) waiting_.push_front(id);
+  if (events_.busy(id, why, wire_bytes)) waiting_.push_front(id);
   if (!joined()) return events_.draining();
   if (window_.outstanding() > 0 || waiting_.empty()) return;
   // Somebody else's requests fill the agent: nothing of ours will end there and tell.

@@ -162,7 +162,9 @@ class Peer {
     std::function<void()> draining;
     std::function<void(net::ValueMessage, std::uint64_t wire_bytes)> value;
     /// It did not take the request. True: it is to be offered again, before all others.
-    std::function<bool(Id, std::uint64_t wire_bytes)> busy;
+    std::function<bool(Id, const std::string& why, std::uint64_t wire_bytes)> busy;
+    /// All that the request has there was computed.
+    std::function<void(Id, const net::Done&)> done;
     /// No further value of the request will come; `refused`: the agent says that it cannot be
     /// computed.
     std::function<void(Id, const std::string& why, bool refused)> ended;
@@ -172,7 +174,9 @@ class Peer {
     std::function<void(const std::vector<Id>&)> late;
     base::Log log;
   };
-  Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events);
+  /// `routes` is said to it whenever it joins, where it is set.
+  Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events,
+       std::optional<net::Routes> routes = {});
   void start();
   /// No event comes after it.
   void stop();
@@ -225,7 +229,7 @@ class Peer {
   void lose(const std::string& why);
   void fail_to_dial(const std::string& why);
   void receive(net::Connection::Received received);
-  void take_busy(Id id, std::uint64_t wire_bytes);
+  void take_busy(Id id, const std::string& why, std::uint64_t wire_bytes);
   void release(Id id);
   void take_probe(const net::Message& message);
   void fail_probe(const std::string& why);
@@ -256,6 +260,7 @@ class Peer {
   Clock::time_point dialling_since_;
   std::string last_error_;
   std::int64_t answered_ = 0;
+  std::optional<net::Routes> routes_;
 };
 
 }  // namespace cleave::infer

@@ -16,9 +16,11 @@ struct HasTensor : std::false_type {};
 template <class M>
 struct HasTensor<M, std::void_t<decltype(std::declval<M&>().tensor)>> : std::true_type {};
 
-/// An answer may go without; everything else that has a tensor needs it.
+/// An answer may go without, and what is offered to who takes no input; everything else that has a
+/// tensor needs it.
 template <class M>
-constexpr bool tensor_is_optional = std::is_same_v<M, InferAnswer>;
+constexpr bool tensor_is_optional =
+    std::is_same_v<M, InferAnswer> || std::is_same_v<M, Admit>;
 
 /// Appends fields.
 class Writer {
@@ -274,6 +276,8 @@ std::string_view name_of(Kind kind) {
       return "bye";
     case Kind::end_sequence:
       return "end_sequence";
+    case Kind::routes:
+      return "routes";
     case Kind::first_push:
     case Kind::last_push:
       return "push";

@@ -18,7 +18,7 @@
 //   7     done            agent → aggregator      the request holds nothing there any more
 //   8     failed          agent → aggregator
 //   9     cancel          to who works on it      done
-//   10    abort           to all who work on it   done
+//   10    abort           either                  to who works on it: done
 //   11    ping            either                  pong
 //   12    pong            either
 //   13    status_request  client → server         status_reply
@@ -28,6 +28,7 @@
 //   17    drain           listener → who dialled  no new requests, please
 //   18    bye             either                  the connection ends, nothing was lost
 //   19    end_sequence    to who keeps it         nobody goes on with the sequence
+//   20    routes          aggregator → agent      where the other agents are
 //   32-39 reserved for pushing parts
 //
 // Integers and doubles are little-endian, 8 bytes for a double (IEEE 754); a text is its length (4
@@ -64,6 +65,7 @@ enum class Kind : std::uint16_t {
   drain,
   bye,
   end_sequence,
+  routes,
   first_push = 32,
   last_push = 39,
 };
@@ -83,7 +85,8 @@ struct Envelope {
 enum class Role : std::uint8_t { aggregator = 1, agent = 2, client = 3 };
 
 /// Opens a connection. A client leaves bundle, plan and device empty; the epoch is the plan epoch
-/// that the sender is in.
+/// that the sender is in. An aggregator names its requests by a random `origin`; an agent greets by
+/// its device's name.
 struct Hello : Envelope {
   static constexpr Kind kind = Kind::hello;
   Role role = Role::aggregator;
@@ -91,9 +94,10 @@ struct Hello : Envelope {
   std::string plan;
   std::string device;  // whom the sender believes to have reached
   std::string name;    // of the sender
+  std::uint64_t origin = 0;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.role, m.bundle, m.plan, m.device, m.name);
+    archive(m.role, m.bundle, m.plan, m.device, m.name, m.origin);
   }
 };
 
@@ -118,41 +122,51 @@ struct Refused : Envelope {
   }
 };
 
-/// Offers a request and its input. The deadline is relative, because clocks differ.
+/// Offers a request of B images, or texts of N tokens, and its input, which is absent where the
+/// program of that rank takes none. The deadline is relative, because clocks differ.
 struct Admit : Envelope {
   static constexpr Kind kind = Kind::admit;
   std::string digest;  // of the programs, 64 hex digits
   std::uint32_t deadline_ms = 0;
+  std::int64_t batch = 0, tokens = 0;
   /// Of the envelope's sequence: tokens before this request, and those to make room for.
   std::int64_t past = 0, capacity = 0;
-  Value tensor;
+  Value tensor = Value::absent();
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.digest, m.deadline_ms, m.past, m.capacity);
+    archive(m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity);
   }
 };
 
 struct Busy : Envelope {
   static constexpr Kind kind = Kind::busy;
+  std::string text;  // why, where it is not that others fill the agent
   template <class Self, class Archive>
-  static void fields(Self&, Archive&) {}
+  static void fields(Self& m, Archive& archive) {
+    archive(m.text);
+  }
 };
 
-/// A value of the program, with what it cost at the sender.
+/// A value of the program, with what it cost at the sender. Between agents the request is its
+/// origin's.
 struct ValueMessage : Envelope {
   static constexpr Kind kind = Kind::value;
+  std::uint64_t origin = 0;
   double queued_s = 0, compute_s = 0, wait_s = 0;
   Value tensor;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.queued_s, m.compute_s, m.wait_s);
+    archive(m.origin, m.queued_s, m.compute_s, m.wait_s);
   }
 };
 
 struct Done : Envelope {
   static constexpr Kind kind = Kind::done;
+  double queued_s = 0, compute_s = 0, wait_s = 0;
   template <class Self, class Archive>
-  static void fields(Self&, Archive&) {}
+  static void fields(Self& m, Archive& archive) {
+    archive(m.queued_s, m.compute_s, m.wait_s);
+  }
 };
 
 struct Failed : Envelope {
@@ -285,9 +299,26 @@ struct EndSequence : Envelope {
   static void fields(Self&, Archive&) {}
 };
 
+/// Where the agents of a plan are reached whose programs exchange values.
+struct Routes : Envelope {
+  static constexpr Kind kind = Kind::routes;
+  struct Route {
+    std::string device, address;
+    template <class Self, class Archive>
+    static void fields(Self& m, Archive& archive) {
+      archive(m.device, m.address);
+    }
+  };
+  std::vector<Route> routes;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.routes);
+  }
+};
+
 using Message = std::variant<Hello, Welcome, Refused, Admit, Busy, ValueMessage, Done, Failed,
                              Cancel, Abort, Ping, Pong, StatusRequest, StatusReply, InferRequest,
-                             InferAnswer, Drain, Bye, EndSequence>;
+                             InferAnswer, Drain, Bye, EndSequence, Routes>;
 
 /// The frame of a message; its payload is the tensor's own memory. Throws std::invalid_argument
 /// where a text or the whole is longer than a reader accepts, or the tensor's bytes do not match

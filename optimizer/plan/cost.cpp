@@ -50,7 +50,10 @@ class Costs {
     const RequestShape& shape = plan_.shape;
     if (shape.generate == 0) return forward_bytes(config(i), load);
     return forward_bytes(config(i), Load{load.batch, shape.tokens, 0}) +
-           cache_bytes(config(i), load.batch, shape.tokens + shape.generate);
+           plan::cache_bytes(config(i), load.batch, shape.tokens + shape.generate);
+  }
+  double cache_bytes(const SubModel& i, std::int64_t batch, std::int64_t tokens) const {
+    return plan::cache_bytes(config(i), batch, tokens);
   }
   double loading_bytes(const SubModel& i) const { return plan::loading_bytes(config(i)); }
   double weight_bytes(const SubModel& i) const { return plan::weight_bytes(config(i)); }
@@ -110,6 +113,13 @@ class Costs {
     const double copies = dims_of(i.query).at(0) > 1 ? 2 * real(rows_of(i.query)) : 0;
     return 4 * (2 * scores + copies * real(last_of(i.query)));
   }
+  /// Of its own texts, where the batch is cut.
+  double cache_bytes(const Attend& i, std::int64_t, std::int64_t tokens) const {
+    const model::ModelConfig& config = config_of(i.part);
+    return config.causal
+               ? 4 * 2 * real(i.texts.size() * tokens * i.heads.size() * config.head_width)
+               : 0;
+  }
   std::vector<Kernel> kernels(const ProjectOut& i) const {
     return {{KernelKind::matmul, rows_of(i.context), last_of(i.context), last_of(i.result)}};
   }
@@ -151,6 +161,10 @@ class Costs {
   }
   template <class Operation>
   double loading_bytes(const Operation&) const {
+    return 0;
+  }
+  template <class Operation>
+  double cache_bytes(const Operation&, std::int64_t, std::int64_t) const {
     return 0;
   }
   template <class Operation>
@@ -236,6 +250,16 @@ double running_bytes(const Program& program, const Plan& plan) {
   return peak_of(program, [&costs](const Instruction& instruction) {
     return std::visit([&costs](const auto& i) { return costs.scratch_bytes(i); }, instruction);
   });
+}
+
+double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,
+                   std::int64_t tokens) {
+  const Costs costs(program, plan);
+  double bytes = 0;
+  for (const Instruction& instruction : program.instructions)
+    bytes += std::visit([&](const auto& i) { return costs.cache_bytes(i, batch, tokens); },
+                        instruction);
+  return bytes;
 }
 
 double working_bytes(const Program& program, const Plan& plan) {

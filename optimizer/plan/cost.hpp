@@ -15,6 +15,9 @@ double values_bytes(const Program& program);
 /// The most bytes on the rank beside its weights while it runs the program: the values that are
 /// alive and what an instruction allocates, and where texts are generated the cache.
 double running_bytes(const Program& program, const Plan& plan);
+/// Keys and values that the rank keeps of B texts of `tokens` tokens, fp32.
+double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,
+                   std::int64_t tokens);
 /// The peak beside the weights: running_bytes, or what loading the weights takes for a moment where
 /// that is more.
 double working_bytes(const Program& program, const Plan& plan);

@@ -27,6 +27,15 @@ double ValueInfo::bytes() const {
   return count;
 }
 
+std::set<std::int32_t> peers_of(const Program& program) {
+  std::set<std::int32_t> peers;
+  for (const Instruction& instruction : program.instructions) {
+    if (const auto* send = std::get_if<Send>(&instruction)) peers.insert(send->peer);
+    if (const auto* receive = std::get_if<Receive>(&instruction)) peers.insert(receive->peer);
+  }
+  return peers;
+}
+
 const std::vector<Strategy>& strategies() {
   static const std::vector<Strategy> table = {
       {"local", "the best single device runs everything", compile_local, check_local},

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,9 @@ const Operation* find_first(const Program& program) {
     if (const auto* found = std::get_if<Operation>(&instruction)) return found;
   return nullptr;
 }
+
+/// The other ranks that a program sends to or receives from.
+std::set<std::int32_t> peers_of(const Program& program);
 
 /// One strategy: how shares become programs. Nothing else in the project knows its name.
 struct Strategy {

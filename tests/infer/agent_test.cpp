@@ -108,6 +108,7 @@ class AgentTest : public ::testing::Test {
     message.plan = plan.name;
     message.device = "cam";
     message.name = "test";
+    message.origin = ++origins;
     return message;
   }
   net::Admit admit(std::uint64_t request, std::uint8_t seed = 1, std::uint32_t deadline_ms = 5000) {
@@ -117,6 +118,7 @@ class AgentTest : public ::testing::Test {
     message.digest = plan::compile(plan, plan.shape).at(2).digest;
     message.deadline_ms = deadline_ms;
     message.tensor = pixels(seed);
+    message.batch = message.tensor.dims[0];
     return message;
   }
   /// Connects and joins.
@@ -131,6 +133,7 @@ class AgentTest : public ::testing::Test {
   plan::Plan plan = fake_plan();
   plan::Bundle bundle = write_bundle(folder.path(), plan);
   std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+  mutable std::uint64_t origins = 0;
 };
 
 TEST_F(AgentTest, GreetsTheAggregatorOfItsBundle) {
@@ -526,6 +529,8 @@ class TextAgentTest : public AgentTest {
     message.past = past;
     message.capacity = capacity;
     message.tensor.element = base::Element::i32;
+    message.batch = message.tokens = 1;
+    message.tensor.present = true;
     message.tensor.dims = {1, 1};
     const std::int32_t id = 7;
     message.tensor.data = net::Buffer::copy_of(&id, sizeof id);
@@ -536,6 +541,8 @@ class TextAgentTest : public AgentTest {
                     std::uint64_t sequence = 0, std::int64_t capacity = 0) {
     auto message = step(request, sequence, 0, capacity);
     message.digest = plan::compile(plan, shape).at(2).digest;
+    message.batch = shape.batch;
+    message.tokens = shape.tokens;
     message.tensor.dims = {shape.batch, shape.tokens};
     const std::vector<std::int32_t> ids(static_cast<std::size_t>(shape.batch * shape.tokens), 7);
     message.tensor.data = net::Buffer::copy_of(ids.data(), ids.size() * sizeof(std::int32_t));

@@ -104,8 +104,8 @@ struct Bench {
       times = t;
       note(id, "output " + text(value));
     };
-    hooks.failed = [this](auto id, const std::string& error) { note(id, "failed " + error); };
-    hooks.finished = [this](auto id) { note(id, "finished"); };
+    hooks.failed = [this](auto id, const std::string& error, auto) { note(id, "failed " + error); };
+    hooks.finished = [this](auto id, const RunTimes&) { note(id, "finished"); };
     hooks.dropped = [this](auto id) { note(id, "dropped"); };
     return hooks;
   }

@@ -168,7 +168,8 @@ struct Seen {
   }
 };
 
-/// sub_model: `feature_of` everywhere; fuse: the sum of the first numbers of those present.
+/// sub_model and embed: `feature_of` everywhere; any other: the sum of the first numbers of those
+/// present.
 class FakeEngine : public ValueEngine {
  public:
   explicit FakeEngine(std::chrono::microseconds time = {}, Seen* seen = nullptr)
@@ -179,6 +180,8 @@ class FakeEngine : public ValueEngine {
     float number = 0;
     if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
       number = feature_of(*operands.at(0), sub_model->part);
+    else if (std::holds_alternative<plan::Embed>(instruction))
+      number = feature_of(*operands.at(0), 0);
     else
       for (const auto* operand : operands) number += operand->present ? first_number(*operand) : 0;
     if (time_.count() > 0) std::this_thread::sleep_for(time_);

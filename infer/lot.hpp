@@ -1,0 +1,65 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "net/message.hpp"
+
+namespace cleave::infer {
+
+/// Who asked, and which of their requests.
+struct RequestName {
+  std::uint64_t origin = 0, request = 0;
+  bool operator<(const RequestName& other) const {
+    return std::pair(origin, request) < std::pair(other.origin, other.request);
+  }
+};
+
+/// Where values of peers wait whose request is not admitted here yet; bounded in bytes and time, so
+/// that reading never stops. No clock and no sockets.
+class Lot {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+  struct Options {
+    std::uint64_t most_bytes = std::uint64_t{64} << 20;  // of all requests
+    std::chrono::milliseconds most_time = std::chrono::seconds(10);
+  };
+  struct Waiting {
+    std::int32_t from = 0;
+    net::ValueMessage message;
+  };
+  explicit Lot(const Options& options) : options_(options) {}
+  Lot() : Lot(Options()) {}
+
+  /// Where it has no room, all that waits for the request goes: see overflowed().
+  void add(const RequestName& name, std::int32_t from, net::ValueMessage message, Time now);
+  /// What came for a request that is admitted now, in order.
+  std::vector<Waiting> take(const RequestName& name);
+  /// Some of what came for it is lost. Forgotten with take(), or in time.
+  bool overflowed(const RequestName& name) const;
+  /// Forgets what waited too long.
+  void expire(Time now);
+  /// When expire() has something to do.
+  std::optional<Time> next() const;
+  std::uint64_t bytes() const { return bytes_; }
+  std::uint64_t most_bytes() const { return options_.most_bytes; }
+
+ private:
+  struct Entry {
+    std::vector<Waiting> values;
+    std::uint64_t bytes = 0;
+    Time since;
+    bool overflowed = false;
+  };
+  void erase(std::map<RequestName, Entry>::iterator at);
+
+  Options options_;
+  std::map<RequestName, Entry> entries_;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace cleave::infer

@@ -1,0 +1,60 @@
+#include "infer/play.hpp"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace cleave::infer {
+
+net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
+                const net::Value& input, const std::vector<bool>& absent, const Sequence& sequence,
+                const OnSend& on_send) {
+  constexpr Executor::RequestId request = 1;
+  net::Value answer;
+  std::string failure;
+  std::vector<std::unique_ptr<Executor>> ranks;
+  for (const plan::Program& program : programs) {
+    Executor::Hooks hooks;
+    hooks.send = [&, from = program.rank](auto, auto to, auto tag, const net::Value& value,
+                                          const RunTimes&) {
+      if (on_send) on_send(from, to, value);
+      const std::string wrong =
+          ranks.at(static_cast<std::size_t>(to))->deliver(request, from, tag, value);
+      if (failure.empty()) failure = wrong;
+    };
+    hooks.output = [&](auto, const net::Value& value, const RunTimes&) { answer = value; };
+    hooks.failed = [&](auto, const std::string& error, auto) {
+      if (failure.empty()) failure = error;
+    };
+    ranks.push_back(std::make_unique<Executor>(*engines.at(ranks.size()), hooks));
+  }
+  const auto is_absent = [&](std::size_t rank) { return rank < absent.size() && absent[rank]; };
+  const auto never = Clock::time_point::max();
+  for (std::size_t rank = 0; rank < programs.size(); ++rank) {
+    if (is_absent(rank)) continue;
+    std::vector<net::Value> inputs(plan::find_first<plan::Input>(programs[rank]) ? 1 : 0, input);
+    ranks[rank]->admit(request, std::make_shared<const plan::Program>(programs[rank]),
+                       std::move(inputs), never, never, sequence);
+  }
+  for (std::size_t rank = 0; rank < programs.size(); ++rank)
+    if (is_absent(rank))
+      for (const auto& other : ranks) other->peer_lost(static_cast<std::int32_t>(rank));
+  for (bool busy = true; busy;) {
+    busy = false;
+    for (const auto& rank : ranks) busy = rank->step(Clock::now()) || busy;
+  }
+  if (!failure.empty()) throw std::runtime_error(failure);
+  return answer;
+}
+
+net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
+                       const std::vector<bool>& absent, const Sequence& sequence) {
+  plan::RequestShape shape;
+  shape.batch = input.dims.empty() ? 1 : input.dims[0];
+  if (plan.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 1 : input.dims[1];
+  const auto programs = plan::compile(plan, shape);
+  return play(std::vector<Engine*>(programs.size(), &engine), programs, input, absent, sequence);
+}
+
+}  // namespace cleave::infer

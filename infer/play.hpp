@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "infer/executor.hpp"
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::infer {
+
+/// A value that one rank hands to another.
+using OnSend = std::function<void(std::int32_t from, std::int32_t to, const net::Value& value)>;
+/// Plays the programs of all ranks in this process, each on its engine (which may be the same), and
+/// returns the output. Ranks that are `absent` are left out. Throws std::runtime_error.
+net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
+                const net::Value& input, const std::vector<bool>& absent = {},
+                const Sequence& sequence = {}, const OnSend& on_send = {});
+
+/// Compiles the plan for the input and plays it on one engine.
+net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
+                       const std::vector<bool>& absent = {}, const Sequence& sequence = {});
+
+}  // namespace cleave::infer
