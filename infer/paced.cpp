@@ -82,7 +82,7 @@ class PacedEngine : public EngineAround {
   }
 
  protected:
-  void around(const plan::Instruction&, const Run& run) override {
+  void around(std::int32_t, const plan::Instruction&, const Run& run) override {
     if (!computing_) begin_stretch();
     const auto cpu_start = thread_cpu_time();
     const auto count_and_settle = [&] {
@@ -128,7 +128,7 @@ class DelayedEngine : public EngineAround {
       : EngineAround(std::move(engine)), delay_(delay) {}
 
  protected:
-  void around(const plan::Instruction&, const Run& run) override {
+  void around(std::int32_t, const plan::Instruction&, const Run& run) override {
     run();
     std::this_thread::sleep_for(delay_);
   }

@@ -66,8 +66,8 @@ class EngineAround : public Engine {
 
  protected:
   using Run = std::function<void()>;
-  /// Calls `run` once.
-  virtual void around(const plan::Instruction& instruction, const Run& run) = 0;
+  /// Calls `run` once. `rank`: whose program it is of.
+  virtual void around(std::int32_t rank, const plan::Instruction& instruction, const Run& run) = 0;
 
  private:
   class SlotsAround;

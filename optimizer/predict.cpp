@@ -161,11 +161,13 @@ double energy_j(const plan::Device& device, double compute_s, double latency_s, 
 void add_computing(std::vector<plan::DevicePrediction>& predictions, const plan::Plan& plan,
                    const std::vector<plan::Program>& programs, const plan::Fleet& fleet,
                    const std::vector<std::size_t>& devices) {
-  for (std::size_t rank = 0; rank < programs.size(); ++rank)
-    for (const plan::Instruction& instruction : programs[rank].instructions)
-      predictions[rank].compute_s +=
-          compute_seconds(fleet.devices[devices[rank]], wakes(instruction),
-                          plan::kernels_of(instruction, programs[rank], plan));
+  for (std::size_t rank = 0; rank < programs.size(); ++rank) {
+    const std::vector<Start> starts = starts_of(programs[rank]);
+    for (std::size_t i = 0; i < starts.size(); ++i)
+      predictions[rank].compute_s += compute_seconds(
+          fleet.devices[devices[rank]], starts[i],
+          plan::kernels_of(programs[rank].instructions[i], programs[rank], plan));
+  }
 }
 
 void add_messages(std::vector<plan::DevicePrediction>& predictions,

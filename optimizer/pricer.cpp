@@ -8,6 +8,7 @@
 #include "base/units.hpp"
 #include "optimizer/plan/cost.hpp"
 #include "optimizer/predict.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "optimizer/simulate.hpp"
 
 namespace cleave::optimizer {
@@ -33,6 +34,27 @@ Shortfall memory_shortfall(const std::string& what, const std::string& where, do
               base::format_bytes(gives) + " (" + base::format_bytes(needs - gives) + " short)"};
 }
 
+/// Nothing of the teacher is cut away.
+bool is_exact(const plan::Plan& plan) {
+  return plan.parts.front().share.has_value() ||
+         (plan.parts.size() == 1 && plan.parts.front().config.layers == plan.teacher.layers &&
+          plan.parts.front().config.width == plan.teacher.width &&
+          plan.parts.front().config.classes == plan.teacher.classes);
+}
+
+/// On disk, of a sub-model or a share.
+double weights_of(const plan::Plan& plan, const plan::PlanPart& part) {
+  if (!part.share) return plan::weight_bytes(part.config);
+  double bytes = 0;
+  for (const model::ParameterRange& held :
+       plan::holding_of(plan, static_cast<std::size_t>(&part - plan.parts.data()))) {
+    double count = 1;
+    for (const std::int64_t dim : model::dims_of(held, plan.teacher)) count *= real(dim);
+    bytes += 4 * count;
+  }
+  return bytes;
+}
+
 /// What a part may have: on its device, and of the teacher.
 void add_part_shortfalls(std::vector<Shortfall>& found, const plan::Plan& plan,
                          const plan::PlanPart& part, const plan::Fleet& fleet,
@@ -47,7 +69,7 @@ void add_part_shortfalls(std::vector<Shortfall>& found, const plan::Plan& plan,
     found.push_back({excess(least, width), part.device,
                      "part on '" + part.device + "': keeps " + percent(width) +
                          " of the channels, the limit is " + percent(least)});
-  const double weights = plan::weight_bytes(part.config);
+  const double weights = weights_of(plan, part);
   if (device.disk_bytes > 0 && weights > device.disk_bytes)
     found.push_back(memory_shortfall("disk", part.device, weights, device.disk_bytes));
   const double most = options.limits.max_part_share;
@@ -155,7 +177,7 @@ void Pricer::set_durations(const std::vector<Share>& shares) {
         for (const Share& share : shares)
           widths.push_back(space_.value(axis::width, share[axis::width]));
         task.seconds = compute_seconds(
-            fleet.devices[aggregator_], wakes(instruction),
+            fleet.devices[aggregator_], Start::handed_over,
             plan::kernels_of_fusion(space_.teacher(), widths, plan::planned_load(options_.shape)));
       }
       continue;
@@ -236,8 +258,8 @@ std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fle
       found.push_back(memory_shortfall("memory", device.device, needs, device.limit_bytes));
   }
   PlanOptions of_parts = options;
-  if (plan.strategy == "local")
-    of_parts.limits.max_part_share = 0;  // there is no part, only the teacher
+  const bool exact = is_exact(plan);
+  if (exact) of_parts.limits.max_part_share = 0;  // there is no part, only the teacher
   for (const plan::PlanPart& part : plan.parts)
     add_part_shortfalls(found, plan, part, fleet, of_parts);
   const double most_s = options.limits.latency_s;
@@ -251,7 +273,7 @@ std::vector<Shortfall> shortfalls(const plan::Plan& plan, const plan::Fleet& fle
     found.push_back({excess(least, prediction.kept_importance), "",
                      "kept importance: reaches " + percent(prediction.kept_importance) +
                          ", needs " + percent(least)});
-  if (options.partition && !plan.partition && plan.strategy != "local")
+  if (options.partition && !plan.partition && !exact)
     found.push_back(
         {1, "", "partition: the smallest parts need more channels or heads than the teacher has"});
   std::stable_sort(found.begin(), found.end(),

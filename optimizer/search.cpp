@@ -4,11 +4,14 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 
 #include "base/units.hpp"
 #include "optimizer/climb.hpp"
+#include "optimizer/plan/cost.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "optimizer/pricer.hpp"
 #include "optimizer/space.hpp"
 
@@ -41,8 +44,7 @@ void check(const PlanOptions& options) {
   if (options.objective == "memory" && !(options.limits.min_importance > 0))
     refuse("limits.min_importance", text(options.limits.min_importance),
            "a number above 0 where memory is the objective");
-  if (options.strategy != "auto" && options.strategy != "local" && options.strategy != "decomposed")
-    refuse("strategy", "'" + options.strategy + "'", "one of auto, local, decomposed");
+  if (options.strategy != "auto") plan::find_strategy(options.strategy);
   expect_at_least("limits.latency_s", options.limits.latency_s, 0);
   expect_at_least("limits.max_part_share", options.limits.max_part_share, 0);
   expect_at_least("limits.min_importance", options.limits.min_importance, 0);
@@ -66,6 +68,34 @@ struct Considered {
 bool better(const Considered& a, const Considered& b) {
   if (a.feasible() != b.feasible()) return a.feasible();
   return optimizer::better(a.price, b.price);
+}
+
+/// For reading: what each part has of the teacher's parameters and multiply-adds.
+void fill_in_portions(plan::Plan& plan) {
+  const double parameters = static_cast<double>(model::count_parameters(plan.teacher));
+  const auto flops = [&plan](const plan::Program& program) {
+    double sum = 0;
+    for (const plan::Instruction& instruction : program.instructions)
+      for (const plan::Kernel& kernel : plan::kernels_of(instruction, program, plan))
+        sum += kernel.flops();
+    return sum;
+  };
+  double whole = 0;
+  for (const plan::Kernel& kernel :
+       plan::kernels_of_model(plan.teacher, plan::planned_load(plan.shape), true))
+    whole += kernel.flops();
+  const auto programs = plan::compile(plan, plan.shape);
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    double held = 0;
+    for (const model::ParameterRange& weights : plan::holding_of(plan, p)) {
+      double count = 1;
+      for (const std::int64_t dim : model::dims_of(weights, plan.teacher))
+        count *= static_cast<double>(dim);
+      held += count;
+    }
+    plan.parts[p].parameter_share = held / parameters;
+    plan.parts[p].compute_share = flops(programs[p]) / whole;
+  }
 }
 
 std::string names_of(const plan::Plan& plan) {
@@ -108,6 +138,27 @@ class Planner {
   }
   bool is_better(std::size_t a, std::size_t b) const {
     return better(considered_[a].candidate, considered_[b].candidate);
+  }
+
+  /// Exact shares for the fastest devices, all of them and fewer and fewer. Throws
+  /// std::invalid_argument where the strategy has none for any number.
+  void consider_shares(const plan::Strategy& strategy) {
+    std::vector<std::size_t> team;
+    for (std::size_t device = 0; device < fleet().devices.size(); ++device)
+      if (fleet().devices[device].agent) team.push_back(device);
+    std::stable_sort(team.begin(), team.end(),
+                     [&](std::size_t a, std::size_t b) { return speed(a) > speed(b); });
+    std::string why;
+    // One device alone is `local`, which was not asked for.
+    const std::size_t smallest_team = std::min<std::size_t>(2, team.size());
+    for (; team.size() >= std::max<std::size_t>(1, smallest_team); team.pop_back()) {
+      try {
+        consider_shares(strategy, team);
+      } catch (const std::invalid_argument& none) {
+        if (why.empty()) why = none.what();
+      }
+    }
+    if (considered_.empty()) throw std::invalid_argument(why);
   }
 
   /// Devices that can hold the smallest part; the others become candidates with the reason.
@@ -178,6 +229,68 @@ class Planner {
     plan.prediction.kept_importance = 1;
     predict(plan, fleet());
     return plan;
+  }
+
+  /// How often a second the device computes the teacher.
+  double speed(std::size_t device) const {
+    return 1 / fleet().devices[device].seconds(plan::kernels_of_model(
+                   space_.teacher(), plan::planned_load(options_.shape), false));
+  }
+
+  void consider_shares(const plan::Strategy& strategy, const Team& team) {
+    std::vector<plan::Capacity> capacities;
+    for (const std::size_t device : team) {
+      const plan::Device& given = fleet().devices[device];
+      capacities.push_back(
+          {speed(device), std::max(1.0, given.memory_bytes - given.profile.runtime_bytes -
+                                            plan::serving_bytes)});
+    }
+    // Room is for weights and for computing: what computing takes is known of whole plans.
+    constexpr int repairs = 6;
+    for (int round = 0; round < repairs; ++round) {
+      const auto [candidate, what] = best_of_shares(strategy, team, capacities);
+      bool short_of_memory = false;
+      for (std::size_t p = 0; p < team.size(); ++p) {
+        const plan::DevicePrediction& device = candidate.plan.prediction.devices[p];
+        const double over = device.runtime_bytes + device.model_bytes - device.limit_bytes;
+        if (over <= 0) continue;
+        short_of_memory = true;
+        capacities[p].weight_bytes = std::max(1.0, capacities[p].weight_bytes - over);
+      }
+      if (!short_of_memory || round + 1 == repairs) {
+        add(candidate, what);
+        return;
+      }
+    }
+  }
+
+  /// The same shares with either way to reduce, where they reduce.
+  std::pair<Considered, std::string> best_of_shares(const plan::Strategy& strategy,
+                                                    const Team& team,
+                                                    const std::vector<plan::Capacity>& given) {
+    const std::vector<plan::Share> shares = strategy.propose(space_.teacher(), given);
+    std::optional<Considered> best;
+    for (const plan::AllReduce all_reduce : {plan::AllReduce::ring, plan::AllReduce::star}) {
+      Considered candidate;
+      plan::Plan& plan = candidate.plan;
+      plan.strategy = strategy.name;
+      plan.teacher = space_.teacher();
+      plan.shape = options_.shape;
+      plan.aggregator = fleet().devices[fleet().aggregator()].name;
+      plan.seed = options_.seed;
+      plan.all_reduce = all_reduce;
+      for (std::size_t p = 0; p < team.size(); ++p)
+        plan.parts.push_back(plan::shared_part(fleet().devices[team[p]].name, plan.teacher,
+                                               shares[p]));
+      fill_in_portions(plan);
+      plan.prediction.kept_importance = 1;
+      predict(plan, fleet());
+      ++evaluations_;
+      finish(candidate);
+      if (!best || better(candidate, *best)) best = std::move(candidate);
+    }
+    const std::string what = std::string(strategy.name) + " on " + names_of(best->plan);
+    return {std::move(*best), what};
   }
 
   void finish(Considered& candidate) const {
@@ -290,6 +403,14 @@ PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& flee
   if (fleet.devices.empty()) refuse("fleet.devices", "none", "at least one");
 
   Planner planner(teacher, fleet, options, importance);
+  const plan::Strategy* forced =
+      options.strategy == "auto" ? nullptr : &plan::find_strategy(options.strategy);
+  if (forced != nullptr && forced->propose != nullptr) {
+    planner.consider_shares(*forced);
+    PlanSummary exact = planner.take();
+    exact.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    return exact;
+  }
   if (options.strategy != "decomposed") planner.consider_local();
   if (options.strategy != "local") {
     // One cut model alone is no team: only where nothing else is left, or where it is asked for.

@@ -231,7 +231,7 @@ void Space::set_costs() {
     }));
     if (!device.agent) continue;
     teacher_s_ = std::min(teacher_s_,
-                          compute_seconds(device, true, plan::kernels_of_model(bare_, load, true)));
+                          compute_seconds(device, Start::woken, plan::kernels_of_model(bare_, load, true)));
   }
   parameters_ = cost_of(
       bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });

@@ -158,13 +158,14 @@ class Builder {
   }
 
   void add_computes(const Program& program) {
+    const std::vector<Start> starts = starts_of(program);
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
       const Instruction& instruction = program.instructions[i];
       if (!is_computed(program, instruction)) continue;
       Task task;
       task.rank = program.rank;
       task.instruction = count(i);
-      task.seconds = compute_seconds(device(program.rank), wakes(instruction),
+      task.seconds = compute_seconds(device(program.rank), starts[i],
                                      plan::kernels_of(instruction, program, plan_));
       if (task.seconds > 0) task.holds[0] = computing(program.rank);
       const std::int32_t vertex = add(task);
@@ -279,15 +280,33 @@ std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& f
   return devices;
 }
 
-bool wakes(const Instruction& instruction) {
-  return std::holds_alternative<plan::SubModel>(instruction);
+std::vector<Start> starts_of(const Program& program) {
+  std::vector<bool> sent(program.values.size(), false);
+  std::vector<Start> starts(program.instructions.size(), Start::at_once);
+  bool awake = false;
+  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    const Instruction& instruction = program.instructions[i];
+    if (std::holds_alternative<plan::Input>(instruction) ||
+        std::holds_alternative<plan::Receive>(instruction))
+      sent.at(at(plan::result_of(instruction))) = true;
+    if (!plan::computes(instruction)) continue;
+    plan::for_operands(instruction, [&](ValueId operand) {
+      if (sent.at(at(operand))) starts[i] = Start::handed_over;
+    });
+    const bool fuses = plan::accepts_absent(instruction);
+    if (starts[i] == Start::handed_over && !fuses && !std::exchange(awake, true))
+      starts[i] = Start::woken;
+  }
+  return starts;
 }
 
-double compute_seconds(const plan::Device& device, bool wakes,
+double compute_seconds(const plan::Device& device, Start start,
                        const std::vector<plan::Kernel>& kernels) {
   if (kernels.empty()) return 0;
-  const double wake_s = wakes ? device.wake_seconds() : 0;
-  return wake_s + device.instruction_seconds() + device.seconds(kernels);
+  const double seconds = device.seconds(kernels);
+  if (start == Start::at_once) return seconds;
+  return (start == Start::woken ? device.wake_seconds() : 0) + device.instruction_seconds() +
+         seconds;
 }
 
 double message_seconds(const plan::Device& device, double bytes) {

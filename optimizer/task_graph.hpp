@@ -30,11 +30,15 @@ std::vector<Message> messages_of(const std::vector<plan::Program>& programs);
 /// with the name that is unknown.
 std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& fleet);
 
-/// Whether a device that was idle since the last request wakes up for this instruction.
-bool wakes(const plan::Instruction& instruction);
+/// What an instruction waits for beside its operands: nothing; its thread, which is handed a value
+/// that was sent; or a device that was idle and wakes up.
+enum class Start { at_once, handed_over, woken };
+/// Of each instruction. A device wakes up for the first that reads what was sent to it; who fuses is
+/// awake.
+std::vector<Start> starts_of(const plan::Program& program);
 /// Seconds of one compute instruction: dispatch, kernels, and the wake-up. 0 where there is nothing
 /// to compute.
-double compute_seconds(const plan::Device& device, bool wakes,
+double compute_seconds(const plan::Device& device, Start start,
                        const std::vector<plan::Kernel>& kernels);
 /// Seconds that one end of a message costs the device. Not slowed by its speed: only computing is.
 double message_seconds(const plan::Device& device, double bytes);

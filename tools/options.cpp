@@ -14,11 +14,19 @@
 #include "base/reader.hpp"
 #include "base/units.hpp"
 #include "optimizer/plan/names.hpp"
+#include "optimizer/plan/program.hpp"
 
 namespace cleave::tools {
 namespace {
 
 constexpr double no_limit = 1e15;
+
+/// "auto" and the table of strategies.
+std::vector<std::string_view> strategy_names() {
+  std::vector<std::string_view> names = {"auto"};
+  for (const plan::Strategy& strategy : plan::strategies()) names.emplace_back(strategy.name);
+  return names;
+}
 
 std::string number_text(double value) {
   std::ostringstream out;
@@ -196,7 +204,7 @@ const std::vector<Option>& options() {
        "how to share the model",
        0,
        0,
-       {"auto", "local", "decomposed"}},
+       strategy_names()},
       {"latency-limit", Kind::seconds, "TIME", "0", "refuse plans that are slower; 0: no limit", 0,
        86400},
       {"max-part-share", Kind::number, "SHARE", "0.4",

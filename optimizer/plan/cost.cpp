@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/config/config.hpp"
+#include "optimizer/plan/weights.hpp"
 
 namespace cleave::plan {
 namespace {
@@ -233,6 +234,29 @@ double peak_of(const Program& program, const Scratch& scratch_of) {
   return peak;
 }
 
+/// Rows of the stream that pieces of a forward pass compute; 0: the program has none.
+std::int64_t rows_of_pieces(const Program& program) {
+  std::int64_t most = 0;
+  for (const Instruction& instruction : program.instructions)
+    if (const auto* project = std::get_if<Project>(&instruction)) {
+      const auto& dims = program.values.at(static_cast<std::size_t>(project->x)).dims;
+      most = std::max(most, dims.at(0) * dims.at(1));
+    }
+  return most;
+}
+
+/// Bytes of the teacher's weights that its pieces read.
+std::vector<double> held_bytes(const Program& program, const Plan& plan) {
+  std::vector<double> bytes;
+  for (const WeightRange& weights : weights_of({&program}, plan)) {
+    if (weights.part != teacher_part) continue;
+    double count = 1;
+    for (const std::int64_t dim : model::dims_of(weights.held, plan.teacher)) count *= real(dim);
+    bytes.push_back(4 * count);
+  }
+  return bytes;
+}
+
 }  // namespace
 
 std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
@@ -247,9 +271,19 @@ double values_bytes(const Program& program) {
 
 double running_bytes(const Program& program, const Plan& plan) {
   const Costs costs(program, plan);
-  return peak_of(program, [&costs](const Instruction& instruction) {
+  const double peak = peak_of(program, [&costs](const Instruction& instruction) {
     return std::visit([&costs](const auto& i) { return costs.scratch_bytes(i); }, instruction);
   });
+  const std::int64_t rows = rows_of_pieces(program);
+  if (rows == 0) return peak;
+  // A program of pieces is a forward pass: of a text that is generated, its prompt's.
+  const RequestShape& shape = plan.shape;
+  if (shape.generate == 0) return process_bytes(peak, rows);
+  Plan prompt = plan;
+  prompt.shape.generate = 0;
+  const auto rank = static_cast<std::size_t>(program.rank);
+  return running_bytes(compile(prompt, prompt.shape).at(rank), prompt) +
+         cache_bytes(program, plan, shape.batch, shape.tokens + shape.generate);
 }
 
 double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,
@@ -269,6 +303,7 @@ double working_bytes(const Program& program, const Plan& plan) {
     loading = std::max(
         loading,
         std::visit([&costs](const auto& i) { return costs.loading_bytes(i); }, instruction));
+  for (const double bytes : held_bytes(program, plan)) loading = std::max(loading, bytes);
   return std::max(running_bytes(program, plan), loading);
 }
 
@@ -277,6 +312,7 @@ double resident_bytes(const Program& program, const Plan& plan) {
   double bytes = serving_bytes;
   for (const Instruction& instruction : program.instructions)
     bytes += std::visit([&costs](const auto& i) { return costs.weight_bytes(i); }, instruction);
+  for (const double held : held_bytes(program, plan)) bytes += held;
   return bytes;
 }
 

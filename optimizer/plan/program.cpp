@@ -42,9 +42,9 @@ const std::vector<Strategy>& strategies() {
       {"decomposed", "a sub-model on each device, features fused at the end", compile_decomposed,
        check_decomposed},
       {"pipeline", "consecutive layers on each device, one after the other", compile_pipeline,
-       check_pipeline},
+       check_pipeline, propose_pipeline},
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
-       compile_tensor, check_tensor},
+       compile_tensor, check_tensor, propose_tensor},
   };
   return table;
 }

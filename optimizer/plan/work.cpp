@@ -300,8 +300,11 @@ double activation_bytes(const model::ModelConfig& config, const Load& load) {
 }
 
 double forward_bytes(const model::ModelConfig& config, const Load& load) {
-  return heap_growth * activation_bytes(config, load) +
-         packed_bytes_of_row * real(load.batch * tokens_of(config, load)) + first_pass_bytes;
+  return process_bytes(activation_bytes(config, load), load.batch * tokens_of(config, load));
+}
+
+double process_bytes(double tensor_bytes, std::int64_t rows) {
+  return heap_growth * tensor_bytes + packed_bytes_of_row * real(rows) + first_pass_bytes;
 }
 
 double cache_bytes(const model::ModelConfig& config, std::int64_t batch, std::int64_t tokens) {

@@ -63,6 +63,10 @@ double weight_bytes(const model::ModelConfig& config);
 /// Peak bytes of activations of one forward pass with libtorch's eager allocation (normalised
 /// pixels, then the largest moment of embedding, attention or MLP), fp32.
 double activation_bytes(const model::ModelConfig& config, const Load& load);
+/// What computing takes of a process at its peak whose tensors take so much at once, over rows of
+/// tokens: the holes that the heap keeps between them, what BLAS packs, and libtorch's code that a
+/// first pass brings into memory.
+double process_bytes(double tensor_bytes, std::int64_t rows);
 /// What a forward pass adds to the process at its peak: its activations, the holes that the heap
 /// keeps between them, what BLAS packs, and libtorch's code that a first pass brings into memory.
 /// Holds where the process keeps its memory compact, as every engine does.

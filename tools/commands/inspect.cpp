@@ -54,6 +54,7 @@ decompose::KeepList keep_of(const plan::Plan& plan, const fs::path& path) {
 
 /// Who keeps what: a row a part for channels, then for the heads of each teacher layer.
 std::string drawing(const plan::Bundle& bundle, const plan::Plan& plan, int columns) {
+  if (plan.parts.front().share) return {};  // the table says it
   std::string text;
   std::size_t name_width = 7;
   for (const auto& part : plan.parts) name_width = std::max(name_width, part.device.size());

@@ -40,12 +40,12 @@ class TimedEngine : public infer::EngineAround {
   double fuse_s = 0;
 
  protected:
-  void around(const plan::Instruction& instruction, const Run& run) override {
+  void around(std::int32_t rank, const plan::Instruction&, const Run& run) override {
     const auto started = infer::Clock::now();
     run();
     const double spent_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
-    const auto* sub_model = std::get_if<plan::SubModel>(&instruction);
-    last_ = sub_model ? &compute_s.at(static_cast<std::size_t>(sub_model->part)) : &fuse_s;
+    const auto device = static_cast<std::size_t>(rank);
+    last_ = device < compute_s.size() ? &compute_s[device] : &fuse_s;
     *last_ += spent_s;
   }
 

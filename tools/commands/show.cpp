@@ -33,7 +33,34 @@ std::string span_text(const model::ModelConfig& config, Field field) {
   return a == b ? std::to_string(a) : std::to_string(a) + "-" + std::to_string(b);
 }
 
+std::string units_text(const plan::Share& share, model::Range plan::LayerShare::*field) {
+  std::string text;
+  for (const plan::LayerShare& layer : share.layers) {
+    const model::Range& range = layer.*field;
+    if (range.size() == 0) continue;
+    const std::string units = std::to_string(range.begin) + ":" + std::to_string(range.end);
+    if (text.empty()) text = units;
+    if (text != units) return "differ";
+  }
+  return text.empty() ? "–" : text;
+}
+
+/// What each device does of the teacher: layers, heads of keys and values, columns.
+std::string shares_table(const plan::Plan& plan) {
+  Table table({"device", "layers", "heads", "MLP columns", "parameters", "of multiply-adds"});
+  for (const auto& part : plan.parts) {
+    std::vector<std::int64_t> layers;
+    for (std::size_t l = 0; l < part.share->layers.size(); ++l)
+      if (!(part.share->layers[l] == plan::LayerShare())) layers.push_back(static_cast<std::int64_t>(l));
+    table.row({part.device, range_text(layers), units_text(*part.share, &plan::LayerShare::heads),
+               units_text(*part.share, &plan::LayerShare::columns),
+               percent(part.parameter_share, 1), percent(part.compute_share, 1)});
+  }
+  return table.text();
+}
+
 std::string parts_table(const plan::Plan& plan) {
+  if (plan.parts.front().share) return shares_table(plan);
   Table table(
       {"device", "width", "heads", "MLP", "layers", "parameters", "of teacher", "of its blocks"});
   const auto blocks = [](const model::ModelConfig& config) {
@@ -75,6 +102,7 @@ std::string prediction_table(const plan::Prediction& prediction) {
 std::string overlap_line(const plan::Plan& plan) {
   std::int64_t width = 0;
   for (const auto& part : plan.parts) width += part.config.width;
+  if (plan.parts.front().share) return {};
   if (plan.parts.size() < 2) return {};
   return format(
       "widths sum to %lld, %.2f times the teacher's: %s\n", static_cast<long long>(width),
@@ -97,8 +125,11 @@ std::string describe(const plan::Plan& plan) {
                      parts_table(plan) + overlap_line(plan);
   text += "\npredicted for " + describe(plan.shape) + ": latency " +
           base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
-          plan.prediction.bottleneck + ", kept importance " +
-          percent(plan.prediction.kept_importance, 1) + " (an estimate)\n\n" +
+          plan.prediction.bottleneck +
+          (plan.parts.front().share
+               ? std::string(", answers as the teacher does\n\n")
+               : ", kept importance " + percent(plan.prediction.kept_importance, 1) +
+                     " (an estimate)\n\n") +
           prediction_table(plan.prediction);
   if (!plan.candidates.empty()) {
     Table losers({"considered", "latency", "why not"});

@@ -58,6 +58,58 @@ void check_pipeline(const Plan& plan) {
            "the teacher's " + std::to_string(plan.teacher.num_layers()));
 }
 
+/// Layers by speed, as many as there is room for: what one has no room for goes to those that have.
+std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
+                                    const std::vector<Capacity>& devices) {
+  const std::int64_t layers = teacher.num_layers();
+  const auto parts = static_cast<std::int64_t>(devices.size());
+  if (layers < parts)
+    refuse("parts", std::to_string(parts) + " devices",
+           "at most " + std::to_string(layers) + ", one for each of the teacher's layers");
+  const double layer_bytes =
+      4.0 * static_cast<double>(model::count_parameters(teacher, true)) /
+      static_cast<double>(std::max<std::int64_t>(1, layers));
+  const auto room = [&](std::size_t p) {
+    return devices[p].weight_bytes <= 0
+               ? layers
+               : std::max<std::int64_t>(
+                     1, static_cast<std::int64_t>(devices[p].weight_bytes / layer_bytes));
+  };
+  // One each, then always to whoever would be done first with one more.
+  std::vector<std::int64_t> counts(devices.size(), 1);
+  for (std::int64_t left = layers - parts; left > 0; --left) {
+    std::size_t best = devices.size();
+    double soonest = 0;
+    for (std::size_t p = 0; p < devices.size(); ++p) {
+      const double done = static_cast<double>(counts[p] + 1) / devices[p].speed;
+      if (counts[p] >= room(p) || (best < devices.size() && done >= soonest)) continue;
+      best = p;
+      soonest = done;
+    }
+    // Nobody has room: the nearest plan is that of speeds alone, and its memory is what is short.
+    if (best == devices.size())
+      best = static_cast<std::size_t>(
+          std::max_element(devices.begin(), devices.end(),
+                           [](const Capacity& a, const Capacity& b) {
+                             return a.weight_bytes < b.weight_bytes;
+                           }) -
+          devices.begin());
+    ++counts[best];
+  }
+  const Share all = whole_share(teacher);
+  std::vector<Share> shares;
+  std::size_t begin = 0;
+  for (const std::int64_t count : counts) {
+    Share share;
+    share.layers.resize(all.layers.size());
+    share.vocabulary = all.vocabulary;
+    for (const std::size_t end = begin + static_cast<std::size_t>(count); begin < end; ++begin)
+      share.layers[begin] = all.layers[begin];
+    shares.push_back(std::move(share));
+  }
+  return shares;
+}
+
 /// Each device computes its layers and hands the stream on; the last one answers. A batch goes in
 /// micro-batches (Huang and others 2019), so that all devices compute.
 std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shape,

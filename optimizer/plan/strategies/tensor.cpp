@@ -54,6 +54,21 @@ void check_tensor(const Plan& plan) {
                [](const Share& s) { return s.vocabulary; });
 }
 
+/// Equal up to one unit, whatever the devices are.
+std::vector<Share> propose_tensor(const model::ModelConfig& teacher,
+                                  const std::vector<Capacity>& devices) {
+  std::vector<Share> shares(devices.size());
+  for (const LayerShare& layer : whole_share(teacher).layers) {
+    const auto heads = equal_ranges(layer.heads.size(), devices.size());
+    const auto columns = equal_ranges(layer.columns.size(), devices.size());
+    for (std::size_t p = 0; p < devices.size(); ++p)
+      shares[p].layers.push_back({heads[p], columns[p]});
+  }
+  const auto vocabulary = equal_ranges(teacher.vocabulary, devices.size());
+  for (std::size_t p = 0; p < devices.size(); ++p) shares[p].vocabulary = vocabulary[p];
+  return shares;
+}
+
 /// Megatron-LM (Shoeybi and others 2019): each device computes its heads and columns on the whole
 /// stream, and two all-reduces a layer add up what they bring. A language model's answer comes from
 /// all of them, each with its tokens; any other from the first.
