@@ -45,10 +45,10 @@ void cut_holding(const std::filesystem::path& teacher,
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const auto held = wanted.find(stored.parts[i].name);
       if (held == wanted.end()) continue;
-      const at::Tensor some = tensors[i]
-                                  .narrow(held->second->axis, held->second->range.begin,
-                                          held->second->range.size())
-                                  .contiguous();
+      const at::Tensor some =
+          tensors[i]
+              .narrow(held->second->axis, held->second->range.begin, held->second->range.size())
+              .contiguous();
       writer.write(some.data_ptr<float>(), some.nbytes());
     }
   }

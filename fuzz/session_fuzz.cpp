@@ -729,8 +729,8 @@ class KeepingEngine : public FakeEngine {
   KeepingEngine(const KeepingEngine&) = delete;
   KeepingEngine& operator=(const KeepingEngine&) = delete;
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     if (sequence.id != 0 && sequence.past == 0) {
       const auto tokens = operands.at(0)->dims.at(1);
       require(sequence.capacity >= tokens && sequence.capacity <= 4096,

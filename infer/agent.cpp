@@ -389,8 +389,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                 "request " + std::to_string(admit.request) + ": is admitted already");
   if (plan::find_first<plan::Input>(*program) != nullptr && !admit.tensor.present)
     return fail(session, envelope, "input: saw none, needs one");
-  if (!links.complete())
-    return refuse_for_now(*session, envelope, "no link to " + links.missing());
+  if (!links.complete()) return refuse_for_now(*session, envelope, "no link to " + links.missing());
   if (lot.overflowed(request)) {
     lot.take(request);
     return fail(session, envelope,

@@ -192,10 +192,10 @@ struct Aggregator::State {
     std::vector<Share> shares;
     std::shared_ptr<Batch> batch;  // where it is a piece of one
     bool running = false;
-    bool returning = false;       // one was busy: it is taken back from all
+    bool returning = false;                         // one was busy: it is taken back from all
     std::chrono::milliseconds pause = first_retry;  // before it is offered again
-    bool overdue = false;         // all were late and nothing had come
-    bool given_a_moment = false;  // then the first came
+    bool overdue = false;                           // all were late and nothing had come
+    bool given_a_moment = false;                    // then the first came
     asio::steady_timer timer, retry;
   };
 
@@ -785,12 +785,13 @@ void Aggregator::State::launch(Job& job) {
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
     share.tags = tags_from(job, rank);
-    share.must_come = coupled || std::any_of(own->instructions.begin(), own->instructions.end(),
-                                  [rank](const auto& instruction) {
-                                    const auto* receive = std::get_if<plan::Receive>(&instruction);
-                                    return receive && !receive->may_be_absent &&
-                                           receive->peer == static_cast<std::int32_t>(rank);
-                                  });
+    share.must_come =
+        coupled || std::any_of(own->instructions.begin(), own->instructions.end(),
+                               [rank](const auto& instruction) {
+                                 const auto* receive = std::get_if<plan::Receive>(&instruction);
+                                 return receive && !receive->may_be_absent &&
+                                        receive->peer == static_cast<std::int32_t>(rank);
+                               });
     peers[rank]->enqueue(id, {least_wait(job), expected.whole_s});
   }
   std::vector<net::Value> inputs;

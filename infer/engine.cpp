@@ -8,8 +8,8 @@
 #include <vector>
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -92,13 +92,13 @@ struct Held {
   std::vector<std::optional<model::Transformer>> shares;  // of the teacher, by rank
   std::optional<model::Transformer> teacher;              // whole, instead of shares
   std::optional<model::FusionHead> fusion;
-  plan::RequestShape shape;  // of the warm-up
+  plan::RequestShape shape;                                    // of the warm-up
+  std::vector<std::shared_ptr<const plan::Program>> warm_ups;  // of shares
 };
 
 class TorchEngine : public Engine {
  public:
-  TorchEngine(Held held, const EngineOptions& options)
-      : held_(std::move(held)), options_(options) {
+  TorchEngine(Held held, const EngineOptions& options) : held_(std::move(held)), options_(options) {
     if (options.element == base::Element::f32) return;
     for (auto* models : {&held_.parts, &held_.shares})
       for (auto& model : *models)
@@ -182,8 +182,8 @@ class TorchEngine : public Engine {
         model::check_input(model, given);
         given = normalise(model, given);
       }
-      tensor(i.result) = model::embed_tokens(model, given, sight(i.lengths).past, i.vocabulary,
-                                             i.positions);
+      tensor(i.result) =
+          model::embed_tokens(model, given, sight(i.lengths).past, i.vocabulary, i.positions);
     }
     void run_one(const plan::Norm& i) {
       tensor(i.result) =
@@ -192,9 +192,8 @@ class TorchEngine : public Engine {
     void run_one(const plan::Project& i) {
       const model::Transformer& model = weights(i.part);
       const bool queries = i.which == model::Projection::query;
-      tensor(i.result) = model::project(model, i.layer, i.which,
-                                        queries ? of_queries(model, i.heads) : i.heads,
-                                        tensor(i.x));
+      tensor(i.result) = model::project(
+          model, i.layer, i.which, queries ? of_queries(model, i.heads) : i.heads, tensor(i.x));
     }
     void run_one(const plan::Attend& i) {
       model::Sight seen = sight(i.lengths);
@@ -209,8 +208,7 @@ class TorchEngine : public Engine {
                                             tensor(i.context), i.with_bias);
     }
     void run_one(const plan::Mlp& i) {
-      tensor(i.result) =
-          model::mlp(weights(i.part), i.layer, i.columns, tensor(i.x), i.with_bias);
+      tensor(i.result) = model::mlp(weights(i.part), i.layer, i.columns, tensor(i.x), i.with_bias);
     }
     void run_one(const plan::AddBias& i) {
       tensor(i.result) =
@@ -234,10 +232,9 @@ class TorchEngine : public Engine {
     }
     void run_one(const plan::Head& i) {
       const model::Transformer& model = weights(i.part);
-      tensor(i.result) =
-          model.config.reads_every_token()
-              ? model::language_logits(model, tensor(i.feature), i.vocabulary)
-              : model::classify(model, tensor(i.feature));
+      tensor(i.result) = model.config.reads_every_token()
+                             ? model::language_logits(model, tensor(i.feature), i.vocabulary)
+                             : model::classify(model, tensor(i.feature));
     }
     void run_one(const plan::Fuse& i) {
       std::vector<Tensor> features;
@@ -274,10 +271,10 @@ class TorchEngine : public Engine {
     const auto& held = teacher ? held_.shares : held_.parts;
     const auto i = static_cast<std::size_t>(teacher ? rank : part);
     if (i >= held.size() || !held[i])
-      throw std::runtime_error("[engine] " +
-                               (teacher ? "the share of rank " + std::to_string(rank)
-                                        : "part " + std::to_string(part)) +
-                               ": not held by this process");
+      throw std::runtime_error(
+          "[engine] " +
+          (teacher ? "the share of rank " + std::to_string(rank) : "part " + std::to_string(part)) +
+          ": not held by this process");
     return *held[i];
   }
 
@@ -334,7 +331,7 @@ class TorchEngine : public Engine {
     return model::answer(*held_.fusion, model::fuse(*held_.fusion, features));
   }
 
-  void warm_up() const {
+  void warm_up() {
     for (const auto& held : held_.parts) {
       if (!held) continue;
       const model::ModelConfig& config = held->config;
@@ -347,7 +344,22 @@ class TorchEngine : public Engine {
           {held_.shape.batch, config.channels, config.image_height, config.image_width}, at::kByte);
       run_images(*held, black, config.classes > 0);
     }
+    for (const auto& program : held_.warm_ups) warm_up(program);
     if (held_.fusion) warm_up_fusion(*held_.fusion);
+  }
+
+  /// Runs what a program computes; what would come from others is zero.
+  void warm_up(const std::shared_ptr<const plan::Program>& program) {
+    const auto slots = begin(program, {});
+    const auto give = [&](plan::ValueId value) {
+      const plan::ValueInfo& info = program->values.at(static_cast<std::size_t>(value));
+      slots->set(value, value_over(at::zeros(info.dims, scalar_type(info.element))));
+    };
+    for (const plan::Instruction& instruction : program->instructions) {
+      if (const auto* input = std::get_if<plan::Input>(&instruction)) give(input->result);
+      if (const auto* receive = std::get_if<plan::Receive>(&instruction)) give(receive->result);
+      if (plan::computes(instruction)) slots->run(instruction);
+    }
   }
 
   void warm_up_fusion(const model::FusionHead& fusion) const {
@@ -400,8 +412,8 @@ auto load_verified(const plan::Bundle& bundle, const std::filesystem::path& fold
 /// The device's share: all that its programs read has to be in its holding.
 model::Transformer load_share(const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
   const auto folder = bundle.part_path(plan, plan.parts[p].device);
-  auto loaded = load_verified(bundle, folder,
-                              [](const auto& path) { return model::load_holding(path); });
+  auto loaded =
+      load_verified(bundle, folder, [](const auto& path) { return model::load_holding(path); });
   for (const model::ParameterRange& needed : plan::holding_of(plan, p)) {
     const auto held = loaded.tensors.find(needed.name);
     const std::int64_t begin = held == loaded.tensors.end() ? 0 : loaded.begins.at(needed.name);
@@ -449,10 +461,16 @@ Held held_for(const plan::Plan& plan) {
 }
 
 void hold(Held& held, const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
-  if (plan.parts[p].share)
+  if (plan.parts[p].share) {
     held.shares[p] = load_share(bundle, plan, p);
-  else
+    plan::RequestShape shape = plan.shape;
+    if (plan.teacher.is_text()) shape.tokens = std::max<std::int64_t>(1, shape.tokens);
+    shape.generate = 0;
+    held.warm_ups.push_back(
+        std::make_shared<const plan::Program>(plan::compile(plan, shape).at(p)));
+  } else {
     held.parts[p] = load_part(bundle, plan, p);
+  }
 }
 
 std::size_t index_of(const plan::Plan& plan, const std::string& device) {

@@ -4,8 +4,8 @@
 #include <memory>
 #include <string>
 
-#include "infer/play.hpp"
 #include "infer/machine.hpp"
+#include "infer/play.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace cleave::model {

@@ -242,7 +242,7 @@ struct Executor::Request {
   Clock::time_point admitted_at, absent_at, deadline;
   double queued_s = 0, compute_s = 0;
   std::string error;
-  std::int32_t lost_peer = -1;  // whose loss it is
+  std::int32_t lost_peer = -1;             // whose loss it is
   std::optional<Clock::time_point> timer;  // as it stands among the executor's
 };
 
@@ -258,8 +258,8 @@ bool Executor::admit(RequestId id, std::shared_ptr<const plan::Program> program,
                      Clock::time_point deadline, const Sequence& sequence) {
   if (find(id)) return false;
   auto slots = engine_.begin(program, sequence);
-  auto request = std::make_unique<Request>(id, ++admitted_, std::move(program), std::move(slots),
-                                           sequence);
+  auto request =
+      std::make_unique<Request>(id, ++admitted_, std::move(program), std::move(slots), sequence);
   request->absent_at = absent_at;
   request->deadline = deadline;
   request->take_inputs(std::move(inputs));
@@ -287,9 +287,10 @@ void Executor::peer_lost(std::int32_t peer) {
   for (auto& [id, request] : requests_) {
     for (auto& at : request->outstanding)
       if (!at.done && at.receive->peer == peer)
-        request->give_up(at, "value " + request->info(at.receive->result).name + from_rank(peer) +
-                                 ": saw the connection end, needs the value",
-                        true);
+        request->give_up(at,
+                         "value " + request->info(at.receive->result).name + from_rank(peer) +
+                             ": saw the connection end, needs the value",
+                         true);
     sort_in(*request);
   }
 }

@@ -55,8 +55,8 @@ class Links {
 
  private:
   struct Link {
-    std::shared_ptr<net::Dialer> dialer;           // where we dial
-    std::shared_ptr<net::Connection> connection;   // null: no link
+    std::shared_ptr<net::Dialer> dialer;          // where we dial
+    std::shared_ptr<net::Connection> connection;  // null: no link
     std::string address, error;
   };
   void take(std::int32_t rank, net::Connection::Received received);

@@ -530,8 +530,8 @@ Tensor project_out(const Transformer& model, int layer, Range heads, const Tenso
                 with_bias ? model.find(name + ".bias") : nullptr, model.compute);
 }
 
-Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
-           bool with_bias, const Observer* observer) {
+Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x, bool with_bias,
+           const Observer* observer) {
   const std::string name = output_prefix(layer, Half::mlp);
   const Tensor h = mlp_activations(model, layer, columns, x, observer);
   return linear(h, take(model, name + ".weight", 1, columns),

@@ -126,8 +126,8 @@ Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x
 Tensor project(const Transformer& model, int layer, Projection which, Range heads, const Tensor& x);
 /// [B, N, h·K] -> [B, h, N, K], a view.
 Tensor split_heads(const Tensor& x, std::int64_t head_width);
-/// What project() gave of some heads, turned and with what the cache has before it -> their context.
-/// q [B, N, h·K], k and v [B, N, h/G·K] -> [B, N, h·K].
+/// What project() gave of some heads, turned and with what the cache has before it -> their
+/// context. q [B, N, h·K], k and v [B, N, h/G·K] -> [B, N, h·K].
 Tensor attend(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
               const Tensor& k, const Tensor& v);
 /// softmax(q·kᵀ/√K + bias)·v. q [B, h, N, K], k and v [B, h/G, M, K] -> [B, N, h·K].

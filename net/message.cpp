@@ -19,8 +19,7 @@ struct HasTensor<M, std::void_t<decltype(std::declval<M&>().tensor)>> : std::tru
 /// An answer may go without, and what is offered to who takes no input; everything else that has a
 /// tensor needs it.
 template <class M>
-constexpr bool tensor_is_optional =
-    std::is_same_v<M, InferAnswer> || std::is_same_v<M, Admit>;
+constexpr bool tensor_is_optional = std::is_same_v<M, InferAnswer> || std::is_same_v<M, Admit>;
 
 /// Appends fields.
 class Writer {

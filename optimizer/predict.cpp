@@ -164,9 +164,9 @@ void add_computing(std::vector<plan::DevicePrediction>& predictions, const plan:
   for (std::size_t rank = 0; rank < programs.size(); ++rank) {
     const std::vector<Start> starts = starts_of(programs[rank]);
     for (std::size_t i = 0; i < starts.size(); ++i)
-      predictions[rank].compute_s += compute_seconds(
-          fleet.devices[devices[rank]], starts[i],
-          plan::kernels_of(programs[rank].instructions[i], programs[rank], plan));
+      predictions[rank].compute_s +=
+          compute_seconds(fleet.devices[devices[rank]], starts[i],
+                          plan::kernels_of(programs[rank].instructions[i], programs[rank], plan));
   }
 }
 

@@ -7,8 +7,8 @@
 
 #include "base/units.hpp"
 #include "optimizer/plan/cost.hpp"
-#include "optimizer/predict.hpp"
 #include "optimizer/plan/weights.hpp"
+#include "optimizer/predict.hpp"
 #include "optimizer/simulate.hpp"
 
 namespace cleave::optimizer {
@@ -143,7 +143,7 @@ double Pricer::aggregator_bytes(std::int32_t steps) const {
 
 plan::Plan Pricer::bare_plan(const std::vector<Share>& shares) const {
   plan::Plan plan;
-  plan.strategy = "decomposed";
+  plan.strategy = plan::usual_strategy();
   plan.teacher = space_.teacher();
   plan.shape = options_.shape;
   plan.aggregator = space_.fleet().devices[aggregator_].name;

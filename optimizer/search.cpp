@@ -121,7 +121,8 @@ class Planner {
       Considered local;
       local.plan = local_plan(device);
       finish(local);
-      add(std::move(local), "local on " + fleet().devices[device].name);
+      const std::string what = local.plan.strategy + " on " + fleet().devices[device].name;
+      add(std::move(local), what);
     }
   }
 
@@ -133,7 +134,7 @@ class Planner {
     Considered decomposed;
     decomposed.plan = pricer.plan(outcome.shares);
     finish(decomposed);
-    const std::string what = "decomposed on " + names_of(decomposed.plan);
+    const std::string what = decomposed.plan.strategy + " on " + names_of(decomposed.plan);
     return add(std::move(decomposed), what);
   }
   bool is_better(std::size_t a, std::size_t b) const {
@@ -220,7 +221,7 @@ class Planner {
 
   plan::Plan local_plan(std::size_t device) const {
     plan::Plan plan;
-    plan.strategy = "local";
+    plan.strategy = plan::strategy_of(plan::PartKind::teacher).name;
     plan.teacher = space_.teacher();
     plan.shape = options_.shape;
     plan.aggregator = fleet().devices[fleet().aggregator()].name;
@@ -242,8 +243,8 @@ class Planner {
     for (const std::size_t device : team) {
       const plan::Device& given = fleet().devices[device];
       capacities.push_back(
-          {speed(device), std::max(1.0, given.memory_bytes - given.profile.runtime_bytes -
-                                            plan::serving_bytes)});
+          {speed(device),
+           std::max(1.0, given.memory_bytes - given.profile.runtime_bytes - plan::serving_bytes)});
     }
     // Room is for weights and for computing: what computing takes is known of whole plans.
     constexpr int repairs = 6;
@@ -280,8 +281,8 @@ class Planner {
       plan.seed = options_.seed;
       plan.all_reduce = all_reduce;
       for (std::size_t p = 0; p < team.size(); ++p)
-        plan.parts.push_back(plan::shared_part(fleet().devices[team[p]].name, plan.teacher,
-                                               shares[p]));
+        plan.parts.push_back(
+            plan::shared_part(fleet().devices[team[p]].name, plan.teacher, shares[p]));
       fill_in_portions(plan);
       plan.prediction.kept_importance = 1;
       predict(plan, fleet());
@@ -405,16 +406,19 @@ PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& flee
   Planner planner(teacher, fleet, options, importance);
   const plan::Strategy* forced =
       options.strategy == "auto" ? nullptr : &plan::find_strategy(options.strategy);
-  if (forced != nullptr && forced->propose != nullptr) {
+  const auto is_forced = [forced](plan::PartKind parts) {
+    return forced != nullptr && forced->parts == parts;
+  };
+  if (is_forced(plan::PartKind::share)) {
     planner.consider_shares(*forced);
     PlanSummary exact = planner.take();
     exact.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     return exact;
   }
-  if (options.strategy != "decomposed") planner.consider_local();
-  if (options.strategy != "local") {
+  if (!is_forced(plan::PartKind::sub_model)) planner.consider_local();
+  if (!is_forced(plan::PartKind::teacher)) {
     // One cut model alone is no team: only where nothing else is left, or where it is asked for.
-    const bool alone_counts = options.strategy == "decomposed" || !planner.any_feasible();
+    const bool alone_counts = is_forced(plan::PartKind::sub_model) || !planner.any_feasible();
     const std::size_t smallest_team = alone_counts ? 1 : 2;
     const Team able = planner.able_devices();
     if (able.size() >= smallest_team) consider(planner, able, smallest_team);

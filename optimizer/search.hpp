@@ -27,8 +27,8 @@ struct PlanOptions {
   std::string objective = "latency";
   Limits limits;
   plan::RequestShape shape;
-  /// "auto" considers the whole model on one device and sub-models on several, and takes the best; a
-  /// name of the table of strategies (plan::strategies) forces that one.
+  /// "auto" considers the whole model on one device and sub-models on several, and takes the best;
+  /// a name of the table of strategies (plan::strategies) forces that one.
   std::string strategy = "auto";
   /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept
   /// importance), relative to the teacher's latency on the fastest device: at 1, losing all

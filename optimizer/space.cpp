@@ -140,7 +140,7 @@ Space::Space(const ModelConfig& teacher, const plan::Fleet& fleet, const PlanOpt
   set_curves(importance, layer_weights);
   set_costs();
 
-  probe_.strategy = "decomposed";
+  probe_.strategy = plan::usual_strategy();
   probe_.teacher = bare_;
   probe_.shape = options.shape;
   probe_.aggregator = fleet.devices.front().name;
@@ -230,8 +230,8 @@ void Space::set_costs() {
       return device.seconds(plan::kernels_of_model(config, load, false));
     }));
     if (!device.agent) continue;
-    teacher_s_ = std::min(teacher_s_,
-                          compute_seconds(device, Start::woken, plan::kernels_of_model(bare_, load, true)));
+    teacher_s_ = std::min(teacher_s_, compute_seconds(device, Start::woken,
+                                                      plan::kernels_of_model(bare_, load, true)));
   }
   parameters_ = cost_of(
       bare_, [](const ModelConfig& config) { return real(model::count_parameters(config)); });

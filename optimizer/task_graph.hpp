@@ -33,8 +33,8 @@ std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& f
 /// What an instruction waits for beside its operands: nothing; its thread, which is handed a value
 /// that was sent; or a device that was idle and wakes up.
 enum class Start { at_once, handed_over, woken };
-/// Of each instruction. A device wakes up for the first that reads what was sent to it; who fuses is
-/// awake.
+/// Of each instruction. A device wakes up for the first that reads what was sent to it; who fuses
+/// is awake.
 std::vector<Start> starts_of(const plan::Program& program);
 /// Seconds of one compute instruction: dispatch, kernels, and the wake-up. 0 where there is nothing
 /// to compute.

@@ -51,6 +51,18 @@ set(nowhere iostream cxxopts torch/torch.h) # the command line's business, and a
 set(prints "std::(cout|cerr|clog)|(^|[^A-Za-z_])(printf|puts|putchar|vprintf)\\(|fprintf\\( *std(out|err)")
 set(exits "std::(exit|abort|quick_exit|_Exit|terminate)|(^|[ \t;{(])(::)?_?exit\\(")
 
+# Strategies are known by name in their own source and in the table alone. A row: {"tensor", "heads, …", PartKind::share, …
+set(table optimizer/plan/program.cpp)
+set(strategies "")
+if(EXISTS ${ROOT}/${table})
+  file(READ ${ROOT}/${table} text)
+  string(REGEX MATCHALL "{\"[a-z]+\",[ \n]*\"[^\"]*\",[ \n]*PartKind::" rows "${text}")
+  foreach(row IN LISTS rows)
+    string(REGEX REPLACE "^{\"([a-z]+)\".*" "\\1" strategy "${row}")
+    list(APPEND strategies ${strategy})
+  endforeach()
+endif()
+
 set_property(GLOBAL PROPERTY breaches 0)
 
 # Says one breach on one line; the script fails at its end, so that all are seen at once.
@@ -136,6 +148,18 @@ function(check_foreign file library text line header)
   endif()
 endfunction()
 
+function(check_strategies file text)
+  foreach(strategy IN LISTS strategies)
+    if(file STREQUAL table OR file STREQUAL optimizer/plan/strategies/${strategy}.cpp)
+      continue()
+    endif()
+    string(FIND "${text}" "\"${strategy}\"" at)
+    if(NOT at EQUAL -1)
+      breach(${file} "${text}" "\"${strategy}\"" "names a strategy, which only its own source and ${table} may: ask the table")
+    endif()
+  endforeach()
+endfunction()
+
 function(check_file file)
   set(library ${library_of_${file}})
   if(NOT library)
@@ -143,6 +167,7 @@ function(check_file file)
     return()
   endif()
   file(READ ${ROOT}/${file} text)
+  check_strategies(${file} "${text}")
   file(STRINGS ${ROOT}/${file} lines ENCODING UTF-8
     REGEX "^[ \t]*#[ \t]*include|std::(cout|cerr|clog|exit|abort|quick_exit|_Exit|terminate)|printf|puts|putchar|exit\\(")
   foreach(line IN LISTS lines)

@@ -27,10 +27,9 @@ std::vector<std::int64_t> dims_among(const ParameterRange& held,
       throw std::invalid_argument("axis: saw " + std::to_string(held.axis) + ", " + held.name +
                                   " has " + std::to_string(dims.size()));
     if (held.range.begin < 0 || held.range.end < held.range.begin || held.range.end > dims[axis])
-      throw std::invalid_argument(
-          "range: saw " + std::to_string(held.range.begin) + " to " +
-          std::to_string(held.range.end) + ", " + held.name + " has 0 to " +
-          std::to_string(dims[axis]));
+      throw std::invalid_argument("range: saw " + std::to_string(held.range.begin) + " to " +
+                                  std::to_string(held.range.end) + ", " + held.name + " has 0 to " +
+                                  std::to_string(dims[axis]));
     dims[axis] = held.range.size();
     return dims;
   }
@@ -53,10 +52,10 @@ Holding read_holding(const std::filesystem::path& folder) {
   std::set<std::string> seen;
   for (const base::Reader& item : reader.at("weights").items()) {
     item.allow({"name", "axis", "begin", "end"});
-    ParameterRange held{item.at("name").text(),
-                        item.at("axis").integer(0, max_integer),
-                        {item.at("begin").integer(0, max_integer),
-                         item.at("end").integer(0, max_integer)}};
+    ParameterRange held{
+        item.at("name").text(),
+        item.at("axis").integer(0, max_integer),
+        {item.at("begin").integer(0, max_integer), item.at("end").integer(0, max_integer)}};
     try {
       dims_among(held, known);
     } catch (const std::invalid_argument& wrong) {

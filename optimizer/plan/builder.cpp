@@ -44,9 +44,8 @@ ValueId ProgramBuilder::sub_model(std::int32_t part, const model::ModelConfig& c
   const std::int64_t batch = info(given).dims.at(0);
   const std::int64_t rows = feature_rows(config, info(given).dims.at(1));
   const ValueId result =
-      with_head
-          ? value("y", element_, answer_dims(config, batch, rows))
-          : value("f_" + std::to_string(part), element_, {batch, rows, config.width});
+      with_head ? value("y", element_, answer_dims(config, batch, rows))
+                : value("f_" + std::to_string(part), element_, {batch, rows, config.width});
   program_.instructions.emplace_back(SubModel{result, given, part, with_head});
   return result;
 }
@@ -93,8 +92,7 @@ ValueId ProgramBuilder::project(const model::ModelConfig& config, std::int32_t p
                        : which == model::Projection::key ? "k"
                                                          : "v";
   Project i;
-  i.result =
-      computed(letter, {dims.at(0), dims.at(1), heads.size() * shared * config.head_width});
+  i.result = computed(letter, {dims.at(0), dims.at(1), heads.size() * shared * config.head_width});
   i.x = x;
   i.part = part;
   i.layer = layer;
@@ -186,8 +184,7 @@ ValueId ProgramBuilder::concat(std::vector<ValueId> pieces, std::int32_t axis) {
   size = 0;
   for (const ValueId piece : pieces) size += info(piece).dims.at(static_cast<std::size_t>(axis));
   Concat i;
-  i.result =
-      value("c" + std::to_string(program_.values.size()), info(pieces.at(0)).element, dims);
+  i.result = value("c" + std::to_string(program_.values.size()), info(pieces.at(0)).element, dims);
   i.pieces = std::move(pieces);
   i.axis = axis;
   return append(i);
@@ -230,8 +227,7 @@ ValueId ProgramBuilder::receive(const ValueInfo& like, std::int32_t peer, std::u
 
 ValueId ProgramBuilder::fuse(const model::ModelConfig& teacher, std::vector<ValueId> features) {
   const auto dims = info(features.at(0)).dims;
-  const ValueId result =
-      value("y", element_, answer_dims(teacher, dims.at(0), dims.at(1)));
+  const ValueId result = value("y", element_, answer_dims(teacher, dims.at(0), dims.at(1)));
   program_.instructions.emplace_back(Fuse{result, std::move(features)});
   return result;
 }

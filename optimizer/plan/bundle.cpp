@@ -49,7 +49,8 @@ std::vector<std::string_view> components(std::string_view path) {
   return parts;
 }
 
-/// "plans/…", "parts/…", "holdings/…" or "fusion/…" made of plain names: it cannot lead out of the bundle.
+/// "plans/…", "parts/…", "holdings/…" or "fusion/…" made of plain names: it cannot lead out of the
+/// bundle.
 bool is_inside(std::string_view path) {
   const auto parts = components(path);
   if (parts.size() < 2 || parts.size() > 16) return false;
@@ -73,8 +74,9 @@ std::map<std::string, ManifestFile> read_files(const base::Reader& reader) {
   std::map<std::string, ManifestFile> files;
   for (const std::string& path : reader.keys()) {
     if (!is_inside(path))
-      throw reader.error("saw the path " + shown(path) +
-                         ", needs one below plans/, parts/, holdings/ or fusion/ inside the bundle");
+      throw reader.error(
+          "saw the path " + shown(path) +
+          ", needs one below plans/, parts/, holdings/ or fusion/ inside the bundle");
     const base::Reader entry = reader.at(path);
     entry.allow({"sha256", "bytes"});
     files[path] = {read_digest(entry.at("sha256")),
@@ -131,8 +133,8 @@ nlohmann::json manifest_to_json(const Manifest& manifest) {
   return json;
 }
 
-/// The folder of one device: "parts/<plan>/<device>" or "holdings/<device>" of a path below it; empty
-/// elsewhere.
+/// The folder of one device: "parts/<plan>/<device>" or "holdings/<device>" of a path below it;
+/// empty elsewhere.
 std::string device_folder(std::string_view path) {
   const auto parts = components(path);
   const std::size_t depth = parts.front() == "parts" ? 3 : parts.front() == "holdings" ? 2 : 0;

@@ -21,7 +21,8 @@ namespace cleave::plan {
 ///                                  digest, how far each plan is calibrated
 ///   plans/<plan>.json              one is the default
 ///   parts/<plan>/<device>/         a model folder
-///   holdings/<device>/             what a device keeps of the teacher for plans that share it: holding.json,
+///   holdings/<device>/             what a device keeps of the teacher for plans that share it:
+///   holding.json,
 ///                                  model.safetensors; of text, the tokenizer's files
 ///   fusion/<plan>/                 fusion.json, model.safetensors; of text, the tokenizer's files
 ///   hosts.toml, calibration.jsonl, measured.json, .work/     outside the identity
@@ -80,8 +81,8 @@ class Bundle {
   Manifest manifest_;
 };
 
-/// Digests every file below plans/, parts/, holdings/, fusion/ of `folder` and writes manifest.json there,
-/// last and whole.
+/// Digests every file below plans/, parts/, holdings/, fusion/ of `folder` and writes manifest.json
+/// there, last and whole.
 Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan,
                         const std::string& teacher_digest,
                         const std::map<std::string, CalibrationState>& calibration = {});

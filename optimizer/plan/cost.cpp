@@ -100,8 +100,7 @@ class Costs {
     const std::int64_t rows = rows_of(i.query), seen = dims_of(i.key).at(1) + past();
     std::vector<Kernel> kernels;
     if (config.rotary_base > 0)
-      kernels.push_back(
-          {KernelKind::elementwise, 2 * rows, 0, last_of(i.query) + last_of(i.key)});
+      kernels.push_back({KernelKind::elementwise, 2 * rows, 0, last_of(i.query) + last_of(i.key)});
     kernels.push_back({KernelKind::attention, last_of(i.query) / config.head_width * rows,
                        config.head_width, seen});
     return kernels;
@@ -193,9 +192,7 @@ class Costs {
     return {{KernelKind::elementwise, rows_of(value), 0, last_of(value)}};
   }
   /// Tokens that are cached before those of a planned step.
-  std::int64_t past() const {
-    return plan_.teacher.causal ? planned_load(plan_.shape).past : 0;
-  }
+  std::int64_t past() const { return plan_.teacher.causal ? planned_load(plan_.shape).past : 0; }
   /// What an instruction is over, by a value that it reads: ids [B, N] or features [B, T, D].
   Load load_of(ValueId value) const {
     const auto& dims = program_.values.at(static_cast<std::size_t>(value)).dims;
@@ -291,8 +288,8 @@ double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,
   const Costs costs(program, plan);
   double bytes = 0;
   for (const Instruction& instruction : program.instructions)
-    bytes += std::visit([&](const auto& i) { return costs.cache_bytes(i, batch, tokens); },
-                        instruction);
+    bytes +=
+        std::visit([&](const auto& i) { return costs.cache_bytes(i, batch, tokens); }, instruction);
   return bytes;
 }
 

@@ -4,8 +4,7 @@
 
 namespace cleave::plan {
 ForwardBuilder::ForwardBuilder(ProgramBuilder& program, const model::ModelConfig& config,
-                               std::int32_t part, ValueId given, Share share,
-                               Reduce reduce)
+                               std::int32_t part, ValueId given, Share share, Reduce reduce)
     : program_(program),
       config_(config),
       part_(part),
@@ -20,8 +19,7 @@ ForwardBuilder::ForwardBuilder(ProgramBuilder& program, const model::ModelConfig
 ValueId ForwardBuilder::embed() {
   const bool all = share_.vocabulary.size() == config_.vocabulary;
   const bool positions = all || share_.vocabulary.begin == 0;
-  const ValueId x =
-      program_.embed(config_, part_, given_, lengths_, share_.vocabulary, positions);
+  const ValueId x = program_.embed(config_, part_, given_, lengths_, share_.vocabulary, positions);
   return all ? x : reduce_(x);
 }
 

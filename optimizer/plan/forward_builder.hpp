@@ -15,7 +15,8 @@ class ForwardBuilder {
   using Value = ValueId;
   using Reduce = std::function<ValueId(ValueId partial)>;
 
-  /// `given`: pixels or ids of the whole batch; −1 where the rank does not embed and no text is read.
+  /// `given`: pixels or ids of the whole batch; −1 where the rank does not embed and no text is
+  /// read.
   ForwardBuilder(ProgramBuilder& program, const model::ModelConfig& config, std::int32_t part,
                  ValueId given, Share share, Reduce reduce = {});
   /// From here on values are of these texts of the batch.

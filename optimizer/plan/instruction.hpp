@@ -49,8 +49,8 @@ struct SubModel {
 // ---- pieces of a forward pass (model/config/block.hpp) ----
 //
 // `part` says whose weights: a sub-model's of the plan, or the teacher's. Heads count heads of keys
-// and values, each with the `group` of query heads that share it. What a piece adds to the stream is
-// a partial sum where it reads some of the heads or columns: its bias is then added behind the
+// and values, each with the `group` of query heads that share it. What a piece adds to the stream
+// is a partial sum where it reads some of the heads or columns: its bias is then added behind the
 // reduction, once, by add_bias.
 
 /// `part` of the teacher's own weights.
@@ -132,9 +132,9 @@ struct Project {
   }
 };
 
-/// softmax(q·kᵀ/√K)·v of some heads -> context [B, n, h·K]. Of texts, `lengths` says what each token
-/// sees; of a causal model's sequence the keys and values go behind those that are kept of it. Of
-/// `texts` of the batch alone, where it is cut.
+/// softmax(q·kᵀ/√K)·v of some heads -> context [B, n, h·K]. Of texts, `lengths` says what each
+/// token sees; of a causal model's sequence the keys and values go behind those that are kept of
+/// it. Of `texts` of the batch alone, where it is cut.
 struct Attend {
   static constexpr std::string_view name = "attend";
   static constexpr bool computes = true;
@@ -278,8 +278,8 @@ struct ReadOut {
   }
 };
 
-/// The head on the feature [B, T, D] -> what the model answers; of a language model for some rows of
-/// its vocabulary [B, T, v].
+/// The head on the feature [B, T, D] -> what the model answers; of a language model for some rows
+/// of its vocabulary [B, T, v].
 struct Head {
   static constexpr std::string_view name = "head";
   static constexpr bool computes = true;

@@ -238,7 +238,8 @@ Candidate read_candidate(const base::Reader& reader) {
 Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format);
   reader.allow({"format", "name", "strategy", "teacher", "teacher_digest", "shape", "parts",
-                "aggregator", "partition", "all_reduce", "prediction", "candidates", "seed", "programs"});
+                "aggregator", "partition", "all_reduce", "prediction", "candidates", "seed",
+                "programs"});
   Plan plan;
   plan.name = reader.text("name", plan.name);
   plan.strategy = reader.at("strategy").text();

@@ -47,8 +47,8 @@ struct Share {
 /// All of a model.
 Share whole_share(const model::ModelConfig& config);
 
-/// What one device of a plan runs: a sub-model, or the teacher itself where it runs all of it; in an
-/// exact strategy of several devices its share of the teacher.
+/// What one device of a plan runs: a sub-model, or the teacher itself where it runs all of it; in
+/// an exact strategy of several devices its share of the teacher.
 struct PlanPart {
   std::string device;
   /// Where it is set, `config` is the teacher's and `layers` are all of its layers.
@@ -104,11 +104,14 @@ struct Candidate {
 enum class AllReduce { ring, star };
 std::string_view name_of(AllReduce all_reduce);
 
+/// The one that cuts sub-models (CoFormer).
+std::string usual_strategy();
+
 /// plan.json, format 1: strategy + shares + prediction + losers. Goals: everything an agent needs
 /// besides weights.
 struct Plan {
   std::string name = "default";
-  std::string strategy = "decomposed";  // a row of the table of strategies
+  std::string strategy = usual_strategy();  // a row of the table of strategies
   model::ModelConfig teacher;
   std::string teacher_digest;  // SHA-256 of config.json and weights, or empty before decompose
   RequestShape shape;

@@ -1,5 +1,6 @@
 #include "optimizer/plan/program.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "base/digest.hpp"
@@ -38,16 +39,24 @@ std::set<std::int32_t> peers_of(const Program& program) {
 
 const std::vector<Strategy>& strategies() {
   static const std::vector<Strategy> table = {
-      {"local", "the best single device runs everything", compile_local, check_local},
-      {"decomposed", "a sub-model on each device, features fused at the end", compile_decomposed,
-       check_decomposed},
-      {"pipeline", "consecutive layers on each device, one after the other", compile_pipeline,
-       check_pipeline, propose_pipeline},
+      {"local", "the best single device runs everything", PartKind::teacher, compile_local,
+       check_local},
+      {"decomposed", "a sub-model on each device, features fused at the end", PartKind::sub_model,
+       compile_decomposed, check_decomposed},
+      {"pipeline", "consecutive layers on each device, one after the other", PartKind::share,
+       compile_pipeline, check_pipeline, propose_pipeline},
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
-       compile_tensor, check_tensor, propose_tensor},
+       PartKind::share, compile_tensor, check_tensor, propose_tensor},
   };
   return table;
 }
+
+const Strategy& strategy_of(PartKind parts) {
+  return *std::find_if(strategies().begin(), strategies().end(),
+                       [parts](const Strategy& strategy) { return strategy.parts == parts; });
+}
+
+std::string usual_strategy() { return std::string(strategy_of(PartKind::sub_model).name); }
 
 const Strategy& find_strategy(const std::string& name) {
   std::string known;
@@ -58,8 +67,7 @@ const Strategy& find_strategy(const std::string& name) {
   throw std::invalid_argument("[strategy] saw " + shown(name) + ", needs one of " + known);
 }
 
-std::vector<Program> compile(const Plan& plan, const RequestShape& planned,
-                             base::Element element) {
+std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base::Element element) {
   RequestShape shape = planned;
   if (shape.generate > 0) shape = {shape.batch, 1, 0};  // a step
   if (plan.teacher.is_text() && (shape.tokens < 1 || shape.tokens > plan.teacher.context))

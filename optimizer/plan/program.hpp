@@ -41,27 +41,37 @@ const Operation* find_first(const Program& program) {
 /// The other ranks that a program sends to or receives from.
 std::set<std::int32_t> peers_of(const Program& program);
 
-/// What a device brings where shares are proposed: its speed beside the others', and the weights that
-/// it has room for (0: no limit).
+/// What a device brings where shares are proposed: its speed beside the others', and the weights
+/// that it has room for (0: no limit).
 struct Capacity {
   double speed = 1;
   double weight_bytes = 0;
 };
 
-/// One strategy: how shares become programs. Nothing else in the project knows its name.
+/// What the parts of a strategy's plans are.
+enum class PartKind {
+  teacher,    // all of it, on one device
+  sub_model,  // cut from the teacher
+  share,      // of the teacher
+};
+
+/// One strategy: how shares become programs. Nothing but its source and the table knows its name.
 struct Strategy {
   std::string_view name;
   std::string_view summary;
+  PartKind parts;
   std::vector<Program> (*compile)(const Plan& plan, const RequestShape& shape,
                                   base::Element element);
   /// What its shares must be, beyond check(plan). Throws std::invalid_argument.
   void (*check)(const Plan& plan);
-  /// Shares for devices in this order, or null where they are searched for (a sub-model has more
-  /// than its shares). Throws std::invalid_argument where the model has none for so many.
+  /// Shares for devices in this order; null where parts are no shares. Throws std::invalid_argument
+  /// where the model has none for so many.
   std::vector<Share> (*propose)(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices) = nullptr;
 };
 const std::vector<Strategy>& strategies();
+/// The first of the table with such parts.
+const Strategy& strategy_of(PartKind parts);
 /// Throws std::invalid_argument that lists the known names.
 const Strategy& find_strategy(const std::string& name);
 

@@ -58,9 +58,9 @@ PlanPart transferred(const PlanPart& part, const model::ModelConfig& from,
 }  // namespace
 
 Plan transferred(const Plan& plan, const model::ModelConfig& teacher, std::int64_t width_step) {
-  if (plan.strategy != "decomposed")
+  if (find_strategy(plan.strategy).parts != PartKind::sub_model)
     throw std::invalid_argument("[transfer] plan '" + plan.name + "': saw strategy " +
-                                plan.strategy + ", needs decomposed");
+                                plan.strategy + ", needs " + usual_strategy());
   Plan result;
   result.name = plan.name;
   result.strategy = plan.strategy;

@@ -9,8 +9,7 @@ namespace cleave::plan {
 namespace {
 
 const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
-  return part == teacher_part ? plan.teacher
-                              : plan.parts.at(static_cast<std::size_t>(part)).config;
+  return part == teacher_part ? plan.teacher : plan.parts.at(static_cast<std::size_t>(part)).config;
 }
 
 /// Collects what one instruction reads of one part's parameters.
@@ -61,8 +60,8 @@ class Reads {
   void operator()(const Head& i) {
     const model::ModelConfig& config = config_of(i.part, plan_);
     for (const model::Parameter& parameter : model::head_parameters(config)) {
-      const bool by_token = parameter.name == "embedding.token" ||
-                            parameter.name.rfind("head.", 0) == 0;
+      const bool by_token =
+          parameter.name == "embedding.token" || parameter.name.rfind("head.", 0) == 0;
       if (config.reads_every_token() && by_token)
         some(i.part, parameter.name, 0, i.vocabulary);
       else

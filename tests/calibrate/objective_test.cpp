@@ -150,7 +150,7 @@ TEST_F(Objective, AsksTheTeacherAboutTheVeryViewsThatAPartSees) {
   plan::Plan plan;
   plan.teacher = model::load(teacher()).config;
   plan.aggregator = "hub";
-  plan.parts = {{"hub", plan.teacher, {0, 1}, 1, 1}};
+  plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
   decompose::decompose(teacher(), plan, decompose::weight_importance(teacher()), own_ / "whole");
   CalibrateRecipe recipe = still();
   recipe.data.augmentation.flip = true;

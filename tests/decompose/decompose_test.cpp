@@ -10,13 +10,16 @@
 #include "model/config/hugging_face.hpp"
 #include "model/fusion.hpp"
 #include "model/tokenizer/tokenizer.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "tests/decompose/planning.hpp"
 #include "tests/decompose/running.hpp"
 #include "tests/model/fixtures.hpp"
+#include "tests/optimizer/examples.hpp"
 
 namespace cleave::decompose {
 namespace {
 
+using testing::expect_equal;
 using testing::lively_model;
 using testing::lively_teacher;
 using testing::message_of;
@@ -236,6 +239,44 @@ TEST(Decompose, GivesLocalTheWholeTeacherAndNothingToFuse) {
   EXPECT_EQ(base::read_text(cut.out() / "parts/default/hub/model.safetensors"),
             base::read_text(cut.teacher / "model.safetensors"));
   EXPECT_FALSE(std::filesystem::exists(cut.out() / "fusion"));
+}
+
+TEST(Decompose, GivesEachDeviceWhatItsShareReadsAndNothingElse) {
+  const Scratch scratch;
+  const auto teacher = lively_teacher(scratch);
+  const auto whole = model::load(teacher);
+  const auto plan = examples::tensor_plan(tiny_config(), 2);
+  const auto summary = decompose(teacher, plan, {}, scratch / "bundle");
+  const plan::Bundle bundle(scratch / "bundle");
+  bundle.verify("");
+  EXPECT_EQ(plan::weights_state(bundle, bundle.plan()), plan::WeightsState::exact);
+  EXPECT_FALSE(std::filesystem::exists(scratch / "bundle" / "parts"));
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    const auto held = model::load_holding(bundle.part_path(plan, plan.parts[rank].device));
+    const auto needed = plan::holding_of(plan, rank);
+    ASSERT_EQ(held.tensors.size(), needed.size());
+    for (const auto& some : needed)
+      expect_equal(held[some.name],
+                   whole[some.name].narrow(some.axis, some.range.begin, some.range.size()));
+  }
+  // The head answers on the first alone.
+  EXPECT_NE(model::load_holding(scratch / "bundle/holdings/d0").find("head.weight"), nullptr);
+  EXPECT_EQ(model::load_holding(scratch / "bundle/holdings/d1").find("head.weight"), nullptr);
+}
+
+TEST(Decompose, FitsNothingOfAShare) {
+  const Scratch scratch;
+  const auto teacher = lively_teacher(scratch);
+  model::Dataset data;
+  const Fitting fitting{data, {}};
+  EXPECT_EQ(
+      message_of([&] {
+        decompose(teacher, examples::tensor_plan(tiny_config(), 2), {}, scratch / "bundle", {}, {},
+                  &fitting);
+      }),
+      "[decompose] plan: saw strategy 'tensor', which takes the teacher's weights as they are: "
+      "nothing of it is fitted");
+  EXPECT_FALSE(std::filesystem::exists(scratch / "bundle"));
 }
 
 TEST(Decompose, GivesAPartWithoutClassesNoClassifier) {

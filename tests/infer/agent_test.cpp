@@ -194,8 +194,8 @@ class WastefulEngine : public FakeEngine {
  public:
   explicit WastefulEngine(std::atomic<double>* left_bytes) : left_bytes_(left_bytes) {}
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     for (int i = 0; i < 8000; ++i) blocks_.emplace_back(16384, 'x');
     for (std::size_t i = 0; i < blocks_.size(); ++i)
       if (i % 100 != 99) std::string().swap(blocks_[i]);
@@ -481,8 +481,8 @@ TEST_F(AgentTest, PassesOnWhatTheEngineThrowsWhenPrepared) {
 class MoodyEngine : public FakeEngine {
  public:
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     if (static_cast<int>(*operands.at(0)->data.data()) == 13)
       throw std::runtime_error("[run] no memory");
     return FakeEngine::compute(instruction, program, operands, sequence);
@@ -650,8 +650,8 @@ class GatedAloneEngine : public GatedEngine {
  public:
   using GatedEngine::GatedEngine;
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     return sequence.id == 0 ? GatedEngine::compute(instruction, program, operands, sequence)
                             : FakeEngine::compute(instruction, program, operands, sequence);
   }

@@ -463,7 +463,7 @@ TEST_F(AggregatorTest, RefusesAnInputThatDoesNotFit) {
 class BrokenFusion : public FakeEngine {
  public:
   net::Value compute(const plan::Instruction&, const plan::Program&,
-                 const std::vector<const net::Value*>&, const Sequence&) override {
+                     const std::vector<const net::Value*>&, const Sequence&) override {
     throw std::runtime_error("[fuse] broken");
   }
 };
@@ -949,8 +949,8 @@ class WrongEngine : public FakeEngine {
  public:
   explicit WrongEngine(float number) : number_(number) {}
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     auto value = FakeEngine::compute(instruction, program, operands, sequence);
     const std::vector<float> numbers(static_cast<std::size_t>(value.count()), number_);
     value.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));

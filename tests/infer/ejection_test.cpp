@@ -356,8 +356,8 @@ class HeldFusion : public FakeEngine {
  public:
   explicit HeldFusion(std::atomic<bool>* held) : held_(held) {}
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     while (*held_) std::this_thread::sleep_for(1ms);
     return FakeEngine::compute(instruction, program, operands, sequence);
   }

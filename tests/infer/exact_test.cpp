@@ -135,9 +135,8 @@ class Fleet {
     for (std::size_t rank = 0; rank <= plan_.parts.size(); ++rank) {
       std::vector<const plan::Program*> programs;
       for (const auto& ranks : compiled) programs.push_back(&ranks.at(rank));
-      Transformer held = plan_.strategy == "local"
-                             ? teacher
-                             : held_of(teacher, plan::weights_of(programs, plan_));
+      Transformer held =
+          plan_.strategy == "local" ? teacher : held_of(teacher, plan::weights_of(programs, plan_));
       engines_.push_back(model_engine(std::move(held), options));
     }
   }
@@ -185,7 +184,8 @@ net::Value input_of(const ModelConfig& config, std::int64_t batch, std::int64_t 
     std::vector<std::int32_t> ids;
     for (std::int64_t row = 0; row < batch; ++row)
       for (std::int64_t i = 0; i < tokens; ++i)
-        ids.push_back(i < tokens - row ? static_cast<std::int32_t>((5 * i + 3 * row + 1) % 31) : -1);
+        ids.push_back(i < tokens - row ? static_cast<std::int32_t>((5 * i + 3 * row + 1) % 31)
+                                       : -1);
     return value_of({batch, tokens}, ids, Element::i32);
   }
   std::vector<std::uint8_t> pixels;
@@ -269,8 +269,10 @@ TEST(Exchange, IsWhatTheFormulasSay) {
         sent_by(examples::pipeline_plan(config, static_cast<std::size_t>(devices)), 2);
     for (std::int64_t rank = 0; rank < devices; ++rank) {
       const auto r = static_cast<std::size_t>(rank);
-      EXPECT_EQ(ring[r], reductions * 2 * (devices - 1) * stream / devices + (rank == 0 ? answer : 0));
-      EXPECT_EQ(stars[r], reductions * stream * (rank == 0 ? devices - 1 : 1) + (rank == 0 ? answer : 0));
+      EXPECT_EQ(ring[r],
+                reductions * 2 * (devices - 1) * stream / devices + (rank == 0 ? answer : 0));
+      EXPECT_EQ(stars[r],
+                reductions * stream * (rank == 0 ? devices - 1 : 1) + (rank == 0 ? answer : 0));
       EXPECT_EQ(stages[r], rank + 1 < devices ? stream : answer);
     }
   }

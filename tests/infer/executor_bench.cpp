@@ -18,7 +18,7 @@ class NullEngine : public ValueEngine {
  public:
   explicit NullEngine(net::Value value) : value_(std::move(value)) {}
   net::Value compute(const plan::Instruction&, const plan::Program&,
-                 const std::vector<const net::Value*>&, const Sequence&) override {
+                     const std::vector<const net::Value*>&, const Sequence&) override {
     return value_;
   }
 

@@ -44,7 +44,7 @@ float number_in(const net::Value& value) {
 class AddingEngine : public ValueEngine {
  public:
   net::Value compute(const Instruction& instruction, const Program&,
-                 const std::vector<const net::Value*>& operands, const Sequence&) override {
+                     const std::vector<const net::Value*>& operands, const Sequence&) override {
     float sum = std::holds_alternative<plan::SubModel>(instruction) ? 100 : 0;
     for (const net::Value* operand : operands) sum += operand->present ? number_in(*operand) : -1;
     if (sum < 0)
@@ -318,8 +318,8 @@ TEST(Executor, ForgetsASequenceWhenItsLastRequestHasEnded) {
   class KeepingEngine : public AddingEngine {
    public:
     net::Value compute(const Instruction& instruction, const Program& program,
-                   const std::vector<const net::Value*>& operands,
-                   const Sequence& sequence) override {
+                       const std::vector<const net::Value*>& operands,
+                       const Sequence& sequence) override {
       calls.push_back("run " + std::to_string(sequence.id));
       return AddingEngine::compute(instruction, program, operands, sequence);
     }
@@ -465,8 +465,8 @@ TEST(Executor, EndsAProgramWhoseLastInstructionIsAReceive) {
 TEST(Executor, TellsComputingFromWaiting) {
   class SlowEngine : public AddingEngine {
     net::Value compute(const Instruction& instruction, const Program& program,
-                   const std::vector<const net::Value*>& operands,
-                   const Sequence& sequence) override {
+                       const std::vector<const net::Value*>& operands,
+                       const Sequence& sequence) override {
       std::this_thread::sleep_for(20ms);
       return AddingEngine::compute(instruction, program, operands, sequence);
     }
@@ -500,8 +500,8 @@ class BusyEngine : public AddingEngine {
  public:
   explicit BusyEngine(std::chrono::microseconds busy) : busy_(busy) {}
   net::Value compute(const Instruction& instruction, const Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     for (const double end = thread_seconds() + std::chrono::duration<double>(busy_).count();
          thread_seconds() < end;) {
     }
@@ -583,8 +583,8 @@ TEST(Executor, LetsTheEngineSettleBeforeAValueLeavesAndWhereNothingIsReady) {
    public:
     explicit SettlingEngine(std::vector<std::string>& log) : log_(log) {}
     net::Value compute(const Instruction& instruction, const Program& program,
-                   const std::vector<const net::Value*>& operands,
-                   const Sequence& sequence) override {
+                       const std::vector<const net::Value*>& operands,
+                       const Sequence& sequence) override {
       log_.push_back("run");
       return AddingEngine::compute(instruction, program, operands, sequence);
     }
@@ -618,7 +618,7 @@ TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
     explicit WatchingEngine(std::atomic<int>& inside, std::atomic<int>& most)
         : inside_(inside), most_(most) {}
     net::Value compute(const plan::Instruction&, const plan::Program&,
-                   const std::vector<const net::Value*>&, const Sequence&) override {
+                       const std::vector<const net::Value*>&, const Sequence&) override {
       const int now = ++inside_;
       for (int seen = most_; now > seen && !most_.compare_exchange_weak(seen, now);) {
       }

@@ -175,7 +175,7 @@ class FakeEngine : public ValueEngine {
   explicit FakeEngine(std::chrono::microseconds time = {}, Seen* seen = nullptr)
       : time_(time), seen_(seen) {}
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands, const Sequence&) override {
+                     const std::vector<const net::Value*>& operands, const Sequence&) override {
     const auto& info = program.values.at(static_cast<std::size_t>(plan::result_of(instruction)));
     float number = 0;
     if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
@@ -255,8 +255,8 @@ class GatedEngine : public FakeEngine {
  public:
   explicit GatedEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                 const std::vector<const net::Value*>& operands,
-                 const Sequence& sequence) override {
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
     gate_->pass();
     return FakeEngine::compute(instruction, program, operands, sequence);
   }

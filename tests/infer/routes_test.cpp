@@ -8,6 +8,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 
+#include "infer/lot.hpp"
 #include "infer/play.hpp"
 #include "net/mesh.hpp"
 #include "tests/infer/fake_parts.hpp"
@@ -58,7 +59,8 @@ class Routes : public ::testing::Test {
   std::unique_ptr<Aggregator> aggregator(AggregatorOptions options = {}) {
     options.hosts = hosts;
     options.log = [this](base::LogLevel, const std::string& line) { note(line); };
-    auto made = std::make_unique<Aggregator>(*bundle, plan, std::make_unique<FakeEngine>(), options);
+    auto made =
+        std::make_unique<Aggregator>(*bundle, plan, std::make_unique<FakeEngine>(), options);
     made->wait_for_agents(0, 10s);
     return made;
   }
@@ -82,7 +84,8 @@ class Routes : public ::testing::Test {
 
 TEST_F(Routes, CarryWhatStrategiesExchange) {
   using Make = plan::Plan (*)(const model::ModelConfig&, std::size_t);
-  for (const Make make : {Make(examples::tensor_plan), Make(star_plan), Make(examples::pipeline_plan)}) {
+  for (const Make make :
+       {Make(examples::tensor_plan), Make(star_plan), Make(examples::pipeline_plan)}) {
     agents.clear();
     hosts.clear();
     use(make(fake_teacher(), 3));
@@ -173,21 +176,13 @@ TEST_F(Routes, ADeviceLostEndsTheRequestAtEveryOtherOne) {
   EXPECT_EQ(next.status, Status::answered) << next.message << "\n" << lines();
 }
 
-/// An agent of the plan that says what the test wants.
+/// Whoever greets so, and says what the test wants.
 class Impostor {
  public:
-  Impostor(const plan::Bundle& bundle, const plan::Plan& plan, const std::string& address,
-           const std::string& name, const std::string& to)
-      : socket_(io_) {
+  Impostor(const std::string& address, const net::Hello& hello) : socket_(io_) {
     const auto at = net::Address::parse(address);
-    socket_.connect({boost::asio::ip::make_address(at.host),
-                     static_cast<std::uint16_t>(std::stoi(at.port))});
-    net::Hello hello;
-    hello.role = net::Role::agent;
-    hello.bundle = bundle.identity();
-    hello.plan = plan.name;
-    hello.device = to;
-    hello.name = name;
+    socket_.connect(
+        {boost::asio::ip::make_address(at.host), static_cast<std::uint16_t>(std::stoi(at.port))});
     send(hello);
   }
   void send(const net::Message& message) {
@@ -195,7 +190,16 @@ class Impostor {
     boost::asio::write(socket_, boost::asio::buffer(frame.head));
     boost::asio::write(socket_, boost::asio::buffer(frame.payload.data(), frame.payload.size()));
   }
+  /// Pings aside.
   net::Message receive() {
+    while (true) {
+      net::Message message = receive_any();
+      if (!std::holds_alternative<net::Ping>(message)) return message;
+    }
+  }
+
+ private:
+  net::Message receive_any() {
     std::vector<std::byte> head(net::header_bytes);
     boost::asio::read(socket_, boost::asio::buffer(head));
     const auto header = net::decode_header(head.data(), {});
@@ -207,17 +211,159 @@ class Impostor {
     return *net::decode(*header, body.data(), payload);
   }
 
- private:
   boost::asio::io_context io_;
   boost::asio::ip::tcp::socket socket_;
 };
+
+/// The agent d1 between an aggregator and a d0 that the test plays.
+class Between : public Routes {
+ protected:
+  static constexpr std::uint64_t origin = 77;
+  net::Hello hello(net::Role role, const std::string& name) const {
+    net::Hello hello;
+    hello.role = role;
+    hello.epoch = 1;
+    hello.bundle = bundle->identity();
+    hello.plan = plan.name;
+    hello.device = "d1";
+    hello.name = name;
+    hello.origin = role == net::Role::aggregator ? origin : 0;
+    return hello;
+  }
+  void join(const AgentOptions& options = {}) {
+    use(examples::tensor_plan(fake_teacher(), 2));
+    start("d1", options);
+    asker = std::make_unique<Impostor>(hosts.at("d1"), hello(net::Role::aggregator, "test"));
+    asker->receive();
+    peer = std::make_unique<Impostor>(hosts.at("d1"), hello(net::Role::agent, "d0"));
+    peer->receive();
+  }
+  net::Admit admit(std::uint64_t request) const {
+    net::Admit admit;
+    admit.request = request;
+    admit.epoch = 1;
+    admit.digest = program().digest;
+    admit.deadline_ms = 5000;
+    admit.tensor = pixels(3);
+    admit.batch = 1;
+    return admit;
+  }
+  plan::Program program() const { return plan::compile(plan, {1}).at(1); }
+  /// What d0 is to send, by tag; all zeros.
+  std::vector<net::ValueMessage> values(std::uint64_t request) const {
+    std::vector<net::ValueMessage> messages;
+    const plan::Program of_d1 = program();
+    for (const auto& instruction : of_d1.instructions)
+      if (const auto* receive = std::get_if<plan::Receive>(&instruction)) {
+        net::ValueMessage message;
+        message.origin = origin;
+        message.request = request;
+        message.tag = receive->tag;
+        message.tensor.dims = of_d1.values.at(static_cast<std::size_t>(receive->result)).dims;
+        const std::vector<float> zeros(static_cast<std::size_t>(message.tensor.count()), 0);
+        message.tensor.data = net::Buffer::copy_of(zeros.data(), zeros.size() * sizeof(float));
+        messages.push_back(std::move(message));
+      }
+    return messages;
+  }
+
+  std::unique_ptr<Impostor> asker, peer;
+};
+
+TEST_F(Between, ValuesMayComeBeforeTheirRequest) {
+  join();
+  for (const auto& value : values(5)) peer->send(value);
+  // Of another aggregator's request of the same number: not for this one.
+  for (auto value : values(5)) {
+    value.origin = 78;
+    value.tensor.data =
+        net::Buffer::copy_of(std::vector<float>(1000, 1e30f).data(), value.tensor.data.size());
+    peer->send(value);
+  }
+  std::this_thread::sleep_for(20ms);
+  asker->send(admit(5));
+  const net::Message answer = asker->receive();
+  ASSERT_TRUE(std::holds_alternative<net::Done>(answer)) << lines();
+  EXPECT_EQ(std::get<net::Done>(answer).request, 5u);
+}
+
+TEST_F(Between, AValueOfAnotherShapeEndsItsRequestAlone) {
+  join();
+  asker->send(admit(5));
+  asker->send(admit(6));
+  auto wrong = values(5).front();
+  wrong.tensor.dims = {1};
+  wrong.tensor.data = net::Buffer::copy_of("1234", 4);
+  peer->send(wrong);
+  const net::Message answer = asker->receive();
+  ASSERT_TRUE(std::holds_alternative<net::Failed>(answer));
+  const auto& failed = std::get<net::Failed>(answer);
+  EXPECT_EQ(failed.request, 5u);
+  EXPECT_EQ(failed.text.rfind("[receive] value ", 0), 0u) << failed.text;
+  EXPECT_NE(failed.text.find(" from rank 0: saw f32 [1], needs f32 [1, "), std::string::npos)
+      << failed.text;
+  for (const auto& value : values(6)) peer->send(value);
+  EXPECT_TRUE(std::holds_alternative<net::Done>(asker->receive()));
+}
+
+TEST_F(Between, ValuesThatNobodyAdmitsAreBounded) {
+  use(examples::tensor_plan(fake_teacher(), 2));
+  AgentOptions options;
+  for (const auto& value : values(5))
+    options.waiting_bytes = value.tensor.data.size() + sizeof(Lot::Waiting) +
+                            (value.tag == 0 ? 0 : options.waiting_bytes);
+  join(options);  // room for the values of one request
+  for (const auto& value : values(5)) peer->send(value);
+  for (const auto& value : values(7)) peer->send(value);
+  std::this_thread::sleep_for(20ms);
+  asker->send(admit(5));
+  EXPECT_TRUE(std::holds_alternative<net::Done>(asker->receive())) << lines();
+  asker->send(admit(7));
+  const net::Message answer = asker->receive();
+  ASSERT_TRUE(std::holds_alternative<net::Failed>(answer));
+  EXPECT_EQ(std::get<net::Failed>(answer).text.rfind(
+                "values of it came before it was admitted, and all that wait take more than ", 0),
+            0u);
+  for (const auto& value : values(6)) peer->send(value);
+  asker->send(admit(6));
+  EXPECT_TRUE(std::holds_alternative<net::Done>(asker->receive())) << "room is free again";
+}
+
+TEST_F(Between, APeerThatSaysAnythingElseIsCutOff) {
+  join();
+  peer->send(admit(5));
+  EXPECT_TRUE(eventually([&] {
+    return lines().find("link lost: message: of a kind that does not belong here") !=
+           std::string::npos;
+  })) << lines();
+  asker->send(admit(6));
+  const net::Message answer = asker->receive();
+  ASSERT_TRUE(std::holds_alternative<net::Busy>(answer));
+  EXPECT_EQ(std::get<net::Busy>(answer).text, "no link to 'd0'");
+}
+
+TEST_F(Between, AnAggregatorWithoutAnOriginIsRefused) {
+  use(examples::tensor_plan(fake_teacher(), 2));
+  start("d1");
+  auto nameless = hello(net::Role::aggregator, "test");
+  nameless.origin = 0;
+  const net::Message answer = Impostor(hosts.at("d1"), nameless).receive();
+  ASSERT_TRUE(std::holds_alternative<net::Refused>(answer));
+  EXPECT_EQ(std::get<net::Refused>(answer).text,
+            "agent 'd1': origin: saw 0, needs a number that names the aggregator");
+}
 
 TEST_F(Routes, TakeOnlyAgentsOfThePlanThatDial) {
   use(examples::tensor_plan(fake_teacher(), 3));
   start("d1");
   const auto refusal = [&](const std::string& name) {
-    Impostor impostor(*bundle, plan, hosts.at("d1"), name, "d1");
-    const net::Message answer = impostor.receive();
+    net::Hello hello;
+    hello.role = net::Role::agent;
+    hello.bundle = bundle->identity();
+    hello.plan = plan.name;
+    hello.device = "d1";
+    hello.name = name;
+    const net::Message answer = Impostor(hosts.at("d1"), hello).receive();
     const auto* refused = std::get_if<net::Refused>(&answer);
     return refused ? refused->text : "welcome";
   };

@@ -208,8 +208,8 @@ TEST(KvCache, HoldsSixteenBitsWhereProductsAreInBf16) {
   const Tensor exact = features(model, ids_of({{1, 2, 3}}));
   model.compute = Compute::bf16;
   KvCache cache = make_cache(model.config, 1, 16);
-  EXPECT_EQ(cache.keys[0].scalar_type(), at::kBFloat16);
   features(model, {ids_of({{1, 2}}), &cache});
+  EXPECT_EQ(cache.keys[0].scalar_type(), at::kBFloat16);
   const Tensor last = features(model, {ids_of({{3}}), &cache});
   expect_close(last[0][0], exact[0][2], 0.2);
 }

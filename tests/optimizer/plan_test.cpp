@@ -1,5 +1,6 @@
 #include "optimizer/plan/plan.hpp"
 
+#include <algorithm>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -229,7 +230,7 @@ TEST(Plan, RefusesNoPartsAndUnknownStrategies) {
   EXPECT_EQ(refusal([](Plan& plan) { plan.parts.clear(); }),
             "[check] plan.parts: saw 0, needs 1..256");
   EXPECT_EQ(refusal([](Plan& plan) { plan.strategy = "decompose"; }),
-            "[strategy] saw 'decompose', needs one of local, decomposed");
+            "[strategy] saw 'decompose', needs one of local, decomposed, pipeline, tensor");
 }
 
 TEST(Plan, HoldsAPartitionToItsWord) {
@@ -260,6 +261,145 @@ TEST(Plan, AsksLocalForTheWholeTeacher) {
             "teacher");
   EXPECT_EQ(refused({whole, examples::part(teacher, "cam", 6, 192, 6, 768)}),
             "[check] plan.parts: saw 2 parts, the strategy 'local' needs 1");
+}
+
+// ---- shares ----
+
+Plan pipeline() { return examples::pipeline_plan(examples::fashion_vit(), 2); }
+Plan tensor() { return examples::tensor_plan(examples::vit(6, 192, 3, 28, 4, 1, 10), 3); }
+
+std::string refusal_of(Plan plan, const std::function<void(Plan&)>& change) {
+  change(plan);
+  return message_of([&] { check(plan); });
+}
+
+TEST(Share, ComesBackFromItsFile) {
+  const testing::Scratch scratch;
+  for (Plan plan : {pipeline(), tensor()}) {
+    plan.all_reduce = AllReduce::star;
+    write_plan(plan, scratch / "plan.json");
+    const Plan read = read_plan(scratch / "plan.json");
+    EXPECT_EQ(read.all_reduce, AllReduce::star);
+    ASSERT_EQ(read.parts.size(), plan.parts.size());
+    for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+      EXPECT_TRUE(read.parts[p].share == plan.parts[p].share);
+      EXPECT_TRUE(read.parts[p].config == plan.teacher);
+    }
+    EXPECT_EQ(compile(read, {2}).front().digest, compile(plan, {2}).front().digest);
+  }
+}
+
+TEST(Share, SaysInItsFileWhatIsWrong) {
+  const auto refused = [](const std::function<void(nlohmann::json&)>& change) {
+    nlohmann::json json = to_json(tensor());
+    change(json);
+    return message_of([&] { plan_from_json(json.dump(), "plan.json"); });
+  };
+  EXPECT_EQ(refused([](auto& json) { json["parts"][0]["share"]["vocabulary"] = {1}; }),
+            "[plan.json] parts[0].share.vocabulary: saw 1 numbers, needs begin and end");
+  EXPECT_EQ(
+      refused([](auto& json) { json["parts"][1]["share"]["layers"].erase(5); }),
+      "[plan.json] parts[1].share.layers: saw 5, needs one for each of the teacher's 6 layers");
+  EXPECT_EQ(refused([](auto& json) {
+              json["parts"][2]["share"]["layers"][3]["heads"] = {2, 4};
+            }),
+            "[plan.json] parts[2].share.layers[3].heads: saw 2:4, needs a range within 0:3 of the "
+            "teacher");
+  EXPECT_EQ(refused([](auto& json) { json["all_reduce"] = "tree"; }),
+            "[plan.json] all_reduce: saw \"tree\", needs one of ring, star");
+  EXPECT_EQ(refused([](auto& json) { json["parts"][2]["share"]["rows"] = 3; }),
+            "[plan.json] parts[2].share.rows: unknown key; known are layers, vocabulary");
+}
+
+TEST(Share, OfEqualRangesHasNoOther) {
+  EXPECT_EQ(refusal_of(tensor(),
+                       [](Plan& plan) {
+                         plan.parts[0].share->layers[2].heads = {0, 2};
+                       }),
+            "[check] plan.parts[0].share.layers[2].heads: saw 0:2, needs 0:1, an equal share of 3");
+  EXPECT_EQ(refusal_of(tensor(),
+                       [](Plan& plan) {
+                         plan.parts[1].share->layers[0].columns = {0, 0};
+                       }),
+            "[check] plan.parts[1].share.layers[0].columns: saw 0:0, needs 256:512, an equal share "
+            "of 768");
+  EXPECT_EQ(
+      message_of([&] { check(examples::tensor_plan(examples::vit(6, 192, 3, 28, 4, 1, 10), 4)); }),
+      "[check] plan.parts: saw 4 devices, needs at most 3, one for each of the teacher's heads "
+      "of keys and values");
+  EXPECT_EQ(
+      refusal_of(tensor(), [](Plan& plan) { plan.parts[1].share.reset(); }),
+      "[check] plan.parts[1]: saw a sub-model, needs a share: the strategy 'tensor' divides the "
+      "teacher");
+  EXPECT_EQ(refusal_of(tensor(),
+                       [](Plan& plan) {
+                         plan.teacher.classes = 0;
+                         for (auto& part : plan.parts) part.config.classes = 0;
+                       }),
+            "[check] plan.teacher: saw no head, needs one: the strategy 'tensor' answers as the "
+            "teacher does");
+}
+
+TEST(Share, OfLayersFollowsTheOneBefore) {
+  EXPECT_EQ(
+      refusal_of(pipeline(),
+                 [](Plan& plan) { std::swap(plan.parts[0].share, plan.parts[1].share); }),
+      "[check] plan.parts[0].share.layers: saw layers from 5 on, needs those from 0 on, where "
+      "the device before it ends");
+  EXPECT_EQ(refusal_of(pipeline(), [](Plan& plan) { plan.parts[1].share->layers[5] = {}; }),
+            "[check] plan.parts[1].share.layers: saw none, needs at least one");
+  EXPECT_EQ(refusal_of(pipeline(),
+                       [](Plan& plan) {
+                         plan.parts[0].share->layers[1].heads = {0, 1};
+                       }),
+            "[check] plan.parts[0].share.layers[1]: saw some of its heads or columns, needs all of "
+            "them");
+  EXPECT_EQ(refusal_of(pipeline(), [](Plan& plan) { plan.parts.pop_back(); }),
+            "[check] plan.parts: saw layers up to 5 in all, needs the teacher's 6");
+}
+
+TEST(Share, IsNothingForThoseThatTakeModels) {
+  EXPECT_EQ(refusal_of(tensor(), [](Plan& plan) { plan.strategy = "decomposed"; }),
+            "[check] plan.parts[0]: saw a share, the strategy 'decomposed' needs a sub-model");
+  EXPECT_EQ(refusal_of(examples::tensor_plan(examples::fashion_vit(), 1),
+                       [](Plan& plan) { plan.strategy = "local"; }),
+            "[check] plan.parts[0]: saw a share, the strategy 'local' needs the whole teacher");
+}
+
+TEST(Propose, GivesLayersBySpeedAndRoom) {
+  const auto counts = [](const std::vector<Capacity>& devices) {
+    std::vector<std::int64_t> layers;
+    for (const Share& share : find_strategy("pipeline").propose(examples::vit_base(), devices))
+      layers.push_back(
+          std::count_if(share.layers.begin(), share.layers.end(),
+                        [](const LayerShare& layer) { return layer.heads.size() > 0; }));
+    return layers;
+  };
+  using Counts = std::vector<std::int64_t>;
+  EXPECT_EQ(counts({{1, 0}, {1, 0}, {1, 0}}), (Counts{4, 4, 4}));
+  EXPECT_EQ(counts({{4, 0}, {1, 0}, {1, 0}}), (Counts{8, 2, 2}));
+  EXPECT_EQ(counts({{100, 0}, {1, 0}}), (Counts{11, 1})) << "each has one";
+  const double layer = weight_bytes(examples::vit_base()) / 12;
+  EXPECT_EQ(counts({{4, 3.5 * layer}, {1, 0}, {1, 0}}), (Counts{3, 5, 4}));
+  EXPECT_EQ(counts({{1, 2.5 * layer}, {1, 1.5 * layer}}), (Counts{11, 1})) << "nobody has room";
+  EXPECT_EQ(message_of([&] { counts(std::vector<Capacity>(13)); }),
+            "[check] plan.parts: saw 13 devices, needs at most 12, one for each of the teacher's "
+            "layers");
+}
+
+TEST(Propose, GivesSharesThatTheStrategyTakes) {
+  for (const Strategy& strategy : strategies()) {
+    if (strategy.propose == nullptr) continue;
+    for (const auto& teacher : {examples::vit_base(), examples::small_llama()})
+      for (const std::size_t devices : {1u, 2u, 3u, 4u}) {
+        std::vector<PlanPart> parts;
+        for (const Share& share : strategy.propose(teacher, std::vector<Capacity>(devices)))
+          parts.push_back(shared_part("d" + std::to_string(parts.size()), teacher, share));
+        Plan plan = examples::plan_of(teacher, std::move(parts), "d0", std::string(strategy.name));
+        plan.shape.tokens = teacher.is_text() ? 5 : 0;
+        EXPECT_EQ(compile(plan, plan.shape).size(), devices + 1);
+      }
+  }
 }
 
 TEST(Plan, TellsAFilesFaultWithTheFile) {

@@ -642,15 +642,85 @@ std::string refusal(const PlanOptions& options, const ImportanceProfile& importa
   return "nothing was thrown";
 }
 
+PlanSummary search_shares(const std::string& strategy, const model::ModelConfig& teacher,
+                          const plan::Fleet& fleet) {
+  PlanOptions options = usual();
+  options.strategy = strategy;
+  if (teacher.is_text()) options.shape.tokens = 128;
+  return search(teacher, fleet, options);
+}
+
+// The whole model is 346 MB: it fits neither device alone.
+TEST(Search, SharesAModelThatNoDeviceHolds) {
+  const auto teacher = examples::vit_base();
+  const auto fleet = examples::fleet(
+      {examples::device("a", 1, 175e6 + 270e6), examples::device("b", 1, 175e6 + 270e6)});
+  for (const std::string strategy : {"pipeline", "tensor"}) {
+    const PlanSummary summary = search_shares(strategy, teacher, fleet);
+    EXPECT_EQ(summary.termination, Termination::found) << strategy << ": " << summary.message;
+    EXPECT_EQ(summary.plan.strategy, strategy);
+    ASSERT_EQ(summary.plan.parts.size(), 2u);
+    for (const auto& device : summary.plan.prediction.devices)
+      EXPECT_LE(device.runtime_bytes + device.model_bytes, device.limit_bytes) << device.device;
+    EXPECT_NEAR(summary.plan.parts[0].parameter_share, 0.5, 0.02);
+    EXPECT_NEAR(summary.plan.parts[0].compute_share, 0.5, 0.02);
+    EXPECT_EQ(summary.plan.prediction.kept_importance, 1);
+  }
+}
+
+// A third device brings a tensor plan less than its exchanges cost.
+TEST(Search, LeavesADeviceOutThatBringsLessThanItsLinkCosts) {
+  const auto slow = examples::fleet(
+      {examples::device("a", 1), examples::device("b", 1), examples::device("c", 0.05)});
+  const PlanSummary summary = search_shares("tensor", examples::vit_base(), slow);
+  EXPECT_EQ(summary.plan.parts.size(), 2u);
+  ASSERT_EQ(summary.plan.candidates.size(), 1u);
+  EXPECT_EQ(summary.plan.candidates[0].what, "tensor on a, b, c");
+}
+
+TEST(Search, ReducesRoundARingWhereBytesCountAndByAStarWhereStepsDo) {
+  const auto four = [](double bytes_per_s, double latency_s) {
+    return examples::fleet({examples::device("a", 1), examples::device("b", 1),
+                            examples::device("c", 1), examples::device("d", 1)},
+                           bytes_per_s, latency_s);
+  };
+  const auto teacher = examples::vit_base();
+  EXPECT_EQ(search_shares("tensor", teacher, four(1e7, 1e-5)).plan.all_reduce,
+            plan::AllReduce::ring);
+  EXPECT_EQ(search_shares("tensor", teacher, four(1e10, 20e-3)).plan.all_reduce,
+            plan::AllReduce::star);
+}
+
+TEST(Search, GivesTheLayersThatADeviceHasNoRoomForToTheOthers) {
+  const auto teacher = examples::vit_base();
+  const auto fleet = examples::fleet(
+      {examples::device("fast", 10, 175e6 + 150e6), examples::device("slow", 1, 8e9)});
+  const PlanSummary summary = search_shares("pipeline", teacher, fleet);
+  EXPECT_EQ(summary.termination, Termination::found) << summary.message;
+  EXPECT_LT(summary.plan.parts[0].parameter_share, 0.45);
+}
+
+TEST(Search, SaysWhatIsShortWhereNoSharesFit) {
+  const auto fleet = examples::fleet(
+      {examples::device("a", 1, 175e6 + 100e6), examples::device("b", 1, 175e6 + 100e6)});
+  const PlanSummary summary = search_shares("tensor", examples::vit_base(), fleet);
+  EXPECT_EQ(summary.termination, Termination::infeasible);
+  EXPECT_EQ(summary.message.rfind("memory on '", 0), 0u) << summary.message;
+  const model::ModelConfig teacher = examples::fashion_vit();  // six heads
+  std::vector<plan::Device> many;
+  for (int i = 0; i < 9; ++i) many.push_back(examples::device("d" + std::to_string(i), 1));
+  EXPECT_LE(search_shares("tensor", teacher, examples::fleet(many)).plan.parts.size(), 6u);
+}
+
 TEST(Search, RefusesOptionsOutOfRange) {
   PlanOptions options = usual();
   options.objective = "speed";
   EXPECT_EQ(refusal(options),
             "[plan] objective: saw 'speed', needs one of latency, accuracy, memory");
   options = usual();
-  options.strategy = "pipeline";
+  options.strategy = "magic";
   EXPECT_EQ(refusal(options),
-            "[plan] strategy: saw 'pipeline', needs one of auto, local, decomposed");
+            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor");
   options = usual();
   options.limits.latency_s = -1;
   EXPECT_EQ(refusal(options), "[plan] limits.latency_s: saw -1, needs a number from 0");

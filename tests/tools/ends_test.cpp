@@ -121,6 +121,7 @@ TEST_F(Ends, ALineOfTheLogHasItsTimeAndCannotBeForged) {
   hello.plan = "default";
   hello.device = "hub";
   hello.name = "me\n[aggregator] lost: \x1b[2J";
+  hello.origin = 1;
   const auto frame = net::encode(hello);
   const int socket = connect_to(address);
   ASSERT_GE(socket, 0);

@@ -161,8 +161,7 @@ int decompose(const Args& args) {
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   say_notes(teacher);
   base::Remarks remarks;
-  const auto importance =
-      shares ? decompose::Importance() : importance_of(args, teacher, remarks);
+  const auto importance = shares ? decompose::Importance() : importance_of(args, teacher, remarks);
   decompose::DecomposeSummary summary;
   {
     ProgressBar bar;
@@ -202,8 +201,8 @@ int decompose(const Args& args) {
   }
   Table table({"device", "file", "size"});
   for (const auto& part : plan.parts) {
-    const std::string path = (shares ? "holdings/" : "parts/" + plan.name + "/") + part.device +
-                             "/model.safetensors";
+    const std::string path =
+        (shares ? "holdings/" : "parts/" + plan.name + "/") + part.device + "/model.safetensors";
     const auto found = summary.manifest.files.find(path);
     table.row({part.device, path,
                found == summary.manifest.files.end()
@@ -212,8 +211,9 @@ int decompose(const Args& args) {
   }
   std::printf("%s\n", table.text().c_str());
   if (!shares)
-    std::printf("%s of the teacher's channels and heads are held by some part, %s by more than one\n",
-                percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str());
+    std::printf(
+        "%s of the teacher's channels and heads are held by some part, %s by more than one\n",
+        percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str());
   std::printf("wrote %s (identity %.12s)\n", out.c_str(), summary.manifest.identity().c_str());
   if (is_cut(out)) std::printf("%s\n", fit_in_words(args, summary.fitted_rows).c_str());
   if (next.empty() && is_cut(out))

@@ -118,7 +118,7 @@ std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
 /// A model alone as a plan: one part, here.
 plan::Plan whole_model(const std::string& folder) {
   plan::Plan plan;
-  plan.strategy = "local";
+  plan.strategy = plan::strategy_of(plan::PartKind::teacher).name;
   plan.teacher = model::read_config(folder);
   if (!plan.teacher.answers() && plan.teacher.is_text())
     throw std::runtime_error("[" + folder + "] saw a model of text without a head, needs one");

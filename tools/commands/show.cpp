@@ -51,7 +51,8 @@ std::string shares_table(const plan::Plan& plan) {
   for (const auto& part : plan.parts) {
     std::vector<std::int64_t> layers;
     for (std::size_t l = 0; l < part.share->layers.size(); ++l)
-      if (!(part.share->layers[l] == plan::LayerShare())) layers.push_back(static_cast<std::int64_t>(l));
+      if (!(part.share->layers[l] == plan::LayerShare()))
+        layers.push_back(static_cast<std::int64_t>(l));
     table.row({part.device, range_text(layers), units_text(*part.share, &plan::LayerShare::heads),
                units_text(*part.share, &plan::LayerShare::columns),
                percent(part.parameter_share, 1), percent(part.compute_share, 1)});

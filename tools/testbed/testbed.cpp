@@ -189,7 +189,7 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
 fs::path make_original_bundle(const Ground& ground, const fs::path& model,
                               const plan::RequestShape& shape, const fs::path& out) {
   plan::Plan plan;
-  plan.strategy = "local";
+  plan.strategy = plan::strategy_of(plan::PartKind::teacher).name;
   plan.shape = shape;
   plan.teacher = model::read_config(model);
   plan.aggregator = ground.fleet.devices[ground.fleet.aggregator()].name;

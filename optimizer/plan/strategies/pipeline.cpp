@@ -66,9 +66,8 @@ std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
   if (layers < parts)
     refuse("parts", std::to_string(parts) + " devices",
            "at most " + std::to_string(layers) + ", one for each of the teacher's layers");
-  const double layer_bytes =
-      4.0 * static_cast<double>(model::count_parameters(teacher, true)) /
-      static_cast<double>(std::max<std::int64_t>(1, layers));
+  const double layer_bytes = 4.0 * static_cast<double>(model::count_parameters(teacher, true)) /
+                             static_cast<double>(std::max<std::int64_t>(1, layers));
   const auto room = [&](std::size_t p) {
     return devices[p].weight_bytes <= 0
                ? layers
@@ -88,12 +87,11 @@ std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
     }
     // Nobody has room: the nearest plan is that of speeds alone, and its memory is what is short.
     if (best == devices.size())
-      best = static_cast<std::size_t>(
-          std::max_element(devices.begin(), devices.end(),
-                           [](const Capacity& a, const Capacity& b) {
-                             return a.weight_bytes < b.weight_bytes;
-                           }) -
-          devices.begin());
+      best = static_cast<std::size_t>(std::max_element(devices.begin(), devices.end(),
+                                                       [](const Capacity& a, const Capacity& b) {
+                                                         return a.weight_bytes < b.weight_bytes;
+                                                       }) -
+                                      devices.begin());
     ++counts[best];
   }
   const Share all = whole_share(teacher);

@@ -6,8 +6,8 @@
 
 namespace cleave::plan {
 
-// One source a strategy: how shares become programs, what shares it takes and which it proposes (the
-// latter two throw std::invalid_argument).
+// One source a strategy: how shares become programs, what shares it takes and which it proposes
+// (the latter two throw std::invalid_argument).
 
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
                                    base::Element element);
