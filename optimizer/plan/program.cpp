@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
+#include <variant>
 
 #include "base/digest.hpp"
 #include "optimizer/plan/names.hpp"
@@ -13,11 +15,58 @@ namespace {
 /// A request larger than this is a mistake, and products of dimensions stay far from overflow.
 constexpr std::int64_t max_batch = 1 << 16;
 
-/// The same text on every machine: integers and names only.
+/// Fields of instructions as bytes, the same on every machine.
+class Bytes {
+ public:
+  void result(ValueId value) { integer(value); }
+  void operand(ValueId value) { integer(value); }
+  void optional_operand(ValueId value) { integer(value); }
+  void to(std::int32_t rank) { integer(rank); }
+  void part(std::int32_t part) { integer(part); }
+  void layer(std::int32_t layer) { integer(layer); }
+  void range(std::string_view, const model::Range& range) {
+    integer(range.begin);
+    integer(range.end);
+  }
+  template <class Name>
+  void name(Name which) {
+    integer(static_cast<std::int64_t>(which));
+  }
+  template <class Number>
+  void number(std::string_view, Number number) {
+    integer(static_cast<std::int64_t>(number));
+  }
+  void flag(std::string_view, bool set) { integer(set ? 1 : 0); }
+
+  /// Little-endian.
+  void integer(std::int64_t number) {
+    char eight[8];
+    for (int i = 0; i < 8; ++i) eight[i] = static_cast<char>(number >> 8 * i);
+    bytes_.append(eight, sizeof eight);
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+/// Of what the programs do; how their values are called is for people.
 std::string digest_of(const std::vector<Program>& programs) {
-  std::string text;
-  for (const Program& program : programs) text += to_text(program);
-  return base::sha256(text);
+  Bytes bytes;
+  for (const Program& program : programs) {
+    bytes.integer(program.rank);
+    for (const ValueInfo& value : program.values) {
+      bytes.integer(static_cast<std::int64_t>(value.element));
+      bytes.integer(static_cast<std::int64_t>(value.dims.size()));
+      for (const std::int64_t dim : value.dims) bytes.integer(dim);
+    }
+    for (const Instruction& instruction : program.instructions) {
+      bytes.integer(static_cast<std::int64_t>(instruction.index()));
+      std::visit([&bytes](const auto& i) { i.fields(i, bytes); }, instruction);
+      bytes.integer(static_cast<std::int64_t>(bytes.bytes().size()));  // operands may be many
+    }
+  }
+  return base::sha256(bytes.bytes());
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ struct Program {
   std::int32_t rank = 0;
   std::vector<ValueInfo> values;
   std::vector<Instruction> instructions;
-  std::string digest;  // SHA-256 of the canonical text of all ranks' instructions, 64 hex digits
+  std::string digest;  // SHA-256 of all ranks' values and instructions, 64 hex digits
 };
 
 /// The first instruction of one operation, or null.
@@ -84,7 +84,7 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& shape,
 /// What a plan of this shape prices: the request, or one step behind half of what is generated.
 Load planned_load(const RequestShape& shape);
 
-/// "f = sub_model(x)": one line an instruction, for people and for the digest.
+/// "f = sub_model(x)": one line an instruction, for people.
 std::string to_text(const Program& program);
 
 }  // namespace cleave::plan

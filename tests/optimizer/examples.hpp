@@ -111,6 +111,11 @@ inline plan::Plan plan_of(const model::ModelConfig& teacher, std::vector<plan::P
   return made;
 }
 
+/// "d0", "d1" …
+inline std::string nth_device(std::size_t rank) {
+  return std::string(1, 'd') += std::to_string(rank);
+}
+
 /// Heads, columns and vocabulary equal up to one unit.
 inline plan::Plan tensor_plan(const model::ModelConfig& teacher, std::size_t devices) {
   const plan::Share all = plan::whole_share(teacher);
@@ -121,7 +126,7 @@ inline plan::Plan tensor_plan(const model::ModelConfig& teacher, std::size_t dev
       share.layers.push_back({plan::equal_ranges(layer.heads.size(), devices)[p],
                               plan::equal_ranges(layer.columns.size(), devices)[p]});
     share.vocabulary = plan::equal_ranges(all.vocabulary.size(), devices)[p];
-    parts.push_back(plan::shared_part("d" + std::to_string(p), teacher, share));
+    parts.push_back(plan::shared_part(nth_device(p), teacher, share));
   }
   return plan_of(teacher, std::move(parts), "d0", "tensor");
 }
@@ -136,7 +141,7 @@ inline plan::Plan pipeline_plan(const model::ModelConfig& teacher, std::size_t d
     plan::Share share;
     share.layers.resize(all.layers.size());
     for (; begin < end; ++begin) share.layers[begin] = all.layers[begin];
-    parts.push_back(plan::shared_part("d" + std::to_string(p), teacher, share));
+    parts.push_back(plan::shared_part(nth_device(p), teacher, share));
   }
   return plan_of(teacher, std::move(parts), "d0", "pipeline");
 }
