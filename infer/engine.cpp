@@ -92,8 +92,8 @@ struct Held {
   std::vector<std::optional<model::Transformer>> shares;  // of the teacher, by rank
   std::optional<model::Transformer> teacher;              // whole, instead of shares
   std::optional<model::FusionHead> fusion;
-  plan::RequestShape shape;                                    // of the warm-up
-  std::vector<std::shared_ptr<const plan::Program>> warm_ups;  // of shares
+  plan::RequestShape shape;  // of the warm-up
+  std::vector<std::shared_ptr<const plan::Program>> warm_ups;
 };
 
 class TorchEngine : public Engine {
@@ -162,9 +162,6 @@ class TorchEngine : public Engine {
       return {heads.begin * model.config.group, heads.end * model.config.group};
     }
 
-    void run_one(const plan::SubModel& i) {
-      tensor(i.result) = engine_.run_part(i, rank_, tensor(i.given), sequence_);
-    }
     void run_one(const plan::Lengths& i) {
       const model::Transformer& model = weights(i.part);
       const Tensor ids = tensor(i.ids);
@@ -284,21 +281,6 @@ class TorchEngine : public Engine {
         .to(model["embedding.patch.bias"].scalar_type());
   }
 
-  static Tensor run_images(const model::Transformer& model, const Tensor& pixels, bool with_head) {
-    model::check_input(model, pixels);
-    const Tensor normalised = normalise(model, pixels);
-    return with_head ? model::forward(model, normalised) : model::features(model, normalised);
-  }
-
-  static Tensor run_texts(const model::Transformer& model, const Tensor& ids, bool with_head,
-                          model::KvCache* cache = nullptr) {
-    const model::Input input(ids, cache);
-    model::check_input(model, input);
-    Tensor features = model::features(model, input);
-    if (model.config.causal) features = model::last_token(features, (ids >= 0).sum(1));
-    return with_head ? model::classify(model, features) : features;
-  }
-
   /// Who computes: the rank, and the part whose weights it takes.
   using Computing = std::pair<std::int32_t, std::int32_t>;
 
@@ -318,32 +300,12 @@ class TorchEngine : public Engine {
     return &found->second.cache;
   }
 
-  Tensor run_part(const plan::SubModel& instruction, std::int32_t rank, const Tensor& given,
-                  const Sequence& sequence) {
-    const model::Transformer& model = weights(rank, instruction.part);
-    if (!model.config.is_text()) return run_images(model, given, instruction.with_head);
-    return run_texts(model, given, instruction.with_head,
-                     cache_of(model, {rank, instruction.part}, given, sequence));
-  }
-
   Tensor run_fusion(const std::vector<Tensor>& features) const {
     if (!held_.fusion) throw std::runtime_error("[engine] fusion head: not held by this process");
     return model::answer(*held_.fusion, model::fuse(*held_.fusion, features));
   }
 
   void warm_up() {
-    for (const auto& held : held_.parts) {
-      if (!held) continue;
-      const model::ModelConfig& config = held->config;
-      if (config.is_text()) {
-        const std::int64_t tokens = std::max<std::int64_t>(1, held_.shape.tokens);
-        run_texts(*held, at::zeros({held_.shape.batch, tokens}, at::kInt), config.classes > 0);
-        continue;
-      }
-      const Tensor black = at::zeros(
-          {held_.shape.batch, config.channels, config.image_height, config.image_width}, at::kByte);
-      run_images(*held, black, config.classes > 0);
-    }
     for (const auto& program : held_.warm_ups) warm_up(program);
     if (held_.fusion) warm_up_fusion(*held_.fusion);
   }
@@ -460,17 +422,20 @@ Held held_for(const plan::Plan& plan) {
   return held;
 }
 
+/// The program of a rank for the planned request, or the prompt of a text that is generated.
+std::shared_ptr<const plan::Program> warm_up_of(const plan::Plan& plan, std::size_t rank) {
+  plan::RequestShape shape = plan.shape;
+  if (plan.teacher.is_text()) shape.tokens = std::max<std::int64_t>(1, shape.tokens);
+  shape.generate = 0;
+  return std::make_shared<const plan::Program>(plan::compile(plan, shape).at(rank));
+}
+
 void hold(Held& held, const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
-  if (plan.parts[p].share) {
+  if (plan.parts[p].share)
     held.shares[p] = load_share(bundle, plan, p);
-    plan::RequestShape shape = plan.shape;
-    if (plan.teacher.is_text()) shape.tokens = std::max<std::int64_t>(1, shape.tokens);
-    shape.generate = 0;
-    held.warm_ups.push_back(
-        std::make_shared<const plan::Program>(plan::compile(plan, shape).at(p)));
-  } else {
+  else
     held.parts[p] = load_part(bundle, plan, p);
-  }
+  held.warm_ups.push_back(warm_up_of(plan, p));
 }
 
 std::size_t index_of(const plan::Plan& plan, const std::string& device) {
@@ -513,6 +478,8 @@ std::unique_ptr<Engine> model_engine(const std::filesystem::path& model,
 
 std::unique_ptr<Engine> model_engine(model::Transformer model, const EngineOptions& options) {
   Held held;
+  if (model.begins.empty())
+    held.warm_ups.push_back(warm_up_of(plan::whole_plan(model.config, "here"), 0));
   held.parts.push_back(model);
   held.teacher = std::move(model);
   return std::make_unique<TorchEngine>(std::move(held), options);

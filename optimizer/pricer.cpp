@@ -170,8 +170,8 @@ void Pricer::set_durations(const std::vector<Share>& shares) {
     if (task.kind == Task::Kind::compute) {
       const plan::Instruction& instruction =
           programs_[at(task.rank)].instructions[at(task.instruction)];
-      if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
-        task.seconds = space_.seconds(team_[at(sub_model->part)], shares[at(sub_model->part)]);
+      if (at(task.rank) < team_.size())
+        task.seconds = space_.seconds(team_[at(task.rank)], shares[at(task.rank)]);
       if (std::holds_alternative<plan::Fuse>(instruction)) {
         std::vector<std::int64_t> widths;
         for (const Share& share : shares)

@@ -42,11 +42,9 @@ class Namer {
     return "messages on " + device(task.rank);
   }
 
-  /// "sub_model", "send x -> cam", "f_1".
+  /// "layers 0-5", "fuse", "send x -> cam", "f_1".
   std::string what(const Task& task) const {
-    if (task.kind == Task::Kind::compute)
-      return std::string(
-          plan::name_of(programs_[at(task.rank)].instructions[at(task.instruction)]));
+    if (task.kind == Task::Kind::compute) return computing(task);
     const Message& message = messages_[at(task.message)];
     const std::string& value = programs_[at(message.to)].values[at(message.value)].name;
     if (task.kind == Task::Kind::send) return "send " + value + " -> " + device(message.to);
@@ -56,6 +54,26 @@ class Namer {
 
  private:
   const std::string& device(std::int32_t rank) const { return devices_[at(rank)]; }
+
+  /// The layers of a stretch; of one without any its first instruction.
+  std::string computing(const Task& task) const {
+    struct Layers : plan::AnyField {
+      void layer(std::int32_t layer) {
+        if (layer < 0) return;
+        first = first < 0 ? layer : std::min(first, layer);
+        last = std::max(last, layer);
+      }
+      std::int32_t first = -1, last = -1;
+    } layers;
+    const Program& program = programs_[at(task.rank)];
+    for (std::int32_t i = task.instruction; i <= task.last_instruction; ++i)
+      std::visit([&layers](const auto& instruction) { instruction.fields(instruction, layers); },
+                 program.instructions[at(i)]);
+    if (layers.first < 0)
+      return std::string(plan::name_of(program.instructions[at(task.instruction)]));
+    if (layers.first == layers.last) return "layer " + std::to_string(layers.first);
+    return "layers " + std::to_string(layers.first) + "-" + std::to_string(layers.last);
+  }
 
   const std::vector<Program>& programs_;
   const std::vector<Message>& messages_;

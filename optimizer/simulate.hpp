@@ -11,7 +11,7 @@ namespace cleave::optimizer {
 /// One bar of the timeline.
 struct Event {
   std::string lane;  // "hub", "cam -> hub", "aggregator@hub"
-  std::string what;  // "sub_model", "send f_1"
+  std::string what;  // "layers 0-5", "send f_1"
   double start_s = 0, end_s = 0;
   bool critical = false;
 };

@@ -146,7 +146,6 @@ Space::Space(const ModelConfig& teacher, const plan::Fleet& fleet, const PlanOpt
   probe_.aggregator = fleet.devices.front().name;
   probe_.parts = {part(0, smallest_)};
   probe_.parts.front().config.labels.clear();
-  probe_programs_ = plan::compile(probe_, probe_.shape);
 }
 
 void Space::set_axes() {
@@ -325,10 +324,7 @@ double Space::working_bytes(const Share& share) const {
   else
     part.layers.assign(
         1, {value(axis::heads, share[axis::heads]), value(axis::mlp, share[axis::mlp])});
-  plan::Program program = probe_programs_.front();
-  if (const auto* sub_model = plan::find_first<plan::SubModel>(program))
-    program.values[at(sub_model->result)].dims.back() = part.width;
-  return working_[key] = plan::working_bytes(program, plan);
+  return working_[key] = plan::working_bytes(plan::drafts(plan, plan.shape).front(), plan);
 }
 
 double Space::quality(const Share& share) const {

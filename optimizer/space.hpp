@@ -164,7 +164,6 @@ class Space {
   PartCost parameters_;
   double teacher_parameters_ = 0, teacher_s_ = 0;
   plan::Plan probe_;  // one part on its own, for the plan's own count of memory
-  std::vector<plan::Program> probe_programs_;
   mutable std::map<Share, double> working_;
 };
 

@@ -24,11 +24,12 @@ std::int32_t count(std::size_t size) { return static_cast<std::int32_t>(size); }
 
 std::string rank_text(const Program& program) { return "rank " + std::to_string(program.rank); }
 
-/// The part whose sub_model wrote `value` as features, or none.
+/// The part whose feature `value` is, or none.
 std::int32_t maker(const Program& program, ValueId value) {
   for (const Instruction& instruction : program.instructions) {
-    const auto* sub_model = std::get_if<plan::SubModel>(&instruction);
-    if (sub_model && sub_model->result == value && !sub_model->with_head) return sub_model->part;
+    const auto* read_out = std::get_if<plan::ReadOut>(&instruction);
+    if (read_out && read_out->result == value && read_out->part != plan::teacher_part)
+      return read_out->part;
   }
   return Message::none;
 }
@@ -157,21 +158,34 @@ class Builder {
     return plan::computes(instruction) || std::holds_alternative<plan::Output>(instruction);
   }
 
+  /// A task for each stretch of instructions that nothing from outside comes between.
   void add_computes(const Program& program) {
     const std::vector<Start> starts = starts_of(program);
+    std::int32_t vertex = -1;  // of the stretch
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
       const Instruction& instruction = program.instructions[i];
-      if (!is_computed(program, instruction)) continue;
-      Task task;
-      task.rank = program.rank;
-      task.instruction = count(i);
-      task.seconds = compute_seconds(device(program.rank), starts[i],
-                                     plan::kernels_of(instruction, program, plan_));
+      if (!is_computed(program, instruction)) {
+        vertex = -1;
+        continue;
+      }
+      const double seconds = compute_seconds(device(program.rank), starts[i],
+                                             plan::kernels_of(instruction, program, plan_));
+      const bool goes_on =
+          vertex >= 0 && plan::computes(instruction) && starts[i] == Start::at_once;
+      if (!goes_on) {
+        Task task;
+        task.rank = program.rank;
+        task.instruction = count(i);
+        vertex = add(task);
+      }
+      Task& task = tasks_.graph[at(vertex)];
+      task.seconds += seconds;
+      task.last_instruction = count(i);
       if (task.seconds > 0) task.holds[0] = computing(program.rank);
-      const std::int32_t vertex = add(task);
       const ValueId result = plan::result_of(instruction);
       if (result >= 0) made_by_[at(program.rank)].at(at(result)) = vertex;
       computes_.emplace_back(vertex, &instruction);
+      if (!plan::computes(instruction)) vertex = -1;
     }
   }
 
@@ -231,7 +245,7 @@ class Builder {
       if (from < 0)
         throw std::invalid_argument("[programs] " + rank_text(program) + ": value '" +
                                     program.values[at(operand)].name + "' is never written");
-      add_edge(from, task);
+      if (from != task) add_edge(from, task);
     });
   }
 
@@ -281,7 +295,7 @@ std::vector<std::size_t> devices_of(const plan::Plan& plan, const plan::Fleet& f
 }
 
 std::vector<Start> starts_of(const Program& program) {
-  std::vector<bool> sent(program.values.size(), false);
+  std::vector<bool> sent(program.values.size(), false);  // and read by nobody yet
   std::vector<Start> starts(program.instructions.size(), Start::at_once);
   bool awake = false;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
@@ -291,7 +305,9 @@ std::vector<Start> starts_of(const Program& program) {
       sent.at(at(plan::result_of(instruction))) = true;
     if (!plan::computes(instruction)) continue;
     plan::for_operands(instruction, [&](ValueId operand) {
-      if (sent.at(at(operand))) starts[i] = Start::handed_over;
+      if (!sent.at(at(operand))) return;
+      sent[at(operand)] = false;
+      starts[i] = Start::handed_over;
     });
     const bool fuses = plan::accepts_absent(instruction);
     if (starts[i] == Start::handed_over && !fuses && !std::exchange(awake, true))
@@ -302,8 +318,7 @@ std::vector<Start> starts_of(const Program& program) {
 
 double compute_seconds(const plan::Device& device, Start start,
                        const std::vector<plan::Kernel>& kernels) {
-  if (kernels.empty()) return 0;
-  const double seconds = device.seconds(kernels);
+  const double seconds = kernels.empty() ? 0 : device.seconds(kernels);
   if (start == Start::at_once) return seconds;
   return (start == Start::woken ? device.wake_seconds() : 0) + device.instruction_seconds() +
          seconds;

@@ -17,8 +17,8 @@ struct Message {
   std::int32_t from = 0, to = 0;  // ranks
   std::int32_t send = none;       // instruction of the sender; none: the request itself
   std::int32_t receive = 0;       // instruction of the receiver (receive or input)
-  std::int32_t part = none;  // whose sub_model made the value as features; none: any other value
-  plan::ValueId value = 0;   // in the receiver's program
+  std::int32_t part = none;       // whose features the value is; none: any other value
+  plan::ValueId value = 0;        // in the receiver's program
   double bytes = 0;
 };
 
@@ -36,8 +36,7 @@ enum class Start { at_once, handed_over, woken };
 /// Of each instruction. A device wakes up for the first that reads what was sent to it; who fuses
 /// is awake.
 std::vector<Start> starts_of(const plan::Program& program);
-/// Seconds of one compute instruction: dispatch, kernels, and the wake-up. 0 where there is nothing
-/// to compute.
+/// Seconds of one compute instruction: its kernels, and what it waits for.
 double compute_seconds(const plan::Device& device, Start start,
                        const std::vector<plan::Kernel>& kernels);
 /// Seconds that one end of a message costs the device. Not slowed by its speed: only computing is.
@@ -49,8 +48,9 @@ struct Task {
   Kind kind = Kind::compute;
   std::int32_t rank = 0;          // who does it; the sender of a transfer
   std::int32_t peer = -1;         // the other end of a message
-  std::int32_t instruction = -1;  // compute: of the rank's program
-  std::int32_t message = -1;      // the others: index in messages_of()
+  std::int32_t instruction = -1;  // compute: the first of a stretch of the rank's program
+  std::int32_t last_instruction = -1;
+  std::int32_t message = -1;  // the others: index in messages_of()
   double seconds = 0;
   /// Passes after the end before anyone may use the result, and occupies nothing: a link's latency.
   double delay_s = 0;

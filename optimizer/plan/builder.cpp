@@ -39,17 +39,6 @@ ValueId ProgramBuilder::input(const model::ModelConfig& config, const RequestSha
   return input.result;
 }
 
-ValueId ProgramBuilder::sub_model(std::int32_t part, const model::ModelConfig& config,
-                                  ValueId given, bool with_head) {
-  const std::int64_t batch = info(given).dims.at(0);
-  const std::int64_t rows = feature_rows(config, info(given).dims.at(1));
-  const ValueId result =
-      with_head ? value("y", element_, answer_dims(config, batch, rows))
-                : value("f_" + std::to_string(part), element_, {batch, rows, config.width});
-  program_.instructions.emplace_back(SubModel{result, given, part, with_head});
-  return result;
-}
-
 ValueId ProgramBuilder::lengths(ValueId ids, std::int32_t part) {
   Lengths i;
   i.result = value("lengths", base::Element::i32, {info(ids).dims.at(0)});
@@ -218,9 +207,9 @@ void ProgramBuilder::send(ValueId value, std::int32_t peer, std::uint32_t tag) {
   program_.instructions.emplace_back(Send{value, peer, tag});
 }
 
-ValueId ProgramBuilder::receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag,
-                                bool may_be_absent) {
-  const ValueId result = value(like.name, like.element, like.dims);
+ValueId ProgramBuilder::receive(std::string name, const ValueInfo& like, std::int32_t peer,
+                                std::uint32_t tag, bool may_be_absent) {
+  const ValueId result = value(std::move(name), like.element, like.dims);
   program_.instructions.emplace_back(Receive{result, peer, tag, may_be_absent});
   return result;
 }

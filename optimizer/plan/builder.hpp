@@ -19,10 +19,6 @@ class ProgramBuilder {
 
   /// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N].
   ValueId input(const model::ModelConfig& config, const RequestShape& shape);
-  /// Part `part` on it: features [B, T, D_p], or with the head what the model answers. Of a causal
-  /// model both are the last token's.
-  ValueId sub_model(std::int32_t part, const model::ModelConfig& config, ValueId given,
-                    bool with_head);
   // The pieces of a forward pass: see instruction.hpp. `config` is that of `part`.
   ValueId lengths(ValueId ids, std::int32_t part);
   ValueId embed(const model::ModelConfig& config, std::int32_t part, ValueId given, ValueId lengths,
@@ -48,8 +44,9 @@ class ProgramBuilder {
                ValueId feature);
 
   void send(ValueId value, std::int32_t peer, std::uint32_t tag);
-  /// What `peer` sends under `tag`: shape and element of `like`.
-  ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag, bool may_be_absent);
+  /// What `peer` sends under `tag`: shape and element of `like`; it is called `name`.
+  ValueId receive(std::string name, const ValueInfo& like, std::int32_t peer, std::uint32_t tag,
+                  bool may_be_absent);
   /// Features of the parts, absent ones too -> what the teacher's head answers.
   ValueId fuse(const model::ModelConfig& teacher, std::vector<ValueId> features);
   void output(ValueId value);

@@ -1,6 +1,7 @@
 #include "optimizer/plan/cost.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "model/config/config.hpp"
 #include "optimizer/plan/weights.hpp"
@@ -40,25 +41,6 @@ class Costs {
  public:
   Costs(const Program& program, const Plan& plan) : program_(program), plan_(plan) {}
 
-  // ---- sub_model ----
-
-  std::vector<Kernel> kernels(const SubModel& i) const {
-    return kernels_of_model(config(i), load_of(i.given), i.with_head);
-  }
-  /// Where texts are generated, the prompt's pass is the larger one, and the cache stays.
-  double scratch_bytes(const SubModel& i) const {
-    const Load load = load_of(i.given);
-    const RequestShape& shape = plan_.shape;
-    if (shape.generate == 0) return forward_bytes(config(i), load);
-    return forward_bytes(config(i), Load{load.batch, shape.tokens, 0}) +
-           plan::cache_bytes(config(i), load.batch, shape.tokens + shape.generate);
-  }
-  double cache_bytes(const SubModel& i, std::int64_t batch, std::int64_t tokens) const {
-    return plan::cache_bytes(config(i), batch, tokens);
-  }
-  double loading_bytes(const SubModel& i) const { return plan::loading_bytes(config(i)); }
-  double weight_bytes(const SubModel& i) const { return plan::weight_bytes(config(i)); }
-
   // ---- fuse ----
 
   std::vector<Kernel> kernels(const Fuse& i) const {
@@ -88,6 +70,14 @@ class Costs {
 
   std::vector<Kernel> kernels(const Embed& i) const {
     return kernels_of_embedding(config_of(i.part), load_of(i.given));
+  }
+  /// Of images: what is normalised, its patches as rows, and their products.
+  double scratch_bytes(const Embed& i) const {
+    const model::ModelConfig& config = config_of(i.part);
+    if (config.is_text()) return 0;
+    const double pixels = real(rows_of(i.given) * last_of(i.given));
+    const double patches = real(dims_of(i.given).at(0) * config.num_patches() * config.width);
+    return 4 * (2 * pixels + patches);
   }
   std::vector<Kernel> kernels(const Norm& i) const {
     return {{KernelKind::norm, rows_of(i.x), 0, last_of(i.x)}};
@@ -177,7 +167,6 @@ class Costs {
     return part == teacher_part ? plan_.teacher
                                 : plan_.parts.at(static_cast<std::size_t>(part)).config;
   }
-  const model::ModelConfig& config(const SubModel& i) const { return config_of(i.part); }
   const std::vector<std::int64_t>& dims_of(ValueId value) const {
     return program_.values.at(static_cast<std::size_t>(value)).dims;
   }
@@ -242,16 +231,30 @@ std::int64_t rows_of_pieces(const Program& program) {
   return most;
 }
 
-/// Bytes of the teacher's weights that its pieces read.
-std::vector<double> held_bytes(const Program& program, const Plan& plan) {
-  std::vector<double> bytes;
+/// What a rank has of weights: all of a part's, or those of the teacher that its pieces read.
+struct Weights {
+  double bytes = 0;
+  double loading_bytes = 0;  // more for a moment
+};
+Weights weights_on(const Program& program, const Plan& plan) {
+  Weights on;
+  std::set<std::int32_t> parts;
   for (const WeightRange& weights : weights_of({&program}, plan)) {
-    if (weights.part != teacher_part) continue;
-    double count = 1;
-    for (const std::int64_t dim : model::dims_of(weights.held, plan.teacher)) count *= real(dim);
-    bytes.push_back(4 * count);
+    if (weights.part != teacher_part) {
+      parts.insert(weights.part);
+      continue;
+    }
+    double bytes = 4;
+    for (const std::int64_t dim : model::dims_of(weights.held, plan.teacher)) bytes *= real(dim);
+    on.bytes += bytes;
+    on.loading_bytes = std::max(on.loading_bytes, bytes);
   }
-  return bytes;
+  for (const std::int32_t part : parts) {
+    const model::ModelConfig& config = plan.parts.at(static_cast<std::size_t>(part)).config;
+    on.bytes += weight_bytes(config);
+    on.loading_bytes = std::max(on.loading_bytes, loading_bytes(config));
+  }
+  return on;
 }
 
 }  // namespace
@@ -279,7 +282,7 @@ double running_bytes(const Program& program, const Plan& plan) {
   Plan prompt = plan;
   prompt.shape.generate = 0;
   const auto rank = static_cast<std::size_t>(program.rank);
-  return running_bytes(compile(prompt, prompt.shape).at(rank), prompt) +
+  return running_bytes(drafts(prompt, prompt.shape).at(rank), prompt) +
          cache_bytes(program, plan, shape.batch, shape.tokens + shape.generate);
 }
 
@@ -300,7 +303,7 @@ double working_bytes(const Program& program, const Plan& plan) {
     loading = std::max(
         loading,
         std::visit([&costs](const auto& i) { return costs.loading_bytes(i); }, instruction));
-  for (const double bytes : held_bytes(program, plan)) loading = std::max(loading, bytes);
+  loading = std::max(loading, weights_on(program, plan).loading_bytes);
   return std::max(running_bytes(program, plan), loading);
 }
 
@@ -309,7 +312,7 @@ double resident_bytes(const Program& program, const Plan& plan) {
   double bytes = serving_bytes;
   for (const Instruction& instruction : program.instructions)
     bytes += std::visit([&costs](const auto& i) { return costs.weight_bytes(i); }, instruction);
-  for (const double held : held_bytes(program, plan)) bytes += held;
+  bytes += weights_on(program, plan).bytes;
   return bytes;
 }
 

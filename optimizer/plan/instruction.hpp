@@ -28,24 +28,6 @@ struct Input {
   }
 };
 
-/// A part of the plan on pixels or ids: features [B, T, D_p], or logits where the head goes with
-/// it (local).
-struct SubModel {
-  static constexpr std::string_view name = "sub_model";
-  static constexpr bool computes = true;
-  static constexpr bool accepts_absent = false;
-  ValueId result = -1, given = -1;
-  std::int32_t part = -1;
-  bool with_head = false;
-  template <class Self, class Fields>
-  static void fields(Self& i, Fields& fields) {
-    fields.result(i.result);
-    fields.operand(i.given);
-    fields.part(i.part);
-    fields.flag("with head", i.with_head);
-  }
-};
-
 // ---- pieces of a forward pass (model/config/block.hpp) ----
 //
 // `part` says whose weights: a sub-model's of the plan, or the teacher's. Heads count heads of keys
@@ -359,8 +341,8 @@ struct Output {
 };
 
 using Instruction =
-    std::variant<Input, SubModel, Lengths, Embed, Norm, Project, Attend, ProjectOut, Mlp, AddBias,
-                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output>;
+    std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, Mlp, AddBias, Add, Slice,
+                 Concat, ReadOut, Head, Send, Receive, Fuse, Output>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {

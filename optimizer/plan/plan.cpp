@@ -375,6 +375,20 @@ PlanPart shared_part(const std::string& device, const model::ModelConfig& teache
   return part;
 }
 
+Plan whole_plan(const model::ModelConfig& config, const std::string& device) {
+  Plan plan;
+  plan.strategy = strategy_of(PartKind::teacher).name;
+  plan.teacher = config;
+  plan.aggregator = device;
+  PlanPart part;
+  part.device = device;
+  part.config = config;
+  part.layers = all_layers(config);
+  part.parameter_share = part.compute_share = 1;
+  plan.parts = {std::move(part)};
+  return plan;
+}
+
 std::string_view name_of(AllReduce all_reduce) {
   return all_reduce == AllReduce::ring ? "ring" : "star";
 }

@@ -126,6 +126,9 @@ struct Plan {
   std::uint64_t seed = 1;
 };
 
+/// A model whole on one device.
+Plan whole_plan(const model::ModelConfig& config, const std::string& device);
+
 /// Throws std::runtime_error with file and field, also where parts contradict the teacher
 /// ("[plan.json] parts[1].config.layers[2].heads: keeps 4, the teacher has 3").
 Plan read_plan(const std::filesystem::path& path);

@@ -15,6 +15,11 @@ namespace {
 /// A request larger than this is a mistake, and products of dimensions stay far from overflow.
 constexpr std::int64_t max_batch = 1 << 16;
 
+/// Of a plan whose texts are generated, a step.
+RequestShape requested(const RequestShape& planned) {
+  return planned.generate > 0 ? RequestShape{planned.batch, 1, 0} : planned;
+}
+
 /// Fields of instructions as bytes, the same on every machine.
 class Bytes {
  public:
@@ -116,9 +121,12 @@ const Strategy& find_strategy(const std::string& name) {
   throw std::invalid_argument("[strategy] saw " + shown(name) + ", needs one of " + known);
 }
 
+std::vector<Program> drafts(const Plan& plan, const RequestShape& planned, base::Element element) {
+  return find_strategy(plan.strategy).compile(plan, requested(planned), element);
+}
+
 std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base::Element element) {
-  RequestShape shape = planned;
-  if (shape.generate > 0) shape = {shape.batch, 1, 0};  // a step
+  const RequestShape shape = requested(planned);
   if (plan.teacher.is_text() && (shape.tokens < 1 || shape.tokens > plan.teacher.context))
     throw std::invalid_argument("[compile] shape.tokens: saw " + std::to_string(shape.tokens) +
                                 ", needs 1.." + std::to_string(plan.teacher.context) + ", " +
@@ -127,7 +135,7 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));
   check(plan);
-  std::vector<Program> programs = find_strategy(plan.strategy).compile(plan, shape, element);
+  std::vector<Program> programs = drafts(plan, shape, element);
   const std::string digest = digest_of(programs);
   for (Program& program : programs) program.digest = digest;
   return programs;

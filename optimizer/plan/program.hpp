@@ -81,10 +81,14 @@ const Strategy& find_strategy(const std::string& name);
 std::vector<Program> compile(const Plan& plan, const RequestShape& shape,
                              base::Element element = base::Element::f32);
 
+/// The same unchecked and without a digest: for prices of many plans.
+std::vector<Program> drafts(const Plan& plan, const RequestShape& shape,
+                            base::Element element = base::Element::f32);
+
 /// What a plan of this shape prices: the request, or one step behind half of what is generated.
 Load planned_load(const RequestShape& shape);
 
-/// "f = sub_model(x)": one line an instruction, for people.
+/// "h3 = norm(x, layer 0, attention)": one line an instruction, for people.
 std::string to_text(const Program& program);
 
 }  // namespace cleave::plan

@@ -18,10 +18,6 @@ class Reads {
   explicit Reads(const Plan& plan) : plan_(plan) {}
   std::vector<WeightRange> take() { return std::move(read_); }
 
-  void operator()(const SubModel& i) {
-    for (const model::Parameter& parameter : model::parameters(config_of(i.part, plan_)))
-      whole(i.part, parameter.name);
-  }
   void operator()(const Embed& i) {
     if (!config_of(i.part, plan_).is_text()) {
       for (const model::Parameter& parameter : model::parameters(config_of(i.part, plan_)))

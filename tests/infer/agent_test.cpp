@@ -196,6 +196,7 @@ class WastefulEngine : public FakeEngine {
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                      const std::vector<const net::Value*>& operands,
                      const Sequence& sequence) override {
+    if (!begins(instruction)) return FakeEngine::compute(instruction, program, operands, sequence);
     for (int i = 0; i < 8000; ++i) blocks_.emplace_back(16384, 'x');
     for (std::size_t i = 0; i < blocks_.size(); ++i)
       if (i % 100 != 99) std::string().swap(blocks_[i]);
@@ -483,7 +484,7 @@ class MoodyEngine : public FakeEngine {
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                      const std::vector<const net::Value*>& operands,
                      const Sequence& sequence) override {
-    if (static_cast<int>(*operands.at(0)->data.data()) == 13)
+    if (begins(instruction) && static_cast<int>(*operands.at(0)->data.data()) == 13)
       throw std::runtime_error("[run] no memory");
     return FakeEngine::compute(instruction, program, operands, sequence);
   }

@@ -948,13 +948,11 @@ TEST_F(AggregatorTest, SaysWhyItCannotStart) {
 class WrongEngine : public FakeEngine {
  public:
   explicit WrongEngine(float number) : number_(number) {}
-  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
-                     const std::vector<const net::Value*>& operands,
-                     const Sequence& sequence) override {
-    auto value = FakeEngine::compute(instruction, program, operands, sequence);
-    const std::vector<float> numbers(static_cast<std::size_t>(value.count()), number_);
-    value.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
-    return value;
+  net::Value leaving(const net::Value& value, const plan::ValueInfo& info) override {
+    auto wrong = FakeEngine::leaving(value, info);
+    const std::vector<float> numbers(static_cast<std::size_t>(wrong.count()), number_);
+    wrong.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+    return wrong;
   }
 
  private:

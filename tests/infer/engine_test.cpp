@@ -44,20 +44,23 @@ std::string error_of(const Action& action) {
   return "no error";
 }
 
-/// The sub_model instruction of a rank, and its program.
-struct SubModel {
-  SubModel(const plan::Plan& plan, std::size_t rank, std::int64_t batch = 1) {
+/// What one rank computes of pixels, up to what it sends.
+struct OneRank {
+  OneRank(const plan::Plan& plan, std::size_t rank, std::int64_t batch = 1) {
     plan::RequestShape shape;
     shape.batch = batch;
     program = std::make_shared<const plan::Program>(plan::compile(plan, shape).at(rank));
-    for (const auto& candidate : program->instructions)
-      if (std::holds_alternative<plan::SubModel>(candidate)) instruction = candidate;
   }
   net::Value run(Engine& engine, const net::Value& x) const {
-    return run_one(engine, instruction, program, {x});
+    const auto slots = engine.begin(program, {});
+    for (const auto& instruction : program->instructions) {
+      if (const auto* input = std::get_if<plan::Input>(&instruction)) slots->set(input->result, x);
+      if (plan::computes(instruction)) slots->run(instruction);
+      if (const auto* send = std::get_if<plan::Send>(&instruction)) return slots->get(send->value);
+    }
+    throw std::logic_error("a rank that sends nothing");
   }
   std::shared_ptr<const plan::Program> program;
-  plan::Instruction instruction;
 };
 
 std::shared_ptr<const plan::Program> fusion_program(const plan::Plan& plan) {
@@ -104,7 +107,7 @@ TEST(Engine, GivesTheSameOnAgentsAsLocally) {
   for (std::size_t p = 0; p < 3; ++p) {
     const auto agent = part_engine(bundle, tiny.plan, tiny.plan.parts[p].device);
     agent->prepare();
-    features.push_back(SubModel(tiny.plan, p).run(*agent, pixels));
+    features.push_back(OneRank(tiny.plan, p).run(*agent, pixels));
   }
   const auto program = fusion_program(tiny.plan);
   const auto fuse = *plan::find_first<plan::Fuse>(*program);
@@ -151,10 +154,10 @@ TEST(Engine, KeepsNeitherInputNorResultLongerThanNeeded) {
   const Scratch scratch;
   const TinyBundle tiny(scratch.path());
   const auto engine = part_engine(plan::Bundle(scratch.path()), tiny.plan, "cam");
-  const SubModel sub_model(tiny.plan, 2);
+  const OneRank cam(tiny.plan, 2);
   net::Value pixels = tiny_pixels(1);
   const std::weak_ptr<const void> input = pixels.data.owner();
-  net::Value feature = sub_model.run(*engine, pixels);
+  net::Value feature = cam.run(*engine, pixels);
   const std::weak_ptr<const void> result = feature.data.owner();
   pixels = {};
   EXPECT_TRUE(input.expired());
@@ -189,7 +192,7 @@ TEST(Engine, HoldsOnlyItsPart) {
   const plan::Bundle bundle(scratch.path());
   const auto engine = part_engine(bundle, tiny.plan, "desk");
   const net::Value pixels = tiny_pixels(1);
-  EXPECT_EQ(error_of([&] { SubModel(tiny.plan, 0).run(*engine, pixels); }),
+  EXPECT_EQ(error_of([&] { OneRank(tiny.plan, 0).run(*engine, pixels); }),
             "[engine] part 0: not held by this process");
   const auto program = fusion_program(tiny.plan);
   const auto slots = engine->begin(program, {});
@@ -208,7 +211,7 @@ TEST(Engine, SaysWhatIsWrongWithAnInput) {
   pixels.dims = {1, 1, 4, 16};
   EXPECT_EQ(error_of([&] { run_locally(*engine, tiny.plan, pixels); }),
             "[admit] value x as input: saw u8 [1, 1, 4, 16], needs u8 [1, 1, 8, 8]");
-  EXPECT_EQ(error_of([&] { SubModel(tiny.plan, 0).run(*engine, pixels); }),
+  EXPECT_EQ(error_of([&] { OneRank(tiny.plan, 0).run(*engine, pixels); }),
             "[pixels] saw [1, 1, 4, 16], needs [any, 1, 8, 8]");
 }
 

@@ -46,7 +46,10 @@ std::shared_ptr<const plan::Program> chain(std::size_t instructions) {
   program->instructions.emplace_back(plan::Input{last});
   for (std::uint32_t tag = 0; program->instructions.size() + 1 < instructions; ++tag) {
     const plan::ValueId computed = value(), received = value(), sum = value();
-    program->instructions.emplace_back(plan::SubModel{computed, last, 0, false});
+    plan::Norm norm;
+    norm.result = computed;
+    norm.x = last;
+    program->instructions.emplace_back(norm);
     program->instructions.emplace_back(plan::Send{computed, 1, tag});
     program->instructions.emplace_back(plan::Receive{received, 1, tag, false});
     program->instructions.emplace_back(plan::Fuse{sum, {computed, received}});

@@ -45,7 +45,7 @@ class AddingEngine : public ValueEngine {
  public:
   net::Value compute(const Instruction& instruction, const Program&,
                      const std::vector<const net::Value*>& operands, const Sequence&) override {
-    float sum = std::holds_alternative<plan::SubModel>(instruction) ? 100 : 0;
+    float sum = std::holds_alternative<plan::Norm>(instruction) ? 100 : 0;
     for (const net::Value* operand : operands) sum += operand->present ? number_in(*operand) : -1;
     if (sum < 0)
       throw std::runtime_error("[fuse] sum: saw " + std::to_string(sum) + ", needs >= 0");
@@ -66,15 +66,19 @@ plan::Receive receive(plan::ValueId result, std::int32_t peer, bool may_be_absen
   return {result, peer, static_cast<std::uint32_t>(peer), may_be_absent};
 }
 
-plan::SubModel sub_model(plan::ValueId result, plan::ValueId given) {
-  return {result, given, 0, false};
+/// Any instruction that computes one value of another.
+plan::Norm norm(plan::ValueId result, plan::ValueId x) {
+  plan::Norm i;
+  i.result = result;
+  i.x = x;
+  return i;
 }
 
-/// x = input; f = sub_model(x); send(f -> 2)
+/// x = input; f = norm(x); send(f -> 2)
 std::shared_ptr<const Program> agent_program() {
   auto program = std::make_shared<Program>();
   program->values = {info("x"), info("f")};
-  program->instructions = {plan::Input{0}, sub_model(1, 0), plan::Send{1, 2, 7}};
+  program->instructions = {plan::Input{0}, norm(1, 0), plan::Send{1, 2, 7}};
   return program;
 }
 
@@ -170,7 +174,7 @@ TEST(Executor, ReturnsToTheOlderRequestBetweenTwoInstructionsOfTheYounger) {
   Bench bench;
   bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
   bench.executor.admit(2, agent_program(), {value_of(2)}, in_a_second, in_an_hour);
-  EXPECT_TRUE(bench.executor.step(start));  // sub_model of 2
+  EXPECT_TRUE(bench.executor.step(start));  // norm of 2
   for (int peer : {0, 1})
     bench.executor.deliver(1, peer, static_cast<std::uint32_t>(peer), value_of(1));
   bench.run();
@@ -180,7 +184,7 @@ TEST(Executor, ReturnsToTheOlderRequestBetweenTwoInstructionsOfTheYounger) {
 TEST(Executor, SendsBeforeItComputesOn) {
   auto program = std::make_shared<Program>();
   program->values = {info("x"), info("a"), info("b")};
-  program->instructions = {plan::Input{0}, sub_model(1, 0), sub_model(2, 0), plan::Send{1, -1, 0},
+  program->instructions = {plan::Input{0}, norm(1, 0), norm(2, 0), plan::Send{1, -1, 0},
                            plan::Send{2, -1, 0}};
   Bench bench;
   bench.executor.admit(1, program, {value_of(1)}, in_a_second, in_an_hour);
@@ -431,13 +435,13 @@ TEST(Executor, RefusesAResultThatIsNotWhatTheProgramSays) {
 
 TEST(Executor, OnlyFuseAcceptsAbsentOperands) {
   auto program = std::make_shared<Program>(*fusion_program());
-  program->instructions[2] = sub_model(2, 0);
+  program->instructions[2] = norm(2, 0);
   Bench bench;
   bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
   bench.executor.peer_lost(0);
   bench.executor.peer_lost(1);
   bench.run();
-  EXPECT_EQ(bench.log, (Log{"1 failed [sub_model] operand f_0: saw absent, needs a value"}));
+  EXPECT_EQ(bench.log, (Log{"1 failed [norm] operand f_0: saw absent, needs a value"}));
 }
 
 TEST(Executor, FreesAValueAfterItsLastUse) {
@@ -447,7 +451,7 @@ TEST(Executor, FreesAValueAfterItsLastUse) {
   bench.executor.admit(1, agent_program(), {std::move(input)}, in_a_second, in_an_hour);
   EXPECT_FALSE(owner.expired());
   bench.executor.step(start);
-  EXPECT_TRUE(owner.expired()) << "the input is not needed after sub_model";
+  EXPECT_TRUE(owner.expired()) << "the input is not needed after norm";
 }
 
 TEST(Executor, EndsAProgramWhoseLastInstructionIsAReceive) {
@@ -637,7 +641,7 @@ TEST(Paced, ThoseWithOneFileComputeOneAtATime) {
       devices.emplace_back([&] {
         const auto engine = paced(std::make_unique<WatchingEngine>(inside, most), 1, turns);
         for (int k = 0; k < 10; ++k) {
-          run_one(*engine, sub_model(1, 0), agent_program(), {value_of(1)});
+          run_one(*engine, norm(1, 0), agent_program(), {value_of(1)});
           engine->settle();
         }
       });

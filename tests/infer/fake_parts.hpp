@@ -168,34 +168,52 @@ struct Seen {
   }
 };
 
-/// sub_model and embed: `feature_of` everywhere; any other: the sum of the first numbers of those
-/// present.
+/// Whether it is the first instruction of a forward pass, or the fusion: where fakes spend their
+/// time.
+inline bool begins(const plan::Instruction& instruction) {
+  return std::holds_alternative<plan::Embed>(instruction) ||
+         std::holds_alternative<plan::Fuse>(instruction);
+}
+
+/// A number in place of each tensor: embed gives `feature_of`, the halves of whole layers add
+/// nothing, and where numbers meet they are added; so a part's feature is `feature_of`, and what is
+/// fused the sum of those present. A value that leaves has the number everywhere.
 class FakeEngine : public ValueEngine {
  public:
   explicit FakeEngine(std::chrono::microseconds time = {}, Seen* seen = nullptr)
       : time_(time), seen_(seen) {}
-  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
+  net::Value compute(const plan::Instruction& instruction, const plan::Program&,
                      const std::vector<const net::Value*>& operands, const Sequence&) override {
-    const auto& info = program.values.at(static_cast<std::size_t>(plan::result_of(instruction)));
     float number = 0;
-    if (const auto* sub_model = std::get_if<plan::SubModel>(&instruction))
-      number = feature_of(*operands.at(0), sub_model->part);
-    else if (std::holds_alternative<plan::Embed>(instruction))
-      number = feature_of(*operands.at(0), 0);
-    else
+    const auto* embed = std::get_if<plan::Embed>(&instruction);
+    const auto* attention = std::get_if<plan::ProjectOut>(&instruction);
+    const auto* mlp = std::get_if<plan::Mlp>(&instruction);
+    if (embed)
+      number = feature_of(*operands.at(0), std::max<std::int32_t>(0, embed->part));
+    else if (!(attention && attention->with_bias) && !(mlp && mlp->with_bias) &&
+             !std::holds_alternative<plan::Lengths>(instruction))
       for (const auto* operand : operands) number += operand->present ? first_number(*operand) : 0;
-    if (time_.count() > 0) std::this_thread::sleep_for(time_);
+    if (time_.count() > 0 && begins(instruction)) std::this_thread::sleep_for(time_);
     net::Value value;
-    value.element = info.element;
-    value.dims = info.dims;
-    const std::vector<float> numbers(static_cast<std::size_t>(value.count()), number);
-    value.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
-    if (seen_) {
+    value.dims = {1};
+    value.data = net::Buffer::copy_of(&number, sizeof number);
+    if (seen_ && begins(instruction)) {
       const std::lock_guard lock(seen_->mutex);
       for (const auto* operand : operands) seen_->operands.insert(operand->data.data());
-      seen_->results.insert(value.data.data());
     }
     return value;
+  }
+  net::Value leaving(const net::Value& value, const plan::ValueInfo& info) override {
+    net::Value whole = value;
+    whole.element = info.element;
+    whole.dims = info.dims;
+    const std::vector<float> numbers(static_cast<std::size_t>(whole.count()), first_number(value));
+    whole.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+    if (seen_) {
+      const std::lock_guard lock(seen_->mutex);
+      seen_->results.insert(whole.data.data());
+    }
+    return whole;
   }
 
  private:
@@ -257,7 +275,7 @@ class GatedEngine : public FakeEngine {
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                      const std::vector<const net::Value*>& operands,
                      const Sequence& sequence) override {
-    gate_->pass();
+    if (begins(instruction)) gate_->pass();
     return FakeEngine::compute(instruction, program, operands, sequence);
   }
 

@@ -14,6 +14,10 @@ class ValueEngine : public Engine {
   virtual net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                              const std::vector<const net::Value*>& operands,
                              const Sequence& sequence) = 0;
+  /// A computed value as it leaves: `info` says what the program promises.
+  virtual net::Value leaving(const net::Value& value, const plan::ValueInfo& /*info*/) {
+    return value;
+  }
 
   std::unique_ptr<Slots> begin(std::shared_ptr<const plan::Program> program,
                                const Sequence& sequence) override {
@@ -37,7 +41,9 @@ class ValueEngine : public Engine {
       at(plan::result_of(instruction)) =
           engine_.compute(instruction, *program_, operands_, sequence_);
     }
-    net::Value get(plan::ValueId value) override { return at(value); }
+    net::Value get(plan::ValueId value) override {
+      return engine_.leaving(at(value), program_->values.at(static_cast<std::size_t>(value)));
+    }
     void clear(plan::ValueId value) override { at(value) = {}; }
 
    private:

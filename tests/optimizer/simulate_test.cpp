@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "optimizer/task_graph.hpp"
+#include "tests/base/scratch.hpp"
 #include "tests/optimizer/examples.hpp"
 
 namespace cleave::optimizer {
@@ -59,7 +60,7 @@ TEST(Simulate, AddsUpWhatOneRemoteDeviceDoes) {
   const Timeline timeline = play(plan, fleet);
   EXPECT_NEAR(timeline.latency_s,
               pixels / 1000 + 0.25 + products_of_one_layer * 0.1 + 64 * 4 / 1000.0 + 0.25, 1e-9);
-  EXPECT_NEAR(find(timeline, "cam", "sub_model").start_s, pixels / 1000 + 0.25, 1e-9);
+  EXPECT_NEAR(find(timeline, "cam", "layer 0").start_s, pixels / 1000 + 0.25, 1e-9);
 }
 
 TEST(Simulate, NeedsNoLinkBetweenProcessesOfOneDevice) {
@@ -86,8 +87,8 @@ TEST(Simulate, SendsToOneDeviceAfterTheOther) {
   auto plan = one_layer_each(fleet);
   plan.parts.erase(plan.parts.begin());
   const Timeline timeline = play(plan, fleet);
-  EXPECT_NEAR(find(timeline, "box", "sub_model").start_s, pixels / 1000, 1e-9);
-  EXPECT_NEAR(find(timeline, "cam", "sub_model").start_s, 2 * pixels / 1000, 1e-9);
+  EXPECT_NEAR(find(timeline, "box", "layer 0").start_s, pixels / 1000, 1e-9);
+  EXPECT_NEAR(find(timeline, "cam", "layer 0").start_s, 2 * pixels / 1000, 1e-9);
 }
 
 TEST(Simulate, TakesTheFeaturesInOneAfterTheOther) {
@@ -144,8 +145,8 @@ TEST(Simulate, NamesTheSlowDeviceAsBottleneck) {
   auto fleet = examples::fleet({clockwork("hub", 0.1), clockwork("cam", 0.5)}, 1e6, 1e-3);
   const Timeline timeline = play(one_layer_each(fleet), fleet);
   EXPECT_EQ(timeline.bottleneck, "compute on cam");
-  EXPECT_TRUE(find(timeline, "cam", "sub_model").critical);
-  EXPECT_FALSE(find(timeline, "hub", "sub_model").critical);
+  EXPECT_TRUE(find(timeline, "cam", "layer 0").critical);
+  EXPECT_FALSE(find(timeline, "hub", "layer 0").critical);
 }
 
 TEST(Simulate, NamesTheSlowLinkAsBottleneck) {
@@ -197,9 +198,16 @@ TEST(Simulate, RefusesProgramsThatWaitForEachOther) {
   const auto fleet = examples::fleet({clockwork("hub", 0.1)}, 1000, 0);
   const auto plan = one_layer_each(fleet);
   auto programs = plan::compile(plan, plan.shape);
-  auto& sub_model = std::get<plan::SubModel>(programs[0].instructions[1]);
-  sub_model.given = sub_model.result;
-  EXPECT_THROW(simulate(plan, programs, fleet), std::invalid_argument);
+  // What the part embeds comes from the aggregator, which has fused it before.
+  auto& part = programs[0];
+  const auto answer = plan::find_first<plan::Output>(programs[1])->value;
+  const auto back = static_cast<plan::ValueId>(part.values.size());
+  part.values.push_back(part.values[0]);
+  part.instructions.insert(part.instructions.begin() + 1, plan::Receive{back, 1, 9, false});
+  std::get<plan::Embed>(part.instructions[2]).given = back;
+  programs[1].instructions.emplace_back(plan::Send{answer, 0, 9});
+  EXPECT_EQ(testing::message_of([&] { simulate(plan, programs, fleet); }),
+            "[programs] saw instructions that wait for each other, needs an order");
 }
 
 TEST(Trace, IsWhatPerfettoReads) {

@@ -117,17 +117,10 @@ std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
 
 /// A model alone as a plan: one part, here.
 plan::Plan whole_model(const std::string& folder) {
-  plan::Plan plan;
-  plan.strategy = plan::strategy_of(plan::PartKind::teacher).name;
-  plan.teacher = model::read_config(folder);
-  if (!plan.teacher.answers() && plan.teacher.is_text())
+  const auto config = model::read_config(folder);
+  if (!config.answers() && config.is_text())
     throw std::runtime_error("[" + folder + "] saw a model of text without a head, needs one");
-  plan.parts.resize(1);
-  plan.parts[0].device = plan.aggregator = "here";
-  plan.parts[0].config = plan.teacher;
-  for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer)
-    plan.parts[0].layers.push_back(layer);
-  return plan;
+  return plan::whole_plan(config, "here");
 }
 
 /// A text cut for one model would be asked of another.

@@ -185,21 +185,12 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
                            " was joined within 10 s");
 }
 
-/// A bundle of strategy `local`: the whole model on the fastest device.
+/// The whole model on the fastest device, as a bundle.
 fs::path make_original_bundle(const Ground& ground, const fs::path& model,
                               const plan::RequestShape& shape, const fs::path& out) {
-  plan::Plan plan;
-  plan.strategy = plan::strategy_of(plan::PartKind::teacher).name;
+  plan::Plan plan = plan::whole_plan(model::read_config(model),
+                                     ground.fleet.devices[ground.fleet.aggregator()].name);
   plan.shape = shape;
-  plan.teacher = model::read_config(model);
-  plan.aggregator = ground.fleet.devices[ground.fleet.aggregator()].name;
-  plan::PlanPart whole;
-  whole.device = plan.aggregator;
-  whole.config = plan.teacher;
-  for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer)
-    whole.layers.push_back(layer);
-  whole.parameter_share = whole.compute_share = 1;
-  plan.parts = {whole};
   decompose::decompose(model, plan, decompose::weight_importance(model), out);
   return out;
 }
@@ -278,7 +269,7 @@ std::vector<SpeedCheck> check_speeds(const Ground& ground) {
 }
 
 /// A matrix product, as an engine that can be paced like any other: a large one where the
-/// instruction is a sub_model, else one of a few microseconds.
+/// instruction is an mlp, else one of a few microseconds.
 class ProductEngine : public infer::Engine {
  public:
   std::unique_ptr<infer::Slots> begin(std::shared_ptr<const plan::Program>,
@@ -290,7 +281,7 @@ class ProductEngine : public infer::Engine {
   class Products : public infer::Slots {
    public:
     void run(const plan::Instruction& instruction) override {
-      const bool large = std::holds_alternative<plan::SubModel>(instruction);
+      const bool large = std::holds_alternative<plan::Mlp>(instruction);
       result_ = large ? at::mm(left_, right_) : at::mm(small_, small_);
     }
     void set(plan::ValueId, net::Value) override {}
@@ -310,7 +301,7 @@ int speed_check(double share, const std::string& turns) {
   const auto plain = ProductEngine().begin({}, {});
   const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share, turns);
   const auto products = engine->begin({}, {});
-  const plan::Instruction large = plan::SubModel(), small = plan::Fuse();
+  const plan::Instruction large = plan::Mlp(), small = plan::Norm();
   for (int i = 0; i < 20; ++i) plain->run(large);
   timespec before{}, after{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);

@@ -1,5 +1,6 @@
 #include "optimizer/plan/strategies/collectives.hpp"
 
+#include <string>
 #include <utility>
 
 namespace cleave::plan {
@@ -22,15 +23,21 @@ ValueId Collectives::all_reduce(ValueId partial) {
   return all_reduce_ == AllReduce::ring && rows_for_all ? ring(partial) : star(partial);
 }
 
+/// Tags of one rank to another are one each, those of a star's many senders are not.
+ValueId Collectives::receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag) {
+  return program_.receive("t" + std::to_string(tag) + "_" + std::to_string(peer), like, peer, tag,
+                          false);
+}
+
 ValueId Collectives::star(ValueId partial) {
   const std::uint32_t up = tag_++, down = tag_++;
   if (rank_ != 0) {
     program_.send(partial, 0, up);
-    return program_.receive(program_.info(partial), 0, down, false);
+    return receive(program_.info(partial), 0, down);
   }
   ValueId sum = partial;
   for (std::int32_t peer = 1; peer < ranks_; ++peer)
-    sum = program_.add(sum, program_.receive(program_.info(partial), peer, up, false));
+    sum = program_.add(sum, receive(program_.info(partial), peer, up));
   for (std::int32_t peer = 1; peer < ranks_; ++peer) program_.send(sum, peer, down);
   return sum;
 }
@@ -44,22 +51,22 @@ ValueId Collectives::ring(ValueId partial) {
   const std::int32_t next = (rank_ + 1) % ranks_, previous = (rank_ + ranks_ - 1) % ranks_;
   std::vector<ValueId> pieces(ranges.size(), -1);
   const auto own = [&](std::size_t piece) { return program_.slice(partial, 1, ranges[piece]); };
-  const auto receive = [&](std::size_t piece) {
+  const auto next_piece = [&](std::size_t piece) {
     ValueInfo like = program_.info(partial);
     like.dims.at(1) = ranges[piece].size();
-    return program_.receive(like, previous, tag_, false);
+    return Collectives::receive(like, previous, tag_);
   };
 
   pieces[wrapped(rank_)] = own(wrapped(rank_));
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     const std::size_t added_to = wrapped(rank_ - step - 1);
     program_.send(pieces[wrapped(rank_ - step)], next, tag_);
-    pieces[added_to] = program_.add(receive(added_to), own(added_to));
+    pieces[added_to] = program_.add(next_piece(added_to), own(added_to));
   }
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     const std::size_t whole = wrapped(rank_ - step);
     program_.send(pieces[wrapped(rank_ + 1 - step)], next, tag_);
-    pieces[whole] = receive(whole);
+    pieces[whole] = next_piece(whole);
   }
   return program_.concat(std::move(pieces), 1);
 }

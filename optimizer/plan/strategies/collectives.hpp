@@ -27,6 +27,7 @@ class Collectives {
  private:
   ValueId ring(ValueId partial);
   ValueId star(ValueId partial);
+  ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag);
 
   ProgramBuilder& program_;
   std::int32_t rank_, ranks_;

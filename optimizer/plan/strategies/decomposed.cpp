@@ -1,7 +1,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "optimizer/plan/builder.hpp"
+#include "optimizer/plan/forward_builder.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -16,7 +16,8 @@ void check_decomposed(const Plan& plan) {
                                   "]: saw a share, the strategy 'decomposed' needs a sub-model");
 }
 
-/// Agent p: f = sub_model(x); send(f). Aggregator: fuse of those that came; output.
+/// Agent p: the forward pass of its part without a head; send(f). Aggregator: fuse of those that
+/// came; output.
 std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& shape,
                                         base::Element element) {
   const auto num_parts = static_cast<std::int32_t>(plan.parts.size());
@@ -27,10 +28,11 @@ std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& sh
     const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].config;
     const auto tag = static_cast<std::uint32_t>(p);
     ProgramBuilder agent(p, element);
-    const ValueId pixels = agent.input(config, shape);
-    const ValueId feature = agent.sub_model(p, config, pixels, false);
+    ForwardBuilder forward(agent, config, p, agent.input(config, shape), whole_share(config));
+    const ValueId feature = model::features(forward, config);
     agent.send(feature, num_parts, tag);
-    features.push_back(aggregator.receive(agent.info(feature), p, tag, true));
+    features.push_back(
+        aggregator.receive("f_" + std::to_string(p), agent.info(feature), p, tag, true));
     programs.push_back(agent.take());
   }
   aggregator.output(aggregator.fuse(plan.teacher, std::move(features)));

@@ -1,6 +1,6 @@
 #include <stdexcept>
 
-#include "optimizer/plan/builder.hpp"
+#include "optimizer/plan/forward_builder.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -20,20 +20,21 @@ void check_local(const Plan& plan) {
         "teacher");
 }
 
-/// Agent: y = sub_model(x), with the head where there is one; send(y). Aggregator: output(y).
+/// Agent: the forward pass, with the head where there is one; send(y). Aggregator: output(y).
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
                                    base::Element element) {
   constexpr std::int32_t agent_rank = 0, aggregator_rank = 1;
   constexpr std::uint32_t tag = 0;
 
   ProgramBuilder agent(agent_rank, element);
-  const ValueId pixels = agent.input(plan.teacher, shape);
-  const ValueId answer =
-      agent.sub_model(0, plan.parts.front().config, pixels, plan.teacher.answers());
+  const model::ModelConfig& config = plan.parts.front().config;
+  ForwardBuilder forward(agent, config, 0, agent.input(config, shape), whole_share(config));
+  const ValueId feature = model::features(forward, config);
+  const ValueId answer = plan.teacher.answers() ? forward.head(feature) : feature;
   agent.send(answer, aggregator_rank, tag);
 
   ProgramBuilder aggregator(aggregator_rank, element);
-  aggregator.output(aggregator.receive(agent.info(answer), agent_rank, tag, false));
+  aggregator.output(aggregator.receive("y", agent.info(answer), agent_rank, tag, false));
   return {agent.take(), aggregator.take()};
 }
 

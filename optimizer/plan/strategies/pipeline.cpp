@@ -131,8 +131,9 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
     for (std::size_t m = 0; m < batches.size(); ++m) {
       const auto tag = static_cast<std::uint32_t>(m);
       forward.of_texts(batches[m]);
-      ValueId x = first ? agent.slice(embedded, 0, batches[m])
-                        : agent.receive(handed_on[m], rank - 1, tag, false);
+      ValueId x = first
+                      ? agent.slice(embedded, 0, batches[m])
+                      : agent.receive("x_" + std::to_string(m), handed_on[m], rank - 1, tag, false);
       const model::Range layers = layers_of(share);
       for (std::int64_t l = layers.begin; l < layers.end; ++l)
         x = model::block(forward, config, static_cast<int>(l), x);
@@ -143,7 +144,7 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
     if (last) {
       const ValueId answer = forward.head(forward.read_out(agent.concat(std::move(states), 0)));
       agent.send(answer, ranks, 0);
-      aggregator.output(aggregator.receive(agent.info(answer), rank, 0, false));
+      aggregator.output(aggregator.receive("y", agent.info(answer), rank, 0, false));
     }
     handed_on = std::move(handing_on);
     programs.push_back(agent.take());

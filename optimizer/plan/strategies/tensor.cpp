@@ -89,7 +89,8 @@ std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
     if (rank == 0 || by_vocabulary) {
       const ValueId answer = forward.head(model::features(forward, plan.teacher));
       agent.send(answer, ranks, 0);
-      answers.push_back(aggregator.receive(agent.info(answer), rank, 0, false));
+      answers.push_back(
+          aggregator.receive("y_" + std::to_string(rank), agent.info(answer), rank, 0, false));
     } else {
       model::states(forward, plan.teacher);
     }
