@@ -313,6 +313,13 @@ class TorchEngine : public Engine {
   /// Runs what a program computes; what would come from others is zero.
   void warm_up(const std::shared_ptr<const plan::Program>& program) {
     const auto slots = begin(program, {});
+    std::vector<int> uses(program->values.size(), 0);
+    const auto count = [&](plan::ValueId value, int more) {
+      const auto i = static_cast<std::size_t>(value);
+      if ((uses.at(i) += more) == 0) slots->clear(value);
+    };
+    for (const plan::Instruction& instruction : program->instructions)
+      plan::for_operands(instruction, [&](plan::ValueId value) { count(value, 1); });
     const auto give = [&](plan::ValueId value) {
       const plan::ValueInfo& info = program->values.at(static_cast<std::size_t>(value));
       slots->set(value, value_over(at::zeros(info.dims, scalar_type(info.element))));
@@ -321,6 +328,7 @@ class TorchEngine : public Engine {
       if (const auto* input = std::get_if<plan::Input>(&instruction)) give(input->result);
       if (const auto* receive = std::get_if<plan::Receive>(&instruction)) give(receive->result);
       if (plan::computes(instruction)) slots->run(instruction);
+      plan::for_operands(instruction, [&](plan::ValueId value) { count(value, -1); });
     }
   }
 

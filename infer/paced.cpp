@@ -63,8 +63,9 @@ class TurnsFile {
 
 class PacedEngine : public EngineAround {
  public:
-  PacedEngine(std::unique_ptr<Engine> engine, double factor, const std::string& turns)
-      : EngineAround(std::move(engine)), factor_(factor), turns_(turns) {}
+  PacedEngine(std::unique_ptr<Engine> engine, double factor, const std::string& turns,
+              Clock::duration most_owed)
+      : EngineAround(std::move(engine)), factor_(factor), turns_(turns), most_owed_(most_owed) {}
 
   void prepare() override {
 #ifdef __linux__
@@ -87,7 +88,7 @@ class PacedEngine : public EngineAround {
     const auto cpu_start = thread_cpu_time();
     const auto count_and_settle = [&] {
       used_ += thread_cpu_time() - cpu_start;
-      if (end_of_stretch() - Clock::now() > most_owed) settle();
+      if (end_of_stretch() - Clock::now() > most_owed_) settle();
     };
     try {
       run();
@@ -99,10 +100,6 @@ class PacedEngine : public EngineAround {
   }
 
  private:
-  /// What may be owed between two instructions. To sleep costs tens of microseconds, and so does a
-  /// turn: where instructions are small, many share one.
-  static constexpr std::chrono::microseconds most_owed{200};
-
   /// Of instructions between two values that leave.
   void begin_stretch() {
     computing_ = true;
@@ -117,6 +114,7 @@ class PacedEngine : public EngineAround {
 
   double factor_;
   TurnsFile turns_;
+  Clock::duration most_owed_;
   bool computing_ = false;
   Clock::time_point start_;
   Clock::duration used_{};  // CPU time
@@ -140,11 +138,11 @@ class DelayedEngine : public EngineAround {
 }  // namespace
 
 std::unique_ptr<Engine> paced(std::unique_ptr<Engine> engine, double factor,
-                              const std::string& turns) {
+                              const std::string& turns, std::chrono::milliseconds most_owed) {
   if (!(factor >= 1))
     throw std::invalid_argument("[paced] factor: saw " + std::to_string(factor) +
                                 ", needs at least 1");
-  return std::make_unique<PacedEngine>(std::move(engine), factor, turns);
+  return std::make_unique<PacedEngine>(std::move(engine), factor, turns, most_owed);
 }
 
 std::unique_ptr<Engine> with_delay(std::unique_ptr<Engine> engine,

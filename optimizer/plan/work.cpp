@@ -14,7 +14,7 @@ constexpr double bytes_of_float = 4;
 // BLAS packs a panel of each row, and libtorch's code comes into memory once.
 constexpr double heap_growth = 1.25;
 constexpr double packed_bytes_of_row = 384 * bytes_of_float;
-constexpr double first_pass_bytes = 7.5e6;
+constexpr double first_pass_bytes = 8.3e6;
 
 double real(std::int64_t count) { return static_cast<double>(count); }
 
