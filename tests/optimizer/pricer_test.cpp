@@ -75,7 +75,7 @@ TEST(Pricer, SeesTheLimitsThatThePlanBreaks) {
   options.limits.latency_s = 8e-3;
   options.limits.max_part_share = 0.6;
   options.limits.min_importance = 0.9;
-  expect_limits_of_the_plan(examples::fashion_vit(), options, 14e6);
+  expect_limits_of_the_plan(examples::fashion_vit(), options, 15e6);
 }
 
 TEST(Pricer, SeesWhereKeysAndValuesDoNotFit) {
