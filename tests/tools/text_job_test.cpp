@@ -84,6 +84,38 @@ TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
   EXPECT_EQ(via.at("ids"), local.at("ids"));
 }
 
+// Greedily, from the same prompt, each token is the whole model's.
+TEST_F(TextJob, SharesTheWholeModelTokenForToken) {
+  const Scratch& s = *shared_;
+  const json whole = generated({s / "model", "one two"}, "100");
+  for (const std::string strategy : {"pipeline", "tensor"}) {
+    const Scratch here;
+    run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", strategy, "--tokens", "16",
+         "--generate", "32", "--out", here / "plan.json"});
+    run({"decompose", s / "model", "--plan", here / "plan.json", "--out", here / "bundle"});
+    const plan::Bundle bundle(here / "bundle");
+    std::vector<std::string> devices;
+    for (const auto& part : bundle.plan().parts) devices.push_back(part.device);
+    EXPECT_EQ(devices.size(), 2U) << "two layers, two heads";
+    const auto agents = start_agents(here / "bundle", here, devices);
+    const json fleet =
+        generated({here / "bundle", "one two", "--hosts", here / "hosts.toml"}, "100");
+    EXPECT_EQ(fleet.at("ids"), whole.at("ids")) << strategy;
+    EXPECT_EQ(generated({here / "bundle", "one two", "--local"}, "100").at("ids"), whole.at("ids"));
+    EXPECT_TRUE(contains(
+        run({"generate", here / "bundle", "one", "--local", "--without", devices[0]}, 2).error,
+        "strategy " + strategy + " needs every device"));
+    EXPECT_TRUE(contains(run({"evaluate", here / "bundle", "--data", s / "data"}, 1).error,
+                         "answers as the teacher does"));
+    EXPECT_TRUE(contains(run({"decompose", s / "model", "--plan", here / "plan.json", "--data",
+                              s / "data", "--out", here / "other"},
+                             2)
+                             .error,
+                         "takes the teacher's weights as they are"));
+    EXPECT_TRUE(contains(run({"inspect", here / "bundle"}).out, "strategy " + strategy));
+  }
+}
+
 TEST_F(TextJob, SaysWhoIsAwayAndWhyAndInItsExitCodeWhoIsNeeded) {
   const Scratch& s = *shared_;
   const auto agents = start_agents(s / "bundle", own_, {"hub", "door"});

@@ -11,6 +11,7 @@
 #include "model/config/hugging_face.hpp"
 #include "model/config/safetensors.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "optimizer/plan/work.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/measured.hpp"
@@ -54,7 +55,6 @@ decompose::KeepList keep_of(const plan::Plan& plan, const fs::path& path) {
 
 /// Who keeps what: a row a part for channels, then for the heads of each teacher layer.
 std::string drawing(const plan::Bundle& bundle, const plan::Plan& plan, int columns) {
-  if (plan.parts.front().share) return {};  // the table says it
   std::string text;
   std::size_t name_width = 7;
   for (const auto& part : plan.parts) name_width = std::max(name_width, part.device.size());
@@ -146,7 +146,18 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
                         {"weights", plan::name_of(plan::weights_state(bundle, plan))},
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
-    for (const auto& part : plan.parts) json["parts"][part.device] = to_json(part.config);
+    for (const auto& part : plan.parts) {
+      json["parts"][part.device] = to_json(part.config);
+      if (!part.share) continue;
+      nlohmann::json held = nlohmann::json::array();
+      for (const auto& some :
+           plan::holding_of(plan, static_cast<std::size_t>(&part - plan.parts.data())))
+        held.push_back({{"name", some.name},
+                        {"axis", some.axis},
+                        {"begin", some.range.begin},
+                        {"end", some.range.end}});
+      json["parts"][part.device]["holding"] = std::move(held);
+    }
     json["measured"] = measured_json(measured, bundle.identity());
     std::printf("%s\n", json.dump(2).c_str());
     return exit_done;
@@ -154,11 +165,13 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   std::printf("bundle %.12s, weights: %s, teacher %s", bundle.identity().c_str(),
               std::string(plan::name_of(plan::weights_state(bundle, plan))).c_str(),
               describe(plan.teacher).c_str());
-  for (const auto& part : plan.parts)
-    std::printf("\n%s: %s", part.device.c_str(), describe(part.config).c_str());
-  std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s\n%s",
-              drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str(),
-              describe(plan).c_str());
+  if (!plan.parts.front().share) {
+    for (const auto& part : plan.parts)
+      std::printf("\n%s: %s", part.device.c_str(), describe(part.config).c_str());
+    std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s",
+                drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str());
+  }
+  std::printf("\n%s", describe(plan).c_str());
   std::printf("\n%s", measured_text(measured, bundle.identity()).c_str());
   return exit_done;
 }

@@ -103,6 +103,9 @@ class LocalService : public infer::Service {
 std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
   std::vector<bool> absent(plan.parts.size(), false);
   if (!args.has("without")) return absent;
+  if (plan.parts.front().share)
+    throw UsageError("[--without] plan '" + plan.name + "': strategy " + plan.strategy +
+                     " needs every device");
   std::istringstream names(args.text("without"));
   for (std::string name; std::getline(names, name, ',');) {
     bool found = false;
