@@ -183,6 +183,7 @@ class Impostor {
     const auto at = net::Address::parse(address);
     socket_.connect(
         {boost::asio::ip::make_address(at.host), static_cast<std::uint16_t>(std::stoi(at.port))});
+    socket_.set_option(boost::asio::ip::tcp::no_delay(true));  // a frame is two writes
     send(hello);
   }
   void send(const net::Message& message) {
@@ -340,6 +341,21 @@ TEST_F(Between, APeerThatSaysAnythingElseIsCutOff) {
   const net::Message answer = asker->receive();
   ASSERT_TRUE(std::holds_alternative<net::Busy>(answer));
   EXPECT_EQ(std::get<net::Busy>(answer).text, "no link to 'd0'");
+}
+
+TEST_F(Between, ALostPeerEndsWhatWaitsForItAndIsNamed) {
+  join();
+  asker->send(admit(5));
+  const net::Message first = peer->receive();  // it computes, and waits for us
+  ASSERT_TRUE(std::holds_alternative<net::ValueMessage>(first));
+  EXPECT_EQ(std::get<net::ValueMessage>(first).origin, origin);
+  peer.reset();
+  const net::Message answer = asker->receive();
+  ASSERT_TRUE(std::holds_alternative<net::Abort>(answer))
+      << net::name_of(net::kind_of(answer)) << "\n"
+      << lines();
+  EXPECT_EQ(std::get<net::Abort>(answer).request, 5u);
+  EXPECT_EQ(std::get<net::Abort>(answer).text, "lost 'd0'");
 }
 
 TEST_F(Between, AnAggregatorWithoutAnOriginIsRefused) {

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "optimizer/plan/cost.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "tests/base/scratch.hpp"
 #include "tests/optimizer/examples.hpp"
 
@@ -500,6 +501,23 @@ TEST(Price, CountsTheSharesOfAModelOnce) {
     EXPECT_EQ(sum(examples::tensor_plan(config, devices)),
               whole + static_cast<double>(devices - 1) * embedding);
   }
+}
+
+// What a device keeps for two programs is what either of them reads.
+TEST(Weights, AreTheUnionOfWhatProgramsRead) {
+  const Plan plan = examples::tensor_plan(examples::fashion_vit(), 3);
+  const std::vector<Program> programs = compile(plan, {1});
+  const auto columns = [&](const std::vector<const Program*>& read) {
+    for (const WeightRange& weights : weights_of(read, plan))
+      if (weights.held.name == "blocks.2.mlp.down.weight") return weights.held;
+    return model::ParameterRange();
+  };
+  using Held = model::ParameterRange;
+  EXPECT_TRUE(columns({&programs[1]}) == (Held{"blocks.2.mlp.down.weight", 1, {256, 512}}));
+  EXPECT_TRUE(columns({&programs[1], &programs[0]}) ==
+              (Held{"blocks.2.mlp.down.weight", 1, {0, 512}}));
+  EXPECT_TRUE(columns({&programs[0], &programs[2]}) ==
+              (Held{"blocks.2.mlp.down.weight", 1, {0, 768}}));
 }
 
 TEST(Price, KnowsWhatEachRankHolds) {
