@@ -92,7 +92,6 @@ struct Held {
   std::vector<std::optional<model::Transformer>> shares;  // of the teacher, by rank
   std::optional<model::Transformer> teacher;              // whole, instead of shares
   std::optional<model::FusionHead> fusion;
-  plan::RequestShape shape;  // of the warm-up
   std::vector<std::shared_ptr<const plan::Program>> warm_ups;
 };
 
@@ -307,7 +306,6 @@ class TorchEngine : public Engine {
 
   void warm_up() {
     for (const auto& program : held_.warm_ups) warm_up(program);
-    if (held_.fusion) warm_up_fusion(*held_.fusion);
   }
 
   /// Runs what a program computes; what would come from others is zero.
@@ -330,15 +328,6 @@ class TorchEngine : public Engine {
       if (plan::computes(instruction)) slots->run(instruction);
       plan::for_operands(instruction, [&](plan::ValueId value) { count(value, -1); });
     }
-  }
-
-  void warm_up_fusion(const model::FusionHead& fusion) const {
-    std::vector<Tensor> features;
-    const std::int64_t rows = plan::feature_rows(fusion.teacher(), held_.shape.tokens);
-    for (const auto& fused : fusion.parts)
-      features.push_back(
-          at::zeros({held_.shape.batch, std::max<std::int64_t>(1, rows), fused.width}));
-    model::answer(fusion, model::fuse(fusion, features));
   }
 
   /// What is kept of a text, and what it was before each of its steps: one that is asked again
@@ -426,7 +415,6 @@ Held held_for(const plan::Plan& plan) {
   Held held;
   held.parts.resize(plan.parts.size());
   held.shares.resize(plan.parts.size());
-  held.shape = plan.shape;
   return held;
 }
 
@@ -444,6 +432,11 @@ void hold(Held& held, const plan::Bundle& bundle, const plan::Plan& plan, std::s
   else
     held.parts[p] = load_part(bundle, plan, p);
   held.warm_ups.push_back(warm_up_of(plan, p));
+}
+
+void hold_fusion(Held& held, const plan::Bundle& bundle, const plan::Plan& plan) {
+  held.fusion = load_head(bundle, plan);
+  if (held.fusion) held.warm_ups.push_back(warm_up_of(plan, plan.parts.size()));
 }
 
 std::size_t index_of(const plan::Plan& plan, const std::string& device) {
@@ -466,7 +459,7 @@ std::unique_ptr<Engine> part_engine(const plan::Bundle& bundle, const plan::Plan
 std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle, const plan::Plan& plan,
                                       const EngineOptions& options) {
   Held held = held_for(plan);
-  held.fusion = load_head(bundle, plan);
+  hold_fusion(held, bundle, plan);
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 
@@ -474,7 +467,7 @@ std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Pla
                                      const EngineOptions& options) {
   Held held = held_for(plan);
   for (std::size_t p = 0; p < plan.parts.size(); ++p) hold(held, bundle, plan, p);
-  held.fusion = load_head(bundle, plan);
+  hold_fusion(held, bundle, plan);
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 

@@ -106,12 +106,6 @@ bool Links::complete() const {
   return true;
 }
 
-bool Links::failing() const {
-  for (const auto& [rank, link] : links_)
-    if (!link.connection && !link.error.empty()) return true;
-  return false;
-}
-
 std::string Links::missing() const {
   std::string text;
   for (const auto& [rank, link] : links_) {

@@ -45,12 +45,10 @@ class Links {
 
   /// False: there is no link.
   bool send(std::int32_t rank, const net::ValueMessage& message);
-  /// Peers without a link. "'cam' (Connection refused)"; `why` names one reason, or is empty where
-  /// none failed yet.
   bool complete() const;
+  /// Peers without a link, and why where one was tried: "'cam' at 127.0.0.1:7103 (Connection
+  /// refused)".
   std::string missing() const;
-  /// Some peer was tried in vain, and is not linked.
-  bool failing() const;
   void stop();
 
  private:

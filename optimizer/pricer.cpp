@@ -47,11 +47,8 @@ double weights_of(const plan::Plan& plan, const plan::PlanPart& part) {
   if (!part.share) return plan::weight_bytes(part.config);
   double bytes = 0;
   for (const model::ParameterRange& held :
-       plan::holding_of(plan, static_cast<std::size_t>(&part - plan.parts.data()))) {
-    double count = 1;
-    for (const std::int64_t dim : model::dims_of(held, plan.teacher)) count *= real(dim);
-    bytes += 4 * count;
-  }
+       plan::holding_of(plan, static_cast<std::size_t>(&part - plan.parts.data())))
+    bytes += 4 * real(model::count_of(held, plan.teacher));
   return bytes;
 }
 

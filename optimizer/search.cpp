@@ -87,12 +87,8 @@ void fill_in_portions(plan::Plan& plan) {
   const auto programs = plan::compile(plan, plan.shape);
   for (std::size_t p = 0; p < plan.parts.size(); ++p) {
     double held = 0;
-    for (const model::ParameterRange& weights : plan::holding_of(plan, p)) {
-      double count = 1;
-      for (const std::int64_t dim : model::dims_of(weights, plan.teacher))
-        count *= static_cast<double>(dim);
-      held += count;
-    }
+    for (const model::ParameterRange& weights : plan::holding_of(plan, p))
+      held += static_cast<double>(model::count_of(weights, plan.teacher));
     plan.parts[p].parameter_share = held / parameters;
     plan.parts[p].compute_share = flops(programs[p]) / whole;
   }

@@ -42,6 +42,12 @@ std::vector<std::int64_t> dims_of(const ParameterRange& held, const ModelConfig&
   return dims_among(held, parameters(model));
 }
 
+std::int64_t count_of(const ParameterRange& held, const ModelConfig& model) {
+  std::int64_t count = 1;
+  for (const std::int64_t dim : dims_of(held, model)) count *= dim;
+  return count;
+}
+
 Holding read_holding(const std::filesystem::path& folder) {
   const base::Reader reader = base::Reader::json_file(folder / file_name);
   reader.expect_format(holding_format);

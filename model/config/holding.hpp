@@ -20,6 +20,9 @@ struct ParameterRange {
 /// Its shape. Throws std::invalid_argument where the model has no such parameter, or not so much.
 std::vector<std::int64_t> dims_of(const ParameterRange& held, const ModelConfig& model);
 
+/// Numbers in it.
+std::int64_t count_of(const ParameterRange& held, const ModelConfig& model);
+
 /// What one device keeps of a model, in a folder of its own: holding.json (format 1) says of which
 /// model and what, model.safetensors has the ranges under their parameters' canonical names.
 struct Holding {

@@ -164,8 +164,7 @@ class Costs {
 
  private:
   const model::ModelConfig& config_of(std::int32_t part) const {
-    return part == teacher_part ? plan_.teacher
-                                : plan_.parts.at(static_cast<std::size_t>(part)).config;
+    return plan::config_of(part, plan_);
   }
   const std::vector<std::int64_t>& dims_of(ValueId value) const {
     return program_.values.at(static_cast<std::size_t>(value)).dims;
@@ -244,13 +243,12 @@ Weights weights_on(const Program& program, const Plan& plan) {
       parts.insert(weights.part);
       continue;
     }
-    double bytes = 4;
-    for (const std::int64_t dim : model::dims_of(weights.held, plan.teacher)) bytes *= real(dim);
+    const double bytes = 4 * real(model::count_of(weights.held, plan.teacher));
     on.bytes += bytes;
     on.loading_bytes = std::max(on.loading_bytes, bytes);
   }
   for (const std::int32_t part : parts) {
-    const model::ModelConfig& config = plan.parts.at(static_cast<std::size_t>(part)).config;
+    const model::ModelConfig& config = config_of(part, plan);
     on.bytes += weight_bytes(config);
     on.loading_bytes = std::max(on.loading_bytes, loading_bytes(config));
   }

@@ -8,10 +8,6 @@
 namespace cleave::plan {
 namespace {
 
-const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
-  return part == teacher_part ? plan.teacher : plan.parts.at(static_cast<std::size_t>(part)).config;
-}
-
 /// Collects what one instruction reads of one part's parameters.
 class Reads {
  public:
@@ -111,6 +107,10 @@ class Reads {
 };
 
 }  // namespace
+
+const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
+  return part == teacher_part ? plan.teacher : plan.parts.at(static_cast<std::size_t>(part)).config;
+}
 
 std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& plan) {
   Reads reads(plan);

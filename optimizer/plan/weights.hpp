@@ -14,6 +14,9 @@ struct WeightRange {
   model::ParameterRange held;
 };
 
+/// The model whose weights `part` are: a sub-model of the plan, or the teacher.
+const model::ModelConfig& config_of(std::int32_t part, const Plan& plan);
+
 /// The weights that an instruction reads; of a fusion head none, which is no model's.
 std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& plan);
 

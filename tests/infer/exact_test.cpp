@@ -1,7 +1,6 @@
 // Exact strategies against the whole model, with what each device holds: its weights alone.
 
 #include <map>
-#include <numeric>
 #include <string>
 
 #include <ATen/ATen.h>
@@ -102,14 +101,7 @@ Transformer held_of(const Transformer& teacher, const std::vector<plan::WeightRa
   return held;
 }
 
-plan::Plan local(const ModelConfig& teacher) {
-  plan::PlanPart part;
-  part.device = "d0";
-  part.config = teacher;
-  part.layers.resize(teacher.layers.size());
-  std::iota(part.layers.begin(), part.layers.end(), 0);
-  return examples::plan_of(teacher, {part}, "d0", "local");
-}
+plan::Plan local(const ModelConfig& teacher) { return plan::whole_plan(teacher, "d0"); }
 
 plan::Plan star(const ModelConfig& teacher, std::size_t devices) {
   plan::Plan plan = examples::tensor_plan(teacher, devices);

@@ -6,7 +6,6 @@
 
 #include "optimizer/plan/fleet.hpp"
 #include "optimizer/plan/program.hpp"
-#include "optimizer/plan/strategies/collectives.hpp"
 
 namespace cleave::examples {
 
@@ -118,16 +117,10 @@ inline std::string nth_device(std::size_t rank) {
 
 /// Heads, columns and vocabulary equal up to one unit.
 inline plan::Plan tensor_plan(const model::ModelConfig& teacher, std::size_t devices) {
-  const plan::Share all = plan::whole_share(teacher);
   std::vector<plan::PlanPart> parts;
-  for (std::size_t p = 0; p < devices; ++p) {
-    plan::Share share;
-    for (const plan::LayerShare& layer : all.layers)
-      share.layers.push_back({plan::equal_ranges(layer.heads.size(), devices)[p],
-                              plan::equal_ranges(layer.columns.size(), devices)[p]});
-    share.vocabulary = plan::equal_ranges(all.vocabulary.size(), devices)[p];
-    parts.push_back(plan::shared_part(nth_device(p), teacher, share));
-  }
+  for (const plan::Share& share :
+       plan::find_strategy("tensor").propose(teacher, std::vector<plan::Capacity>(devices)))
+    parts.push_back(plan::shared_part(nth_device(parts.size()), teacher, share));
   return plan_of(teacher, std::move(parts), "d0", "tensor");
 }
 

@@ -9,11 +9,6 @@
 namespace cleave::plan {
 namespace {
 
-[[noreturn]] void refuse(const std::string& where, const std::string& saw,
-                         const std::string& needs) {
-  throw std::invalid_argument("[check] plan." + where + ": saw " + saw + ", needs " + needs);
-}
-
 /// The layers of which a share has something.
 model::Range layers_of(const Share& share) {
   const auto has = [](const LayerShare& layer) {

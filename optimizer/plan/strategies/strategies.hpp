@@ -1,5 +1,7 @@
 #pragma once
 
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "optimizer/plan/program.hpp"
@@ -8,6 +10,12 @@ namespace cleave::plan {
 
 // One source a strategy: how shares become programs, what shares it takes and which it proposes
 // (the latter two throw std::invalid_argument).
+
+/// Throws std::invalid_argument "[check] plan.parts: saw …, needs …".
+[[noreturn]] inline void refuse(const std::string& where, const std::string& saw,
+                                const std::string& needs) {
+  throw std::invalid_argument("[check] plan." + where + ": saw " + saw + ", needs " + needs);
+}
 
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
                                    base::Element element);

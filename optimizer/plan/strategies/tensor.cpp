@@ -8,11 +8,6 @@
 namespace cleave::plan {
 namespace {
 
-[[noreturn]] void refuse(const std::string& where, const std::string& saw,
-                         const std::string& needs) {
-  throw std::invalid_argument("[check] plan." + where + ": saw " + saw + ", needs " + needs);
-}
-
 /// The ranks' ranges of `units` follow each other, equal up to one unit, none empty.
 template <class RangeOf>
 void check_ranges(const Plan& plan, std::int64_t units, const std::string& field,
