@@ -449,6 +449,14 @@ void Reader::expect_format(std::int64_t version) const {
   if (*format.value_ != Json(version)) throw format.mismatch(only);
 }
 
+void Reader::expect_format(std::int64_t version, std::string_view advice) const {
+  const Reader format = at("format");
+  for (std::int64_t older = 1; older < version; ++older)
+    if (*format.value_ == Json(older))
+      throw format.mismatch(std::to_string(version) + ": " + std::string(advice));
+  expect_format(version);
+}
+
 std::int64_t Reader::expect_format(std::int64_t version, std::int64_t older) const {
   const Reader format = at("format");
   for (const std::int64_t known : {version, older})

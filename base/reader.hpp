@@ -67,6 +67,8 @@ class Reader {
 
   /// "format": must be `version`, else throws saying which versions are known.
   void expect_format(std::int64_t version) const;
+  /// The same; of an older version it says what to do (`advice`: "cut the bundle again").
+  void expect_format(std::int64_t version, std::string_view advice) const;
   /// One of two versions, else throws saying both. Returns it.
   std::int64_t expect_format(std::int64_t version, std::int64_t older) const;
 

@@ -262,17 +262,31 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
 
 bool is_shared(const plan::Plan& plan) { return plan.parts.front().share.has_value(); }
 
-/// What each device keeps of the teacher.
-void write_holdings(const fs::path& teacher, const plan::Plan& plan, const fs::path& folder,
-                    const base::ProgressCallback& progress) {
-  const auto tensors = static_cast<std::int64_t>(model::stored_tensors(plan.teacher).size());
-  const auto parts = static_cast<std::int64_t>(plan.parts.size());
-  for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) {
-    const fs::path out = folder / plan.parts[rank].device;
-    cut_holding(teacher, plan::holding_of(plan, rank), out,
-                continued(progress, static_cast<std::int64_t>(rank) * tensors, parts * tensors));
-    if (plan.teacher.is_text() && model::has_tokenizer(teacher))
-      model::copy_tokenizer(teacher, out);
+void expect_names(const std::vector<plan::Plan>& plans) {
+  if (plans.empty()) throw std::invalid_argument("[decompose] plans: saw none, needs one or more");
+  std::set<std::string> names;
+  for (const plan::Plan& plan : plans)
+    if (!names.insert(plan.name).second)
+      throw std::invalid_argument("[decompose] plans: saw two of the name '" + plan.name +
+                                  "', needs one for each ('cleave plan --name')");
+}
+
+/// What each device keeps of the teacher for all plans together.
+void write_holdings(const fs::path& teacher, const std::vector<plan::Plan>& plans,
+                    const fs::path& folder, const base::ProgressCallback& progress) {
+  const model::ModelConfig& config = plans.front().teacher;
+  std::set<std::string> devices;
+  for (const plan::Plan& plan : plans)
+    for (const plan::PlanPart& part : plan.parts)
+      if (part.share) devices.insert(part.device);
+  const auto tensors = static_cast<std::int64_t>(model::stored_tensors(config).size());
+  const std::int64_t all = static_cast<std::int64_t>(devices.size()) * tensors;
+  std::int64_t done = 0;
+  for (const std::string& device : devices) {
+    const fs::path out = folder / device;
+    cut_holding(teacher, plan::holding_of(plans, device), out, continued(progress, done, all));
+    done += tensors;
+    if (config.is_text() && model::has_tokenizer(teacher)) model::copy_tokenizer(teacher, out);
   }
 }
 
@@ -300,30 +314,18 @@ void remove_strangers(const fs::path& bundle, const plan::Manifest& manifest) {
   }
 }
 
-/// The plan, the manifest, and then the whole takes its place.
-void commit_bundle(base::StagedFolder& staged, const plan::Plan& plan,
+/// The plans, the manifest, and then the whole takes its place.
+void commit_bundle(base::StagedFolder& staged, const std::vector<plan::Plan>& plans,
                    const std::map<std::string, plan::CalibrationState>& states, const fs::path& out,
                    DecomposeSummary& summary) {
   fs::create_directories(staged.path() / "plans");
-  plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
-  summary.manifest = plan::write_manifest(staged.path(), plan.name, plan.teacher_digest, states);
+  for (const plan::Plan& plan : plans)
+    plan::write_plan(plan, staged.path() / "plans" / (plan.name + ".json"));
+  summary.manifest =
+      plan::write_manifest(staged.path(), plans.front().name, plans.front().teacher_digest, states);
   staged.commit();
   remove_traces(out);
   remove_strangers(out, summary.manifest);
-}
-
-/// A bundle of holdings.
-DecomposeSummary share_out(const fs::path& teacher, const plan::Plan& plan, const fs::path& out,
-                           const base::ProgressCallback& progress) {
-  expect_replaceable(out, "manifest.json", "bundle");
-  std::optional<base::WorkLock> lock;
-  if (fs::exists(out / "manifest.json")) lock.emplace(out);
-  base::StagedFolder staged(out);
-  write_holdings(teacher, plan, staged.path() / "holdings", progress);
-  DecomposeSummary summary;
-  summary.covered = 1;
-  commit_bundle(staged, plan, {}, out, summary);
-  return summary;
 }
 
 }  // namespace
@@ -360,53 +362,66 @@ std::vector<KeepList> select(const plan::Plan& plan, const Importance& importanc
   return keeps;
 }
 
-DecomposeSummary decompose(const fs::path& teacher, plan::Plan plan, const Importance& importance,
-                           const fs::path& out, const base::ProgressCallback& progress,
-                           const SelectOptions& options, const Fitting* fitting) {
+DecomposeSummary decompose(const fs::path& teacher, std::vector<plan::Plan> plans,
+                           const Importance& importance, const fs::path& out,
+                           const base::ProgressCallback& progress, const SelectOptions& options,
+                           const Fitting* fitting) {
   const auto config = model::read_config(teacher);
-  adopt(plan, config, plan::digest_model(teacher));
+  const std::string digest = plan::digest_model(teacher);
+  expect_names(plans);
+  for (plan::Plan& plan : plans) adopt(plan, config, digest);
   if (config.is_text() && model::has_tokenizer(teacher))
     model::read_tokenizer(teacher, config.vocabulary);  // parts of a model that reads other words
-  DecomposeSummary summary;
-  if (is_shared(plan)) {
-    if (fitting != nullptr)
-      throw std::invalid_argument("[decompose] plan: saw strategy '" + plan.strategy +
-                                  "', which takes the teacher's weights as they are: nothing of it "
-                                  "is fitted");
-    return share_out(teacher, plan, out, progress);
-  }
+  if (fitting != nullptr && std::all_of(plans.begin(), plans.end(), is_shared))
+    throw std::invalid_argument("[decompose] plan: saw strategy '" + plans.front().strategy +
+                                "', which takes the teacher's weights as they are: nothing of it "
+                                "is fitted");
   std::optional<FitRows> rows;
   if (fitting != nullptr) rows.emplace(config, fitting->data, fitting->options.batch);
   const bool refits = fitting != nullptr && fitting->options.what != FitOptions::What::heads;
-  summary.keeps = select(
-      plan, refits ? refitted(importance, teacher, *rows, fitting->options, progress) : importance,
-      options);
-  summary.covered = share_held(config, summary.keeps, 1);
-  summary.shared = share_held(config, summary.keeps, 2);
+  std::optional<Importance> better;
+  if (refits) better = refitted(importance, teacher, *rows, fitting->options, progress);
+  DecomposeSummary summary;
+  summary.covered = 1;
+  std::map<std::string, std::vector<KeepList>> keeps;  // by plan
+  for (const plan::Plan& plan : plans) {
+    if (is_shared(plan)) continue;
+    keeps[plan.name] = select(plan, better ? *better : importance, options);
+    if (&plan != &plans.front()) continue;
+    summary.keeps = keeps[plan.name];
+    summary.covered = share_held(config, summary.keeps, 1);
+    summary.shared = share_held(config, summary.keeps, 2);
+  }
 
   expect_replaceable(out, "manifest.json", "bundle");
   // Not where a calibration would lose its bundle under its feet.
   std::optional<base::WorkLock> lock;
   if (fs::exists(out / "manifest.json")) lock.emplace(out);
   base::StagedFolder staged(out);
-  write_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, progress);
-  std::optional<Fit> fit;
-  const FitOptions options_of_fit = fitting != nullptr ? fitting->options : FitOptions();
-  if (fitting != nullptr && fuses(plan)) {
-    std::vector<model::ModelConfig> parts;
-    for (const auto& part : plan.parts) parts.push_back(part.config);
-    summary.fitted_rows = fitting->data.size();
-    summary.remarks = too_few_tokens(parts, *rows);
-    base::say(summary.remarks, progress);
-    fit = fit_parts(teacher, plan, summary.keeps, staged.path() / "parts" / plan.name, *rows,
-                    options_of_fit, progress);
-  }
-  if (fuses(plan))
-    write_fusion(teacher, plan, summary.keeps, fit ? &*fit : nullptr, options_of_fit,
-                 staged.path() / "fusion" / plan.name);
   std::map<std::string, plan::CalibrationState> states;
-  if (fit) states[plan.name] = plan::CalibrationState::fitted;
-  commit_bundle(staged, plan, states, out, summary);
+  for (const plan::Plan& plan : plans) {
+    if (is_shared(plan)) continue;
+    const fs::path parts = staged.path() / "parts" / plan.name;
+    std::vector<KeepList>& kept = keeps[plan.name];
+    write_parts(teacher, plan, kept, parts, progress);
+    if (!fuses(plan)) continue;
+    std::optional<Fit> fit;
+    if (fitting != nullptr) {
+      std::vector<model::ModelConfig> configs;
+      for (const auto& part : plan.parts) configs.push_back(part.config);
+      summary.fitted_rows = fitting->data.size();
+      summary.remarks = too_few_tokens(configs, *rows);
+      base::say(summary.remarks, progress);
+      fit = fit_parts(teacher, plan, kept, parts, *rows, fitting->options, progress);
+      states[plan.name] = plan::CalibrationState::fitted;
+    }
+    write_fusion(teacher, plan, kept, fit ? &*fit : nullptr,
+                 fitting != nullptr ? fitting->options : FitOptions(),
+                 staged.path() / "fusion" / plan.name);
+    if (&plan == &plans.front()) summary.keeps = kept;
+  }
+  write_holdings(teacher, plans, staged.path() / "holdings", progress);
+  commit_bundle(staged, plans, states, out, summary);
   return summary;
 }
 

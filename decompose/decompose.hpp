@@ -44,7 +44,7 @@ struct Fitting {
 
 struct DecomposeSummary {
   plan::Manifest manifest;
-  std::vector<KeepList> keeps;
+  std::vector<KeepList> keeps;  // of the default plan
   /// Share of the teacher's channels and heads held by at least one part, and by more than one.
   double covered = 0, shared = 0;
   /// Rows that parts were fitted on; 0: they were only cut.
@@ -52,15 +52,16 @@ struct DecomposeSummary {
   base::Remarks remarks;  // of the fit
 };
 
-/// Cuts the teacher as the plan says and writes the bundle (plans/, parts/ with their keep.json,
-/// fusion/ where the strategy fuses; or holdings/ where it shares the teacher, and importance and
-/// options count for nothing; manifest last): whole or not at all. An existing bundle at
+/// Cuts the teacher as the plans say, of which the first is the default, and writes the bundle
+/// (plans/, parts/ with their keep.json, fusion/ where the strategy fuses; for plans that share the
+/// teacher holdings/, one for all of them, and importance and options count for nothing; manifest
+/// last): whole or not at all. An existing bundle at
 /// `out` is replaced only when it is one; its hosts.toml stays, its checkpoints and measurements
 /// go; while it is being calibrated it is refused (base/lock.hpp). Memory as slice() needs it.
 /// `progress` counts tensors, and layers with `fitting` (null: weights are cut, nothing is fitted).
-/// Throws std::invalid_argument where the plan does not fit the teacher, std::runtime_error where a
-/// file fails.
-DecomposeSummary decompose(const std::filesystem::path& teacher, plan::Plan plan,
+/// Throws std::invalid_argument where a plan does not fit the teacher or two have one name,
+/// std::runtime_error where a file fails.
+DecomposeSummary decompose(const std::filesystem::path& teacher, std::vector<plan::Plan> plans,
                            const Importance& importance, const std::filesystem::path& out,
                            const base::ProgressCallback& progress = {},
                            const SelectOptions& options = {}, const Fitting* fitting = nullptr);

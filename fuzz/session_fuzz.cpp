@@ -348,27 +348,23 @@ class Forge {
     hello.name = "fuzz";
     if (role_ == net::Role::client) return hello;
     hello.bundle = scene_.bundle.identity();
-    hello.plan = scene_.plan.name;
     hello.device = device_;
     hello.origin = random_.chance(95) ? 1 + random_.below(1000) : 0;
     return hello;
   }
   net::Hello wrong_hello() {
     auto wrong = hello();
-    switch (random_.below(6)) {
+    switch (random_.below(5)) {
       case 0:
         wrong.bundle = text();
         break;
       case 1:
-        wrong.plan = text();
-        break;
-      case 2:
         wrong.device = text();
         break;
-      case 3:
+      case 2:
         wrong.role = random_.pick({net::Role::agent, net::Role::client, net::Role::aggregator});
         break;
-      case 4:
+      case 3:
         wrong.name = text();
         break;
       default:
@@ -386,6 +382,7 @@ class Forge {
     if (which < 75) return envelope(net::Cancel{});
     if (which < 84) return envelope(net::EndSequence{});
     if (which < 85) return routes();
+    if (which < 87 && !client) return plan();
     if (which < 90) return ping();
     if (which < 95) return pong();
     if (client) return envelope(net::StatusRequest{});
@@ -395,13 +392,12 @@ class Forge {
   }
   /// Of any kind.
   Message any() {
-    switch (random_.below(18)) {
+    switch (random_.below(20)) {
       case 0:
         return random_.chance(50) ? hello() : wrong_hello();
       case 1: {
         auto welcome = envelope(net::Welcome{});
         welcome.bundle = scene_.bundle.identity();
-        welcome.plan = random_.chance(80) ? scene_.plan.name : text();
         welcome.device = device_;
         welcome.max_requests = number32();
         welcome.memory_bytes = real();
@@ -461,6 +457,14 @@ class Forge {
         return envelope(net::Bye{});
       case 16:
         return random_.chance(50) ? Message(admit()) : Message(infer());
+      case 17:
+        return plan();
+      case 18: {
+        auto reply = envelope(net::PlanReply{});
+        reply.digest = random_.chance(50) ? told(scene_.plan).digest : text();
+        reply.refusal = text();
+        return reply;
+      }
       default:
         return envelope(net::EndSequence{});
     }
@@ -648,8 +652,23 @@ class Forge {
       routes.routes.push_back({random_.chance(50) ? device_ : text(), text()});
     return routes;
   }
+  /// The scene's plan, or one that is not the scene's, or none.
+  net::PlanMessage plan() {
+    auto message = envelope(told(scene_.plan));
+    if (random_.chance(20)) message.digest = text();
+    if (random_.chance(20)) message.json = text();
+    if (random_.chance(20)) {
+      auto other = scene_.plan;
+      other.seed = random_.below(1000);
+      other.name = random_.chance(50) ? "other" : other.name;
+      other.shape.batch = 1 + static_cast<std::int64_t>(random_.below(9));
+      message = told(other);
+    }
+    return message;
+  }
   net::Admit admit() {
     auto admit = envelope(net::Admit{});
+    admit.plan = random_.chance(98) ? plan_digest_ : text();
     admit.tensor = tensor();
     if (admit.tensor.dims.size() > 1) {
       admit.batch = random_.chance(95) ? admit.tensor.dims[0] : integer();
@@ -663,6 +682,7 @@ class Forge {
   }
   net::InferRequest infer() {
     auto request = envelope(net::InferRequest{});
+    if (random_.chance(5)) request.plan = random_.chance(50) ? scene_.plan.name : text();
     request.tensor = tensor();
     request.deadline_ms = deadline_ms();
     request.require_all = random_.chance(10);
@@ -684,6 +704,7 @@ class Forge {
 
   Random& random_;
   const Scene& scene_;
+  const std::string plan_digest_ = told(scene_.plan).digest;
   net::Role role_;
   std::string device_;
   unsigned wildness_ = 20;
@@ -793,6 +814,11 @@ class Target {
     wire->send(Forge(unused, scene, role, device).hello());
     const auto answer = wire->receive(Clock::now() + patience);
     if (!answer || !std::holds_alternative<net::Welcome>(*answer)) return {};
+    if (role != net::Role::aggregator) return wire;
+    wire->send(told(scene.plan));
+    const auto reply = wire->receive(Clock::now() + patience);
+    if (!reply || !std::holds_alternative<net::PlanReply>(*reply)) return {};
+    require(std::get<net::PlanReply>(*reply).refusal.empty(), "the scene's plan is refused");
     return wire;
   }
 
@@ -881,6 +907,7 @@ class AgentTarget : public Target {
     admit.tensor = input;
     admit.batch = input.dims.at(0);
     admit.tokens = input.dims.at(1);
+    admit.plan = told(scene.plan).digest;
     admit.digest = scene.digests.of(input);
     return admit;
   }
@@ -937,6 +964,8 @@ class HostileAgent {
       if (!message) continue;
       if (std::holds_alternative<net::Hello>(*message))
         greet(wire);
+      else if (const auto* plan = std::get_if<net::PlanMessage>(&*message))
+        serve_plan(wire, *plan);
       else if (const auto* admit = std::get_if<net::Admit>(&*message))
         answer(wire, *admit);
       else if (began_ != 0 && random_.chance(5))
@@ -947,7 +976,6 @@ class HostileAgent {
     net::Welcome welcome;
     welcome.epoch = 1;
     welcome.bundle = scene_.bundle.identity();
-    welcome.plan = scene_.plan.name;
     welcome.device = device_;
     welcome.max_requests = 4;
     if (random_.chance(20)) {  // also when it is calm: sessions are shorter than dialling again
@@ -970,6 +998,17 @@ class HostileAgent {
       }
     }
     wire.send(welcome);
+  }
+  void serve_plan(Wire& wire, const net::PlanMessage& plan) {
+    net::PlanReply reply;
+    reply.digest = plan.digest;
+    if (began_ != 0 && random_.chance(10)) {
+      if (random_.chance(50)) reply.refusal = "x" + forge_.text();
+      if (random_.chance(50)) reply.digest = forge_.text();
+      wire.write(forge_.frame(reply));
+      return;
+    }
+    wire.send(reply);
   }
   void answer(Wire& wire, const net::Admit& admit) {
     net::ValueMessage value;
@@ -1083,7 +1122,7 @@ class ServerTarget : public Target {
     options.min_wait = 100ms;
     options.min_wait_in_text = 1000ms;
     options.log = check_line;
-    aggregator_ = std::make_unique<Aggregator>(scene.bundle, scene.plan,
+    aggregator_ = std::make_unique<Aggregator>(scene.bundle, std::vector{scene.plan},
                                                std::make_unique<FakeEngine>(), options);
     require(aggregator_->wait_for_agents(0, 20s) == 3, "the agents do not join");
     restart(1s);
@@ -1167,12 +1206,15 @@ std::unique_ptr<Wire> open(Random& random, const Target& target, Forge* forge) {
   auto wire = Wire::dial(target.address());
   if (!wire) return {};
   const auto way = random.below(100);
-  if (way < 85)
+  if (way < 85) {
     wire->send(forge->hello());
-  else if (way < 92)
+    if (target.role == net::Role::aggregator && random.chance(95))
+      wire->send(told(target.scene.plan));
+  } else if (way < 92) {
     wire->write(forge->frame(forge->wrong_hello()));
-  else if (way < 96)
+  } else if (way < 96) {
     wire->write(forge->garbage());
+  }
   num_messages += way < 96;
   return wire;
 }

@@ -18,6 +18,7 @@
 #include "infer/machine.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/cost.hpp"
+#include "optimizer/plan/weights.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -39,22 +40,50 @@ plan::Plan plan_of_requests(plan::Plan plan) {
   return plan;
 }
 
-std::int32_t rank_of(const plan::Plan& plan, const std::string& device) {
+/// Its rank in the plan. Throws std::invalid_argument.
+std::int32_t rank_in(const plan::Plan& plan, const std::string& device) {
+  if (const auto rank = plan::rank_of(plan, device)) return static_cast<std::int32_t>(*rank);
   std::string known;
-  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
-    if (plan.parts[p].device == device) return static_cast<std::int32_t>(p);
-    known += (p > 0 ? ", " : "") + plan.parts[p].device;
-  }
+  for (const plan::PlanPart& part : plan.parts) known += (known.empty() ? "" : ", ") + part.device;
   throw std::invalid_argument("[agent] device: saw '" + device + "', needs one of plan '" +
                               plan.name + "': " + known);
 }
 
-/// The other agents that the programs of this one exchange values with.
-std::set<std::int32_t> agents_of(const plan::Plan& plan, std::int32_t rank) {
-  auto peers = plan::peers_of(plan::compile(plan, plan.shape).at(static_cast<std::size_t>(rank)));
-  peers.erase(static_cast<std::int32_t>(plan.parts.size()));
-  return peers;
+/// The other devices that the programs of this one exchange values with.
+std::set<std::string> peers_in(const plan::Plan& plan, std::int32_t rank) {
+  std::set<std::string> devices;
+  for (const std::int32_t peer :
+       plan::peers_of(plan::compile(plan, plan.shape).at(static_cast<std::size_t>(rank))))
+    if (static_cast<std::size_t>(peer) < plan.parts.size())
+      devices.insert(plan.parts[static_cast<std::size_t>(peer)].device);
+  return devices;
 }
+
+/// A plan as this device serves it.
+struct Served {
+  Served(const plan::Plan& plan, std::int32_t own_rank)
+      : rank(own_rank),
+        devices(peers_in(plan, own_rank)),
+        requests(plan_of_requests(plan)),
+        programs(plan, static_cast<std::size_t>(own_rank)) {}
+  std::shared_ptr<const plan::Program> program(std::int64_t batch, std::int64_t tokens) {
+    return programs.find(batch, tokens)->at(static_cast<std::size_t>(rank));
+  }
+  const std::string& device(std::int32_t of) const {
+    return requests.parts.at(static_cast<std::size_t>(of)).device;
+  }
+  std::int32_t aggregator_rank() const { return static_cast<std::int32_t>(requests.parts.size()); }
+
+  std::int32_t rank;
+  std::set<std::string> devices;  // that it exchanges values with
+  plan::Plan requests;
+  Programs programs;
+};
+
+/// Plans that are kept beyond those that somebody uses.
+constexpr std::size_t most_idle_plans = 16;
+/// Of one connection.
+constexpr std::size_t most_plans = 64;
 
 std::string saw(const std::string& what, const std::string& seen, const std::string& needed) {
   return what + ": saw '" + seen + "', needs '" + needed + "'";
@@ -78,51 +107,56 @@ struct Agent::State {
     std::string name;
     std::uint32_t epoch = 0;
     std::uint64_t origin = 0;
-    std::map<std::uint64_t, std::uint64_t> sequences;  // the aggregator's -> ours
-    std::map<std::uint64_t, std::string> forgotten;    // and why, until they end
+    std::map<std::uint64_t, std::uint64_t> sequences;      // the aggregator's -> ours
+    std::map<std::uint64_t, std::string> forgotten;        // and why, until they end
+    std::map<std::string, std::shared_ptr<Served>> plans;  // by digest
   };
   /// A text that is being generated, whose keys and values are kept here.
   struct Text {
     std::weak_ptr<Session> session;
     std::uint64_t theirs = 0;
+    std::shared_ptr<Served> plan;
   };
   /// One admitted request.
   struct Task {
     std::weak_ptr<Session> session;
+    std::shared_ptr<Served> plan;
     net::Envelope envelope;  // as the aggregator knows it
     Clock::time_point received_at;
     RequestName name;  // to the other agents
     bool dropping = false;
   };
 
-  State(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine,
+  State(const plan::Bundle& of, const std::vector<plan::Plan>& held, std::unique_ptr<Engine> engine,
         AgentOptions wanted)
       : options(std::move(wanted)),
-        identity(bundle.identity()),
-        programs(plan),
-        requests(plan_of_requests(plan)),
-        rank(rank_of(plan, options.device)),
+        bundle(of),
+        identity(of.identity()),
         resident_bytes(resident_memory_bytes()),
         admission({options.memory_bytes, resident_bytes,
                    static_cast<std::size_t>(options.max_requests), options.sequence_rest}),
         listener(io, options.listen, options.insecure),
-        links(io, plan, rank, agents_of(plan, rank), identity, options.wrap_stream, link_events()),
+        links(io, options.device, identity, options.wrap_stream, options.dial_from, link_events()),
         lot({options.waiting_bytes, lot_patience}),
         leaving_timer(io),
         resting_timer(io),
         lot_timer(io),
         compute(std::move(engine),
-                [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {}
+                [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {
+    for (const plan::Plan& plan : held) {
+      rank_in(plan, options.device);
+      held_plans.insert(plan.name);
+      shares = shares || plan.parts.at(*plan::rank_of(plan, options.device)).share;
+      know_devices(plan);
+    }
+  }
 
-  const plan::Plan& plan() const { return programs.plan(); }
   void notice(const std::string& line) const {
     if (options.log) options.log(base::LogLevel::notice, line);
   }
   void detail(const std::string& line) const {
     if (options.log) options.log(base::LogLevel::detail, line);
   }
-
-  std::int32_t aggregator_rank() const { return static_cast<std::int32_t>(plan().parts.size()); }
 
   // Connections.
   void accept(asio::ip::tcp::socket socket);
@@ -138,10 +172,15 @@ struct Agent::State {
   void end(const std::shared_ptr<Session>& session, const std::string& why);
   bool handle(const std::shared_ptr<Session>& session, net::Message message);
 
+  // Plans.
+  void know_devices(const plan::Plan& plan);
+  void take_plan(Session& session, const net::PlanMessage& message);
+  std::shared_ptr<Served> serve(const net::PlanMessage& message);
+
   // Other agents.
   Links::Events link_events();
-  void take_value(std::int32_t rank, net::ValueMessage message);
-  void lose_link(std::int32_t rank);
+  void take_value(const std::string& from, net::ValueMessage message);
+  void lose_link(const std::string& from);
   void expire_lot();
 
   // Requests.
@@ -158,13 +197,13 @@ struct Agent::State {
   void fail(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
             const std::string& text);
   void abort(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
-             std::int32_t lost);
+             const std::string& lost);
 
   // Sequences.
-  std::string objection(const Session& session, const net::Admit& admit) const;
-  Sequence enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
-                 const Admission::Wanted& wanted);
-  double step_bytes(std::int64_t texts_of_batch);
+  std::string objection(const Session& session, const Served& plan, const net::Admit& admit) const;
+  Sequence enter(const std::shared_ptr<Session>& session, const std::shared_ptr<Served>& plan,
+                 const net::Admit& admit, const Admission::Wanted& wanted);
+  static double step_bytes(Served& plan, std::int64_t texts_of_batch);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
@@ -176,11 +215,12 @@ struct Agent::State {
   void leave();
 
   AgentOptions options;
+  plan::Bundle bundle;
   std::string identity;
-  Programs programs;
-  plan::Plan requests;
-  std::int32_t rank;
-  double resident_bytes;  // with the weights, before computing
+  std::set<std::string> held_plans;                      // whose sub-models the engine has
+  bool shares = false;                                   // and it has the device's holding
+  std::map<std::string, std::shared_ptr<Served>> plans;  // by digest
+  double resident_bytes;                                 // with the weights, before computing
   Admission admission;
   asio::io_context io;  // outlives what its coroutines hold
   net::Listener listener;
@@ -199,8 +239,9 @@ struct Agent::State {
 void Agent::State::accept(asio::ip::tcp::socket socket) {
   boost::system::error_code ignored;
   const auto peer = net::to_text(socket.remote_endpoint(ignored));
+  const auto host = net::host_of(socket);
   auto stream = net::tcp_stream(std::move(socket));
-  if (options.wrap_stream) stream = options.wrap_stream(std::move(stream));
+  if (options.wrap_stream) stream = options.wrap_stream(std::move(stream), host);
   net::ConnectionOptions settings;
   settings.limits = greeting_limits;
   settings.describe = [this](net::Pong& pong) {
@@ -268,10 +309,9 @@ void Agent::State::open(Connection& connection) const {
 
 asio::awaitable<void> Agent::State::serve_link(std::shared_ptr<Connection> connection,
                                                std::string peer, net::Hello hello) {
-  std::int32_t from = 0;
-  std::string wrong;
+  std::string from, wrong;
   try {
-    from = links.rank_of(hello);
+    from = links.greeted(hello);
   } catch (const std::invalid_argument& error) {
     wrong = error.what();
   }
@@ -306,7 +346,6 @@ std::string Agent::State::objection(const net::Hello& hello) const {
   if (hello.role == net::Role::aggregator && hello.origin == 0)
     return "origin: saw 0, needs a number that names the aggregator";
   if (hello.bundle != identity) return saw("bundle", hello.bundle, identity);
-  if (hello.plan != plan().name) return saw("plan", hello.plan, plan().name);
   if (hello.device != options.device) return saw("device", hello.device, options.device);
   if (draining) return "draining, no new work";
   return {};
@@ -316,7 +355,6 @@ net::Welcome Agent::State::welcome(const net::Hello& hello) const {
   net::Welcome welcome;
   welcome.epoch = hello.epoch;
   welcome.bundle = identity;
-  welcome.plan = plan().name;
   welcome.device = options.device;
   welcome.max_requests = static_cast<std::uint32_t>(options.max_requests);
   welcome.memory_bytes = options.memory_bytes;
@@ -365,6 +403,10 @@ bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message 
     links.dial(*routes);
     return true;
   }
+  if (const auto* plan = std::get_if<net::PlanMessage>(&message)) {
+    take_plan(*session, *plan);
+    return true;
+  }
   if (const auto* ended = std::get_if<net::EndSequence>(&message)) {
     end_sequence(*session, ended->sequence);
     return true;
@@ -372,12 +414,61 @@ bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message 
   return std::holds_alternative<net::Bye>(message) || std::holds_alternative<net::Drain>(message);
 }
 
+/// Of all plans that the bundle has or that are sent, so that whoever serves one of them first
+/// finds the others waiting for its link.
+void Agent::State::know_devices(const plan::Plan& plan) {
+  std::set<std::string> devices;
+  for (const plan::PlanPart& part : plan.parts) devices.insert(part.device);
+  links.know(devices);
+}
+
+void Agent::State::take_plan(Session& session, const net::PlanMessage& message) {
+  net::PlanReply reply;
+  reply.epoch = session.epoch;
+  reply.digest = message.digest;
+  try {
+    if (session.plans.size() >= most_plans && session.plans.count(message.digest) == 0)
+      throw std::invalid_argument("plans: saw " + std::to_string(most_plans) +
+                                  " on this connection, takes no more");
+    session.plans[message.digest] = serve(message);
+  } catch (const std::exception& error) {
+    reply.refusal = std::string(error.what()).substr(0, 2000);
+    notice("[" + session.name + "] refused: " + reply.refusal);
+  }
+  session.connection->send(reply);
+}
+
+/// Throws std::exception: no plan, or not one of what this device holds.
+std::shared_ptr<Served> Agent::State::serve(const net::PlanMessage& message) {
+  if (const auto known = plans.find(message.digest); known != plans.end()) return known->second;
+  const plan::Plan plan = plan::plan_from_json(message.json, "plan");
+  if (const std::string digest = plan::digest_of(plan); digest != message.digest)
+    throw std::invalid_argument(saw("plan digest", message.digest, digest));
+  const std::int32_t rank = rank_in(plan, options.device);
+  plan::expect_held(bundle, plan, options.device);
+  const bool is_share = plan.parts[static_cast<std::size_t>(rank)].share.has_value();
+  if (is_share ? !shares : held_plans.count(plan.name) == 0)
+    throw std::invalid_argument("[plan '" + plan.name +
+                                "'] is left out by --plan: its weights are not loaded");
+  know_devices(plan);
+  // Those that nobody has asked for on a connection that lasts may come again.
+  for (auto at = plans.begin(); at != plans.end() && plans.size() >= most_idle_plans;)
+    at = at->second.use_count() == 1 ? plans.erase(at) : std::next(at);
+  return plans[message.digest] = std::make_shared<Served>(plan, rank);
+}
+
 void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit admit) {
   const auto received_at = Clock::now();
   const net::Envelope& envelope = admit;
+  const auto known = session->plans.find(admit.plan);
+  if (known == session->plans.end())
+    return fail(
+        session, envelope,
+        "plan: saw " + admit.plan.substr(0, 12) + ", which was not sent on this connection");
+  const std::shared_ptr<Served> served = known->second;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = programs.find(admit.batch, admit.tokens)->at(static_cast<std::size_t>(rank));
+    program = served->program(admit.batch, admit.tokens);
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }
@@ -389,7 +480,8 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                 "request " + std::to_string(admit.request) + ": is admitted already");
   if (plan::find_first<plan::Input>(*program) != nullptr && !admit.tensor.present)
     return fail(session, envelope, "input: saw none, needs one");
-  if (!links.complete()) return refuse_for_now(*session, envelope, "no link to " + links.missing());
+  if (const std::string missing = links.missing(served->devices); !missing.empty())
+    return refuse_for_now(*session, envelope, "no link to " + missing);
   if (lot.overflowed(request)) {
     lot.take(request);
     return fail(session, envelope,
@@ -397,7 +489,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                     base::format_bytes(static_cast<double>(lot.most_bytes())));
   }
 
-  const auto room = room_of(*program, requests);
+  const auto room = room_of(*program, served->requests);
   if (!admission.could_fit(room))
     return fail(session, envelope,
                 "memory: saw a program whose peak is " +
@@ -408,11 +500,12 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   Admission::Wanted wanted{room, 0, 0, 0};
   if (admit.sequence != 0) {
     if (admit.past == 0) end_sequence(*session, admit.sequence);
-    if (const auto wrong = objection(*session, admit); !wrong.empty())
+    if (const auto wrong = objection(*session, *served, admit); !wrong.empty())
       return fail(session, envelope, name + wrong);
     if (admit.past == 0) {
-      wanted.cache_bytes = plan::cache_bytes(*program, plan(), admit.batch, admit.capacity);
-      wanted.step_bytes = step_bytes(admit.batch);
+      wanted.cache_bytes =
+          plan::cache_bytes(*program, served->requests, admit.batch, admit.capacity);
+      wanted.step_bytes = step_bytes(*served, admit.batch);
     } else {
       wanted.text = session->sequences.at(admit.sequence);
       admission.use(wanted.text, received_at);  // also where it has to wait
@@ -432,9 +525,9 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                       " of keys and values and " + base::format_bytes(room.bytes()) +
                       " to compute in, gives " + base::format_bytes(options.memory_bytes));
   }
-  const Sequence sequence = enter(session, admit, wanted);
+  const Sequence sequence = enter(session, served, admit, wanted);
   const auto id = next_task++;
-  tasks[id] = Task{session, envelope, received_at, request};
+  tasks[id] = Task{session, served, envelope, received_at, request};
   named[request] = id;
   admission.begin(id, room, sequence.id, Clock::now());
   std::vector<net::Value> inputs;
@@ -442,7 +535,9 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   compute.admit(id, std::move(program), std::move(inputs),
                 received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
   for (Lot::Waiting& value : lot.take(request))
-    compute.deliver(id, value.from, value.message.tag, std::move(value.message.tensor));
+    if (const auto from = plan::rank_of(served->requests, value.from))
+      compute.deliver(id, static_cast<std::int32_t>(*from), value.message.tag,
+                      std::move(value.message.tensor));
 }
 
 void Agent::State::refuse_for_now(const Session& session, const net::Envelope& envelope,
@@ -455,16 +550,18 @@ void Agent::State::refuse_for_now(const Session& session, const net::Envelope& e
 }
 
 /// Why the request's sequence can neither begin nor go on here; empty where it can.
-std::string Agent::State::objection(const Session& session, const net::Admit& admit) const {
+std::string Agent::State::objection(const Session& session, const Served& plan,
+                                    const net::Admit& admit) const {
   if (admit.past == 0) {
-    const model::ModelConfig& model = plan().teacher;
+    const model::ModelConfig& model = plan.requests.teacher;
     if (!model.causal) return "saw a model that does not generate";
     if (admit.capacity < admit.tokens || admit.capacity > model.context)
       return saw("capacity", std::to_string(admit.capacity),
                  std::to_string(admit.tokens) + ".." + std::to_string(model.context));
     return {};
   }
-  if (session.sequences.count(admit.sequence) != 0) return {};
+  if (const auto at = session.sequences.find(admit.sequence); at != session.sequences.end())
+    return texts.at(at->second).plan.get() == &plan ? "" : "saw another plan than its first tokens";
   if (const auto why = session.forgotten.find(admit.sequence); why != session.forgotten.end())
     return why->second;
   return "saw none of its tokens, needs the " + std::to_string(admit.past) +
@@ -472,13 +569,14 @@ std::string Agent::State::objection(const Session& session, const net::Admit& ad
 }
 
 /// The request's sequence, whose room was made, begins or goes on.
-Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net::Admit& admit,
+Sequence Agent::State::enter(const std::shared_ptr<Session>& session,
+                             const std::shared_ptr<Served>& plan, const net::Admit& admit,
                              const Admission::Wanted& wanted) {
   if (admit.sequence == 0) return {};
   if (admit.past == 0) {
     const auto ours = next_sequence++;
     session->sequences[admit.sequence] = ours;
-    texts[ours] = Text{session, admit.sequence};
+    texts[ours] = Text{session, admit.sequence, plan};
     admission.keep(ours, wanted.cache_bytes, wanted.step_bytes, Clock::now());
     if (texts.size() == 1) forget_resting();
   }
@@ -486,9 +584,8 @@ Sequence Agent::State::enter(const std::shared_ptr<Session>& session, const net:
 }
 
 /// What a further token of so many texts computes in.
-double Agent::State::step_bytes(std::int64_t texts_of_batch) {
-  return room_of(*programs.find(texts_of_batch, 1)->at(static_cast<std::size_t>(rank)), requests)
-      .bytes();
+double Agent::State::step_bytes(Served& plan, std::int64_t texts_of_batch) {
+  return room_of(*plan.program(texts_of_batch, 1), plan.requests).bytes();
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
@@ -545,10 +642,10 @@ void Agent::State::drop(std::uint64_t id) {
 
 Links::Events Agent::State::link_events() {
   Links::Events events;
-  events.value = [this](std::int32_t from, net::ValueMessage message) {
+  events.value = [this](const std::string& from, net::ValueMessage message) {
     take_value(from, std::move(message));
   };
-  events.lost = [this](std::int32_t from, const std::string&) { lose_link(from); };
+  events.lost = [this](const std::string& from, const std::string&) { lose_link(from); };
   events.log = [this](base::LogLevel level, const std::string& line) {
     if (options.log) options.log(level, line);
   };
@@ -556,16 +653,24 @@ Links::Events Agent::State::link_events() {
 }
 
 /// For a request that is admitted, or for one that may be.
-void Agent::State::take_value(std::int32_t from, net::ValueMessage message) {
+void Agent::State::take_value(const std::string& from, net::ValueMessage message) {
   const RequestName request{message.origin, message.request};
-  if (const auto at = named.find(request); at != named.end())
-    return compute.deliver(at->second, from, message.tag, std::move(message.tensor));
+  if (const auto at = named.find(request); at != named.end()) {
+    if (const auto rank = plan::rank_of(tasks.at(at->second).plan->requests, from))
+      compute.deliver(at->second, static_cast<std::int32_t>(*rank), message.tag,
+                      std::move(message.tensor));
+    return;
+  }
   lot.add(request, from, std::move(message), Clock::now());
   if (lot_timer.expiry() <= Clock::now()) expire_lot();
 }
 
 /// Ends what waits for a value of that agent.
-void Agent::State::lose_link(std::int32_t from) { compute.peer_lost(from); }
+void Agent::State::lose_link(const std::string& from) {
+  for (const auto& [id, task] : tasks)
+    if (const auto rank = plan::rank_of(task.plan->requests, from))
+      compute.peer_lost(id, static_cast<std::int32_t>(*rank));
+}
 
 void Agent::State::expire_lot() {
   lot.expire(Clock::now());
@@ -593,10 +698,10 @@ void Agent::State::take(std::vector<Compute::Event> events) {
     const auto session = task.session.lock();
     // Nobody waits for it; `dropped` comes when nothing is held any more.
     if (task.dropping && event.what != What::dropped) continue;
-    if (event.what == What::send && event.peer != aggregator_rank()) {
+    if (event.what == What::send && event.peer != task.plan->aggregator_rank()) {
       const std::int32_t to = event.peer;
       if (forward_to_agent(id, std::move(event))) continue;
-      if (session) abort(session, task.envelope, to);
+      if (session) abort(session, task.envelope, task.plan->device(to));
       drop(id);
       continue;
     }
@@ -609,7 +714,7 @@ void Agent::State::take(std::vector<Compute::Event> events) {
       ++i;
     } else if (event.what == What::failed) {
       if (session && event.peer >= 0)
-        abort(session, task.envelope, event.peer);
+        abort(session, task.envelope, task.plan->device(event.peer));
       else if (session)
         fail(session, task.envelope, event.text);
     } else if (event.what == What::output) {
@@ -654,7 +759,7 @@ bool Agent::State::forward_to_agent(std::uint64_t id, Compute::Event event) {
   message.wait_s = event.times.wait_s;
   message.queued_s = event.times.queued_s;
   message.tensor = std::move(event.value);
-  return links.send(event.peer, message);
+  return links.send(task.plan->device(event.peer), message);
 }
 
 void Agent::State::finish(std::uint64_t id) {
@@ -677,11 +782,11 @@ void Agent::State::fail(const std::shared_ptr<Session>& session, const net::Enve
 
 /// Another device is gone without which the request cannot be completed here.
 void Agent::State::abort(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
-                         std::int32_t lost) {
+                         const std::string& lost) {
   net::Abort message;
   static_cast<net::Envelope&>(message) = envelope;
   message.last = true;
-  message.text = "lost '" + plan().parts.at(static_cast<std::size_t>(lost)).device + "'";
+  message.text = "lost '" + lost + "'";
   session->connection->send(message);
   detail("[" + session->name + "] request " + std::to_string(envelope.request) + ": " +
          message.text);
@@ -731,10 +836,10 @@ void Agent::State::leave() {
   });
 }
 
-Agent::Agent(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine,
-             AgentOptions options) {
+Agent::Agent(const plan::Bundle& bundle, const std::vector<plan::Plan>& plans,
+             std::unique_ptr<Engine> engine, AgentOptions options) {
   options.check();
-  state_ = std::make_unique<State>(bundle, plan, std::move(engine), std::move(options));
+  state_ = std::make_unique<State>(bundle, plans, std::move(engine), std::move(options));
 }
 
 Agent::~Agent() = default;

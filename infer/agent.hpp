@@ -3,19 +3,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/log.hpp"
 #include "infer/executor.hpp"
+#include "net/stream_wrap.hpp"
 #include "optimizer/plan/bundle.hpp"
 
-namespace cleave::net {
-class Stream;
-}
-
 namespace cleave::infer {
-
-/// Puts a stream over each connection's: TLS, or a test's recorder.
-using WrapStream = std::function<std::unique_ptr<net::Stream>(std::unique_ptr<net::Stream>)>;
 
 struct AgentOptions {
   std::string device;
@@ -38,13 +33,16 @@ struct AgentOptions {
   std::function<void(const std::string&)> on_listening;
   /// On the thread of run().
   base::Log log;
-  WrapStream wrap_stream;
+  net::StreamWrap wrap_stream;
+  /// The host that it dials other agents from; empty: whichever the system takes.
+  std::string dial_from;
   /// Throws std::invalid_argument.
   void check() const;
 };
 
-/// Serves one part to whichever aggregator connects, also to several, and to the next when one
-/// dies. Where the plan's programs exchange values, agents link to each other where an aggregator
+/// Serves a device's part of a bundle to whichever aggregator connects, also to several, and to the
+/// next when one dies: every plan that it is sent whose weights it holds. Where programs exchange
+/// values, agents link to each other where an aggregator
 /// says that they are, and every message's role, rank and request are checked.
 ///
 /// Two threads: I/O in run(), computing inside. A request is admitted when fewer than W are and its
@@ -55,11 +53,11 @@ struct AgentOptions {
 /// nothing more.
 class Agent {
  public:
-  /// Listens, and returns when the engine is prepared. Throws std::system_error where the port
-  /// cannot be bound, std::invalid_argument where the plan has no such device or an option is out
-  /// of range, and what the engine throws.
-  Agent(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> engine,
-        AgentOptions options);
+  /// `plans`: those whose weights the engine holds. Listens, and returns when the engine is
+  /// prepared. Throws std::system_error where the port cannot be bound, std::invalid_argument where
+  /// a plan has no such device or an option is out of range, and what the engine throws.
+  Agent(const plan::Bundle& bundle, const std::vector<plan::Plan>& plans,
+        std::unique_ptr<Engine> engine, AgentOptions options);
   ~Agent();
   /// Blocks until stopped or drained.
   void run();

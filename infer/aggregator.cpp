@@ -45,6 +45,8 @@ constexpr std::chrono::milliseconds first_retry = 20ms, longest_retry = 320ms;
 /// A moment after which nobody is the first any more.
 constexpr std::chrono::milliseconds least_retry = 2ms;
 
+constexpr char not_joined[] = "not joined";
+
 /// Names the requests of this aggregator among those of others.
 std::uint64_t random_origin() {
   std::random_device random;
@@ -129,22 +131,9 @@ const plan::ValueInfo* input_of(const plan::Program& program) {
   return input ? &info_of(program, input->result) : nullptr;
 }
 
-/// Seconds, of an input [B, …] or, of texts, [B, N]. What a plan of generated texts predicts is a
-/// step of one token; prompts bring many.
-struct Predicted {
-  double compute_s = 0, whole_s = 0;
-};
-Predicted predicted(const plan::Plan& plan, const std::string& device,
-                    const std::vector<std::int64_t>& input) {
-  const auto prediction = plan.prediction.of(device);
-  const auto times = [](std::int64_t now, std::int64_t planned) {
-    return static_cast<double>(now) / static_cast<double>(std::max<std::int64_t>(1, planned));
-  };
-  double more = times(input[0], plan.shape.batch);
-  if (plan.teacher.is_text() && input.size() > 1)
-    more *= std::max(1.0, times(input[1], plan.shape.generate > 0 ? 1 : plan.shape.tokens));
-  const double whole_s = prediction.compute_s + prediction.send_s + prediction.receive_s;
-  return {prediction.compute_s * more, whole_s * more};
+plan::Expectation expected_of(const plan::Plan& plan, const std::string& device,
+                              const std::vector<std::int64_t>& input) {
+  return plan::expectation(plan, device, input.at(0), input.size() > 1 ? input[1] : 0);
 }
 
 }  // namespace
@@ -162,6 +151,27 @@ void AggregatorOptions::check() const {
   need(min_wait_in_text.count() >= 0, "min_wait_in_text",
        std::to_string(min_wait_in_text.count()) + " ms", "0 ms or more");
 }
+
+/// A plan, and where its devices stand among the peers.
+struct ServedPlan {
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
+
+  explicit ServedPlan(const plan::Plan& of)
+      : programs(of), digest(plan::digest_of(of)), coupled(is_coupled(of)) {}
+  const plan::Plan& plan() const { return programs.plan(); }
+  /// The aggregator's.
+  std::size_t own_rank() const { return plan().parts.size(); }
+  bool has(std::size_t device) const { return ranks.at(device) != none; }
+  std::int32_t rank(std::size_t device) const {
+    return static_cast<std::int32_t>(ranks.at(device));
+  }
+
+  Programs programs;
+  std::string digest;
+  bool coupled;                    // agents exchange values
+  std::vector<std::size_t> ranks;  // by device; `none` where it takes no part
+  std::vector<double> plausible;   // by rank: the largest |number| of its part's features
+};
 
 struct Aggregator::State {
   using Id = std::uint64_t;
@@ -186,10 +196,11 @@ struct Aggregator::State {
     explicit Job(asio::io_context& io) : timer(io), retry(io) {}
     Id id = 0;
     Request request;
+    ServedPlan* plan = nullptr;
     std::function<void(Response)> on_done;
     Clock::time_point submitted, arrived, launched, deadline;  // arrived: on the I/O thread
     std::shared_ptr<const Programs::Ranks> programs;
-    std::vector<Share> shares;
+    std::vector<Share> shares;     // by device
     std::shared_ptr<Batch> batch;  // where it is a piece of one
     bool running = false;
     bool returning = false;                         // one was busy: it is taken back from all
@@ -199,46 +210,64 @@ struct Aggregator::State {
     asio::steady_timer timer, retry;
   };
 
-  State(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> fusion,
-        AggregatorOptions wanted)
+  State(const plan::Bundle& bundle, const std::vector<plan::Plan>& wanted_plans,
+        std::unique_ptr<Engine> fusion, AggregatorOptions wanted)
       : options(std::move(wanted)),
-        programs(plan),
-        coupled(is_coupled(plan)),
         compute(std::move(fusion),
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {
-    for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) add_peer(rank, bundle.identity());
-    for (const double largest : bundle.largest_features(plan))
-      plausible.push_back(plausible_times * largest);
+    if (wanted_plans.empty())
+      throw std::invalid_argument("[aggregator] plans: saw none, needs one or more");
+    std::vector<std::string> devices;
+    for (const plan::Plan& plan : wanted_plans) {
+      plans.push_back(std::make_unique<ServedPlan>(plan));
+      for (const double largest : bundle.largest_features(plan))
+        plans.back()->plausible.push_back(plausible_times * largest);
+      for (const plan::PlanPart& part : plan.parts)
+        if (std::find(devices.begin(), devices.end(), part.device) == devices.end())
+          devices.push_back(part.device);
+    }
+    for (const auto& served : plans)
+      for (const std::string& device : devices)
+        served->ranks.push_back(plan::rank_of(served->plan(), device).value_or(ServedPlan::none));
+    for (const std::string& device : devices) add_peer(device, bundle.identity());
   }
 
-  const plan::Plan& plan() const { return programs.plan(); }
+  /// The default one.
+  const plan::Plan& plan() const { return plans.front()->plan(); }
+  ServedPlan* find_plan(const std::string& name) const;
   void log(base::LogLevel level, const std::string& line) const {
     if (options.log) options.log(level, line);
   }
-  std::size_t own_rank() const { return plan().parts.size(); }
 
   // Agents.
-  void add_peer(std::size_t rank, const std::string& identity);
-  void lost(std::size_t rank, const std::string& why);
-  void lose_open(std::size_t rank, Share::Stage stage, const std::string& why);
-  void give_up_ejected(std::size_t rank);
-  static bool is_last_hope(const Job& job, std::size_t rank);
-  void take_value(std::size_t rank, net::ValueMessage message, std::uint64_t wire_bytes);
-  bool take_busy(std::size_t rank, Id id, const std::string& why, std::uint64_t wire_bytes);
-  void take_done(std::size_t rank, Id id, const net::Done& done);
+  void add_peer(const std::string& name, const std::string& identity);
+  void lost(std::size_t device, const std::string& why);
+  void lose_open(std::size_t device, Share::Stage stage, const std::string& why);
+  void give_up_ejected(std::size_t device);
+  static bool is_last_hope(const Job& job, std::size_t device);
+  void take_value(std::size_t device, net::ValueMessage message, std::uint64_t wire_bytes);
+  bool take_busy(std::size_t device, Id id, const std::string& why, std::uint64_t wire_bytes);
+  void take_done(std::size_t device, Id id, const net::Done& done);
   void take_back(Job& job);
   void offer_again_if_returned(Job& job);
   void offer_again(Id id);
-  void send_admit(std::size_t rank, Id id);
-  net::Admit admission(const Job& job, Id id, std::size_t rank) const;
-  std::vector<std::uint32_t> tags_from(const Job& job, std::size_t rank) const;
-  void take_late(std::size_t rank, const std::vector<Id>& ids);
-  void count_late(const std::vector<std::size_t>& ranks);
-  const Peer* ejected_peer() const;
-  void keep_one_asked();
+  void send_admit(std::size_t device, Id id);
+  net::Admit admission(const Job& job, Id id, std::size_t device) const;
+  static std::vector<std::uint32_t> tags_from(const Job& job, std::size_t device);
+  /// It has a part in it, and something to do there.
+  static bool computes(const Job& job, std::size_t device) {
+    return job.plan->has(device) &&
+           !job.programs->at(static_cast<std::size_t>(job.plan->rank(device)))
+                ->instructions.empty();
+  }
+  void take_late(std::size_t device, const std::vector<Id>& ids);
+  void count_late(const std::vector<std::size_t>& devices);
+  const Peer* ejected_peer(const ServedPlan& plan) const;
+  void keep_one_asked(const ServedPlan& plan);
   void probe_with(const Job& job);
   void count_joined();
-  std::string who_is_missing() const;
+  std::string who_is_missing(const ServedPlan& plan) const;
+  std::string why_away(const ServedPlan& plan, std::size_t device) const;
 
   // Requests.
   void start(std::shared_ptr<Job> job);
@@ -261,8 +290,8 @@ struct Aggregator::State {
   void timer_fired(Id id);
   void give_up_if_all_late(Id id);
   void give_up_open(Job& job, Clock::time_point now);
-  std::vector<std::size_t> late_ranks(const Job& job, Clock::time_point now) const;
-  bool lose(Id id, std::size_t rank, const std::string& why);
+  std::vector<std::size_t> late_devices(const Job& job, Clock::time_point now) const;
+  bool lose(Id id, std::size_t device, const std::string& why);
   bool ask_ejected(Job& job);
   static std::string need_of(const Peer& peer, const std::string& why);
   void received_share(Job& job, Share& share);
@@ -278,25 +307,27 @@ struct Aggregator::State {
   std::vector<AgentStatus> status() const;
 
   // Sequences.
-  std::string sequence_objection(const Sequence& sequence) const;
-  void leave(std::uint64_t sequence, std::size_t rank, const std::string& why);
-  void leave_all(std::size_t rank, const std::string& why);
+  std::string sequence_objection(const Job& job) const;
+  void leave(std::uint64_t sequence, std::size_t device, const std::string& why);
+  void leave_all(std::size_t device, const std::string& why);
   void end_sequence(std::uint64_t id);
 
   AggregatorOptions options;
-  Programs programs;
+  std::vector<std::unique_ptr<ServedPlan>> plans;  // the default one first
   const std::uint64_t origin = random_origin();
-  const bool coupled;  // agents exchange values
   std::minstd_rand random{static_cast<std::uint32_t>(origin >> 32)};
   asio::io_context io;  // outlives what its coroutines hold
   std::uint32_t epoch = 1;
-  std::vector<std::unique_ptr<Peer>> peers;  // by rank
-  std::vector<double> plausible;             // by rank: the largest |number| of its part's features
+  std::vector<std::unique_ptr<Peer>> peers;  // by device
   std::map<Id, std::shared_ptr<Job>> jobs;
   std::map<Id, std::shared_ptr<Batch>> batches;  // their pieces are jobs
   std::deque<Id> queue;
-  /// Texts that are being generated, and why which ranks do not keep theirs any more.
-  std::map<std::uint64_t, std::map<std::size_t, std::string>> sequences;
+  /// A text that is being generated, and why which devices do not keep theirs any more.
+  struct Text {
+    const ServedPlan* plan = nullptr;
+    std::map<std::size_t, std::string> left;
+  };
+  std::map<std::uint64_t, Text> sequences;
   std::set<std::uint64_t> ending;           // texts that end after their requests
   int in_flight = 0, in_flight_of_all = 0;  // the second: with require_all
   bool launching = false;
@@ -314,89 +345,105 @@ struct Aggregator::State {
   std::thread thread;
 };
 
-void Aggregator::State::add_peer(std::size_t rank, const std::string& identity) {
-  const auto& device = plan().parts[rank].device;
-  const auto host = options.hosts.find(device);
+/// Null where there is none of that name.
+ServedPlan* Aggregator::State::find_plan(const std::string& name) const {
+  for (const auto& plan : plans)
+    if (name.empty() || plan->plan().name == name) return plan.get();
+  return nullptr;
+}
+
+void Aggregator::State::add_peer(const std::string& name, const std::string& identity) {
+  const std::size_t device = peers.size();
+  const auto host = options.hosts.find(name);
   if (host == options.hosts.end())
-    throw std::invalid_argument("[aggregator] hosts: saw no address of '" + device +
+    throw std::invalid_argument("[aggregator] hosts: saw no address of '" + name +
                                 "', needs one for each device");
   net::DialOptions dial;
   dial.address = host->second;
   dial.hello.role = net::Role::aggregator;
   dial.hello.epoch = epoch;
   dial.hello.bundle = identity;
-  dial.hello.plan = plan().name;
-  dial.hello.device = device;
+  dial.hello.device = name;
   dial.hello.name = "aggregator";
   dial.hello.origin = origin;
   dial.wrap = options.wrap_stream;
+  dial.from = options.dial_from;
   Peer::Events events;
   events.changed = [this] { count_joined(); };
-  events.lost = [this, rank](const std::string& why) { lost(rank, why); };
-  events.draining = [this, rank] { lose_open(rank, Share::Stage::waiting, "draining"); };
-  events.value = [this, rank](net::ValueMessage message, std::uint64_t wire_bytes) {
-    take_value(rank, std::move(message), wire_bytes);
+  events.lost = [this, device](const std::string& why) { lost(device, why); };
+  events.draining = [this, device] { lose_open(device, Share::Stage::waiting, "draining"); };
+  events.value = [this, device](net::ValueMessage message, std::uint64_t wire_bytes) {
+    take_value(device, std::move(message), wire_bytes);
   };
-  events.busy = [this, rank](Id id, const std::string& why, std::uint64_t wire_bytes) {
-    return take_busy(rank, id, why, wire_bytes);
+  events.busy = [this, device](Id id, const std::string& why, std::uint64_t wire_bytes) {
+    return take_busy(device, id, why, wire_bytes);
   };
-  events.done = [this, rank](Id id, const net::Done& done) { take_done(rank, id, done); };
-  events.ended = [this, rank](Id id, const std::string& why, bool refused) {
+  events.done = [this, device](Id id, const net::Done& done) { take_done(device, id, done); };
+  events.ended = [this, device](Id id, const std::string& why, bool refused) {
     auto* job = find_running(id);
-    if (!job || !job->shares[rank].open()) return;
-    job->shares[rank].refused = refused;
-    if (lose(id, rank, why)) give_up_if_all_late(id);
+    if (!job || !job->shares[device].open()) return;
+    job->shares[device].refused = refused;
+    if (lose(id, device, why)) give_up_if_all_late(id);
   };
-  events.offer = [this, rank](Id id) { send_admit(rank, id); };
-  events.late = [this, rank](const std::vector<Id>& ids) { take_late(rank, ids); };
+  events.offer = [this, device](Id id) { send_admit(device, id); };
+  events.late = [this, device](const std::vector<Id>& ids) { take_late(device, ids); };
   events.log = [this](base::LogLevel level, const std::string& line) { log(level, line); };
+  std::vector<net::PlanMessage> served;
   std::optional<net::Routes> routes;
-  if (coupled) {
+  for (const auto& plan : plans) {
+    if (!plan->has(device)) continue;
+    net::PlanMessage message;
+    message.digest = plan->digest;
+    message.json = plan::text_of(plan->plan());
+    served.push_back(std::move(message));
+    if (!plan->coupled || routes) continue;
     routes.emplace();
-    for (const auto& [name, address] : options.hosts) routes->routes.push_back({name, address});
+    for (const auto& [other, address] : options.hosts) routes->routes.push_back({other, address});
   }
   peers.push_back(std::make_unique<Peer>(io, std::move(dial), options.lateness, std::move(events),
-                                         std::move(routes)));
+                                         std::move(served), std::move(routes)));
 }
 
-void Aggregator::State::lost(std::size_t rank, const std::string& why) {
-  leave_all(rank, why);
-  lose_open(rank, Share::Stage::waiting, "lost: " + why);
-  lose_open(rank, Share::Stage::sent, "lost: " + why);
-  lose_open(rank, Share::Stage::returned, "lost: " + why);
+void Aggregator::State::lost(std::size_t device, const std::string& why) {
+  leave_all(device, why);
+  lose_open(device, Share::Stage::waiting, "lost: " + why);
+  lose_open(device, Share::Stage::sent, "lost: " + why);
+  lose_open(device, Share::Stage::returned, "lost: " + why);
 }
 
-void Aggregator::State::lose_open(std::size_t rank, Share::Stage stage, const std::string& why) {
+void Aggregator::State::lose_open(std::size_t device, Share::Stage stage, const std::string& why) {
   std::vector<Id> ids;
   for (const auto& [id, job] : jobs)
-    if (job->running && job->shares[rank].stage == stage) ids.push_back(id);
+    if (job->running && job->shares[device].stage == stage) ids.push_back(id);
   // One loss may end its request, and start another.
   for (const auto id : ids)
-    if (const auto* job = find_running(id); job && job->shares[rank].stage == stage)
-      if (lose(id, rank, why)) give_up_if_all_late(id);
+    if (const auto* job = find_running(id); job && job->shares[device].stage == stage)
+      if (lose(id, device, why)) give_up_if_all_late(id);
 }
 
-void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
+void Aggregator::State::take_value(std::size_t device, net::ValueMessage message,
                                    std::uint64_t wire_bytes) {
   auto* job = find_running(message.request);
   // Late: of a request that is answered, or of another epoch.
   if (!job || message.epoch != epoch) return;
-  const auto peer = static_cast<std::int32_t>(rank);
-  auto& share = job->shares[rank];
+  if (!job->plan->has(device)) return;
+  const std::int32_t peer = job->plan->rank(device);
+  auto& share = job->shares[device];
   share.report.received_bytes += wire_bytes;
   const auto tag = std::find(share.tags.begin(), share.tags.end(), message.tag);
   if (share.stage != Share::Stage::sent || tag == share.tags.end()) return;
-  const auto& program = *job->programs->at(own_rank());
+  const auto& program = *job->programs->at(job->plan->own_rank());
   for (const auto& instruction : program.instructions) {
     const auto* receive = std::get_if<plan::Receive>(&instruction);
     if (!receive || receive->peer != peer || receive->tag != message.tag) continue;
     const auto& info = info_of(program, receive->result);
     auto wrong = mismatch(message.tensor, info);
-    if (wrong.empty()) wrong = implausible(message.tensor, plausible[rank]);
+    if (wrong.empty())
+      wrong = implausible(message.tensor, job->plan->plausible.at(static_cast<std::size_t>(peer)));
     if (!wrong.empty()) {
       const auto id = job->id;
       share.wrong = true;
-      if (lose(id, rank, "value " + info.name + ": " + wrong)) give_up_if_all_late(id);
+      if (lose(id, device, "value " + info.name + ": " + wrong)) give_up_if_all_late(id);
       return;
     }
   }
@@ -405,45 +452,45 @@ void Aggregator::State::take_value(std::size_t rank, net::ValueMessage message,
   share.report.compute_s = credible_s(message.compute_s);
   compute.deliver(job->id, peer, message.tag, std::move(message.tensor));
   if (!share.tags.empty()) return;
-  peers[rank]->answered(job->id, share.report.compute_s, share.predicted_compute_s);
+  peers[device]->answered(job->id, share.report.compute_s, share.predicted_compute_s);
   received_share(*job, share);
 }
 
 /// True: the request still wants the device's part.
-bool Aggregator::State::take_busy(std::size_t rank, Id id, const std::string& why,
+bool Aggregator::State::take_busy(std::size_t device, Id id, const std::string& why,
                                   std::uint64_t wire_bytes) {
   auto* job = find_running(id);
   if (!job) return false;
-  auto& share = job->shares[rank];
+  auto& share = job->shares[device];
   share.report.received_bytes += wire_bytes;
   if (share.stage != Share::Stage::sent) return false;
   share.report.why = why;
-  if (!coupled) {
+  if (!job->plan->coupled) {
     share.stage = Share::Stage::waiting;
     return true;
   }
   share.stage = Share::Stage::returned;
-  peers[rank]->withdraw(id);
+  peers[device]->withdraw(id);
   take_back(*job);
   return false;
 }
 
 /// The device has computed all that the request has there.
-void Aggregator::State::take_done(std::size_t rank, Id id, const net::Done& done) {
+void Aggregator::State::take_done(std::size_t device, Id id, const net::Done& done) {
   auto* job = find_running(id);
-  if (!job || !job->shares[rank].open()) return;
-  auto& share = job->shares[rank];
+  if (!job || !job->shares[device].open()) return;
+  auto& share = job->shares[device];
   if (job->returning) {
     share.stage = Share::Stage::returned;
     return offer_again_if_returned(*job);
   }
   if (!share.tags.empty()) {
-    if (lose(id, rank, "ended without a value")) give_up_if_all_late(id);
+    if (lose(id, device, "ended without a value")) give_up_if_all_late(id);
     return;
   }
   share.report.queued_s = credible_s(done.queued_s);
   share.report.compute_s = credible_s(done.compute_s);
-  peers[rank]->answered(id, share.report.compute_s, share.predicted_compute_s);
+  peers[device]->answered(id, share.report.compute_s, share.predicted_compute_s);
   received_share(*job, share);
 }
 
@@ -451,11 +498,11 @@ void Aggregator::State::take_done(std::size_t rank, Id id, const net::Done& done
 /// offered again once nobody has anything of it.
 void Aggregator::State::take_back(Job& job) {
   if (!std::exchange(job.returning, true))
-    for (std::size_t rank = 0; rank < job.shares.size(); ++rank) {
-      auto& share = job.shares[rank];
-      peers[rank]->withdraw(job.id);
+    for (std::size_t device = 0; device < job.shares.size(); ++device) {
+      auto& share = job.shares[device];
+      peers[device]->withdraw(job.id);
       if (share.stage == Share::Stage::sent)
-        peers[rank]->cancel(job.id);
+        peers[device]->cancel(job.id);
       else if (share.stage == Share::Stage::waiting)
         share.stage = Share::Stage::returned;
     }
@@ -477,124 +524,134 @@ void Aggregator::State::offer_again(Id id) {
   auto* job = find_running(id);
   if (!job) return;
   job->returning = false;
-  for (std::size_t rank = 0; rank < job->shares.size(); ++rank) {
-    auto& share = job->shares[rank];
+  for (std::size_t device = 0; device < job->shares.size(); ++device) {
+    auto& share = job->shares[device];
     if (share.stage == Share::Stage::none) continue;
     share.stage = Share::Stage::waiting;
-    share.tags = tags_from(*job, rank);
-    const auto expected = predicted(plan(), share.report.device, job->request.input.dims);
-    peers[rank]->enqueue(id, {least_wait(*job), expected.whole_s});
+    share.tags = tags_from(*job, device);
+    const auto expected =
+        expected_of(job->plan->plan(), share.report.device, job->request.input.dims);
+    peers[device]->enqueue(id, {least_wait(*job), expected.whole_s});
   }
-  for (std::size_t rank = 0; rank < job->shares.size(); ++rank)
-    if (!peers[rank]->joined() && job->shares[rank].open() && !lose(id, rank, "not joined")) return;
+  for (std::size_t device = 0; device < job->shares.size(); ++device)
+    if (job->shares[device].open())
+      if (const auto why = why_away(*job->plan, device); !why.empty() && !lose(id, device, why))
+        return;
   for (auto& peer : peers) peer->offer();
 }
 
-void Aggregator::State::send_admit(std::size_t rank, Id id) {
+void Aggregator::State::send_admit(std::size_t device, Id id) {
   auto* job = find_running(id);
-  if (!job || job->shares[rank].stage != Share::Stage::waiting) return;
-  auto admit = admission(*job, id, rank);
+  if (!job || job->shares[device].stage != Share::Stage::waiting) return;
+  auto admit = admission(*job, id, device);
   admit.sequence = job->request.sequence.id;
   admit.past = job->request.sequence.past;
   admit.capacity = job->request.sequence.capacity;
-  auto& share = job->shares[rank];
+  auto& share = job->shares[device];
   share.stage = Share::Stage::sent;
   share.sent_at = Clock::now();
-  share.report.sent_bytes += peers[rank]->admit(admit);
+  share.report.sent_bytes += peers[device]->admit(admit);
 }
 
 /// Of the job's input, as a request that stands for itself.
-net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t rank) const {
+net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t device) const {
   const auto left =
       std::chrono::duration_cast<std::chrono::milliseconds>(job.deadline - Clock::now());
   net::Admit admit;
   admit.request = id;
   admit.epoch = epoch;
-  admit.digest = job.programs->at(rank)->digest;
+  const auto& program = job.programs->at(static_cast<std::size_t>(job.plan->rank(device)));
+  admit.plan = job.plan->digest;
+  admit.digest = program->digest;
   admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
   const auto& input = job.request.input;
   admit.batch = input.dims.at(0);
   admit.tokens = plan().teacher.is_text() ? input.dims.at(1) : 0;
-  if (input_of(*job.programs->at(rank))) admit.tensor = input;
+  if (input_of(*program)) admit.tensor = input;
   return admit;
 }
 
-std::vector<std::uint32_t> Aggregator::State::tags_from(const Job& job, std::size_t rank) const {
+std::vector<std::uint32_t> Aggregator::State::tags_from(const Job& job, std::size_t device) {
   std::vector<std::uint32_t> tags;
-  for (const auto& instruction : job.programs->at(own_rank())->instructions) {
+  if (!job.plan->has(device)) return tags;
+  for (const auto& instruction : job.programs->at(job.plan->own_rank())->instructions) {
     const auto* receive = std::get_if<plan::Receive>(&instruction);
-    if (receive && receive->peer == static_cast<std::int32_t>(rank)) tags.push_back(receive->tag);
+    if (receive && receive->peer == job.plan->rank(device)) tags.push_back(receive->tag);
   }
   return tags;
 }
 
-void Aggregator::State::take_late(std::size_t rank, const std::vector<Id>& ids) {
+void Aggregator::State::take_late(std::size_t device, const std::vector<Id>& ids) {
   for (const auto id : ids)
-    if (auto* job = find_running(id)) job->shares[rank].late = true;
+    if (auto* job = find_running(id)) job->shares[device].late = true;
   for (const auto id : ids) give_up_if_all_late(id);
 }
 
 /// A request went on without these. Who is late too often is ejected, unless nobody else is there,
 /// and what it was asked is given up.
-void Aggregator::State::count_late(const std::vector<std::size_t>& ranks) {
-  for (const auto rank : ranks) {
-    auto& peer = *peers[rank];
+void Aggregator::State::count_late(const std::vector<std::size_t>& devices) {
+  for (const auto device : devices) {
+    auto& peer = *peers[device];
     if (!peer.count_late()) continue;
     const bool others = std::any_of(peers.begin(), peers.end(), [&](const auto& other) {
       return other.get() != &peer && other->joined() && !other->ejected();
     });
     if (!others) continue;
     peer.eject();
-    give_up_ejected(rank);
+    give_up_ejected(device);
   }
 }
 
 /// Whoever has nobody else to wait for waits on, as for any that is late.
-void Aggregator::State::give_up_ejected(std::size_t rank) {
+void Aggregator::State::give_up_ejected(std::size_t device) {
   std::vector<Id> ids;
   for (const auto& [id, job] : jobs)
-    if (job->running && job->shares[rank].open()) ids.push_back(id);
+    if (job->running && job->shares[device].open()) ids.push_back(id);
   for (const auto id : ids) {
     const auto* job = find_running(id);
-    if (!job || !job->shares[rank].open() || is_last_hope(*job, rank)) continue;
-    if (lose(id, rank, ejected_late)) give_up_if_all_late(id);
+    if (!job || !job->shares[device].open() || is_last_hope(*job, device)) continue;
+    if (lose(id, device, ejected_late)) give_up_if_all_late(id);
   }
 }
 
-bool Aggregator::State::is_last_hope(const Job& job, std::size_t rank) {
-  if (job.request.require_all || job.shares[rank].must_come) return false;
+bool Aggregator::State::is_last_hope(const Job& job, std::size_t device) {
+  if (job.request.require_all || job.shares[device].must_come) return false;
   for (std::size_t other = 0; other < job.shares.size(); ++other) {
     const auto& share = job.shares[other];
-    if (other != rank && (share.open() || share.stage == Share::Stage::received)) return false;
+    if (other != device && (share.open() || share.stage == Share::Stage::received)) return false;
   }
   return true;
 }
 
-const Peer* Aggregator::State::ejected_peer() const {
-  for (const auto& peer : peers)
-    if (peer->joined() && peer->ejected()) return peer.get();
+const Peer* Aggregator::State::ejected_peer(const ServedPlan& plan) const {
+  for (std::size_t device = 0; device < peers.size(); ++device)
+    if (plan.has(device) && peers[device]->joined() && peers[device]->ejected())
+      return peers[device].get();
   return nullptr;
 }
 
-/// Where only ejected devices are left, they are asked again.
-void Aggregator::State::keep_one_asked() {
-  const bool any = std::any_of(peers.begin(), peers.end(),
-                               [](const auto& peer) { return peer->joined() && !peer->ejected(); });
+/// Where only ejected devices of the plan are left, they are asked again.
+void Aggregator::State::keep_one_asked(const ServedPlan& plan) {
+  std::vector<Peer*> joined;
+  for (std::size_t device = 0; device < peers.size(); ++device)
+    if (plan.has(device) && peers[device]->joined()) joined.push_back(peers[device].get());
+  const bool any =
+      std::any_of(joined.begin(), joined.end(), [](const Peer* peer) { return !peer->ejected(); });
   if (any) return;
-  for (const auto& peer : peers)
-    if (peer->joined()) peer->reinstate();
+  for (Peer* peer : joined) peer->reinstate();
 }
 
 /// Sends copies of the job to ejected devices whose turn it is.
 void Aggregator::State::probe_with(const Job& job) {
   if (draining) return;
-  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
-    auto& peer = *peers[rank];
-    if (!peer.wants_probe() || job.programs->at(rank)->instructions.empty()) continue;
-    const auto expected = predicted(plan(), peer.device(), job.request.input.dims);
+  for (std::size_t device = 0; device < peers.size(); ++device) {
+    auto& peer = *peers[device];
+    if (!peer.wants_probe() || !peer.serves(job.plan->digest) || !computes(job, device)) continue;
+    const auto expected = expected_of(job.plan->plan(), peer.device(), job.request.input.dims);
     // Without a prediction the deadline decides, here too.
     const auto least = expected.whole_s > 0 ? least_wait(job) : job.request.deadline;
-    peer.probe(admission(job, next_id++, rank), tags_from(job, rank), {least, expected.whole_s});
+    peer.probe(admission(job, next_id++, device), tags_from(job, device),
+               {least, expected.whole_s});
   }
 }
 
@@ -609,15 +666,23 @@ void Aggregator::State::count_joined() {
   joined_changed.notify_all();
 }
 
-/// "cam at 127.0.0.1:7103 (Connection refused)" for each agent that is not joined.
-std::string Aggregator::State::who_is_missing() const {
+/// "cam at 127.0.0.1:7103 (Connection refused)" for each device of the plan that is not joined.
+std::string Aggregator::State::who_is_missing(const ServedPlan& plan) const {
   std::vector<std::string> missing;
-  for (const auto& peer : peers) {
-    if (peer->joined()) continue;
-    const auto& why = peer->last_error().empty() ? "not reached yet" : peer->last_error();
-    missing.push_back("'" + peer->device() + "' at " + peer->address() + " (" + why + ")");
+  for (std::size_t device = 0; device < peers.size(); ++device) {
+    const Peer& peer = *peers[device];
+    if (!plan.has(device) || peer.joined()) continue;
+    const auto& why = peer.last_error().empty() ? "not reached yet" : peer.last_error();
+    missing.push_back("'" + peer.device() + "' at " + peer.address() + " (" + why + ")");
   }
   return join(missing, ", ");
+}
+
+/// Why the device cannot be asked for the plan; empty where it can.
+std::string Aggregator::State::why_away(const ServedPlan& plan, std::size_t device) const {
+  const Peer& peer = *peers[device];
+  if (peer.serves(plan.digest)) return {};
+  return peer.joined() ? "refused the plan: " + peer.refusal(plan.digest) : not_joined;
 }
 
 void Aggregator::State::start(std::shared_ptr<Job> job) {
@@ -628,20 +693,20 @@ void Aggregator::State::start(std::shared_ptr<Job> job) {
     return finish(id, Status::overloaded, "[submit] draining, no new requests");
   if (const auto wrong = objection(*job); !wrong.empty())
     return finish(id, Status::failed, "[submit] " + wrong);
-  if (const auto wrong = sequence_objection(job->request.sequence); !wrong.empty())
+  if (const auto wrong = sequence_objection(*job); !wrong.empty())
     return finish(id, Status::failed, "[submit] " + wrong);
-  keep_one_asked();
+  keep_one_asked(*job->plan);
   const auto rows = job->request.sequence.id != 0
                         ? job->request.input.dims[0]
                         : rows_at_once(job->request.input, plan().teacher.is_text());
-  if (const auto* peer = ejected_peer(); peer && job->request.require_all) {
+  if (const auto* peer = ejected_peer(*job->plan); peer && job->request.require_all) {
     auto& input = job->request.input;
     input = rows_of(input, 0, std::min(rows, input.dims[0]));
     probe_with(*job);
     return finish(id, Status::no_device, need_of(*peer, ejected_late));
   }
   if (job->request.sequence.id != 0 && job->request.sequence.past == 0)
-    sequences[job->request.sequence.id].clear();
+    sequences[job->request.sequence.id] = {job->plan, {}};
   if (job->deadline <= Clock::now())
     return finish(id, Status::deadline, "[submit] deadline: has passed");
   if (in_flight >= options.max_in_flight &&
@@ -676,8 +741,9 @@ void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
   job->request = std::move(piece->request);
   job->submitted = job->arrived = Clock::now();
   job->deadline = batch->deadline();
+  job->plan = find_plan(job->request.plan);
   try {
-    job->programs = programs.find(job->request.input);
+    job->programs = job->plan->programs.find(job->request.input);
   } catch (const std::exception& error) {
     Response failure;
     failure.status = Status::failed;
@@ -712,8 +778,14 @@ void Aggregator::State::answer(Id id, const std::function<void(Response)>& on_do
   }
 }
 
-/// Finds the programs. Returns what is wrong with the input, or empty.
+/// Finds plan and programs. Returns what is wrong with the input, or empty.
 std::string Aggregator::State::objection(Job& job) {
+  job.plan = find_plan(job.request.plan);
+  if (job.plan == nullptr) {
+    std::vector<std::string> names;
+    for (const auto& plan : plans) names.push_back(plan->plan().name);
+    return "plan: saw '" + job.request.plan + "', needs one of " + join(names, ", ");
+  }
   const auto& input = job.request.input;
   if (input.dims.empty() || input.dims[0] < 1 ||
       input.dims[0] > std::numeric_limits<std::int32_t>::max())
@@ -724,7 +796,7 @@ std::string Aggregator::State::objection(Job& job) {
   if (job.request.sequence.id == 0)
     piece.dims[0] = std::min(piece.dims[0], rows_at_once(input, plan().teacher.is_text()));
   try {
-    job.programs = programs.find(piece);
+    job.programs = job.plan->programs.find(piece);
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -769,48 +841,48 @@ bool Aggregator::State::may_launch(const Job& job) const {
 
 void Aggregator::State::launch(Job& job) {
   const auto id = job.id;
-  const auto& own = job.programs->at(own_rank());
+  const auto& own = job.programs->at(job.plan->own_rank());
   job.running = true;
   job.launched = Clock::now();
   ++in_flight;
   in_flight_of_all += job.request.require_all;
   job.shares.resize(peers.size());
-  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
-    auto& share = job.shares[rank];
-    share.report.device = peers[rank]->device();
-    const auto expected = predicted(plan(), peers[rank]->device(), job.request.input.dims);
+  for (std::size_t device = 0; device < peers.size(); ++device) {
+    auto& share = job.shares[device];
+    share.report.device = peers[device]->device();
+    const auto expected =
+        expected_of(job.plan->plan(), peers[device]->device(), job.request.input.dims);
     share.report.predicted_s = expected.whole_s;
     share.predicted_compute_s = expected.compute_s;
-    if (job.programs->at(rank)->instructions.empty()) continue;
+    if (!computes(job, device)) continue;
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
-    share.tags = tags_from(job, rank);
+    share.tags = tags_from(job, device);
     share.must_come =
-        coupled || std::any_of(own->instructions.begin(), own->instructions.end(),
-                               [rank](const auto& instruction) {
-                                 const auto* receive = std::get_if<plan::Receive>(&instruction);
-                                 return receive && !receive->may_be_absent &&
-                                        receive->peer == static_cast<std::int32_t>(rank);
-                               });
-    peers[rank]->enqueue(id, {least_wait(job), expected.whole_s});
+        job.plan->coupled ||
+        std::any_of(own->instructions.begin(), own->instructions.end(),
+                    [rank = job.plan->rank(device)](const auto& instruction) {
+                      const auto* receive = std::get_if<plan::Receive>(&instruction);
+                      return receive && !receive->may_be_absent && receive->peer == rank;
+                    });
+    peers[device]->enqueue(id, {least_wait(job), expected.whole_s});
   }
   std::vector<net::Value> inputs;
   if (input_of(*own)) inputs.push_back(job.request.input);
   compute.admit(id, own, std::move(inputs), job.deadline);
   set_timer(job, job.request.require_all ? job.deadline : last_moment(job));
-  keep_one_asked();
+  keep_one_asked(*job.plan);
   probe_with(job);
   // Those away first: where one of them is needed, nobody else is asked.
   const auto left = sequences.find(job.request.sequence.id);
-  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
+  for (std::size_t device = 0; device < peers.size(); ++device) {
     std::string why;
-    if (left != sequences.end() && left->second.count(rank) != 0)
-      why = left->second.at(rank);
-    else if (!peers[rank]->joined())
-      why = "not joined";
-    else if (peers[rank]->ejected())
-      why = ejected_late;
-    if (job.shares[rank].open() && !why.empty() && !lose(id, rank, why)) return;
+    if (left != sequences.end() && left->second.left.count(device) != 0)
+      why = left->second.left.at(device);
+    else if (job.plan->has(device))
+      why = why_away(*job.plan, device);
+    if (why.empty() && peers[device]->ejected()) why = ejected_late;
+    if (job.shares[device].open() && !why.empty() && !lose(id, device, why)) return;
   }
   for (auto& peer : peers) peer->offer();
 }
@@ -831,7 +903,7 @@ void Aggregator::State::timer_fired(Id id) {
   if (now < job.deadline) return give_up_open(job, now);
   if (!job.running)
     return finish(id, Status::deadline, "[queue] the deadline passed before its turn");
-  const auto late = late_ranks(job, now);
+  const auto late = late_devices(job, now);
   std::vector<std::string> missing;
   for (const auto& share : job.shares)
     if (share.open() || share.stage == Share::Stage::returned)
@@ -866,39 +938,39 @@ void Aggregator::State::give_up_open(Job& job, Clock::time_point now) {
     return set_timer(job, now < last_moment(job) ? last_moment(job) : job.deadline);
   }
   set_timer(job, job.deadline);
-  const auto late = late_ranks(job, now);
-  for (std::size_t rank = 0; rank < peers.size(); ++rank) {
-    const auto& share = job.shares[rank];
+  const auto late = late_devices(job, now);
+  for (std::size_t device = 0; device < peers.size(); ++device) {
+    const auto& share = job.shares[device];
     if (!share.open() || share.must_come) continue;
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - share.sent_at);
     log(base::LogLevel::detail, "[" + share.report.device + "] request " + std::to_string(id) +
                                     ": late after " + std::to_string(waited.count()) + " ms");
-    if (!lose(id, rank, "late")) break;
+    if (!lose(id, device, "late")) break;
   }
   count_late(late);
 }
 
 /// Against whom it counts that the job goes on without it: those beyond their patience, not those
 /// for whom the asker's deadline was too short; and nobody where nobody came.
-std::vector<std::size_t> Aggregator::State::late_ranks(const Job& job,
-                                                       Clock::time_point now) const {
+std::vector<std::size_t> Aggregator::State::late_devices(const Job& job,
+                                                         Clock::time_point now) const {
   std::vector<std::size_t> late;
   bool any = false;
-  for (std::size_t rank = 0; rank < job.shares.size(); ++rank) {
-    const auto& share = job.shares[rank];
+  for (std::size_t device = 0; device < job.shares.size(); ++device) {
+    const auto& share = job.shares[device];
     any = any || share.stage == Share::Stage::received;
     const bool waited = share.report.predicted_s <= 0 && now - share.sent_at >= least_wait(job);
-    if (share.open() && !share.must_come && (share.late || waited)) late.push_back(rank);
+    if (share.open() && !share.must_come && (share.late || waited)) late.push_back(device);
   }
   return any ? late : std::vector<std::size_t>{};
 }
 
 /// The device's part will not come. False: that ended the request.
-bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
+bool Aggregator::State::lose(Id id, std::size_t device, const std::string& why) {
   auto& job = *jobs.at(id);
-  auto& share = job.shares[rank];
-  peers[rank]->withdraw(id);
-  if (job.request.sequence.id != 0) leave(job.request.sequence.id, rank, why);
+  auto& share = job.shares[device];
+  peers[device]->withdraw(id);
+  if (job.request.sequence.id != 0) leave(job.request.sequence.id, device, why);
   share.stage = Share::Stage::lost;
   share.decided_at = Clock::now();
   share.report.why = why;
@@ -909,9 +981,10 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
   if (!any) {
     std::vector<std::string> reasons;
     for (const auto& other : job.shares)
-      if (other.stage == Share::Stage::lost && other.report.why != "not joined")
+      if (other.stage == Share::Stage::lost && other.report.why != not_joined)
         reasons.push_back("'" + other.report.device + "' " + other.report.why);
-    if (const auto away = who_is_missing(); !away.empty()) reasons.push_back("not joined: " + away);
+    if (const auto away = who_is_missing(*job.plan); !away.empty())
+      reasons.push_back("not joined: " + away);
     // They are there, and have nothing to say to it.
     const bool there = std::any_of(job.shares.begin(), job.shares.end(),
                                    [](const Share& other) { return other.refused || other.wrong; });
@@ -920,11 +993,11 @@ bool Aggregator::State::lose(Id id, std::size_t rank, const std::string& why) {
     return false;
   }
   if (share.must_come || job.request.require_all) {
-    finish(id, share.refused ? Status::failed : Status::no_device, need_of(*peers[rank], why));
+    finish(id, share.refused ? Status::failed : Status::no_device, need_of(*peers[device], why));
     return false;
   }
   for (const auto tag : std::exchange(share.tags, {}))
-    compute.deliver(id, static_cast<std::int32_t>(rank), tag, net::Value::absent());
+    compute.deliver(id, job.plan->rank(device), tag, net::Value::absent());
   return true;
 }
 
@@ -934,11 +1007,12 @@ bool Aggregator::State::ask_ejected(Job& job) {
   // A later step of a text is nothing for who missed the one before.
   if (job.request.require_all || job.request.sequence.past != 0) return false;
   std::vector<std::size_t> back;
-  for (std::size_t rank = 0; rank < job.shares.size(); ++rank)
-    if (job.shares[rank].report.why == ejected_late && peers[rank]->joined()) back.push_back(rank);
+  for (std::size_t device = 0; device < job.shares.size(); ++device)
+    if (job.shares[device].report.why == ejected_late && peers[device]->joined())
+      back.push_back(device);
   if (back.empty()) return false;
   // Their parts were given up; fusing begins anew, and hears again who is absent.
-  const auto& own = job.programs->at(own_rank());
+  const auto& own = job.programs->at(job.plan->own_rank());
   std::vector<net::Value> inputs;
   if (input_of(*own)) inputs.push_back(job.request.input);
   compute.cancel(job.id);
@@ -946,32 +1020,33 @@ bool Aggregator::State::ask_ejected(Job& job) {
   job.overdue = job.given_a_moment = false;
   set_timer(job, last_moment(job));
   const auto left = sequences.find(job.request.sequence.id);
-  for (std::size_t rank = 0; rank < job.shares.size(); ++rank) {
-    auto& share = job.shares[rank];
-    share.tags = tags_from(job, rank);
-    if (std::find(back.begin(), back.end(), rank) == back.end()) {
+  for (std::size_t device = 0; device < job.shares.size(); ++device) {
+    auto& share = job.shares[device];
+    share.tags = tags_from(job, device);
+    if (std::find(back.begin(), back.end(), device) == back.end()) {
       for (const auto tag : std::exchange(share.tags, {}))
-        compute.deliver(job.id, static_cast<std::int32_t>(rank), tag, net::Value::absent());
+        compute.deliver(job.id, job.plan->rank(device), tag, net::Value::absent());
       continue;
     }
-    if (left != sequences.end()) left->second.erase(rank);
+    if (left != sequences.end()) left->second.left.erase(device);
     share.report.why.clear();
     share.late = false;
     // One that was ejected while it had the request still answers it.
-    const bool has_it = peers[rank]->has(job.id);
+    const bool has_it = peers[device]->has(job.id);
     share.stage = has_it ? Share::Stage::sent : Share::Stage::waiting;
     share.sent_at = has_it ? share.sent_at : Clock::now();
     if (has_it) continue;
-    const auto expected = predicted(plan(), share.report.device, job.request.input.dims);
-    peers[rank]->enqueue(job.id, {least_wait(job), expected.whole_s});
+    const auto expected =
+        expected_of(job.plan->plan(), share.report.device, job.request.input.dims);
+    peers[device]->enqueue(job.id, {least_wait(job), expected.whole_s});
   }
-  keep_one_asked();
-  for (const auto rank : back) peers[rank]->offer();
+  keep_one_asked(*job.plan);
+  for (const auto device : back) peers[device]->offer();
   return true;
 }
 
 std::string Aggregator::State::need_of(const Peer& peer, const std::string& why) {
-  const bool dialled = why == "not joined" && !peer.last_error().empty();
+  const bool dialled = why == not_joined && !peer.last_error().empty();
   return "[infer] device '" + peer.device() + "' at " + peer.address() + " is needed: " + why +
          (dialled ? " (" + peer.last_error() + ")" : "");
 }
@@ -1014,7 +1089,7 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
     if (at != queue.end()) queue.erase(at);
   }
   // Who computes together has computed it together.
-  if (coupled && status == Status::answered)
+  if (job->plan != nullptr && job->plan->coupled && status == Status::answered)
     for (auto& share : job->shares) share.report.present = true;
   auto response = response_of(*job, Clock::now());
   response.status = status;
@@ -1058,22 +1133,28 @@ void Aggregator::State::tidy_up_after(Job& job, bool computed) {
   }
 }
 
-std::string Aggregator::State::sequence_objection(const Sequence& sequence) const {
-  if (sequence.id == 0 || sequence.past == 0 || sequences.count(sequence.id) != 0) return {};
-  return "sequence " + std::to_string(sequence.id) +
-         ": is not known, needs to begin with its first tokens";
+std::string Aggregator::State::sequence_objection(const Job& job) const {
+  const Sequence& sequence = job.request.sequence;
+  if (sequence.id == 0 || sequence.past == 0) return {};
+  const std::string name = "sequence " + std::to_string(sequence.id) + ": ";
+  const auto text = sequences.find(sequence.id);
+  if (text == sequences.end()) return name + "is not known, needs to begin with its first tokens";
+  if (text->second.plan == job.plan) return {};
+  return name + "saw plan '" + job.plan->plan().name + "', began with '" +
+         text->second.plan->plan().name + "'";
 }
 
 /// The device has not seen every token of the text: it is left out until the next one.
-void Aggregator::State::leave(std::uint64_t sequence, std::size_t rank, const std::string& why) {
+void Aggregator::State::leave(std::uint64_t sequence, std::size_t device, const std::string& why) {
   const auto at = sequences.find(sequence);
-  if (at == sequences.end() || !at->second.emplace(rank, why).second) return;
-  log(base::LogLevel::detail, "[" + peers[rank]->device() + "] sequence " +
+  if (at == sequences.end() || !at->second.left.emplace(device, why).second) return;
+  log(base::LogLevel::detail, "[" + peers[device]->device() + "] sequence " +
                                   std::to_string(sequence) + ": goes on without it (" + why + ")");
 }
 
-void Aggregator::State::leave_all(std::size_t rank, const std::string& why) {
-  for (auto& [id, left] : sequences) leave(id, rank, why);
+void Aggregator::State::leave_all(std::size_t device, const std::string& why) {
+  for (auto& [id, text] : sequences)
+    if (text.plan->has(device)) leave(id, device, why);
 }
 
 /// After the requests of the text: one that is sent later would begin it again.
@@ -1117,10 +1198,10 @@ std::vector<AgentStatus> Aggregator::State::status() const {
   return list;
 }
 
-Aggregator::Aggregator(const plan::Bundle& bundle, const plan::Plan& plan,
+Aggregator::Aggregator(const plan::Bundle& bundle, const std::vector<plan::Plan>& plans,
                        std::unique_ptr<Engine> fusion, AggregatorOptions options) {
   options.check();
-  state_ = std::make_shared<State>(bundle, plan, std::move(fusion), std::move(options));
+  state_ = std::make_shared<State>(bundle, plans, std::move(fusion), std::move(options));
   for (auto& peer : state_->peers) peer->start();
   state_->work.emplace(state_->io.get_executor());
   state_->thread = std::thread([state = state_.get()] {
@@ -1193,7 +1274,11 @@ void Aggregator::drain() {
 }
 
 asio::io_context& Aggregator::io() { return state_->io; }
-const plan::Plan& Aggregator::plan() const { return state_->plan(); }
+std::vector<const plan::Plan*> Aggregator::plans() const {
+  std::vector<const plan::Plan*> list;
+  for (const auto& served : state_->plans) list.push_back(&served->plan());
+  return list;
+}
 std::size_t Aggregator::places() const {
   return static_cast<std::size_t>(state_->options.max_in_flight + state_->options.max_queue);
 }

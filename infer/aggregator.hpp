@@ -7,15 +7,12 @@
 
 #include "base/log.hpp"
 #include "infer/service.hpp"
+#include "net/stream_wrap.hpp"
 #include "optimizer/plan/bundle.hpp"
 
 namespace boost::asio {
 class io_context;
 }
-namespace cleave::net {
-class Stream;
-}
-
 namespace cleave::infer {
 
 struct AggregatorOptions {
@@ -35,8 +32,10 @@ struct AggregatorOptions {
   std::chrono::milliseconds min_wait_in_text{2000};
   /// On the I/O thread.
   base::Log log;
-  /// Puts a stream over each connection's: TLS, or a test's recorder.
-  std::function<std::unique_ptr<net::Stream>(std::unique_ptr<net::Stream>)> wrap_stream;
+  /// Of the connections to agents.
+  net::StreamWrap wrap_stream;
+  /// The host that it dials from; empty: whichever the system takes.
+  std::string dial_from;
   /// Throws std::invalid_argument.
   void check() const;
 };
@@ -51,8 +50,10 @@ struct AggregatorOptions {
 /// which answers what is in flight with `canceled`, must not be called from a callback.
 class Aggregator : public Service {
  public:
-  Aggregator(const plan::Bundle& bundle, const plan::Plan& plan, std::unique_ptr<Engine> fusion,
-             AggregatorOptions options);
+  /// The first of `plans` answers where a request names none; each device is told of those in which
+  /// it takes part. Throws std::invalid_argument.
+  Aggregator(const plan::Bundle& bundle, const std::vector<plan::Plan>& plans,
+             std::unique_ptr<Engine> fusion, AggregatorOptions options);
   ~Aggregator() override;
   /// Waits until `count` agents are joined (0: all), at most `timeout`. Returns how many are.
   int wait_for_agents(int count, std::chrono::milliseconds timeout);
@@ -71,7 +72,8 @@ class Aggregator : public Service {
   friend class Server;  // its connections live on this I/O thread: no hand-over between client and
                         // aggregator
   boost::asio::io_context& io();
-  const plan::Plan& plan() const;
+  /// The default one first.
+  std::vector<const plan::Plan*> plans() const;
   /// Requests that it takes at once, in flight and waiting.
   std::size_t places() const;
 
@@ -79,8 +81,9 @@ class Aggregator : public Service {
   std::shared_ptr<State> state_;
 };
 
-/// In a server's model_json beside the config: what the weights are, as plan::name_of says.
-constexpr char weights_key[] = "cleave_weights";
+/// In a server's model_json beside the config: what the weights are, as plan::name_of says, by
+/// plan; and which plan answers where none is named.
+constexpr char plans_key[] = "cleave_plans", default_plan_key[] = "cleave_plan";
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";
@@ -125,16 +128,17 @@ class Server {
 /// A connection to a running server (`cleave infer --via`): many requests in flight over it.
 class Client : public Service {
  public:
-  /// Throws std::runtime_error "[host:port] cannot connect: …" or when the handshake is refused.
-  explicit Client(const std::string& address,
+  /// `plan`: who answers requests that name none; empty: the server's default one. Throws
+  /// std::runtime_error "[host:port] cannot connect: …" or when the handshake is refused.
+  explicit Client(const std::string& address, std::string plan = {},
                   std::chrono::milliseconds timeout = std::chrono::seconds(5));
   ~Client() override;
   std::uint64_t submit(Request request, std::function<void(Response)> on_done) override;
   void cancel(std::uint64_t id) override;
   std::uint64_t new_sequence() override;
   void end_sequence(std::uint64_t id) override;
-  /// Asks the server for its agents. Throws std::runtime_error.
-  std::vector<AgentStatus> status();
+  /// Asks the server for its agents and plans. Throws std::runtime_error.
+  ServiceStatus status();
   /// Teacher's config as JSON (input shape, labels), from the handshake.
   const std::string& model_json() const;
 

@@ -94,6 +94,7 @@ std::optional<Batch::Piece> Batch::next() {
   const auto rows = std::min(rows_at_once_, whole_.input.dims[0] - next_row_);
   Piece piece;
   piece.index = answers_.size();
+  piece.request.plan = whole_.plan;
   piece.request.deadline = whole_.deadline;
   piece.request.require_all = whole_.require_all;
   piece.request.input = rows_of(whole_.input, next_row_, rows);

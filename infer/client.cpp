@@ -37,41 +37,12 @@ Response response_of(net::InferAnswer answer) {
   response.fuse_s = answer.fuse_s;
   response.total_s = answer.total_s;
   response.overhead_s = answer.overhead_s;
-  for (auto& device : answer.devices) {
-    DeviceReport report;
-    report.device = std::move(device.device);
-    report.present = device.present;
-    report.queued_s = device.queued_s;
-    report.compute_s = device.compute_s;
-    report.round_trip_s = device.round_trip_s;
-    report.predicted_s = device.predicted_s;
-    report.sent_bytes = device.sent_bytes;
-    report.received_bytes = device.received_bytes;
-    report.why = std::move(device.why);
-    response.devices.push_back(std::move(report));
-  }
+  response.devices = std::move(answer.devices);
   if (response.status == Status::answered && !response.output.present) {
     response.status = Status::failed;
     response.message = "the server's answer holds no output";
   }
   return response;
-}
-
-std::vector<AgentStatus> agents_of(net::StatusReply reply) {
-  std::vector<AgentStatus> agents;
-  for (auto& line : reply.agents) {
-    AgentStatus agent;
-    agent.device = std::move(line.device);
-    agent.address = std::move(line.address);
-    agent.connected = line.connected;
-    agent.last_error = std::move(line.last_error);
-    agent.memory_bytes = line.memory_bytes;
-    agent.round_trip_s = line.round_trip_s;
-    agent.queued = line.queued;
-    agent.answered = line.answered;
-    agents.push_back(std::move(agent));
-  }
-  return agents;
 }
 
 Response failure(Status status, const std::string& text) {
@@ -84,9 +55,9 @@ Response failure(Status status, const std::string& text) {
 }  // namespace
 
 struct Client::State {
-  /// Agents, or why there is no answer: an exception would be shared by two threads.
-  struct Agents {
-    std::vector<AgentStatus> list;
+  /// What there is, or why there is no answer: an exception would be shared by two threads.
+  struct Told {
+    ServiceStatus status;
     std::string error;
   };
   struct Waiting {
@@ -95,24 +66,24 @@ struct Client::State {
     asio::steady_timer timer;
   };
 
-  explicit State(std::string to) : address(std::move(to)) {}
+  State(std::string to, std::string of) : address(std::move(to)), plan(std::move(of)) {}
 
   asio::awaitable<void> run(std::chrono::milliseconds timeout,
                             std::shared_ptr<std::promise<std::string>> joined);
   void submit(std::uint64_t id, net::InferRequest request, std::function<void(Response)> on_done);
-  void ask_status(std::shared_ptr<std::promise<Agents>> promise);
+  void ask_status(std::shared_ptr<std::promise<Told>> promise);
   void take(net::Message message);
   void finish(std::uint64_t id, Response response);
   void lost(const std::string& why);
   void stop();
   std::string said() const { return "[" + address + "] "; }
 
-  std::string address;
+  std::string address, plan;
   asio::io_context io;
   std::shared_ptr<net::Connection> connection;
   net::Welcome welcome;
   std::map<std::uint64_t, std::shared_ptr<Waiting>> waiting;
-  std::map<std::uint64_t, std::shared_ptr<std::promise<Agents>>> asking;
+  std::map<std::uint64_t, std::shared_ptr<std::promise<Told>>> asking;
   std::string why_lost;
   std::atomic<std::uint64_t> next_id{1};
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
@@ -163,7 +134,7 @@ void Client::State::submit(std::uint64_t id, net::InferRequest request,
   });
 }
 
-void Client::State::ask_status(std::shared_ptr<std::promise<Agents>> promise) {
+void Client::State::ask_status(std::shared_ptr<std::promise<Told>> promise) {
   if (!why_lost.empty()) {
     promise->set_value({{}, said() + why_lost});
     return;
@@ -181,7 +152,7 @@ void Client::State::take(net::Message message) {
   } else if (auto* reply = std::get_if<net::StatusReply>(&message)) {
     const auto at = asking.find(reply->request);
     if (at == asking.end()) return;
-    at->second->set_value({agents_of(std::move(*reply)), {}});
+    at->second->set_value({{std::move(reply->agents), std::move(reply->plans)}, {}});
     asking.erase(at);
   } else if (!std::holds_alternative<net::Drain>(message) &&
              !std::holds_alternative<net::Bye>(message)) {
@@ -214,8 +185,8 @@ void Client::State::stop() {
   io.stop();
 }
 
-Client::Client(const std::string& address, std::chrono::milliseconds timeout)
-    : state_(std::make_shared<State>(address)) {
+Client::Client(const std::string& address, std::string plan, std::chrono::milliseconds timeout)
+    : state_(std::make_shared<State>(address, std::move(plan))) {
   net::Address::parse(address);
   const auto joined = std::make_shared<std::promise<std::string>>();
   auto outcome = joined->get_future();
@@ -246,6 +217,7 @@ std::uint64_t Client::submit(Request request, std::function<void(Response)> on_d
   message.request = id;
   message.deadline_ms = static_cast<std::uint32_t>(
       std::clamp<std::int64_t>(request.deadline.count(), 0, longest_deadline.count()));
+  message.plan = request.plan.empty() ? state_->plan : std::move(request.plan);
   message.require_all = request.require_all;
   message.sequence = request.sequence.id;
   message.past = request.sequence.past;
@@ -278,15 +250,15 @@ void Client::cancel(std::uint64_t id) {
   });
 }
 
-std::vector<AgentStatus> Client::status() {
-  const auto promise = std::make_shared<std::promise<State::Agents>>();
-  auto agents = promise->get_future();
+ServiceStatus Client::status() {
+  const auto promise = std::make_shared<std::promise<State::Told>>();
+  auto told = promise->get_future();
   asio::post(state_->io, [state = state_.get(), promise] { state->ask_status(promise); });
-  if (agents.wait_for(status_timeout) != std::future_status::ready)
+  if (told.wait_for(status_timeout) != std::future_status::ready)
     throw std::runtime_error(state_->said() + "status: no answer");
-  auto answer = agents.get();
+  auto answer = told.get();
   if (!answer.error.empty()) throw std::runtime_error(answer.error);
-  return std::move(answer.list);
+  return std::move(answer.status);
 }
 
 const std::string& Client::model_json() const { return state_->welcome.model_json; }

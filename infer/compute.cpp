@@ -18,6 +18,15 @@ constexpr double worth_giving_back = 4e6;
 
 /// More shapes than anybody uses at once; a client that tries every batch cannot fill the memory.
 constexpr std::size_t max_cached_shapes = 32;
+/// Of a device, which has its own programs alone.
+constexpr std::size_t most_cached_bytes = std::size_t{2} << 20;
+
+std::size_t bytes_of(const plan::Program& program) {
+  std::size_t bytes = sizeof program + program.instructions.size() * sizeof(plan::Instruction);
+  for (const plan::ValueInfo& value : program.values)
+    bytes += sizeof value + value.name.capacity() + value.dims.size() * sizeof(std::int64_t);
+  return bytes;
+}
 
 }  // namespace
 
@@ -75,8 +84,8 @@ void Compute::deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::V
   });
 }
 
-void Compute::peer_lost(std::int32_t peer) {
-  post(0, [peer](Executor& executor) { executor.peer_lost(peer); });
+void Compute::peer_lost(RequestId id, std::int32_t peer) {
+  post(id, [id, peer](Executor& executor) { executor.peer_lost(id, peer); });
 }
 
 void Compute::cancel(RequestId id) {
@@ -188,10 +197,18 @@ std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::i
   const std::pair key(shape.batch, shape.tokens);
   if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
   auto ranks = std::make_shared<Ranks>();
-  for (auto& program : plan::compile(plan_, shape))
-    ranks->push_back(std::make_shared<const plan::Program>(std::move(program)));
-  if (cache_.size() >= max_cached_shapes) cache_.clear();
+  std::size_t bytes = 0;
+  for (auto& program : plan::compile(plan_, shape)) {
+    const bool kept = !only_ || *only_ == ranks->size();
+    if (kept) bytes += bytes_of(program);
+    ranks->push_back(kept ? std::make_shared<const plan::Program>(std::move(program)) : nullptr);
+  }
+  if (cache_.size() >= max_cached_shapes || (only_ && cached_bytes_ + bytes > most_cached_bytes)) {
+    cache_.clear();
+    cached_bytes_ = 0;
+  }
   cache_[key] = ranks;
+  cached_bytes_ += bytes;
   return ranks;
 }
 

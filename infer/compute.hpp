@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,8 +48,8 @@ class Compute {
   /// Frees what the engine keeps of a sequence, after what was admitted before.
   void forget(std::uint64_t sequence);
   void deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
-  /// No value comes from this rank any more: what waits for one fails.
-  void peer_lost(std::int32_t peer);
+  /// No value of the request comes from this rank any more: where one must, it fails.
+  void peer_lost(RequestId id, std::int32_t peer);
   /// Answered by `dropped`, once nothing of the request is held any more.
   void cancel(RequestId id);
 
@@ -71,11 +72,13 @@ class Compute {
   std::thread thread_;
 };
 
-/// The programs of all ranks by shape, compiled once. I/O thread only.
+/// The programs of a plan by shape, compiled once: of all ranks, or of one, and then
+/// about 2 MB of them at most. I/O thread only.
 class Programs {
  public:
   using Ranks = std::vector<std::shared_ptr<const plan::Program>>;
-  explicit Programs(plan::Plan plan) : plan_(std::move(plan)) {}
+  explicit Programs(plan::Plan plan, std::optional<std::size_t> only = {})
+      : plan_(std::move(plan)), only_(only) {}
   /// Throws std::invalid_argument where there is none for the shape.
   std::shared_ptr<const Ranks> find(std::int64_t batch, std::int64_t tokens);
   /// Those for an input: images [B, c, h, w], or token ids [B, N].
@@ -84,7 +87,9 @@ class Programs {
 
  private:
   plan::Plan plan_;
+  std::optional<std::size_t> only_;
   std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<const Ranks>> cache_;
+  std::size_t cached_bytes_ = 0;
 };
 
 }  // namespace cleave::infer

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <dlfcn.h>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -85,13 +86,13 @@ net::Value value_over(const Tensor& tensor) {
   return value;
 }
 
-/// What this process holds: models by part of the plan, shares, and the fusion head where it
-/// aggregates.
+/// What this process holds: sub-models and fusion heads by plan, and what it has of the teacher.
 struct Held {
-  std::vector<std::optional<model::Transformer>> parts;
-  std::vector<std::optional<model::Transformer>> shares;  // of the teacher, by rank
-  std::optional<model::Transformer> teacher;              // whole, instead of shares
-  std::optional<model::FusionHead> fusion;
+  std::map<std::pair<std::string, std::int32_t>, model::Transformer> parts;  // by plan and part
+  std::map<std::string, model::FusionHead> fusions;                          // by plan
+  std::optional<model::Transformer> teacher;          // for whatever rank it has
+  std::map<std::int32_t, model::Transformer> shares;  // by rank, where one process has several
+  bool is_every_part = false;                         // the teacher
   std::vector<std::shared_ptr<const plan::Program>> warm_ups;
 };
 
@@ -99,9 +100,8 @@ class TorchEngine : public Engine {
  public:
   TorchEngine(Held held, const EngineOptions& options) : held_(std::move(held)), options_(options) {
     if (options.element == base::Element::f32) return;
-    for (auto* models : {&held_.parts, &held_.shares})
-      for (auto& model : *models)
-        if (model) widen(*model);
+    for (auto& [part, model] : held_.parts) widen(model);
+    for (auto& [rank, model] : held_.shares) widen(model);
     if (held_.teacher) widen(*held_.teacher);
   }
 
@@ -117,7 +117,7 @@ class TorchEngine : public Engine {
 
   std::unique_ptr<Slots> begin(std::shared_ptr<const plan::Program> program,
                                const Sequence& sequence) override {
-    return std::make_unique<Tensors>(*this, program->rank, program->values.size(), sequence);
+    return std::make_unique<Tensors>(*this, std::move(program), sequence);
   }
 
  private:
@@ -128,8 +128,12 @@ class TorchEngine : public Engine {
   /// Tensors in their slots; those of absent values are undefined.
   class Tensors : public Slots {
    public:
-    Tensors(TorchEngine& engine, std::int32_t rank, std::size_t values, const Sequence& sequence)
-        : engine_(engine), rank_(rank), slots_(values), sequence_(sequence) {}
+    Tensors(TorchEngine& engine, std::shared_ptr<const plan::Program> program,
+            const Sequence& sequence)
+        : engine_(engine),
+          program_(std::move(program)),
+          slots_(program_->values.size()),
+          sequence_(sequence) {}
 
     void set(plan::ValueId value, net::Value is) override {
       tensor(value) = is.present ? tensor_over(is) : Tensor();
@@ -149,7 +153,7 @@ class TorchEngine : public Engine {
       std::shared_ptr<const model::Sight> sight;  // of lengths
     };
     const model::Transformer& weights(std::int32_t part) const {
-      return engine_.weights(rank_, part);
+      return engine_.weights(*program_, part);
     }
     Slot& slot(plan::ValueId value) { return slots_.at(static_cast<std::size_t>(value)); }
     Tensor& tensor(plan::ValueId value) { return slot(value).tensor; }
@@ -164,7 +168,7 @@ class TorchEngine : public Engine {
     void run_one(const plan::Lengths& i) {
       const model::Transformer& model = weights(i.part);
       const Tensor ids = tensor(i.ids);
-      model::KvCache* cache = engine_.cache_of(model, {rank_, i.part}, ids, sequence_);
+      model::KvCache* cache = engine_.cache_of(model, {program_->rank, i.part}, ids, sequence_);
       const model::Input input(ids, cache);
       model::check_input(model, input);
       slot(i.result).sight = std::make_shared<const model::Sight>(model::sight(model, input));
@@ -235,7 +239,7 @@ class TorchEngine : public Engine {
     void run_one(const plan::Fuse& i) {
       std::vector<Tensor> features;
       for (const plan::ValueId feature : i.features) features.push_back(tensor(feature));
-      tensor(i.result) = engine_.run_fusion(features);
+      tensor(i.result) = engine_.run_fusion(program_->plan, features);
     }
     template <class Operation>
     void run_one(const Operation& i) {
@@ -244,7 +248,7 @@ class TorchEngine : public Engine {
     }
 
     TorchEngine& engine_;
-    std::int32_t rank_;
+    std::shared_ptr<const plan::Program> program_;
     std::vector<Slot> slots_;
     Sequence sequence_;
   };
@@ -260,18 +264,21 @@ class TorchEngine : public Engine {
     }
   }
 
-  /// Those of a part of the plan, or of the teacher as a rank holds it.
-  const model::Transformer& weights(std::int32_t rank, std::int32_t part) const {
+  /// Those of a part of the program's plan, or of the teacher as its rank holds it.
+  const model::Transformer& weights(const plan::Program& program, std::int32_t part) const {
     const bool teacher = part == plan::teacher_part;
-    if (teacher && held_.teacher) return *held_.teacher;
-    const auto& held = teacher ? held_.shares : held_.parts;
-    const auto i = static_cast<std::size_t>(teacher ? rank : part);
-    if (i >= held.size() || !held[i])
-      throw std::runtime_error(
-          "[engine] " +
-          (teacher ? "the share of rank " + std::to_string(rank) : "part " + std::to_string(part)) +
-          ": not held by this process");
-    return *held[i];
+    if (held_.teacher && (teacher || held_.is_every_part)) return *held_.teacher;
+    if (teacher) {
+      if (const auto share = held_.shares.find(program.rank); share != held_.shares.end())
+        return share->second;
+    } else if (const auto held = held_.parts.find({program.plan, part});
+               held != held_.parts.end()) {
+      return held->second;
+    }
+    throw std::runtime_error("[engine] " +
+                             (teacher ? "the share of rank " + std::to_string(program.rank)
+                                      : "part " + std::to_string(part)) +
+                             " of plan '" + program.plan + "': not held by this process");
   }
 
   /// In what the model computes in.
@@ -299,9 +306,12 @@ class TorchEngine : public Engine {
     return &found->second.cache;
   }
 
-  Tensor run_fusion(const std::vector<Tensor>& features) const {
-    if (!held_.fusion) throw std::runtime_error("[engine] fusion head: not held by this process");
-    return model::answer(*held_.fusion, model::fuse(*held_.fusion, features));
+  Tensor run_fusion(const std::string& plan, const std::vector<Tensor>& features) const {
+    const auto head = held_.fusions.find(plan);
+    if (head == held_.fusions.end())
+      throw std::runtime_error("[engine] fusion head of plan '" + plan +
+                               "': not held by this process");
+    return model::answer(head->second, model::fuse(head->second, features));
   }
 
   void warm_up() {
@@ -368,21 +378,12 @@ auto load_verified(const plan::Bundle& bundle, const std::filesystem::path& fold
   }
 }
 
-/// The device's share: all that its programs read has to be in its holding.
-model::Transformer load_share(const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
-  const auto folder = bundle.part_path(plan, plan.parts[p].device);
-  auto loaded =
-      load_verified(bundle, folder, [](const auto& path) { return model::load_holding(path); });
-  for (const model::ParameterRange& needed : plan::holding_of(plan, p)) {
-    const auto held = loaded.tensors.find(needed.name);
-    const std::int64_t begin = held == loaded.tensors.end() ? 0 : loaded.begins.at(needed.name);
-    if (held == loaded.tensors.end() || needed.range.begin < begin ||
-        needed.range.end > begin + held->second.size(needed.axis))
-      throw std::runtime_error("[" + folder.string() + "] holding.json: has not all of " +
-                               needed.name + " that plan '" + plan.name +
-                               "' needs; cut the bundle again");
-  }
-  return loaded;
+/// What a device keeps of the teacher: all that the plan's programs read has to be there.
+model::Transformer load_share(const plan::Bundle& bundle, const plan::Plan& plan,
+                              const std::string& device) {
+  plan::expect_held(bundle, plan, device);
+  return load_verified(bundle, bundle.part_path(plan, device),
+                       [](const auto& path) { return model::load_holding(path); });
 }
 
 model::Transformer load_part(const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
@@ -409,15 +410,6 @@ std::optional<model::FusionHead> load_head(const plan::Bundle& bundle, const pla
   return head;
 }
 
-/// Nothing loaded yet; called before anything is.
-Held held_for(const plan::Plan& plan) {
-  model::keep_memory_compact();
-  Held held;
-  held.parts.resize(plan.parts.size());
-  held.shares.resize(plan.parts.size());
-  return held;
-}
-
 /// The program of a rank for the planned request, or the prompt of a text that is generated.
 std::shared_ptr<const plan::Program> warm_up_of(const plan::Plan& plan, std::size_t rank) {
   plan::RequestShape shape = plan.shape;
@@ -426,47 +418,60 @@ std::shared_ptr<const plan::Program> warm_up_of(const plan::Plan& plan, std::siz
   return std::make_shared<const plan::Program>(plan::compile(plan, shape).at(rank));
 }
 
-void hold(Held& held, const plan::Bundle& bundle, const plan::Plan& plan, std::size_t p) {
-  if (plan.parts[p].share)
-    held.shares[p] = load_share(bundle, plan, p);
-  else
-    held.parts[p] = load_part(bundle, plan, p);
-  held.warm_ups.push_back(warm_up_of(plan, p));
+void hold_part(Held& held, const plan::Bundle& bundle, const plan::Plan& plan, std::size_t rank) {
+  held.parts.emplace(std::pair(plan.name, static_cast<std::int32_t>(rank)),
+                     load_part(bundle, plan, rank));
 }
 
 void hold_fusion(Held& held, const plan::Bundle& bundle, const plan::Plan& plan) {
-  held.fusion = load_head(bundle, plan);
-  if (held.fusion) held.warm_ups.push_back(warm_up_of(plan, plan.parts.size()));
-}
-
-std::size_t index_of(const plan::Plan& plan, const std::string& device) {
-  const auto part = std::find_if(plan.parts.begin(), plan.parts.end(),
-                                 [&](const auto& candidate) { return candidate.device == device; });
-  return static_cast<std::size_t>(part - plan.parts.begin());
+  auto head = load_head(bundle, plan);
+  if (!head) return;
+  held.fusions.emplace(plan.name, std::move(*head));
+  held.warm_ups.push_back(warm_up_of(plan, plan.parts.size()));
 }
 
 }  // namespace
 
-std::unique_ptr<Engine> part_engine(const plan::Bundle& bundle, const plan::Plan& plan,
-                                    const std::string& device, const EngineOptions& options) {
-  bundle.part_path(plan, device);  // throws where the plan has no such device
-  const std::size_t p = index_of(plan, device);
-  Held held = held_for(plan);
-  hold(held, bundle, plan, p);
+std::unique_ptr<Engine> device_engine(const plan::Bundle& bundle,
+                                      const std::vector<plan::Plan>& plans,
+                                      const std::string& device, const EngineOptions& options) {
+  model::keep_memory_compact();
+  Held held;
+  for (const plan::Plan& plan : plans) {
+    bundle.part_path(plan, device);  // throws where the plan has no such device
+    const std::size_t rank = *plan::rank_of(plan, device);
+    if (!plan.parts[rank].share)
+      hold_part(held, bundle, plan, rank);
+    else if (!held.teacher)
+      held.teacher = load_share(bundle, plan, device);
+    else
+      plan::expect_held(bundle, plan, device);
+    held.warm_ups.push_back(warm_up_of(plan, rank));
+  }
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 
-std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle, const plan::Plan& plan,
+std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle,
+                                      const std::vector<plan::Plan>& plans,
                                       const EngineOptions& options) {
-  Held held = held_for(plan);
-  hold_fusion(held, bundle, plan);
+  model::keep_memory_compact();
+  Held held;
+  for (const plan::Plan& plan : plans) hold_fusion(held, bundle, plan);
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 
 std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Plan& plan,
                                      const EngineOptions& options) {
-  Held held = held_for(plan);
-  for (std::size_t p = 0; p < plan.parts.size(); ++p) hold(held, bundle, plan, p);
+  model::keep_memory_compact();
+  Held held;
+  for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) {
+    if (plan.parts[rank].share)
+      held.shares.emplace(static_cast<std::int32_t>(rank),
+                          load_share(bundle, plan, plan.parts[rank].device));
+    else
+      hold_part(held, bundle, plan, rank);
+    held.warm_ups.push_back(warm_up_of(plan, rank));
+  }
   hold_fusion(held, bundle, plan);
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
@@ -481,8 +486,8 @@ std::unique_ptr<Engine> model_engine(model::Transformer model, const EngineOptio
   Held held;
   if (model.begins.empty())
     held.warm_ups.push_back(warm_up_of(plan::whole_plan(model.config, "here"), 0));
-  held.parts.push_back(model);
   held.teacher = std::move(model);
+  held.is_every_part = true;
   return std::make_unique<TorchEngine>(std::move(held), options);
 }
 

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "infer/machine.hpp"
 #include "infer/play.hpp"
@@ -23,14 +24,18 @@ struct EngineOptions {
   base::Element element = base::Element::f32;
 };
 
-/// Holds one part of a bundle's plan (agents). Throws std::runtime_error: no such device, part not
-/// held, digest wrong.
-std::unique_ptr<Engine> part_engine(const plan::Bundle& bundle, const plan::Plan& plan,
-                                    const std::string& device, const EngineOptions& options = {});
-/// Holds the fusion head (aggregator).
-std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle, const plan::Plan& plan,
+/// Holds what a device has of these plans of a bundle (agents): its sub-models and its holding,
+/// which serves whatever later plan it is enough for. Throws std::runtime_error: not held, digest
+/// wrong; std::invalid_argument: no such device.
+std::unique_ptr<Engine> device_engine(const plan::Bundle& bundle,
+                                      const std::vector<plan::Plan>& plans,
+                                      const std::string& device, const EngineOptions& options = {});
+/// Holds the fusion heads of these plans (aggregator).
+std::unique_ptr<Engine> fusion_engine(const plan::Bundle& bundle,
+                                      const std::vector<plan::Plan>& plans,
                                       const EngineOptions& options = {});
-/// Holds every part and the fusion head: the reference that the distributed run must equal.
+/// Holds every part of a plan and its fusion head: the reference that the distributed run must
+/// equal.
 std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Plan& plan,
                                      const EngineOptions& options = {});
 /// A whole model folder as the only part (strategy `local`; the teacher in benchmarks), and as the

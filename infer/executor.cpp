@@ -283,16 +283,16 @@ std::string Executor::deliver(RequestId id, std::int32_t peer, std::uint32_t tag
   return wrong;
 }
 
-void Executor::peer_lost(std::int32_t peer) {
-  for (auto& [id, request] : requests_) {
-    for (auto& at : request->outstanding)
-      if (!at.done && at.receive->peer == peer)
-        request->give_up(at,
-                         "value " + request->info(at.receive->result).name + from_rank(peer) +
-                             ": saw the connection end, needs the value",
-                         true);
-    sort_in(*request);
-  }
+void Executor::peer_lost(RequestId id, std::int32_t peer) {
+  Request* request = find(id);
+  if (!request) return;
+  for (auto& at : request->outstanding)
+    if (!at.done && at.receive->peer == peer)
+      request->give_up(at,
+                       "value " + request->info(at.receive->result).name + from_rank(peer) +
+                           ": saw the connection end, needs the value",
+                       true);
+  sort_in(*request);
 }
 
 void Executor::cancel(RequestId id) {

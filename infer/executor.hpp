@@ -66,10 +66,9 @@ class Executor {
   /// rank 1: saw f32 [1, 1, 5], needs f32 [1, 1, 96]"), else empty; a wrong one that may be absent
   /// counts as absent, any other fails its request.
   std::string deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
-  /// The peer will not deliver any more: its outstanding receives become absent now; where one must
-  /// come, the request fails. Concerns the requests in flight; call it again after admitting one
-  /// while the peer is away.
-  void peer_lost(std::int32_t peer);
+  /// The peer will not deliver any more to the request: its outstanding receives become absent now;
+  /// where one must come, the request fails.
+  void peer_lost(RequestId id, std::int32_t peer);
   /// Forgets the request; no hook is called for it any more.
   void cancel(RequestId id);
 

@@ -6,49 +6,49 @@
 #include <memory>
 #include <set>
 #include <string>
-#include <vector>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 
 #include "base/log.hpp"
 #include "net/mesh.hpp"
-#include "optimizer/plan/plan.hpp"
 
 namespace cleave::infer {
 
-/// One agent's connections to the other agents of its plan, one for each pair: the lower rank
-/// dials, with back-off, the address that an aggregator named; both keep the link whatever becomes
-/// of the aggregator. All calls on the I/O thread.
+/// One agent's connections to the other agents of its bundle, one for each pair whatever the plans:
+/// of two devices the one whose name comes first dials, with back-off, the address that an
+/// aggregator named; both keep the link whatever becomes of the aggregator. All calls on the I/O
+/// thread.
 class Links {
  public:
   struct Events {
-    /// A value from the agent of that rank.
-    std::function<void(std::int32_t rank, net::ValueMessage)> value;
-    std::function<void(std::int32_t rank, const std::string& why)> lost;
+    /// A value from that device.
+    std::function<void(const std::string& device, net::ValueMessage)> value;
+    std::function<void(const std::string& device, const std::string& why)> lost;
     base::Log log;
   };
-  /// `peers`: the ranks that its programs send to and receive from.
-  Links(boost::asio::io_context& io, const plan::Plan& plan, std::int32_t rank,
-        std::set<std::int32_t> peers, std::string identity, net::StreamWrap wrap, Events events);
+  Links(boost::asio::io_context& io, std::string device, std::string identity, net::StreamWrap wrap,
+        std::string from, Events events);
   ~Links();
 
-  /// Dials those of a higher rank where they are said to be; who is linked stays.
+  /// Devices of the bundle, which may link to this one.
+  void know(const std::set<std::string>& devices);
+  /// Dials those that come later where they are said to be; who is linked stays. Those that are not
+  /// known are left out.
   void dial(const net::Routes& routes);
-  /// The rank of a peer that greets, which dials because it is lower. Throws std::invalid_argument
-  /// where it is none.
-  std::int32_t rank_of(const net::Hello& hello) const;
+  /// The device that greets, which dials because it comes first. Throws std::invalid_argument where
+  /// it is none.
+  std::string greeted(const net::Hello& hello) const;
   /// Serves an accepted link until it ends, and takes the place of one that was there before.
   /// Returns why it ended.
-  boost::asio::awaitable<std::string> attend(std::int32_t rank,
+  boost::asio::awaitable<std::string> attend(std::string device,
                                              std::shared_ptr<net::Connection> connection);
 
   /// False: there is no link.
-  bool send(std::int32_t rank, const net::ValueMessage& message);
-  bool complete() const;
-  /// Peers without a link, and why where one was tried: "'cam' at 127.0.0.1:7103 (Connection
-  /// refused)".
-  std::string missing() const;
+  bool send(const std::string& device, const net::ValueMessage& message);
+  /// Those of `devices` without a link, and why where one was tried: "'cam' at 127.0.0.1:7103
+  /// (Connection refused)". Empty where there are all.
+  std::string missing(const std::set<std::string>& devices) const;
   void stop();
 
  private:
@@ -57,18 +57,17 @@ class Links {
     std::shared_ptr<net::Connection> connection;  // null: no link
     std::string address, error;
   };
-  void take(std::int32_t rank, net::Connection::Received received);
-  void lose(std::int32_t rank, const std::string& why);
-  const std::string& device(std::int32_t rank) const;
-  void notice(std::int32_t rank, const std::string& text) const;
+  void dial(const std::string& device, const std::string& address);
+  void take(const std::string& device, net::Connection::Received received);
+  void lose(const std::string& device, const std::string& why);
+  void notice(const std::string& device, const std::string& text) const;
 
   boost::asio::io_context& io_;
-  std::vector<std::string> devices_;
-  std::string plan_, identity_;
-  std::int32_t rank_;
+  std::string device_, identity_;
   net::StreamWrap wrap_;
+  std::string from_;
   Events events_;
-  std::map<std::int32_t, Link> links_;  // of all peers
+  std::map<std::string, Link> links_;  // of all known devices
 };
 
 }  // namespace cleave::infer

@@ -4,7 +4,8 @@
 
 namespace cleave::infer {
 
-void Lot::add(const RequestName& name, std::int32_t from, net::ValueMessage message, Time now) {
+void Lot::add(const RequestName& name, const std::string& from, net::ValueMessage message,
+              Time now) {
   const auto [at, begins] = entries_.try_emplace(name);
   Entry& entry = at->second;
   if (begins) entry.since = now;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -29,14 +30,14 @@ class Lot {
     std::chrono::milliseconds most_time = std::chrono::seconds(10);
   };
   struct Waiting {
-    std::int32_t from = 0;
+    std::string from;  // a device
     net::ValueMessage message;
   };
   explicit Lot(const Options& options) : options_(options) {}
   Lot() : Lot(Options()) {}
 
   /// Where it has no room, all that waits for the request goes: see overflowed().
-  void add(const RequestName& name, std::int32_t from, net::ValueMessage message, Time now);
+  void add(const RequestName& name, const std::string& from, net::ValueMessage message, Time now);
   /// What came for a request that is admitted now, in order.
   std::vector<Waiting> take(const RequestName& name);
   /// Some of what came for it is lost. Forgotten with take(), or in time.

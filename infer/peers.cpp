@@ -182,7 +182,7 @@ std::optional<double> Pace::add(double compute_s, double predicted_s) {
 }
 
 Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events,
-           std::optional<net::Routes> routes)
+           std::vector<net::PlanMessage> plans, std::optional<net::Routes> routes)
     : device_(dial.hello.device),
       address_(dial.address),
       epoch_(dial.hello.epoch),
@@ -190,6 +190,7 @@ Peer::Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, 
       patience_(lateness),
       pause_(io),
       lateness_timer_(io),
+      plans_(std::move(plans)),
       routes_(std::move(routes)) {
   net::Address::parse(address_);  // throws here, not on the I/O thread
   net::Dialer::Events heard;
@@ -374,8 +375,30 @@ void Peer::join(const net::Welcome& welcome) {
   pace_ = {};
   last_error_.clear();
   window_.open(welcome.max_requests);
+  unanswered_.clear();
+  served_.clear();
+  refusals_.clear();
+  for (net::PlanMessage& plan : plans_) {
+    plan.epoch = epoch_;
+    unanswered_.insert(plan.digest);
+    dialer_->connection()->send(plan);
+  }
   if (routes_) dialer_->connection()->send(*routes_);
-  notice("joined at " + address_);
+}
+
+void Peer::take_reply(const net::PlanReply& reply) {
+  if (unanswered_.erase(reply.digest) == 0)
+    return dialer_->connection()->close(net::Errc::unexpected_message);
+  if (reply.refusal.empty()) {
+    served_.insert(reply.digest);
+  } else {
+    refusals_[reply.digest] = reply.refusal;
+    notice("does not serve a plan: " + reply.refusal);
+  }
+  if (!unanswered_.empty()) return;
+  out_of_reach_ = served_.empty();
+  if (served_.empty()) last_error_ = refusals_.begin()->second;
+  if (joined()) notice("joined at " + address_);
   events_.changed();
 }
 
@@ -423,6 +446,8 @@ void Peer::receive(net::Connection::Received received) {
     end("failed: " + failed->text, true);
   } else if (const auto* abort = std::get_if<net::Abort>(&message)) {
     end("aborted: " + abort->text);
+  } else if (const auto* reply = std::get_if<net::PlanReply>(&message)) {
+    take_reply(*reply);
   } else if (std::holds_alternative<net::Drain>(message)) {
     draining_ = true;
     last_error_ = "draining";

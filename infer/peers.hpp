@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -174,17 +175,26 @@ class Peer {
     std::function<void(const std::vector<Id>&)> late;
     base::Log log;
   };
-  /// `routes` is said to it whenever it joins, where it is set.
+  /// The plans in which it takes part, and where others are, where that is set, are said to it
+  /// whenever there is a connection.
   Peer(boost::asio::io_context& io, net::DialOptions dial, double lateness, Events events,
-       std::optional<net::Routes> routes = {});
+       std::vector<net::PlanMessage> plans, std::optional<net::Routes> routes = {});
   void start();
   /// No event comes after it.
   void stop();
 
   const std::string& device() const { return device_; }
   const std::string& address() const { return address_; }
-  /// There is a connection, and the agent takes new requests.
-  bool joined() const { return dialer_->connection() && !draining_; }
+  /// There is a connection, the agent has answered to all plans and serves one of them, and it
+  /// takes new requests.
+  bool joined() const { return is_open() && unanswered_.empty() && !served_.empty(); }
+  /// It is joined and serves the plan of that digest.
+  bool serves(const std::string& plan) const { return joined() && served_.count(plan) != 0; }
+  /// Of one that is joined: what it said of a plan that it does not serve.
+  std::string refusal(const std::string& plan) const {
+    const auto found = refusals_.find(plan);
+    return found == refusals_.end() ? "" : found->second;
+  }
   bool ejected() const { return standing_.ejected(); }
   /// Not joined, and dialled in vain for half a second or more.
   bool out_of_reach() const { return out_of_reach_; }
@@ -220,6 +230,8 @@ class Peer {
   void probe(net::Admit admit, std::vector<std::uint32_t> tags, const Expected& expected);
 
  private:
+  bool is_open() const { return dialer_->connection() && !draining_; }
+  void take_reply(const net::PlanReply& reply);
   struct Probe {
     Id id = 0;
     std::vector<std::uint32_t> tags;  // not yet received
@@ -260,7 +272,10 @@ class Peer {
   Clock::time_point dialling_since_;
   std::string last_error_;
   std::int64_t answered_ = 0;
+  std::vector<net::PlanMessage> plans_;
   std::optional<net::Routes> routes_;
+  std::set<std::string> unanswered_, served_;    // digests, on this connection
+  std::map<std::string, std::string> refusals_;  // of the others
 };
 
 }  // namespace cleave::infer

@@ -39,7 +39,7 @@ net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Pro
   }
   for (std::size_t rank = 0; rank < programs.size(); ++rank)
     if (is_absent(rank))
-      for (const auto& other : ranks) other->peer_lost(static_cast<std::int32_t>(rank));
+      for (const auto& other : ranks) other->peer_lost(request, static_cast<std::int32_t>(rank));
   for (bool busy = true; busy;) {
     busy = false;
     for (const auto& rank : ranks) busy = rank->step(Clock::now()) || busy;

@@ -32,6 +32,7 @@ Request request_of(net::InferRequest message) {
   Request request;
   request.deadline = std::chrono::milliseconds(message.deadline_ms);
   request.require_all = message.require_all;
+  request.plan = std::move(message.plan);
   request.sequence = {message.sequence, message.past, message.capacity};
   request.input = std::move(message.tensor);
   return request;
@@ -47,37 +48,18 @@ net::InferAnswer answer_of(std::uint64_t request, Response response) {
   answer.fuse_s = response.fuse_s;
   answer.total_s = response.total_s;
   answer.overhead_s = response.overhead_s;
-  for (const auto& report : response.devices) {
-    net::InferAnswer::Device device;
-    device.device = report.device;
-    device.present = report.present;
-    device.queued_s = report.queued_s;
-    device.compute_s = report.compute_s;
-    device.round_trip_s = report.round_trip_s;
-    device.predicted_s = report.predicted_s;
-    device.sent_bytes = report.sent_bytes;
-    device.received_bytes = report.received_bytes;
-    device.why = report.why.substr(0, 400);
-    answer.devices.push_back(std::move(device));
-  }
+  answer.devices = std::move(response.devices);
+  for (DeviceReport& report : answer.devices) report.why = report.why.substr(0, 400);
   if (response.status == Status::answered) answer.tensor = std::move(response.output);
   return answer;
 }
 
-net::StatusReply reply_of(const std::vector<AgentStatus>& agents) {
+net::StatusReply reply_of(std::vector<AgentStatus> agents, std::vector<PlanStatus> plans) {
   net::StatusReply reply;
-  for (const auto& agent : agents) {
-    net::StatusReply::Agent line;
-    line.device = agent.device;
-    line.address = agent.address;
-    line.connected = agent.connected;
-    line.last_error = agent.last_error.substr(0, 400);  // a peer's words, perhaps
-    line.memory_bytes = agent.memory_bytes;
-    line.round_trip_s = agent.round_trip_s;
-    line.queued = agent.queued;
-    line.answered = agent.answered;
-    reply.agents.push_back(std::move(line));
-  }
+  reply.agents = std::move(agents);
+  for (AgentStatus& agent : reply.agents)
+    agent.last_error = agent.last_error.substr(0, 400);  // a peer's words, perhaps
+  reply.plans = std::move(plans);
   return reply;
 }
 
@@ -113,11 +95,21 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
         leaving_timer(io),
         draining_timer(io) {
     welcome.bundle = bundle.identity();
-    welcome.plan = to.plan().name;
-    auto config = model::config_to_json(to.plan().teacher);
-    if (!to.plan().teacher.is_text())
-      config["processing"] = model::processing_to_json(to.plan().teacher.processing);
-    config[weights_key] = plan::name_of(plan::weights_state(bundle, to.plan()));
+    const model::ModelConfig& teacher = to.plans().front()->teacher;
+    auto config = model::config_to_json(teacher);
+    if (!teacher.is_text()) config["processing"] = model::processing_to_json(teacher.processing);
+    config[plans_key] = nlohmann::json::object();
+    for (const plan::Plan* plan : to.plans()) {
+      PlanStatus status;
+      status.name = plan->name;
+      status.strategy = plan->strategy;
+      status.weights = plan::name_of(plan::weights_state(bundle, *plan));
+      for (const plan::PlanPart& part : plan->parts)
+        status.devices += (status.devices.empty() ? "" : ", ") + part.device;
+      config[plans_key][status.name] = status.weights;
+      plans.push_back(std::move(status));
+    }
+    config[default_plan_key] = plans.front().name;
     welcome.model_json = config.dump();
   }
 
@@ -150,6 +142,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   ServerOptions options;
   std::shared_ptr<net::PayloadBudget> budget;
   net::Welcome welcome;
+  std::vector<PlanStatus> plans;
   net::Listener listener;
   asio::steady_timer leaving_timer, draining_timer;
   std::set<std::shared_ptr<Session>> sessions;
@@ -286,7 +279,7 @@ bool Server::State::handle(const std::shared_ptr<Session>& session, net::Message
     end_text(*session, over->sequence);
     if (draining) leave_when_idle();
   } else if (const auto* status = std::get_if<net::StatusRequest>(&message)) {
-    auto reply = reply_of(aggregator.status());
+    auto reply = reply_of(aggregator.status(), plans);
     reply.request = status->request;
     session->connection->send(reply);
   } else {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "infer/executor.hpp"
-#include "net/buffer.hpp"
+#include "net/message.hpp"
 
 namespace cleave::infer {
 
@@ -16,6 +16,8 @@ namespace cleave::infer {
 /// how long the asker waits.
 struct Request {
   net::Value input;
+  /// Which plan answers, by its name; empty: the default one.
+  std::string plan;
   /// Goes on with a text that is generated: its id is of new_sequence().
   Sequence sequence;
   std::chrono::milliseconds deadline{10000};
@@ -32,16 +34,9 @@ enum class Status : std::uint8_t {
   canceled = 5
 };
 
-struct DeviceReport {
-  std::string device;
-  bool present = false;
-  double queued_s = 0, compute_s = 0;  // on the device
-  double round_trip_s = 0;             // admit sent -> feature received, at the aggregator
-  double predicted_s = 0;
-  std::uint64_t sent_bytes = 0,
-                received_bytes = 0;  // of this request, headers included, seen from the aggregator
-  std::string why;                   // not present
-};
+using net::AgentStatus;
+using net::DeviceReport;
+using net::PlanStatus;
 
 struct Response {
   Status status = Status::answered;
@@ -67,19 +62,10 @@ class Service {
   virtual void end_sequence(std::uint64_t id) = 0;
 };
 
-/// One agent as the aggregator sees it.
-struct AgentStatus {
-  std::string device, address;
-  bool connected = false;
-  /// Why it is not connected; of one that is, why it is not asked: "ejected: late".
-  std::string last_error;
-  double memory_bytes = 0, round_trip_s = 0;
-  std::int64_t queued = 0, answered = 0;
-  /// "joined", "ejected: late", "draining", or "away".
-  std::string state() const {
-    if (connected) return last_error.empty() ? "joined" : last_error;
-    return last_error == "draining" ? last_error : "away";
-  }
+/// Of a server.
+struct ServiceStatus {
+  std::vector<AgentStatus> agents;
+  std::vector<PlanStatus> plans;  // the default one first
 };
 
 }  // namespace cleave::infer

@@ -20,6 +20,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "net/message.hpp"
+#include "net/stream_wrap.hpp"
 
 namespace cleave::net {
 
@@ -53,9 +54,6 @@ class Stream {
 };
 /// The socket sends small frames at once (TCP_NODELAY).
 std::unique_ptr<Stream> tcp_stream(asio::ip::tcp::socket socket);
-/// Puts a stream over a stream.
-using StreamWrap = std::function<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>;
-
 /// Memory that several connections share for the payloads that they receive, from a frame's header
 /// on until the last who reads the payload lets go of it. Any thread.
 class PayloadBudget {

@@ -39,12 +39,23 @@ asio::awaitable<std::pair<error_code, Endpoints>> resolve(asio::io_context& io, 
   co_return std::pair(error, std::move(endpoints));
 }
 
+/// `from`: a numeric host, or empty.
 asio::awaitable<std::pair<error_code, tcp::socket>> connect_now(asio::io_context& io,
-                                                                Address address) {
+                                                                Address address, std::string from) {
   auto resolving = resolve(io, std::move(address));
   auto [resolve_error, endpoints] = co_await std::move(resolving);
   tcp::socket socket(io);
   if (resolve_error) co_return std::pair(resolve_error, std::move(socket));
+  if (!from.empty() && !endpoints.empty()) {
+    error_code bound;
+    const tcp::endpoint own(asio::ip::make_address(from, bound), 0);
+    if (!bound) socket.open(own.protocol(), bound);
+    if (!bound) socket.bind(own, bound);
+    if (bound) co_return std::pair(bound, std::move(socket));
+    auto connecting = socket.async_connect(endpoints.front(), no_throw);
+    const auto [error] = co_await std::move(connecting);
+    co_return std::pair(error, std::move(socket));
+  }
   auto connecting = asio::async_connect(socket, endpoints, no_throw);
   auto [error, endpoint] = co_await std::move(connecting);
   co_return std::pair(error, std::move(socket));
@@ -57,8 +68,9 @@ asio::awaitable<void> sleep(asio::io_context& io, std::chrono::milliseconds time
 }
 
 asio::awaitable<std::pair<error_code, tcp::socket>> connect(asio::io_context& io, Address address,
+                                                            std::string from,
                                                             std::chrono::milliseconds timeout) {
-  auto connecting = connect_now(io, std::move(address));
+  auto connecting = connect_now(io, std::move(address), std::move(from));
   auto waiting = sleep(io, timeout);
   auto first = std::move(connecting) || std::move(waiting);
   auto outcome = co_await std::move(first);
@@ -74,8 +86,6 @@ std::string saw(const std::string& what, const std::string& seen, const std::str
 std::string mistaken(const Hello& hello, const Welcome& welcome) {
   if (!hello.bundle.empty() && welcome.bundle != hello.bundle)
     return saw("bundle", welcome.bundle, hello.bundle);
-  if (!hello.plan.empty() && welcome.plan != hello.plan)
-    return saw("plan", welcome.plan, hello.plan);
   if (!hello.device.empty() && welcome.device != hello.device)
     return saw("device", welcome.device, hello.device);
   return {};
@@ -119,6 +129,11 @@ Address Address::parse(const std::string& text) {
       std::stoi(address.port) > 65535)
     throw wrong();
   return address;
+}
+
+std::string host_of(const asio::ip::tcp::socket& socket) {
+  error_code ignored;
+  return socket.remote_endpoint(ignored).address().to_string();
 }
 
 std::string to_text(const tcp::endpoint& endpoint) {
@@ -187,11 +202,13 @@ void Listener::close() {
 }
 
 asio::awaitable<Joined> dial(asio::io_context& io, DialOptions options) {
-  auto connecting = connect(io, Address::parse(options.address), options.connect_timeout);
+  auto connecting =
+      connect(io, Address::parse(options.address), options.from, options.connect_timeout);
   auto [error, socket] = co_await std::move(connecting);
   if (error) co_return Joined{nullptr, {}, error.message()};
+  const std::string host = host_of(socket);
   auto stream = tcp_stream(std::move(socket));
-  if (options.wrap) stream = options.wrap(std::move(stream));
+  if (options.wrap) stream = options.wrap(std::move(stream), host);
   auto settings = options.connection;
   settings.limits.max_payload = 0;  // until the handshake is done
   auto connection = std::make_shared<Connection>(io, std::move(stream), std::move(settings));

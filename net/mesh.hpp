@@ -23,6 +23,8 @@ struct Address {
   static Address parse(const std::string& text);
 };
 std::string to_text(const asio::ip::tcp::endpoint& endpoint);
+/// Where the other end is.
+std::string host_of(const asio::ip::tcp::socket& socket);
 
 /// How long to wait before dialling again: doubles up to `cap`, jittered down to half, so that many
 /// who lost the same peer do not come back together.
@@ -67,6 +69,8 @@ class Listener {
 /// How the dialling side greets. Every step has its deadline.
 struct DialOptions {
   std::string address;
+  /// The host to dial from; empty: whichever the system takes.
+  std::string from;
   Hello hello;
   ConnectionOptions connection;
   StreamWrap wrap;

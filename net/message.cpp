@@ -277,6 +277,10 @@ std::string_view name_of(Kind kind) {
       return "end_sequence";
     case Kind::routes:
       return "routes";
+    case Kind::plan:
+      return "plan";
+    case Kind::plan_reply:
+      return "plan_reply";
     case Kind::first_push:
     case Kind::last_push:
       return "push";

@@ -29,6 +29,8 @@
 //   18    bye             either                  the connection ends, nothing was lost
 //   19    end_sequence    to who keeps it         nobody goes on with the sequence
 //   20    routes          aggregator → agent      where the other agents are
+//   21    plan            aggregator → agent      plan_reply
+//   22    plan_reply      agent → aggregator
 //   32-39 reserved for pushing parts
 //
 // Integers and doubles are little-endian, 8 bytes for a double (IEEE 754); a text is its length (4
@@ -66,6 +68,8 @@ enum class Kind : std::uint16_t {
   bye,
   end_sequence,
   routes,
+  plan,
+  plan_reply,
   first_push = 32,
   last_push = 39,
 };
@@ -84,32 +88,31 @@ struct Envelope {
 
 enum class Role : std::uint8_t { aggregator = 1, agent = 2, client = 3 };
 
-/// Opens a connection. A client leaves bundle, plan and device empty; the epoch is the plan epoch
-/// that the sender is in. An aggregator names its requests by a random `origin`; an agent greets by
+/// Opens a connection. A client leaves bundle and device empty; the epoch is the one that the
+/// sender is in. An aggregator names its requests by a random `origin`; an agent greets by
 /// its device's name.
 struct Hello : Envelope {
   static constexpr Kind kind = Kind::hello;
   Role role = Role::aggregator;
   std::string bundle;  // identity, 64 hex digits
-  std::string plan;
   std::string device;  // whom the sender believes to have reached
   std::string name;    // of the sender
   std::uint64_t origin = 0;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.role, m.bundle, m.plan, m.device, m.name, m.origin);
+    archive(m.role, m.bundle, m.device, m.name, m.origin);
   }
 };
 
 struct Welcome : Envelope {
   static constexpr Kind kind = Kind::welcome;
-  std::string bundle, plan, device;
+  std::string bundle, device;
   std::uint32_t max_requests = 0;  // admitted at once (W)
   double memory_bytes = 0;         // what the device gives; 0: no limit
   std::string model_json;          // server → client
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.bundle, m.plan, m.device, m.max_requests, m.memory_bytes, m.model_json);
+    archive(m.bundle, m.device, m.max_requests, m.memory_bytes, m.model_json);
   }
 };
 
@@ -122,10 +125,33 @@ struct Refused : Envelope {
   }
 };
 
+/// A plan in which the agent takes part, as plan.json says it. Requests name it by its digest, once
+/// the agent has answered that it serves it.
+struct PlanMessage : Envelope {
+  static constexpr Kind kind = Kind::plan;
+  std::string digest;  // 64 hex digits
+  std::string json;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.digest, m.json);
+  }
+};
+
+struct PlanReply : Envelope {
+  static constexpr Kind kind = Kind::plan_reply;
+  std::string digest;
+  std::string refusal;  // empty: it is served
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.digest, m.refusal);
+  }
+};
+
 /// Offers a request of B images, or texts of N tokens, and its input, which is absent where the
 /// program of that rank takes none. The deadline is relative, because clocks differ.
 struct Admit : Envelope {
   static constexpr Kind kind = Kind::admit;
+  std::string plan;    // its digest
   std::string digest;  // of the programs, 64 hex digits
   std::uint32_t deadline_ms = 0;
   std::int64_t batch = 0, tokens = 0;
@@ -134,7 +160,7 @@ struct Admit : Envelope {
   Value tensor = Value::absent();
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity);
+    archive(m.plan, m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity);
   }
 };
 
@@ -221,58 +247,84 @@ struct StatusRequest : Envelope {
   static void fields(Self&, Archive&) {}
 };
 
-struct StatusReply : Envelope {
-  static constexpr Kind kind = Kind::status_reply;
-  struct Agent {
-    std::string device, address;
-    bool connected = false;
-    std::string last_error;
-    double memory_bytes = 0, round_trip_s = 0;
-    std::int64_t queued = 0, answered = 0;
-    template <class Self, class Archive>
-    static void fields(Self& m, Archive& archive) {
-      archive(m.device, m.address, m.connected, m.last_error, m.memory_bytes, m.round_trip_s,
-              m.queued, m.answered);
-    }
-  };
-  std::vector<Agent> agents;
+/// One agent as an aggregator sees it.
+struct AgentStatus {
+  std::string device, address;
+  bool connected = false;
+  /// Why it is not connected; of one that is, why it is not asked: "ejected: late".
+  std::string last_error;
+  double memory_bytes = 0, round_trip_s = 0;
+  std::int64_t queued = 0, answered = 0;
+  /// "joined", "ejected: late", "draining", or "away".
+  std::string state() const {
+    if (connected) return last_error.empty() ? "joined" : last_error;
+    return last_error == "draining" ? last_error : "away";
+  }
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.agents);
+    archive(m.device, m.address, m.connected, m.last_error, m.memory_bytes, m.round_trip_s,
+            m.queued, m.answered);
+  }
+};
+
+/// One plan of an aggregator.
+struct PlanStatus {
+  std::string name, strategy;
+  std::string weights;  // what they are: "exact", "calibrated" …
+  std::string devices;  // "hub, cam"
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.name, m.strategy, m.weights, m.devices);
+  }
+};
+
+struct StatusReply : Envelope {
+  static constexpr Kind kind = Kind::status_reply;
+  std::vector<AgentStatus> agents;
+  std::vector<PlanStatus> plans;  // the default one first
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.agents, m.plans);
   }
 };
 
 struct InferRequest : Envelope {
   static constexpr Kind kind = Kind::infer_request;
+  std::string plan;  // its name; empty: the default one
   std::uint32_t deadline_ms = 0;
   bool require_all = false;
   std::int64_t past = 0, capacity = 0;  // as in Admit
   Value tensor;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.deadline_ms, m.require_all, m.past, m.capacity);
+    archive(m.plan, m.deadline_ms, m.require_all, m.past, m.capacity);
+  }
+};
+
+/// What one device did for a request.
+struct DeviceReport {
+  std::string device;
+  bool present = false;
+  double queued_s = 0, compute_s = 0;  // on the device
+  double round_trip_s = 0;             // admit sent -> feature received, at the aggregator
+  double predicted_s = 0;
+  std::uint64_t sent_bytes = 0,
+                received_bytes = 0;  // of this request, headers included, seen from the aggregator
+  std::string why;                   // not present
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.device, m.present, m.queued_s, m.compute_s, m.round_trip_s, m.predicted_s,
+            m.sent_bytes, m.received_bytes, m.why);
   }
 };
 
 /// The tensor is absent where there is no answer.
 struct InferAnswer : Envelope {
   static constexpr Kind kind = Kind::infer_answer;
-  struct Device {
-    std::string device;
-    bool present = false;
-    double queued_s = 0, compute_s = 0, round_trip_s = 0, predicted_s = 0;
-    std::uint64_t sent_bytes = 0, received_bytes = 0;
-    std::string why;
-    template <class Self, class Archive>
-    static void fields(Self& m, Archive& archive) {
-      archive(m.device, m.present, m.queued_s, m.compute_s, m.round_trip_s, m.predicted_s,
-              m.sent_bytes, m.received_bytes, m.why);
-    }
-  };
   std::uint8_t status = 0;
   std::string text;
   double queue_s = 0, fuse_s = 0, total_s = 0, overhead_s = 0;
-  std::vector<Device> devices;
+  std::vector<DeviceReport> devices;
   Value tensor = Value::absent();
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
@@ -318,7 +370,7 @@ struct Routes : Envelope {
 
 using Message = std::variant<Hello, Welcome, Refused, Admit, Busy, ValueMessage, Done, Failed,
                              Cancel, Abort, Ping, Pong, StatusRequest, StatusReply, InferRequest,
-                             InferAnswer, Drain, Bye, EndSequence, Routes>;
+                             InferAnswer, Drain, Bye, EndSequence, Routes, PlanMessage, PlanReply>;
 
 /// The frame of a message; its payload is the tensor's own memory. Throws std::invalid_argument
 /// where a text or the whole is longer than a reader accepts, or the tensor's bytes do not match

@@ -46,8 +46,7 @@ bool is_exact(const plan::Plan& plan) {
 double weights_of(const plan::Plan& plan, const plan::PlanPart& part) {
   if (!part.share) return plan::weight_bytes(part.config);
   double bytes = 0;
-  for (const model::ParameterRange& held :
-       plan::holding_of(plan, static_cast<std::size_t>(&part - plan.parts.data())))
+  for (const model::ParameterRange& held : plan::holding_of({plan}, part.device))
     bytes += 4 * real(model::count_of(held, plan.teacher));
   return bytes;
 }

@@ -87,7 +87,7 @@ void fill_in_portions(plan::Plan& plan) {
   const auto programs = plan::compile(plan, plan.shape);
   for (std::size_t p = 0; p < plan.parts.size(); ++p) {
     double held = 0;
-    for (const model::ParameterRange& weights : plan::holding_of(plan, p))
+    for (const model::ParameterRange& weights : plan::holding_of({plan}, plan.parts[p].device))
       held += static_cast<double>(model::count_of(weights, plan.teacher));
     plan.parts[p].parameter_share = held / parameters;
     plan.parts[p].compute_share = flops(programs[p]) / whole;

@@ -17,6 +17,7 @@ set(image_may base config)
 set(model_may base config image tokenizer)
 set(net_bytes_may base)
 set(net_may base net_bytes)
+set(emulated_link_may base net_bytes net)
 set(plan_may base config)
 set(optimizer_may base config plan)
 set(decompose_may base config tokenizer model plan optimizer) # importance is handed to the search as it wants it
@@ -44,7 +45,7 @@ set(turbojpeg_may image)
 set(webp/_may image)
 set(unicode/_may tokenizer)
 set(zlib_may model)
-set(boost/asio_may net infer_service)
+set(boost/asio_may net emulated_link infer_service)
 set(nowhere iostream cxxopts torch/torch.h) # the command line's business, and a header that takes 11 s
 
 # What only the command line may do. A pattern and the words for it.

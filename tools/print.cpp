@@ -224,17 +224,24 @@ void warn_of_weights(plan::WeightsState state, const std::string& where) {
 }
 
 void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes,
-              plan::WeightsState weights) {
-  if (json)
+              plan::WeightsState weights, const std::vector<plan::Plan>& plans) {
+  std::vector<std::string> names;
+  for (const plan::Plan& plan : plans) names.push_back(plan.name);
+  if (json) {
     std::printf("%s\n", nlohmann::json{{"name", name},
                                        {"address", address},
                                        {"runtime_bytes", runtime_bytes},
-                                       {"weights", plan::name_of(weights)}}
+                                       {"weights", plan::name_of(weights)},
+                                       {"plans", names}}
                             .dump()
                             .c_str());
-  else
-    std::printf("%s (runtime %s) listens on %s\n", name.c_str(),
-                base::format_bytes(runtime_bytes).c_str(), address.c_str());
+  } else {
+    std::string served;
+    for (const std::string& plan : names) served += (served.empty() ? ", plans " : ", ") + plan;
+    std::printf("%s (runtime %s%s) listens on %s\n", name.c_str(),
+                base::format_bytes(runtime_bytes).c_str(), names.size() > 1 ? served.c_str() : "",
+                address.c_str());
+  }
   std::fflush(stdout);
 }
 

@@ -79,9 +79,9 @@ void warn_of_number_format(model::Compute recipe, model::Compute used);
 /// the folder or the server that has them.
 void warn_of_weights(plan::WeightsState state, const std::string& where);
 
-/// Says on standard output, at once, that a program listens, what its runtime takes and what its
-/// weights are.
+/// Says on standard output, at once, that a program listens, what its runtime takes, which plans it
+/// serves and what the weights of the first are.
 void announce(bool json, const std::string& name, const std::string& address, double runtime_bytes,
-              plan::WeightsState weights);
+              plan::WeightsState weights, const std::vector<plan::Plan>& plans);
 
 }  // namespace cleave::tools

@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t manifest_format = 1;
+constexpr std::int64_t manifest_format = 2;
 constexpr std::int64_t hosts_format = 1;
 constexpr std::int64_t measured_format = 1;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
@@ -99,7 +99,7 @@ std::map<std::string, CalibrationState> read_calibration(const base::Reader& rea
 std::string plan_file(const std::string& name) { return "plans/" + name + ".json"; }
 
 Manifest read_manifest(const base::Reader& reader) {
-  reader.expect_format(manifest_format);
+  reader.expect_format(manifest_format, "cut the bundle again");
   reader.allow({"format", "default_plan", "teacher_digest", "identity", "calibration", "files"});
   Manifest manifest;
   manifest.files = read_files(reader.at("files"));
@@ -113,7 +113,7 @@ Manifest read_manifest(const base::Reader& reader) {
     manifest.calibration = read_calibration(*calibration);
   const base::Reader identity = reader.at("identity");
   if (identity.text() != manifest.identity())
-    throw identity.error("saw " + identity.text() + ", the list of files has " +
+    throw identity.error("saw " + identity.text() + ", teacher and files have " +
                          manifest.identity());
   return manifest;
 }
@@ -286,10 +286,21 @@ std::map<std::string, std::string> hosts_from(const base::Reader& reader) {
 }  // namespace
 
 std::string Manifest::identity() const {
-  std::string list;
+  std::string list = "teacher " + teacher_digest + "\n";
   for (const auto& [path, file] : files)
-    list += path + " " + file.sha256 + " " + std::to_string(file.bytes) + "\n";
+    if (!is_below(path, "plans"))
+      list += path + " " + file.sha256 + " " + std::to_string(file.bytes) + "\n";
   return base::sha256(list);
+}
+
+std::vector<std::string> Manifest::plans() const {
+  std::vector<std::string> names{default_plan};
+  for (const auto& [path, file] : files) {
+    if (!is_below(path, "plans")) continue;
+    const std::string name = fs::path(path).stem().string();
+    if (path == plan_file(name) && name != default_plan) names.push_back(name);
+  }
+  return names;
 }
 
 Manifest manifest_from_json(const std::string& text, const std::string& name) {
@@ -306,8 +317,8 @@ Plan Bundle::plan(const std::string& name) const {
   const std::string chosen = name.empty() ? manifest_.default_plan : name;
   const auto file = manifest_.files.find(plan_file(chosen));
   if (file == manifest_.files.end())
-    throw failure(folder_.string(), "saw no plan " + shown(chosen) + ", the default is '" +
-                                        manifest_.default_plan + "'");
+    throw failure(folder_.string(),
+                  "saw no plan " + shown(chosen) + ", needs one of " + joined(manifest_.plans()));
   verify(file->first);
   Plan plan = read_plan(plan_path(chosen));
   if (plan.name != chosen)
@@ -372,6 +383,16 @@ Manifest write_manifest(const fs::path& folder, const std::string& default_plan,
   if (manifest.files.count(plan_file(default_plan)) == 0)
     throw failure(folder.string(),
                   "saw no " + plan_file(default_plan) + ", a bundle needs its default plan");
+  write(manifest, folder);
+  return manifest;
+}
+
+Manifest add_plan(const fs::path& folder, const Plan& plan) {
+  const base::FolderLock lock(folder);
+  const std::string name = plan_file(plan.name);
+  write_plan(plan, folder / name);
+  Manifest manifest = Bundle(folder).manifest();
+  manifest.files[name] = {base::sha256_file(folder / name), fs::file_size(folder / name)};
   write(manifest, folder);
   return manifest;
 }

@@ -16,10 +16,11 @@ namespace cleave::plan {
 
 /// Layout of a bundle: the folder where steps meet.
 ///
-///   manifest.json                  format 1: {path: {sha256, bytes}} of all below plans/, parts/,
+///   manifest.json                  format 2: {path: {sha256, bytes}} of all below plans/, parts/,
 ///                                  holdings/ and fusion/; default plan, identity, the teacher's
 ///                                  digest, how far each plan is calibrated
-///   plans/<plan>.json              one is the default
+///   plans/<plan>.json              one is the default; outside the identity, so that a plan may
+///                                  come that needs no other weights
 ///   parts/<plan>/<device>/         a model folder
 ///   holdings/<device>/             what a device keeps of the teacher for plans that share it:
 ///   holding.json,
@@ -42,8 +43,11 @@ struct Manifest {
   /// By plan, outside the identity; a plan that was never calibrated is not in it. None where an
   /// older program wrote the manifest: then nothing is known.
   std::optional<std::map<std::string, CalibrationState>> calibration;
-  /// SHA-256 of the list of files ("path sha256 bytes\n", sorted).
+  /// SHA-256 of "teacher digest\n" and the list of files but those of plans ("path sha256 bytes\n",
+  /// sorted): what agents hold.
   std::string identity() const;
+  /// Names of the plans, the default one first.
+  std::vector<std::string> plans() const;
 };
 
 /// Throws std::runtime_error with file and field, also where a path leads out of the bundle or the
@@ -86,6 +90,10 @@ class Bundle {
 Manifest write_manifest(const std::filesystem::path& folder, const std::string& default_plan,
                         const std::string& teacher_digest,
                         const std::map<std::string, CalibrationState>& calibration = {});
+
+/// Writes a plan, or another of its name, into a bundle, which holds its weights (weights.hpp has
+/// expect_held).
+Manifest add_plan(const std::filesystem::path& folder, const Plan& plan);
 
 /// Notes in the manifest how far the calibration of a plan came; what else it says stays.
 void write_calibration(const std::filesystem::path& folder, const std::string& plan,

@@ -5,6 +5,9 @@
 
 namespace cleave::plan {
 
+/// What numbers the weights are: files name it, so that others can come.
+constexpr std::string_view weight_format_f32 = "f32";
+
 /// Names of devices and plans become folders of a bundle: letters, digits, '-', '_' and '.', the
 /// first a letter or digit, at most 64.
 inline bool is_name(std::string_view text) {

@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/digest.hpp"
 #include "base/file.hpp"
 #include "base/reader.hpp"
 #include "model/config/hugging_face.hpp"
@@ -17,7 +18,7 @@
 namespace cleave::plan {
 namespace {
 
-constexpr std::int64_t plan_format = 1;
+constexpr std::int64_t plan_format = 2;
 constexpr std::size_t max_parts = 256;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr double any_number = std::numeric_limits<double>::max();
@@ -182,7 +183,10 @@ Share read_share(const base::Reader& reader) {
 }
 
 PlanPart read_part(const base::Reader& reader, const model::ModelConfig& teacher) {
-  reader.allow({"device", "layers", "config", "share", "parameter_share", "compute_share"});
+  if (reader.find("share"))
+    reader.allow({"device", "share", "parameter_share", "compute_share"});
+  else
+    reader.allow({"device", "layers", "config", "parameter_share", "compute_share"});
   PlanPart part;
   part.device = reader.at("device").text();
   if (const auto share = reader.find("share")) {
@@ -236,10 +240,11 @@ Candidate read_candidate(const base::Reader& reader) {
 }
 
 Plan read_fields(const base::Reader& reader) {
-  reader.expect_format(plan_format);
-  reader.allow({"format", "name", "strategy", "teacher", "teacher_digest", "shape", "parts",
-                "aggregator", "partition", "all_reduce", "prediction", "candidates", "seed",
-                "programs"});
+  reader.expect_format(plan_format, "make the plan again with 'cleave plan'");
+  reader.allow({"format", "name", "strategy", "weight_format", "teacher", "teacher_digest", "shape",
+                "parts", "aggregator", "partition", "all_reduce", "prediction", "candidates",
+                "seed", "programs"});
+  reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Plan plan;
   plan.name = reader.text("name", plan.name);
   plan.strategy = reader.at("strategy").text();
@@ -356,6 +361,33 @@ nlohmann::json programs_to_json(const Plan& plan) {
   return json;
 }
 
+/// All but the programs.
+nlohmann::json plan_to_json(const Plan& plan) {
+  nlohmann::json json = {{"format", plan_format},
+                         {"name", plan.name},
+                         {"strategy", plan.strategy},
+                         {"weight_format", weight_format_f32},
+                         {"teacher", model::config_to_json(plan.teacher)},
+                         {"teacher_digest", plan.teacher_digest},
+                         {"shape",
+                          {{"batch", plan.shape.batch},
+                           {"tokens", plan.shape.tokens},
+                           {"generate", plan.shape.generate}}},
+                         {"parts", nlohmann::json::array()},
+                         {"aggregator", plan.aggregator},
+                         {"partition", plan.partition},
+                         {"prediction", prediction_to_json(plan.prediction)},
+                         {"candidates", candidates_to_json(plan.candidates)},
+                         {"seed", plan.seed}};
+  bool shared = false;
+  for (const PlanPart& part : plan.parts) {
+    json["parts"].push_back(part_to_json(part));
+    shared = shared || part.share;
+  }
+  if (shared) json["all_reduce"] = name_of(plan.all_reduce);
+  return json;
+}
+
 }  // namespace
 
 Share whole_share(const model::ModelConfig& config) {
@@ -373,6 +405,41 @@ PlanPart shared_part(const std::string& device, const model::ModelConfig& teache
   part.config = teacher;
   part.layers = all_layers(teacher);
   return part;
+}
+
+std::optional<std::size_t> rank_of(const Plan& plan, const std::string& device) {
+  for (std::size_t rank = 0; rank < plan.parts.size(); ++rank)
+    if (plan.parts[rank].device == device) return rank;
+  return std::nullopt;
+}
+
+Expectation expectation(const Plan& plan, const std::string& device, std::int64_t batch,
+                        std::int64_t tokens) {
+  const DevicePrediction prediction = plan.prediction.of(device);
+  const auto times = [](std::int64_t now, std::int64_t planned) {
+    return static_cast<double>(now) / static_cast<double>(std::max<std::int64_t>(1, planned));
+  };
+  double more = times(batch, plan.shape.batch);
+  if (plan.teacher.is_text() && tokens > 0)
+    more *= std::max(1.0, times(tokens, plan.shape.generate > 0 ? 1 : plan.shape.tokens));
+  const double whole_s = prediction.compute_s + prediction.send_s + prediction.receive_s;
+  return {prediction.compute_s * more, whole_s * more};
+}
+
+std::string text_of(const Plan& plan) {
+  nlohmann::json json = plan_to_json(plan);
+  json["candidates"] = nlohmann::json::array();
+  return json.dump();
+}
+
+std::string digest_of(const Plan& plan) {
+  nlohmann::json json = plan_to_json(plan);
+  for (const char* said : {"prediction", "candidates", "seed"}) json.erase(said);
+  for (nlohmann::json& part : json["parts"]) {
+    part.erase("parameter_share");
+    part.erase("compute_share");
+  }
+  return base::sha256(json.dump());
 }
 
 Plan whole_plan(const model::ModelConfig& config, const std::string& device) {
@@ -426,28 +493,8 @@ void write_plan(const Plan& plan, const std::filesystem::path& path) {
 }
 
 nlohmann::json to_json(const Plan& plan) {
-  nlohmann::json json = {{"format", plan_format},
-                         {"name", plan.name},
-                         {"strategy", plan.strategy},
-                         {"teacher", model::config_to_json(plan.teacher)},
-                         {"teacher_digest", plan.teacher_digest},
-                         {"shape",
-                          {{"batch", plan.shape.batch},
-                           {"tokens", plan.shape.tokens},
-                           {"generate", plan.shape.generate}}},
-                         {"parts", nlohmann::json::array()},
-                         {"aggregator", plan.aggregator},
-                         {"partition", plan.partition},
-                         {"prediction", prediction_to_json(plan.prediction)},
-                         {"candidates", candidates_to_json(plan.candidates)},
-                         {"seed", plan.seed},
-                         {"programs", programs_to_json(plan)}};
-  bool shared = false;
-  for (const PlanPart& part : plan.parts) {
-    json["parts"].push_back(part_to_json(part));
-    shared = shared || part.share;
-  }
-  if (shared) json["all_reduce"] = name_of(plan.all_reduce);
+  nlohmann::json json = plan_to_json(plan);
+  json["programs"] = programs_to_json(plan);
   return json;
 }
 

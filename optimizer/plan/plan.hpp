@@ -107,7 +107,7 @@ std::string_view name_of(AllReduce all_reduce);
 /// The one that cuts sub-models (CoFormer).
 std::string usual_strategy();
 
-/// plan.json, format 1: strategy + shares + prediction + losers. Goals: everything an agent needs
+/// plan.json, format 2: strategy + shares + prediction + losers. Goals: everything an agent needs
 /// besides weights.
 struct Plan {
   std::string name = "default";
@@ -125,6 +125,25 @@ struct Plan {
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;
 };
+
+/// What is predicted of one device for a request, in seconds.
+struct Expectation {
+  double compute_s = 0, whole_s = 0;
+};
+/// Of a request of `batch` images, or texts of `tokens`: what the plan predicts of the planned
+/// request, scaled. What a plan of generated texts predicts is a step of one token; prompts bring
+/// many. Zero where nothing is predicted.
+Expectation expectation(const Plan& plan, const std::string& device, std::int64_t batch,
+                        std::int64_t tokens);
+
+/// The rank of a device's part, where it has one.
+std::optional<std::size_t> rank_of(const Plan& plan, const std::string& device);
+
+/// The plan as agents are told it: without the candidates and the programs.
+std::string text_of(const Plan& plan);
+
+/// SHA-256 of all that its programs follow from: what is predicted and considered aside.
+std::string digest_of(const Plan& plan);
 
 /// A model whole on one device.
 Plan whole_plan(const model::ModelConfig& config, const std::string& device);

@@ -6,11 +6,12 @@
 
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "optimizer/plan/names.hpp"
 
 namespace cleave::plan {
 namespace {
 
-constexpr std::int64_t profile_format = 1;
+constexpr std::int64_t profile_format = 2;
 constexpr double any_number = std::numeric_limits<double>::max();
 constexpr std::int64_t max_dimension = std::int64_t{1} << 40;
 
@@ -60,9 +61,10 @@ Sample read_sample(const base::Reader& reader) {
 }
 
 Profile read(const base::Reader& reader) {
-  reader.expect_format(profile_format);
-  reader.allow(
-      {"format", "machine", "runtime_bytes", "cost", "median_error", "p90_error", "samples"});
+  reader.expect_format(profile_format, "measure it again with 'cleave profile'");
+  reader.allow({"format", "machine", "weight_format", "runtime_bytes", "cost", "median_error",
+                "p90_error", "samples"});
+  reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Profile profile;
   profile.machine = reader.at("machine").text();
   profile.runtime_bytes = reader.at("runtime_bytes").number(0, any_number);
@@ -125,13 +127,11 @@ void write_profile(const Profile& profile, const std::filesystem::path& path) {
 }
 
 nlohmann::json to_json(const Profile& profile) {
-  nlohmann::json json = {{"format", profile_format},
-                         {"machine", profile.machine},
-                         {"runtime_bytes", profile.runtime_bytes},
-                         {"cost", cost_to_json(profile.cost)},
-                         {"median_error", profile.median_error},
-                         {"p90_error", profile.p90_error},
-                         {"samples", nlohmann::json::array()}};
+  nlohmann::json json = {
+      {"format", profile_format},           {"machine", profile.machine},
+      {"weight_format", weight_format_f32}, {"runtime_bytes", profile.runtime_bytes},
+      {"cost", cost_to_json(profile.cost)}, {"median_error", profile.median_error},
+      {"p90_error", profile.p90_error},     {"samples", nlohmann::json::array()}};
   for (const Sample& sample : profile.samples) json["samples"].push_back(sample_to_json(sample));
   return json;
 }

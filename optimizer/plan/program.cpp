@@ -137,7 +137,10 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base
   check(plan);
   std::vector<Program> programs = drafts(plan, shape, element);
   const std::string digest = digest_of(programs);
-  for (Program& program : programs) program.digest = digest;
+  for (Program& program : programs) {
+    program.plan = plan.name;
+    program.digest = digest;
+  }
   return programs;
 }
 

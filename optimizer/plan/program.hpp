@@ -24,6 +24,7 @@ struct ValueInfo {
 /// What one device does for one request of one shape. A pure function of (plan, shape, rank),
 /// integers only, so that the digest agrees on every machine.
 struct Program {
+  std::string plan;  // its name: sub-models and fusion head are those of this plan
   std::int32_t rank = 0;
   std::vector<ValueInfo> values;
   std::vector<Instruction> instructions;

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "optimizer/plan/names.hpp"
+
 namespace cleave::plan {
 namespace {
 
@@ -106,6 +108,16 @@ class Reads {
   std::int32_t known_part_ = -2;
 };
 
+/// From the first of both to the last.
+void join(model::ParameterRange& all, const model::ParameterRange& more) {
+  if (all.axis != more.axis)
+    throw std::logic_error("[weights] " + all.name + ": is read along two axes");
+  if (more.range.size() == 0) return;
+  if (all.range.size() == 0) all.range = more.range;
+  all.range = {std::min(all.range.begin, more.range.begin),
+               std::max(all.range.end, more.range.end)};
+}
+
 }  // namespace
 
 const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
@@ -126,26 +138,67 @@ std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs,
   std::map<std::pair<std::int32_t, std::string>, WeightRange> held;
   for (const WeightRange& read : reads.take()) {
     const auto [at, added] = held.emplace(std::pair(read.part, read.held.name), read);
-    model::ParameterRange& all = at->second.held;
-    if (!added && all.axis != read.held.axis)
-      throw std::logic_error("[weights] " + all.name + ": is read along two axes");
-    const model::Range& more = read.held.range;
-    if (all.range.size() == 0) all.range = more;
-    if (more.size() == 0) continue;
-    all.range = {std::min(all.range.begin, more.begin), std::max(all.range.end, more.end)};
+    if (!added) join(at->second.held, read.held);
   }
   std::vector<WeightRange> list;
   for (auto& [name, weights] : held) list.push_back(std::move(weights));
   return list;
 }
 
-std::vector<model::ParameterRange> holding_of(const Plan& plan, std::size_t rank) {
-  if (!plan.parts.at(rank).share) return {};
-  const Program program = compile(plan, plan.shape).at(rank);
-  std::vector<model::ParameterRange> held;
-  for (WeightRange& weights : weights_of(std::vector<const Program*>{&program}, plan))
-    held.push_back(std::move(weights.held));
-  return held;
+std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,
+                                              const std::string& device) {
+  std::map<std::string, model::ParameterRange> held;
+  for (const Plan& plan : plans) {
+    const auto rank = rank_of(plan, device);
+    if (!rank || !plan.parts[*rank].share) continue;
+    const Program program = compile(plan, plan.shape).at(*rank);
+    for (WeightRange& weights : weights_of(std::vector<const Program*>{&program}, plan)) {
+      const auto [at, added] = held.emplace(weights.held.name, weights.held);
+      if (!added) join(at->second, weights.held);
+    }
+  }
+  std::vector<model::ParameterRange> list;
+  for (auto& [name, range] : held) list.push_back(std::move(range));
+  return list;
+}
+
+void expect_held(const Bundle& bundle, const Plan& plan, const std::string& device) {
+  const auto refuse = [&](const std::string& what) {
+    throw std::invalid_argument("[plan '" + plan.name + "'] " + what);
+  };
+  const std::string& teacher = bundle.manifest().teacher_digest;
+  if (plan.teacher_digest != teacher)
+    refuse("teacher_digest: saw " + plan.teacher_digest.substr(0, 12) + ", the bundle has " +
+           teacher.substr(0, 12));
+  const auto rank = rank_of(plan, device);
+  if (!rank) refuse("saw no device " + shown(device));
+  const std::string again = "; cut the bundle again";
+  const PlanPart& part = plan.parts[*rank];
+  if (!part.share) {
+    const std::vector<std::string> known = bundle.manifest().plans();
+    if (std::find(known.begin(), known.end(), plan.name) == known.end())
+      refuse("parts/" + plan.name + ": is not in the bundle" + again);
+    const Plan cut = bundle.plan(plan.name);
+    const auto at = rank_of(cut, device);
+    if (!at || cut.parts[*at].share || !(cut.parts[*at].config == part.config) ||
+        cut.parts[*at].layers != part.layers)
+      refuse("parts/" + plan.name + "/" + device + ": was cut to other widths or layers" + again);
+    return;
+  }
+  const model::Holding holding = model::read_holding(bundle.folder() / "holdings" / device);
+  std::map<std::string, model::ParameterRange> held;
+  for (const model::ParameterRange& range : holding.weights) held[range.name] = range;
+  for (const model::ParameterRange& needed : holding_of({plan}, device)) {
+    const auto found = held.find(needed.name);
+    const model::Range range = found == held.end() || found->second.axis != needed.axis
+                                   ? model::Range()
+                                   : found->second.range;
+    if (needed.range.size() > 0 &&
+        (needed.range.begin < range.begin || needed.range.end > range.end))
+      refuse("holdings/" + device + ": saw " + std::to_string(range.begin) + ":" +
+             std::to_string(range.end) + " of " + needed.name + ", needs " +
+             std::to_string(needed.range.begin) + ":" + std::to_string(needed.range.end) + again);
+  }
 }
 
 }  // namespace cleave::plan

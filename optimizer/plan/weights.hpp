@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/config/holding.hpp"
+#include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/program.hpp"
 
 namespace cleave::plan {
@@ -24,8 +25,16 @@ std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& 
 /// ranges of one parameter, from the first of them to the last.
 std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs, const Plan& plan);
 
-/// What a device keeps of the teacher for its rank in the plan: of whatever shape its requests are.
-/// Nothing where the plan has no shares.
-std::vector<model::ParameterRange> holding_of(const Plan& plan, std::size_t rank);
+/// What a device keeps of the teacher for all of the plans that it has a share in, of whatever
+/// shape their requests are: of each parameter from the first that one of them reads to the last.
+/// Nothing where it has no share.
+std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,
+                                              const std::string& device);
+
+/// Throws std::invalid_argument where the plan is another teacher's, or what the device keeps in
+/// this bundle is not all that its programs read: "[plan 'fast'] holdings/cam: saw 0:64 of
+/// blocks.0.mlp.up.weight, needs 0:96; cut the bundle again". Sub-models are those of the bundle's
+/// plan of the same name.
+void expect_held(const Bundle& bundle, const Plan& plan, const std::string& device);
 
 }  // namespace cleave::plan

@@ -205,7 +205,7 @@ class OnTexts : public ::testing::TestWithParam<TextTask> {
   }
 
   fs::path bundle() const {
-    decompose::decompose(start_, two_text_parts(config_), decompose::weight_importance(start_),
+    decompose::decompose(start_, {two_text_parts(config_)}, decompose::weight_importance(start_),
                          scratch_ / "bundle");
     return scratch_ / "bundle";
   }

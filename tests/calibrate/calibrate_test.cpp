@@ -134,8 +134,8 @@ TEST(Calibrate, TellsWhatTheFitBroughtBeforeItsOwnStages) {
   const auto data = model::read_dataset(source, model::read_config(cut.teacher));
   const plan::Plan plan = plan::Bundle(cut.bundle).plan();
   const decompose::Fitting fitting{data, {}};
-  decompose::decompose(cut.teacher, plan, decompose::weight_importance(cut.teacher), cut.bundle, {},
-                       {}, &fitting);
+  decompose::decompose(cut.teacher, {plan}, decompose::weight_importance(cut.teacher), cut.bundle,
+                       {}, {}, &fitting);
   EXPECT_EQ(plan::weights_state(plan::Bundle(cut.bundle), plan), plan::WeightsState::fitted);
   for (const double largest : plan::Bundle(cut.bundle).largest_features(plan))
     EXPECT_GT(largest, 0.1);

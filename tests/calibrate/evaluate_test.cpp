@@ -78,7 +78,7 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   plan.teacher = model::load(teacher).config;
   plan.aggregator = "hub";
   plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
-  decompose::decompose(teacher, plan, decompose::weight_importance(teacher), scratch / "bundle");
+  decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / "bundle");
   const EvaluateSummary summary =
       evaluate(scratch / "bundle", teacher, {"idx", scratch / "bars", "test", 0}, false);
   ASSERT_EQ(summary.rows.size(), 2U);
@@ -113,7 +113,7 @@ TEST(Evaluate, WarnsWhereTheWholeHasNothingRight) {
   plan.teacher = model::load(teacher).config;
   plan.aggregator = "hub";
   plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
-  decompose::decompose(teacher, plan, decompose::weight_importance(teacher), scratch / "bundle");
+  decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / "bundle");
   write_one_class(scratch / "wrong", 1, 8);
   write_one_class(scratch / "right", 2, 8);
   const auto judged = [&](const std::string& data) {

@@ -39,7 +39,7 @@ struct Masked {
     model::DatasetSource source;
     source.path = scratch / "data";
     source.tokenizer = tokenizer.get();
-    decompose::decompose(teacher, two_text_parts(config),
+    decompose::decompose(teacher, {two_text_parts(config)},
                          decompose::measure_importance(lively, read_dataset(source, config)),
                          bundle);
   }

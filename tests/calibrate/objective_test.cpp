@@ -137,7 +137,7 @@ TEST_F(Objective, ComparesRelationsWithTheTeachersLayerThatAPartKeeps) {
   part.config.layers.resize(1);
   part.layers = {1};
   plan.parts = {part};
-  decompose::decompose(own_ / "lazy", plan, decompose::weight_importance(own_ / "lazy"),
+  decompose::decompose(own_ / "lazy", {plan}, decompose::weight_importance(own_ / "lazy"),
                        own_ / "cut");
   CalibrateRecipe recipe = still();
   recipe.alone.schedule.epochs = 1;
@@ -151,7 +151,7 @@ TEST_F(Objective, AsksTheTeacherAboutTheVeryViewsThatAPartSees) {
   plan.teacher = model::load(teacher()).config;
   plan.aggregator = "hub";
   plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
-  decompose::decompose(teacher(), plan, decompose::weight_importance(teacher()), own_ / "whole");
+  decompose::decompose(teacher(), {plan}, decompose::weight_importance(teacher()), own_ / "whole");
   CalibrateRecipe recipe = still();
   recipe.data.augmentation.flip = true;
   recipe.data.augmentation.shift = 2;

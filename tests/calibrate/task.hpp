@@ -113,7 +113,7 @@ inline std::filesystem::path bars_bundle(const Scratch& scratch,
     return made;
   };
   plan.parts = {part("hub", 8, 2, 1, 16), part("desk", 6, 1, 1, 12), part("cam", 4, 1, 1, 8)};
-  decompose::decompose(teacher, plan, decompose::weight_importance(teacher), scratch / "bundle");
+  decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / "bundle");
   return scratch / "bundle";
 }
 

@@ -124,7 +124,7 @@ struct Cut {
       : teacher(lively_teacher(scratch, config)) {}
   DecomposeSummary operator()(const plan::Plan& plan,
                               const base::ProgressCallback& progress = {}) const {
-    return decompose(teacher, plan, descending_importance(plan.teacher), out(), progress);
+    return decompose(teacher, {plan}, descending_importance(plan.teacher), out(), progress);
   }
   std::filesystem::path out() const { return scratch / "bundle"; }
 
@@ -176,7 +176,7 @@ TEST(Decompose, WritesPartsThatWereFitted) {
     fitting.options.stream = stream;
     std::int64_t told = 0;
     const auto summary = decompose(
-        cut.teacher, tiny_plan(), descending_importance(tiny_config()), cut.out(),
+        cut.teacher, {tiny_plan()}, descending_importance(tiny_config()), cut.out(),
         [&](const base::Progress& progress) { return told += progress.what == "fit", true; }, {},
         &fitting);
     EXPECT_GT(told, 0);
@@ -246,14 +246,14 @@ TEST(Decompose, GivesEachDeviceWhatItsShareReadsAndNothingElse) {
   const auto teacher = lively_teacher(scratch);
   const auto whole = model::load(teacher);
   const auto plan = examples::tensor_plan(tiny_config(), 2);
-  const auto summary = decompose(teacher, plan, {}, scratch / "bundle");
+  const auto summary = decompose(teacher, {plan}, {}, scratch / "bundle");
   const plan::Bundle bundle(scratch / "bundle");
   bundle.verify("");
   EXPECT_EQ(plan::weights_state(bundle, bundle.plan()), plan::WeightsState::exact);
   EXPECT_FALSE(std::filesystem::exists(scratch / "bundle" / "parts"));
   for (std::size_t rank = 0; rank < 2; ++rank) {
     const auto held = model::load_holding(bundle.part_path(plan, plan.parts[rank].device));
-    const auto needed = plan::holding_of(plan, rank);
+    const auto needed = plan::holding_of({plan}, plan.parts[rank].device);
     ASSERT_EQ(held.tensors.size(), needed.size());
     for (const auto& some : needed)
       expect_equal(held[some.name],
@@ -271,8 +271,8 @@ TEST(Decompose, FitsNothingOfAShare) {
   const Fitting fitting{data, {}};
   EXPECT_EQ(
       message_of([&] {
-        decompose(teacher, examples::tensor_plan(tiny_config(), 2), {}, scratch / "bundle", {}, {},
-                  &fitting);
+        decompose(teacher, {examples::tensor_plan(tiny_config(), 2)}, {}, scratch / "bundle", {},
+                  {}, &fitting);
       }),
       "[decompose] plan: saw strategy 'tensor', which takes the teacher's weights as they are: "
       "nothing of it is fitted");
@@ -410,7 +410,7 @@ TEST(Decompose, RefusesATokenizerOfAnotherModel) {
   auto plan = whole_plan(config, {"hub"});
   plan.shape.tokens = 8;
   const auto cut = [&] {
-    decompose(teacher, plan, weight_importance(teacher), scratch / "bundle");
+    decompose(teacher, {plan}, weight_importance(teacher), scratch / "bundle");
   };
   EXPECT_NO_THROW(cut()) << "a model without a tokenizer";
   std::filesystem::remove_all(scratch / "bundle");

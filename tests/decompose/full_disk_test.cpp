@@ -39,7 +39,7 @@ class FullDisk : public ::testing::Test {
     init(config, 7, teacher);
     auto marked = config;
     marked.random_weights = true;
-    decompose(teacher, testing::whole_plan(marked, devices), weight_importance(teacher),
+    decompose(teacher, {testing::whole_plan(marked, devices)}, weight_importance(teacher),
               disk() / "bundle");
   }
 

@@ -105,7 +105,6 @@ class AgentTest : public ::testing::Test {
     net::Hello message;
     message.epoch = 1;
     message.bundle = bundle.identity();
-    message.plan = plan.name;
     message.device = "cam";
     message.name = "test";
     message.origin = ++origins;
@@ -115,6 +114,7 @@ class AgentTest : public ::testing::Test {
     net::Admit message;
     message.request = request;
     message.epoch = 1;
+    message.plan = plan::digest_of(plan);
     message.digest = plan::compile(plan, plan.shape).at(2).digest;
     message.deadline_ms = deadline_ms;
     message.tensor = pixels(seed);
@@ -126,6 +126,8 @@ class AgentTest : public ::testing::Test {
     auto caller = std::make_unique<Caller>(agent.address());
     caller->send(hello());
     caller->receive_as<net::Welcome>();
+    caller->send(told(plan));
+    EXPECT_EQ(caller->receive_as<net::PlanReply>().refusal, "");
     return caller;
   }
 
@@ -145,7 +147,6 @@ TEST_F(AgentTest, GreetsTheAggregatorOfItsBundle) {
   caller.send(hello());
   const auto welcome = caller.receive_as<net::Welcome>();
   EXPECT_EQ(welcome.bundle, bundle.identity());
-  EXPECT_EQ(welcome.plan, "default");
   EXPECT_EQ(welcome.device, "cam");
   EXPECT_EQ(welcome.max_requests, 3u);
   EXPECT_EQ(welcome.memory_bytes, 8e9);
@@ -168,11 +169,96 @@ TEST_F(AgentTest, RefusesWhoeverMeansAnother) {
   wrong.device = "hub";
   EXPECT_EQ(refusal(wrong), "agent 'cam': device: saw 'hub', needs 'cam'");
   wrong = hello();
-  wrong.plan = "other";
-  EXPECT_EQ(refusal(wrong), "agent 'cam': plan: saw 'other', needs 'default'");
-  wrong = hello();
   wrong.role = net::Role::client;
   EXPECT_EQ(refusal(wrong), "agent 'cam': role: saw 'client', needs 'aggregator'");
+}
+
+/// The same devices, other widths.
+plan::Plan night_plan() {
+  plan::Plan night = fake_plan();
+  night.name = "night";
+  for (plan::PlanPart& part : night.parts) part.config.width /= 2;
+  return night;
+}
+
+TEST_F(AgentTest, ServesEveryPlanWhoseWeightsItHolds) {
+  const plan::Plan night = night_plan();
+  bundle = write_bundle(folder.path(), {plan, night});
+  const RunningAgent agent(bundle, {plan, night}, RunningAgent::options_for("cam"));
+  const auto caller = join(agent);
+  caller->send(told(night));
+  EXPECT_EQ(caller->receive_as<net::PlanReply>().digest, plan::digest_of(night));
+  caller->send(admit(7));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().tensor.dims.back(), 8);
+  auto of_night = admit(8);
+  of_night.plan = plan::digest_of(night);
+  of_night.digest = plan::compile(night, night.shape).at(2).digest;
+  caller->send(of_night);
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().tensor.dims.back(), 4);
+}
+
+TEST_F(AgentTest, RefusesAPlanThatItCannotServe) {
+  bundle = write_bundle(folder.path(), {plan, night_plan()});
+  const RunningAgent agent(bundle, {plan}, RunningAgent::options_for("cam"));
+  const auto caller = join(agent);
+  const auto refusal = [&](const net::PlanMessage& message) {
+    caller->send(message);
+    const auto reply = caller->receive_as<net::PlanReply>();
+    EXPECT_EQ(reply.digest, message.digest);
+    return reply.refusal;
+  };
+  EXPECT_EQ(refusal(told(night_plan())),
+            "[plan 'night'] is left out by --plan: its weights are not loaded");
+  auto other = plan;
+  other.name = "day";
+  EXPECT_EQ(refusal(told(other)),
+            "[plan 'day'] parts/day: is not in the bundle; cut the bundle again");
+  other = plan;
+  other.parts[2].config.width = 12;
+  EXPECT_EQ(refusal(told(other)),
+            "[plan 'default'] parts/default/cam: was cut to other widths or layers; cut the bundle "
+            "again");
+  other = plan;
+  other.teacher_digest = std::string(64, 'b');
+  EXPECT_EQ(refusal(told(other)),
+            "[plan 'default'] teacher_digest: saw bbbbbbbbbbbb, the bundle has aaaaaaaaaaaa");
+  other = plan;
+  other.parts.pop_back();
+  EXPECT_EQ(refusal(told(other)),
+            "[agent] device: saw 'cam', needs one of plan 'default': hub, desk");
+  auto message = told(plan);
+  message.digest = std::string(64, '0');
+  EXPECT_EQ(refusal(message), "plan digest: saw '" + std::string(64, '0') + "', needs '" +
+                                  plan::digest_of(plan) + "'");
+  message.json = "{";
+  EXPECT_NE(refusal(message).find("[plan] "), std::string::npos);
+  // What was served before is served on.
+  caller->send(admit(7));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 7u);
+}
+
+TEST_F(AgentTest, TakesNoRequestOfAPlanThatWasNotSent) {
+  const RunningAgent agent(bundle, plan, "cam");
+  Caller caller(agent.address());
+  caller.send(hello());
+  caller.receive_as<net::Welcome>();
+  caller.send(admit(7));
+  EXPECT_EQ(caller.receive_as<net::Failed>().text, "plan: saw " +
+                                                       plan::digest_of(plan).substr(0, 12) +
+                                                       ", which was not sent on this connection");
+}
+
+TEST_F(AgentTest, KeepsOnlySoManyPlansOfOneConnection) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  std::string last;
+  for (int i = 1; i < 70; ++i) {
+    auto other = plan;
+    other.shape.batch = 1 + i;
+    caller->send(told(other));
+    last = caller->receive_as<net::PlanReply>().refusal;
+  }
+  EXPECT_EQ(last, "plans: saw 64 on this connection, takes no more");
 }
 
 TEST_F(AgentTest, ComputesItsPart) {
@@ -449,7 +535,7 @@ TEST_F(AgentTest, DrainsAtOnceWhenIdle) {
 TEST_F(AgentTest, SaysWhyItCannotStart) {
   const auto start = [this](AgentOptions options) {
     return text_of_error(
-        [&] { Agent(bundle, plan, std::make_unique<FakeEngine>(), std::move(options)); });
+        [&] { Agent(bundle, {plan}, std::make_unique<FakeEngine>(), std::move(options)); });
   };
   EXPECT_EQ(start(RunningAgent::options_for("phone")),
             "[agent] device: saw 'phone', needs one of plan 'default': hub, desk, cam");
@@ -472,7 +558,7 @@ class BrokenEngine : public FakeEngine {
 
 TEST_F(AgentTest, PassesOnWhatTheEngineThrowsWhenPrepared) {
   EXPECT_EQ(text_of_error([this] {
-              Agent(bundle, plan, std::make_unique<BrokenEngine>(),
+              Agent(bundle, {plan}, std::make_unique<BrokenEngine>(),
                     RunningAgent::options_for("cam"));
             }),
             "[engine] no such part");
@@ -524,6 +610,7 @@ class TextAgentTest : public AgentTest {
     net::Admit message;
     message.request = request;
     message.epoch = 1;
+    message.plan = plan::digest_of(plan);
     message.digest = plan::compile(plan, plan.shape).at(2).digest;
     message.deadline_ms = 5000;
     message.sequence = sequence;

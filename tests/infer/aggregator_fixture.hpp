@@ -45,8 +45,8 @@ class AggregatorTest : public ::testing::Test {
     return wanted;
   }
   std::unique_ptr<Aggregator> aggregator(AggregatorOptions wanted, int wait_for) {
-    auto made = std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(),
-                                             std::move(wanted));
+    auto made = std::make_unique<Aggregator>(bundle, std::vector{plan},
+                                             std::make_unique<FakeEngine>(), std::move(wanted));
     if (wait_for > 0) {
       EXPECT_EQ(made->wait_for_agents(wait_for, std::chrono::seconds(10)), wait_for);
     }

@@ -190,7 +190,9 @@ TEST_F(AggregatorTest, SaysWhomItCannotReach) {
 TEST_F(AggregatorTest, ShowsWhyAnAgentRefused) {
   auto other = fake_plan();
   other.name = "other";
-  const auto other_bundle = write_bundle(folder.path() / "other", other);
+  write_bundle(folder.path() / "other", other);
+  plan::write_manifest(folder.path() / "other", "other", std::string(64, 'b'));
+  const plan::Bundle other_bundle(folder.path() / "other");
   const RunningAgent agent(other_bundle, other, "hub");
   hosts["hub"] = agent.address();
   const auto service = aggregator(options(), 0);
@@ -470,7 +472,7 @@ class BrokenFusion : public FakeEngine {
 
 TEST_F(AggregatorTest, AFusionThatThrowsIsAnOutcome) {
   start_agents(all);
-  Aggregator service(bundle, plan, std::make_unique<BrokenFusion>(), options());
+  Aggregator service(bundle, {plan}, std::make_unique<BrokenFusion>(), options());
   EXPECT_EQ(service.wait_for_agents(0, 10s), 3);
   for (int i = 0; i < 3; ++i) {
     const auto response = ask(service, request_of(1));
@@ -879,17 +881,18 @@ TEST_F(AggregatorTest, TensorsTravelInTheirOwnMemory) {
              own_record = std::make_shared<net::Record>();
   Seen part_seen, fusion_seen;
   auto agent_options = RunningAgent::options_for("hub");
-  agent_options.wrap_stream = [agent_record](std::unique_ptr<net::Stream> inner) {
+  agent_options.wrap_stream = [agent_record](std::unique_ptr<net::Stream> inner,
+                                             const std::string&) {
     return std::make_unique<net::RecordingStream>(std::move(inner), agent_record);
   };
   const RunningAgent agent(bundle, plan, std::move(agent_options),
                            std::make_unique<FakeEngine>(0us, &part_seen));
   hosts["hub"] = agent.address();
   auto wanted = options();
-  wanted.wrap_stream = [own_record](std::unique_ptr<net::Stream> inner) {
+  wanted.wrap_stream = [own_record](std::unique_ptr<net::Stream> inner, const std::string&) {
     return std::make_unique<net::RecordingStream>(std::move(inner), own_record);
   };
-  Aggregator service(bundle, plan, std::make_unique<FakeEngine>(0us, &fusion_seen),
+  Aggregator service(bundle, {plan}, std::make_unique<FakeEngine>(0us, &fusion_seen),
                      std::move(wanted));
   ASSERT_EQ(service.wait_for_agents(1, 10s), 1);
   const auto request = request_of(1);
@@ -933,7 +936,7 @@ TEST_F(AggregatorTest, CallbacksThatThrowHurtNobody) {
 TEST_F(AggregatorTest, SaysWhyItCannotStart) {
   const auto start = [this](AggregatorOptions wanted) {
     return text_of_error(
-        [&] { Aggregator(bundle, plan, std::make_unique<FakeEngine>(), std::move(wanted)); });
+        [&] { Aggregator(bundle, {plan}, std::make_unique<FakeEngine>(), std::move(wanted)); });
   };
   EXPECT_EQ(start({}), "[aggregator] hosts: saw no address of 'hub', needs one for each device");
   auto wanted = options();
@@ -1030,7 +1033,7 @@ TEST_F(AggregatorTest, DoesNotWaitForAgentsThatNobodyStarted) {
 /// `--as-agent BUNDLE DEVICE ADDRESS`: an agent to be killed.
 int run_as_agent(char** arguments) {
   const plan::Bundle bundle(arguments[1]);
-  Agent agent(bundle, bundle.plan(), std::make_unique<FakeEngine>(std::chrono::milliseconds(1)),
+  Agent agent(bundle, {bundle.plan()}, std::make_unique<FakeEngine>(std::chrono::milliseconds(1)),
               RunningAgent::options_for(arguments[2], arguments[3]));
   agent.run();
   return 0;

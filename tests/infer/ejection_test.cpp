@@ -114,7 +114,7 @@ TEST_F(EjectionTest, AClientIsTold) {
   RunningServer server(*service, bundle);
   Client client(server.address());
   eject_cam();
-  const auto list = client.status();
+  const auto list = client.status().agents;
   EXPECT_EQ(list.at(0).state(), "joined");
   EXPECT_EQ(list.at(2).state(), ejected);
   EXPECT_EQ(ask(client, request_of(1)).devices.at(2).why, ejected);
@@ -373,8 +373,8 @@ TEST_F(EjectionTest, RequireAllIsRefusedThoughEveryPlaceIsTaken) {
   wanted.min_wait = patience;
   wanted.max_in_flight = 1;
   std::atomic<bool> held{false};
-  service = std::make_unique<Aggregator>(bundle, plan, std::make_unique<HeldFusion>(&held),
-                                         std::move(wanted));
+  service = std::make_unique<Aggregator>(bundle, std::vector{plan},
+                                         std::make_unique<HeldFusion>(&held), std::move(wanted));
   ASSERT_EQ(service->wait_for_agents(0, 10s), 3);
   eject_cam();
   held = true;

@@ -101,11 +101,11 @@ TEST(Engine, GivesTheSameOnAgentsAsLocally) {
   const TinyBundle tiny(scratch.path());
   const plan::Bundle bundle(scratch.path());
   const net::Value pixels = tiny_pixels(1);
-  const auto aggregator = fusion_engine(bundle, tiny.plan);
+  const auto aggregator = fusion_engine(bundle, {tiny.plan});
   aggregator->prepare();
   std::vector<net::Value> features;
   for (std::size_t p = 0; p < 3; ++p) {
-    const auto agent = part_engine(bundle, tiny.plan, tiny.plan.parts[p].device);
+    const auto agent = device_engine(bundle, {tiny.plan}, tiny.plan.parts[p].device);
     agent->prepare();
     features.push_back(OneRank(tiny.plan, p).run(*agent, pixels));
   }
@@ -142,7 +142,7 @@ TEST(Engine, NeedsNoFusionHeadWhereTheStrategyHasNone) {
   plan::write_plan(tiny.plan, scratch.path() / "plans" / "default.json");
   plan::write_manifest(scratch.path(), "default", "");
   const plan::Bundle bundle(scratch.path());
-  fusion_engine(bundle, tiny.plan)->prepare();
+  fusion_engine(bundle, {tiny.plan})->prepare();
   const auto engine = local_engine(bundle, tiny.plan);
   const net::Value pixels = tiny_pixels(1);
   const auto x = model::normalise_pixels(tiny.teacher.config, tensor_of(pixels));
@@ -153,7 +153,7 @@ TEST(Engine, NeedsNoFusionHeadWhereTheStrategyHasNone) {
 TEST(Engine, KeepsNeitherInputNorResultLongerThanNeeded) {
   const Scratch scratch;
   const TinyBundle tiny(scratch.path());
-  const auto engine = part_engine(plan::Bundle(scratch.path()), tiny.plan, "cam");
+  const auto engine = device_engine(plan::Bundle(scratch.path()), {tiny.plan}, "cam");
   const OneRank cam(tiny.plan, 2);
   net::Value pixels = tiny_pixels(1);
   const std::weak_ptr<const void> input = pixels.data.owner();
@@ -170,7 +170,7 @@ TEST(Engine, AcceptsBytesThatAreNotAligned) {
   const Scratch scratch;
   const TinyBundle tiny(scratch.path());
   const plan::Bundle bundle(scratch.path());
-  const auto aggregator = fusion_engine(bundle, tiny.plan);
+  const auto aggregator = fusion_engine(bundle, {tiny.plan});
   const auto program = fusion_program(tiny.plan);
   const auto fuse = *plan::find_first<plan::Fuse>(*program);
   const std::vector<float> numbers(16, 0.5f);
@@ -190,14 +190,14 @@ TEST(Engine, HoldsOnlyItsPart) {
   const Scratch scratch;
   const TinyBundle tiny(scratch.path());
   const plan::Bundle bundle(scratch.path());
-  const auto engine = part_engine(bundle, tiny.plan, "desk");
+  const auto engine = device_engine(bundle, {tiny.plan}, "desk");
   const net::Value pixels = tiny_pixels(1);
   EXPECT_EQ(error_of([&] { OneRank(tiny.plan, 0).run(*engine, pixels); }),
-            "[engine] part 0: not held by this process");
+            "[engine] part 0 of plan 'default': not held by this process");
   const auto program = fusion_program(tiny.plan);
   const auto slots = engine->begin(program, {});
   EXPECT_EQ(error_of([&] { slots->run(*plan::find_first<plan::Fuse>(*program)); }),
-            "[engine] fusion head: not held by this process");
+            "[engine] fusion head of plan 'default': not held by this process");
   EXPECT_EQ(error_of([&] { slots->run(plan::Send()); }),
             "[engine] instruction: saw send, needs one that computes");
 }
@@ -219,7 +219,7 @@ TEST(Engine, RefusesADeviceThatThePlanHasNot) {
   const Scratch scratch;
   const TinyBundle tiny(scratch.path());
   const plan::Bundle bundle(scratch.path());
-  const std::string error = error_of([&] { part_engine(bundle, tiny.plan, "phone"); });
+  const std::string error = error_of([&] { device_engine(bundle, {tiny.plan}, "phone"); });
   EXPECT_NE(error.find("phone"), std::string::npos) << error;
   EXPECT_NE(error.find("hub, desk, cam"), std::string::npos) << error;
 }
@@ -229,8 +229,8 @@ TEST(Engine, RefusesAPartThatIsNotHere) {
   const TinyBundle tiny(scratch.path());
   const plan::Bundle bundle(scratch.path());
   fs::remove_all(scratch.path() / "parts" / "default" / "cam");
-  part_engine(bundle, tiny.plan, "hub");  // needs only its own part
-  const std::string error = error_of([&] { part_engine(bundle, tiny.plan, "cam"); });
+  device_engine(bundle, {tiny.plan}, "hub");  // needs only its own part
+  const std::string error = error_of([&] { device_engine(bundle, {tiny.plan}, "cam"); });
   EXPECT_NE(error.find("parts/default/cam"), std::string::npos) << error;
 }
 
@@ -243,7 +243,7 @@ TEST(Engine, RefusesAPartThatWasTamperedWith) {
   file.seekp(-4, std::ios::end);
   file.write("evil", 4);
   file.close();
-  const std::string error = error_of([&] { part_engine(bundle, tiny.plan, "cam"); });
+  const std::string error = error_of([&] { device_engine(bundle, {tiny.plan}, "cam"); });
   EXPECT_NE(error.find("parts/default/cam/model.safetensors"), std::string::npos) << error;
 }
 
@@ -252,7 +252,7 @@ TEST(Engine, RefusesAPartThatIsNotThePlans) {
   TinyBundle tiny(scratch.path());
   tiny.plan.parts[2].config.layers[0].mlp_width = 8;
   const plan::Bundle bundle(scratch.path());
-  EXPECT_EQ(error_of([&] { part_engine(bundle, tiny.plan, "cam"); }),
+  EXPECT_EQ(error_of([&] { device_engine(bundle, {tiny.plan}, "cam"); }),
             "[" + (scratch.path() / "parts/default/cam").string() +
                 "] config.json: its widths are not those of plan 'default'; cut the bundle again");
 }

@@ -241,9 +241,9 @@ TEST(Executor, CountsALostPeerAsAbsentAtOnce) {
   Bench bench;
   bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
   bench.executor.deliver(1, 1, 1, value_of(8));
-  bench.executor.peer_lost(1);  // what it delivered counts
+  bench.executor.peer_lost(1, 1);  // what it delivered counts
   EXPECT_EQ(bench.run(), 0);
-  bench.executor.peer_lost(0);
+  bench.executor.peer_lost(1, 0);
   bench.run();
   EXPECT_EQ(bench.log, (Log{"1 output 7", "1 finished"}));
 }
@@ -254,7 +254,7 @@ TEST(Executor, CountsALostPeerAsAbsentInEveryRequest) {
     bench.executor.admit(id, fusion_program(), {}, in_a_second, in_an_hour);
     bench.executor.deliver(id, 1, 1, value_of(8));
   }
-  bench.executor.peer_lost(0);
+  for (const Executor::RequestId id : {1, 2, 3}) bench.executor.peer_lost(id, 0);
   bench.run();
   EXPECT_EQ(bench.log, (Log{"1 output 7", "1 finished", "2 output 7", "2 finished", "3 output 7",
                             "3 finished"}));
@@ -265,7 +265,7 @@ TEST(Executor, FailsEveryRequestThatNeedsALostPeer) {
   for (const Executor::RequestId id : {1, 2})
     bench.executor.admit(id, fusion_program(false), {}, in_a_second, in_an_hour);
   bench.executor.admit(3, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
-  bench.executor.peer_lost(0);
+  for (const Executor::RequestId id : {1, 2, 3, 4}) bench.executor.peer_lost(id, 0);
   bench.run();
   const std::string why =
       " failed [receive] value f_0 from rank 0: saw the connection end, needs the value";
@@ -275,7 +275,7 @@ TEST(Executor, FailsEveryRequestThatNeedsALostPeer) {
 TEST(Executor, FailsARequestWhoseSenderIsLostWhereItsValueMustCome) {
   Bench bench;
   bench.executor.admit(1, fusion_program(false), {}, in_a_second, in_an_hour);
-  bench.executor.peer_lost(1);
+  bench.executor.peer_lost(1, 1);
   EXPECT_TRUE(bench.log.empty()) << "hooks are called from step() alone";
   bench.run();
   EXPECT_EQ(bench.log, (Log{"1 failed [receive] value f_1 from rank 1: saw the connection end, "
@@ -371,8 +371,8 @@ TEST(Executor, ReportsTheEnginesErrorAndGoesOn) {
   Bench bench;
   bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);
   bench.executor.admit(2, agent_program(), {value_of(1)}, in_a_second, in_an_hour);
-  bench.executor.peer_lost(0);
-  bench.executor.peer_lost(1);
+  bench.executor.peer_lost(1, 0);
+  bench.executor.peer_lost(1, 1);
   bench.run();
   EXPECT_EQ(bench.log, (Log{"1 failed [fuse] sum: saw -2.000000, needs >= 0", "2 send 2:7 101",
                             "2 finished"}));
@@ -438,8 +438,8 @@ TEST(Executor, OnlyFuseAcceptsAbsentOperands) {
   program->instructions[2] = norm(2, 0);
   Bench bench;
   bench.executor.admit(1, program, {}, in_a_second, in_an_hour);
-  bench.executor.peer_lost(0);
-  bench.executor.peer_lost(1);
+  bench.executor.peer_lost(1, 0);
+  bench.executor.peer_lost(1, 1);
   bench.run();
   EXPECT_EQ(bench.log, (Log{"1 failed [norm] operand f_0: saw absent, needs a value"}));
 }

@@ -21,6 +21,7 @@
 #include "infer/agent.hpp"
 #include "infer/aggregator.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "tests/infer/value_engine.hpp"
 
 namespace cleave::infer {
@@ -74,6 +75,7 @@ inline plan::PlanPart fake_part(const std::string& device, std::int64_t width) {
 inline plan::Plan fake_plan(double predicted_s = 0.01) {
   plan::Plan plan;
   plan.teacher = fake_teacher();
+  plan.teacher_digest = std::string(64, 'a');
   plan.parts = {fake_part("hub", 16), fake_part("desk", 12), fake_part("cam", 8)};
   plan.aggregator = "hub";
   for (const auto& part : plan.parts) {
@@ -120,11 +122,33 @@ inline plan::Plan fake_text_plan() {
   return plan;
 }
 
-inline plan::Bundle write_bundle(const std::filesystem::path& folder, const plan::Plan& plan) {
+/// The first plan is the default one. Holdings say what they hold, and have no weights.
+inline plan::Bundle write_bundle(const std::filesystem::path& folder,
+                                 const std::vector<plan::Plan>& plans) {
   std::filesystem::create_directories(folder / "plans");
-  plan::write_plan(plan, folder / "plans" / (plan.name + ".json"));
-  plan::write_manifest(folder, plan.name, std::string(64, 'a'));
+  for (const plan::Plan& plan : plans) {
+    plan::write_plan(plan, folder / "plans" / (plan.name + ".json"));
+    for (const plan::PlanPart& part : plan.parts) {
+      if (!part.share) continue;
+      const auto holding = folder / "holdings" / part.device;
+      std::filesystem::create_directories(holding);
+      model::write_holding({plan.teacher, plan::holding_of(plans, part.device)}, holding);
+    }
+  }
+  plan::write_manifest(folder, plans.front().name, std::string(64, 'a'));
   return plan::Bundle(folder);
+}
+inline plan::Bundle write_bundle(const std::filesystem::path& folder, const plan::Plan& plan) {
+  return write_bundle(folder, std::vector{plan});
+}
+
+/// What an aggregator tells a device of the plan.
+inline net::PlanMessage told(const plan::Plan& plan) {
+  net::PlanMessage message;
+  message.epoch = 1;
+  message.digest = plan::digest_of(plan);
+  message.json = plan::text_of(plan);
+  return message;
 }
 
 inline net::Value pixels(std::uint8_t seed, std::int64_t batch = 1) {
@@ -286,18 +310,22 @@ class GatedEngine : public FakeEngine {
 /// An agent with its thread.
 class RunningAgent {
  public:
-  RunningAgent(const plan::Bundle& bundle, const plan::Plan& plan, AgentOptions options,
+  RunningAgent(const plan::Bundle& bundle, const std::vector<plan::Plan>& plans,
+               AgentOptions options,
                std::unique_ptr<Engine> engine = std::make_unique<FakeEngine>()) {
     auto listening = std::make_shared<std::promise<std::string>>();
     auto bound = listening->get_future();
     options.on_listening = [listening](const std::string& text) { listening->set_value(text); };
-    agent_ = std::make_unique<Agent>(bundle, plan, std::move(engine), std::move(options));
+    agent_ = std::make_unique<Agent>(bundle, plans, std::move(engine), std::move(options));
     thread_ = std::thread([this] {
       agent_->run();
       ended_ = true;
     });
     address_ = bound.get();
   }
+  RunningAgent(const plan::Bundle& bundle, const plan::Plan& plan, AgentOptions options,
+               std::unique_ptr<Engine> engine = std::make_unique<FakeEngine>())
+      : RunningAgent(bundle, std::vector{plan}, std::move(options), std::move(engine)) {}
   RunningAgent(const plan::Bundle& bundle, const plan::Plan& plan, const std::string& device,
                std::chrono::microseconds time = {})
       : RunningAgent(bundle, plan, options_for(device), std::make_unique<FakeEngine>(time)) {}

@@ -76,15 +76,15 @@ class Generation : public ::testing::Test {
     options.device = device;
     if (addresses_.count(device) != 0) options.listen = addresses_.at(device);
     agents_[device] = std::make_unique<RunningAgent>(bundle_, plan_, options,
-                                                     part_engine(bundle_, plan_, device));
+                                                     device_engine(bundle_, {plan_}, device));
     addresses_[device] = agents_.at(device)->address();
   }
   std::unique_ptr<Aggregator> aggregator() {
     AggregatorOptions options;
     options.hosts = addresses_;
     options.log = kept();
-    auto made =
-        std::make_unique<Aggregator>(bundle_, plan_, fusion_engine(bundle_, plan_), options);
+    auto made = std::make_unique<Aggregator>(bundle_, std::vector{plan_},
+                                             fusion_engine(bundle_, {plan_}), options);
     EXPECT_EQ(made->wait_for_agents(3, 10s), 3);
     return made;
   }

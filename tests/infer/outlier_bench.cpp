@@ -115,7 +115,7 @@ Figures run(const std::string& cam, int num_requests) {
     boost::asio::io_context io;
     options.hosts["cam"] = net::Listener(io, "127.0.0.1:0", false).address();
   }
-  Aggregator aggregator(bundle, plan, std::make_unique<FakeEngine>(), std::move(options));
+  Aggregator aggregator(bundle, {plan}, std::make_unique<FakeEngine>(), std::move(options));
   aggregator.wait_for_agents(cam == "off" ? 2 : 3, 10s);
   return measure(aggregator, bundle, num_requests);
 }

@@ -124,7 +124,8 @@ struct Fleet {
   std::unique_ptr<Aggregator> aggregator() const {
     AggregatorOptions options;
     options.hosts = hosts;
-    auto made = std::make_unique<Aggregator>(bundle, plan, std::make_unique<NullEngine>(), options);
+    auto made = std::make_unique<Aggregator>(bundle, std::vector{plan},
+                                             std::make_unique<NullEngine>(), options);
     made->wait_for_agents(0, 10s);
     return made;
   }

@@ -41,6 +41,7 @@ class Routes : public ::testing::Test {
  protected:
   void use(const plan::Plan& made) {
     plan = made;
+    plan.teacher_digest = std::string(64, 'a');
     bundle.emplace(write_bundle(folder.path(), plan));
   }
   void start(const std::string& device, AgentOptions options = {},
@@ -59,8 +60,8 @@ class Routes : public ::testing::Test {
   std::unique_ptr<Aggregator> aggregator(AggregatorOptions options = {}) {
     options.hosts = hosts;
     options.log = [this](base::LogLevel, const std::string& line) { note(line); };
-    auto made =
-        std::make_unique<Aggregator>(*bundle, plan, std::make_unique<FakeEngine>(), options);
+    auto made = std::make_unique<Aggregator>(*bundle, std::vector{plan},
+                                             std::make_unique<FakeEngine>(), options);
     made->wait_for_agents(0, 10s);
     return made;
   }
@@ -101,6 +102,57 @@ TEST_F(Routes, CarryWhatStrategiesExchange) {
         EXPECT_EQ(present_devices(response).size(), 3u);
       }
   }
+}
+
+/// Of a bundle with this plan, under another name.
+plan::Plan named(plan::Plan made, const std::string& name) {
+  made.teacher_digest = std::string(64, 'a');
+  made.name = name;
+  return made;
+}
+
+TEST_F(Routes, ServeSeveralPlansOfOneBundle) {
+  const plan::Plan line = named(examples::pipeline_plan(fake_teacher(), 2), "line");
+  use(examples::tensor_plan(fake_teacher(), 3));
+  bundle.emplace(write_bundle(folder.path(), {plan, line}));
+  for (const auto& part : plan.parts) {
+    AgentOptions options;
+    options.device = part.device;
+    options.log = [this](base::LogLevel, const std::string& text) { note(text); };
+    std::vector<plan::Plan> held{plan};
+    if (plan::rank_of(line, part.device)) held.push_back(line);
+    agents[part.device] = std::make_unique<RunningAgent>(*bundle, held, std::move(options));
+    hosts[part.device] = agents.at(part.device)->address();
+  }
+  // Within the holdings, and told to nobody before: the same shares in another order of sums.
+  plan::Plan star = named(star_plan(fake_teacher(), 3), "star");
+  // Beyond them.
+  plan::Plan beyond = named(examples::pipeline_plan(fake_teacher(), 3), "beyond");
+  AggregatorOptions options;
+  options.hosts = hosts;
+  Aggregator asked(*bundle, {plan, line, star, beyond}, std::make_unique<FakeEngine>(), options);
+  asked.wait_for_agents(0, 10s);
+  for (const plan::Plan* wanted : std::vector<const plan::Plan*>{&plan, &line, &star, &plan}) {
+    Request request = request_of(7);
+    request.plan = wanted == &plan ? "" : wanted->name;
+    const Response response = ask(asked, request);
+    ASSERT_EQ(response.status, Status::answered) << wanted->name << ": " << response.message;
+    EXPECT_TRUE(same(response.output, expected(*wanted, request.input))) << wanted->name;
+    EXPECT_EQ(present_devices(response).size(), wanted->parts.size()) << wanted->name;
+  }
+  Request request = request_of(7);
+  request.plan = "beyond";
+  Response response = ask(asked, request);
+  EXPECT_EQ(response.status, Status::no_device);
+  EXPECT_NE(response.message.find("refused the plan: [plan 'beyond'] holdings/d"),
+            std::string::npos)
+      << response.message;
+  EXPECT_NE(response.message.find("; cut the bundle again"), std::string::npos);
+  request.plan = "night";
+  response = ask(asked, request);
+  EXPECT_EQ(response.status, Status::failed);
+  EXPECT_EQ(response.message,
+            "[submit] plan: saw 'night', needs one of default, line, star, beyond");
 }
 
 TEST_F(Routes, AnswerManyAtOnce) {
@@ -225,7 +277,6 @@ class Between : public Routes {
     hello.role = role;
     hello.epoch = 1;
     hello.bundle = bundle->identity();
-    hello.plan = plan.name;
     hello.device = "d1";
     hello.name = name;
     hello.origin = role == net::Role::aggregator ? origin : 0;
@@ -236,6 +287,8 @@ class Between : public Routes {
     start("d1", options);
     asker = std::make_unique<Impostor>(hosts.at("d1"), hello(net::Role::aggregator, "test"));
     asker->receive();
+    asker->send(told(plan));
+    EXPECT_EQ(std::get<net::PlanReply>(asker->receive()).refusal, "");
     peer = std::make_unique<Impostor>(hosts.at("d1"), hello(net::Role::agent, "d0"));
     peer->receive();
   }
@@ -243,6 +296,7 @@ class Between : public Routes {
     net::Admit admit;
     admit.request = request;
     admit.epoch = 1;
+    admit.plan = plan::digest_of(plan);
     admit.digest = program().digest;
     admit.deadline_ms = 5000;
     admit.tensor = pixels(3);
@@ -376,7 +430,6 @@ TEST_F(Routes, TakeOnlyAgentsOfThePlanThatDial) {
     net::Hello hello;
     hello.role = net::Role::agent;
     hello.bundle = bundle->identity();
-    hello.plan = plan.name;
     hello.device = "d1";
     hello.name = name;
     const net::Message answer = Impostor(hosts.at("d1"), hello).receive();
@@ -385,9 +438,9 @@ TEST_F(Routes, TakeOnlyAgentsOfThePlanThatDial) {
   };
   EXPECT_EQ(refusal("d0"), "welcome");
   EXPECT_EQ(refusal("d2"),
-            "agent 'd1': link: saw agent 'd2', needs one of plan 'default' that dials 'd1'");
+            "agent 'd1': link: saw agent 'd2', needs a device of the bundle that dials 'd1'");
   EXPECT_EQ(refusal("phone"),
-            "agent 'd1': link: saw agent 'phone', needs one of plan 'default' that dials 'd1'");
+            "agent 'd1': link: saw agent 'phone', needs a device of the bundle that dials 'd1'");
 }
 
 }  // namespace

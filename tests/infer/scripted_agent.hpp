@@ -56,10 +56,13 @@ class ScriptedAgent {
       if (const auto* hello = std::get_if<net::Hello>(&received->message)) {
         net::Welcome welcome;
         welcome.bundle = hello->bundle;
-        welcome.plan = hello->plan;
         welcome.device = hello->device;
         welcome.max_requests = 4;
         connection->send(welcome);
+      } else if (const auto* plan = std::get_if<net::PlanMessage>(&received->message)) {
+        net::PlanReply reply;
+        reply.digest = plan->digest;
+        connection->send(reply);
       } else if (const auto* admit = std::get_if<net::Admit>(&received->message)) {
         for (const auto& message : script_(*admit)) connection->send(message);
       } else if (heard_) {

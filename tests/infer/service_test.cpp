@@ -49,7 +49,8 @@ class ServiceTest : public ::testing::Test {
   void serve(AggregatorOptions wanted,
              std::unique_ptr<Engine> fusion = std::make_unique<FakeEngine>()) {
     wanted.min_wait = wanted.min_wait_in_text = 5s;
-    aggregator = std::make_unique<Aggregator>(bundle, plan, std::move(fusion), std::move(wanted));
+    aggregator = std::make_unique<Aggregator>(bundle, std::vector{plan}, std::move(fusion),
+                                              std::move(wanted));
     EXPECT_EQ(aggregator->wait_for_agents(0, 10s), 3);
     server = std::make_unique<RunningServer>(*aggregator, bundle);
   }
@@ -199,12 +200,12 @@ TEST_F(ServiceTest, TheStatusOfAnAgentThatRefusesAtLengthIsShort) {
     agents.push_back(std::make_unique<RunningAgent>(bundle, plan, device));
     wanted.hosts[device] = agents.back()->address();
   }
-  aggregator =
-      std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(), std::move(wanted));
+  aggregator = std::make_unique<Aggregator>(bundle, std::vector{plan},
+                                            std::make_unique<FakeEngine>(), std::move(wanted));
   ASSERT_TRUE(eventually([&] { return !aggregator->status()[2].last_error.empty(); }));
   server = std::make_unique<RunningServer>(*aggregator, bundle);
   Client client(server->address());
-  EXPECT_EQ(client.status().at(2).last_error, "refused: " + std::string(391, 'x'));
+  EXPECT_EQ(client.status().agents.at(2).last_error, "refused: " + std::string(391, 'x'));
 }
 
 TEST_F(ServiceTest, TellsTheClientWhyADeviceIsMissing) {
@@ -313,7 +314,8 @@ TEST_F(ServiceTest, TellsTheClientWhatTheModelIs) {
   EXPECT_EQ(json, [this] {
     auto config = model::config_to_json(plan.teacher);
     config["processing"] = model::processing_to_json(plan.teacher.processing);
-    config[weights_key] = "exact";
+    config[plans_key]["default"] = "exact";
+    config[default_plan_key] = "default";
     return config;
   }());
 }
@@ -389,8 +391,8 @@ TEST_F(ServiceTest, AClientWhoseMessageCannotBeAnsweredIsLost) {
   AggregatorOptions wanted;
   for (const auto& part : plan.parts) wanted.hosts[part.device] = "127.0.0.1:1";
   wanted.hosts["cam"] = std::string(1u << 20, 'a') + ":1";  // longer than a message
-  aggregator =
-      std::make_unique<Aggregator>(bundle, plan, std::make_unique<FakeEngine>(), std::move(wanted));
+  aggregator = std::make_unique<Aggregator>(bundle, std::vector{plan},
+                                            std::make_unique<FakeEngine>(), std::move(wanted));
   std::atomic<int> lost{0};
   ServerOptions options;
   options.log = [&](base::LogLevel, const std::string& line) {
@@ -492,7 +494,12 @@ TEST_F(ServiceTest, StatusTravels) {
   ASSERT_TRUE(eventually([&] { return !aggregator->status()[1].connected; }));
   Client client(server->address());
   EXPECT_EQ(ask(client, request_of(1)).status, Status::answered);
-  const auto list = client.status();
+  const auto status = client.status();
+  ASSERT_EQ(status.plans.size(), 1u);
+  EXPECT_EQ(status.plans[0].name, "default");
+  EXPECT_EQ(status.plans[0].strategy, "decomposed");
+  EXPECT_EQ(status.plans[0].devices, "hub, desk, cam");
+  const auto& list = status.agents;
   ASSERT_EQ(list.size(), 3u);
   EXPECT_EQ(list[0].device, "hub");
   EXPECT_EQ(list[0].address, agents[0]->address());

@@ -147,7 +147,6 @@ struct Host {
 Hello greeting() {
   Hello hello;
   hello.bundle = "b1";
-  hello.plan = "default";
   hello.device = "cam";
   return hello;
 }
@@ -155,7 +154,6 @@ Hello greeting() {
 Welcome welcome(const std::string& device = "cam") {
   Welcome message;
   message.bundle = "b1";
-  message.plan = "default";
   message.device = device;
   message.max_requests = 4;
   return message;
@@ -211,11 +209,6 @@ TEST(Dial, SaysWhyNot) {
   const Host changed(io, another);
   EXPECT_EQ(dial_once(io, options_for(changed.listener.address())).error,
             "handshake: bundle: saw 'b2', needs 'b1'");
-  another = welcome();
-  another.plan = "night";
-  const Host elsewhere(io, another);
-  EXPECT_EQ(dial_once(io, options_for(elsewhere.listener.address())).error,
-            "handshake: plan: saw 'night', needs 'default'");
   const Host odd(io, Bye{});
   EXPECT_EQ(dial_once(io, options_for(odd.listener.address())).error,
             "handshake: message: of a kind that does not belong here");

@@ -83,14 +83,15 @@ TEST_F(BundleTest, ComesBackFromItsManifest) {
   EXPECT_EQ(verify("parts/default/hub/"), "");
 }
 
-TEST_F(BundleTest, HasAnIdentityOfPathsDigestsAndSizes) {
+TEST_F(BundleTest, HasAnIdentityOfTeacherAndWeights) {
   Manifest manifest;
+  manifest.teacher_digest = "22";
   manifest.files["plans/a.json"] = {"00", 3};
   manifest.files["parts/a/x/w"] = {"11", 4};
-  EXPECT_EQ(manifest.identity(), base::sha256("parts/a/x/w 11 4\nplans/a.json 00 3\n"));
+  EXPECT_EQ(manifest.identity(), base::sha256("teacher 22\nparts/a/x/w 11 4\n"));
   const std::string before = manifest_.identity();
   write(folder_ / "hosts.toml", "changed");
-  EXPECT_EQ(write_manifest(folder_.path(), "default", "").identity(), before);
+  EXPECT_EQ(write_manifest(folder_.path(), "default", manifest_.teacher_digest).identity(), before);
   write(folder_ / "parts/default/cam/model.safetensors", "calibrated");
   EXPECT_NE(write_manifest(folder_.path(), "default", "").identity(), before);
 }
@@ -178,10 +179,9 @@ TEST_F(BundleTest, RefusesAPlanThatWasChanged) {
 
 TEST_F(BundleTest, NamesThePlansAndDevicesItKnows) {
   const Bundle bundle(folder_.path());
-  EXPECT_NE(message_of([&] {
-              bundle.plan("night");
-            }).find("saw no plan 'night', the default is 'default'"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([&] { bundle.plan("night"); }).find("saw no plan 'night', needs one of default"),
+      std::string::npos);
   EXPECT_NE(message_of([&] {
               bundle.part_path(bundle.plan(), "../hub");
             }).find("saw no device '../hub' in plan 'default', needs one of hub, cam"),
@@ -203,7 +203,7 @@ TEST_F(BundleTest, RefusesPathsThatLeadOut) {
 TEST_F(BundleTest, RefusesAManifestThatContradictsItself) {
   EXPECT_EQ(opening([](nlohmann::json&) {}), "");
   EXPECT_NE(opening([](nlohmann::json& json) {
-              json["files"]["plans/default.json"]["bytes"] = 7;
+              json["files"]["parts/default/hub/model.safetensors"]["bytes"] = 7;
             }).find("[manifest.json] identity: saw " + manifest_.identity()),
             std::string::npos);
   EXPECT_NE(opening([](nlohmann::json& json) {
@@ -213,9 +213,11 @@ TEST_F(BundleTest, RefusesAManifestThatContradictsItself) {
   EXPECT_EQ(opening([](nlohmann::json& json) { json["default_plan"] = "night"; }),
             "[manifest.json] default_plan: saw 'night', needs one of the plans in files");
   EXPECT_NE(opening([](nlohmann::json& json) {
-              json["format"] = 2;
-            }).find("[manifest.json] format: saw 2"),
+              json["format"] = 3;
+            }).find("[manifest.json] format: saw 3"),
             std::string::npos);
+  EXPECT_EQ(opening([](nlohmann::json& json) { json["format"] = 1; }),
+            "[manifest.json] format: saw 1, needs 2: cut the bundle again");
 }
 
 TEST_F(BundleTest, RefusesAFolderThatIsNone) {

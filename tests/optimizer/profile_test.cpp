@@ -85,8 +85,15 @@ TEST(Profile, NamesTheFieldThatIsWrong) {
       << read(json);
 
   json = to_json(some_profile());
-  json["format"] = 2;
-  EXPECT_NE(read(json).find("[board.json] format: saw 2"), std::string::npos) << read(json);
+  json["format"] = 3;
+  EXPECT_NE(read(json).find("[board.json] format: saw 3"), std::string::npos) << read(json);
+  json["format"] = 1;
+  EXPECT_EQ(read(json),
+            "[board.json] format: saw 1, needs 2: measure it again with 'cleave profile'");
+
+  json = to_json(some_profile());
+  json["weight_format"] = "int5";
+  EXPECT_NE(read(json).find("[board.json] weight_format: saw "), std::string::npos) << read(json);
 }
 
 }  // namespace

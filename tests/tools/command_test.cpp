@@ -431,7 +431,7 @@ TEST_F(Commands, DryRunsSpeakJson) {
   EXPECT_EQ(calibrate.at("epochs").at("joint"), 2);
   const auto decompose = json_of(
       {"decompose", s / "model", "--plan", s / "plan.json", "--out", s / "new", "--dry-run"});
-  EXPECT_EQ(decompose.at("plan").at("strategy"), "decomposed");
+  EXPECT_EQ(decompose.at("plans").at(0).at("strategy"), "decomposed");
   for (const auto& json : {train, calibrate, decompose})
     EXPECT_FALSE(json.at("written").get<bool>()) << json;
 }

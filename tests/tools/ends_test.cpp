@@ -118,7 +118,6 @@ TEST_F(Ends, ALineOfTheLogHasItsTimeAndCannotBeForged) {
   net::Hello hello;
   hello.role = net::Role::aggregator;
   hello.bundle = plan::Bundle(bundle()).identity();
-  hello.plan = "default";
   hello.device = "hub";
   hello.name = "me\n[aggregator] lost: \x1b[2J";
   hello.origin = 1;
@@ -241,7 +240,7 @@ TEST_F(Ends, TheServerListensOnceAnAgentIsThereOrItsPatienceIsOver) {
       start({"serve", bundle(), "--hosts", own_ / "hosts.toml", "--wait", "1 h"}, "serve.log");
   const std::string address = address_of(server.read_line(60s));
   infer::Client client(address);
-  EXPECT_EQ(client.status().at(0).connected, true);
+  EXPECT_EQ(client.status().agents.at(0).connected, true);
   plan::write_hosts({{"hub", "127.0.0.1:1"}, {"cam", "127.0.0.1:1"}, {"door", "127.0.0.1:1"}},
                     own_ / "nobody.toml");
   Process alone =

@@ -103,8 +103,9 @@ TEST_F(MainJob, AServerAnswersManyAndListsItsAgents) {
   const auto agents = start_agents(s / "bundle", own_);
   const auto [server, address] = start_server(s / "bundle", own_);
   const auto status = nlohmann::json::parse(run({"status", address, "--format", "json"}).out);
-  ASSERT_EQ(status.size(), 3U);
-  for (const auto& agent : status) {
+  ASSERT_EQ(status.at("agents").size(), 3U);
+  EXPECT_EQ(status.at("plans").at(0).at("name"), "default");
+  for (const auto& agent : status.at("agents")) {
     EXPECT_TRUE(agent.at("connected").get<bool>()) << agent;
     EXPECT_EQ(agent.at("state"), "joined") << agent;
   }

@@ -170,8 +170,43 @@ TEST_F(Testbed, MeasuresBothSidesOnLoopback) {
 
 TEST_F(Testbed, MeasuresBothSidesInNamespaces) {
   if (!can_enter_namespaces()) GTEST_SKIP() << "needs root and network namespaces";
+  Process testbed = start({"--namespaces", "--original", *shared_ / "model", "--requests", "5"});
+  expect_measured(testbed, 5);
+}
+
+TEST_F(Testbed, ShapesLinksWithoutRoot) {
   Process testbed = start({"--original", *shared_ / "model", "--requests", "5"});
   expect_measured(testbed, 5);
+}
+
+TEST_F(Testbed, TakesARecordedLink) {
+  // 15 ms there and 15 ms back, however fast the machine is.
+  write_text(own_ / "link.csv", "seconds,mbit_s,latency_ms,jitter_ms\n0,100,15,0\n3600,1,15,0\n");
+  Process testbed = start({"--link", own_ / "link.csv", "--requests", "3", "--dry-run"});
+  const auto json = expect_end(testbed);
+  ASSERT_TRUE(json.is_object());
+  for (const double latency_s : json.at("systems").at(0).at("latency_s"))
+    EXPECT_GE(latency_s, 0.03) << json;
+  EXPECT_EQ(json.at("network"),
+            "every device's streams behave as " + (own_ / "link.csv") + " says");
+}
+
+TEST_F(Testbed, SaysWhatIsWrongWithALink) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"0,100,1,0\n",
+       "link.csv line 1] saw '0,100,1,0', needs 'seconds,mbit_s,latency_ms,jitter_ms'"},
+      {"seconds,mbit_s,latency_ms,jitter_ms\n0,fast,1,0\n",
+       "link.csv line 2] saw '0,fast,1,0', needs four numbers with commas between"},
+      {"seconds,mbit_s,latency_ms,jitter_ms\n", "link.csv] saw no row, needs one or more"},
+      {"seconds,mbit_s,latency_ms,jitter_ms\n5,1,1,0\n", "link.csv] [link] row 0: saw time 5.0"},
+  };
+  for (const auto& [text, words] : cases) {
+    write_text(own_ / "link.csv", text);
+    const auto ran = run_cleave(
+        own_, {"agent", *shared_ / "bundle", "--device", "hub", "--link", own_ / "link.csv"});
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_NE(ran.error.find(words), std::string::npos) << ran.error;
+  }
 }
 
 TEST_F(Testbed, SaysInItsExitCodeThatASpeedDoesNotHold) {
@@ -193,17 +228,17 @@ TEST_F(Testbed, SaysInItsExitCodeThatASpeedDoesNotHold) {
   EXPECT_FALSE(fs::exists(own_ / "bundle/measured.json"));
 }
 
-TEST_F(Testbed, RunsOnLoopbackWhereLinksCannotBeShaped) {
+TEST_F(Testbed, SaysWhyTheKernelCannotShapeLinks) {
   if (!can_enter_namespaces()) GTEST_SKIP() << "needs root and network namespaces";
   write_text(own_ / "bin/tc", "#!/bin/sh\necho no such qdisc >&2\nexit 2\n");
   fs::permissions(own_ / "bin/tc", fs::perms::owner_all);
-  Process testbed = start({"--requests", "3", "--dry-run"});
+  Process testbed = start({"--namespaces", "--requests", "3", "--dry-run"});
   const int id = testbed.id();
-  const auto json = expect_end(testbed);
-  ASSERT_TRUE(json.is_object());
-  const std::string network = json.at("network").get<std::string>();
-  EXPECT_EQ(network.rfind("loopback", 0), 0U) << network;
-  EXPECT_NE(network.find("no such qdisc"), std::string::npos) << network;
+  testbed.read_all();
+  EXPECT_EQ(testbed.wait(), 1);
+  const std::string said = base::read_text(own_ / "testbed.log");
+  EXPECT_NE(said.find("[--namespaces] "), std::string::npos) << said;
+  EXPECT_NE(said.find("no such qdisc"), std::string::npos) << said;
   expect_nothing_left(id);
 }
 

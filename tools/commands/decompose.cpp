@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <sstream>
 
 #include <nlohmann/json.hpp>
 
@@ -73,12 +74,14 @@ bool is_fitted(const Args& args) {
 
 /// For hosts.toml. An address is optional in a fleet; who has none is left out. Throws
 /// std::runtime_error where the fleet is not that of the plan.
-std::map<std::string, std::string> addresses_of(const std::string& path, const plan::Plan& plan) {
+std::map<std::string, std::string> addresses_of(const std::string& path,
+                                                const std::vector<plan::Plan>& plans) {
   const plan::Fleet fleet = plan::read_fleet(path);
-  for (const auto& part : plan.parts)
-    if (!fleet.find(part.device))
-      throw std::runtime_error("[" + path + "] device: saw none named '" + part.device +
-                               "', which plan " + plan.name + " needs");
+  for (const auto& plan : plans)
+    for (const auto& part : plan.parts)
+      if (!fleet.find(part.device))
+        throw std::runtime_error("[" + path + "] device: saw none named '" + part.device +
+                                 "', which plan " + plan.name + " needs");
   std::map<std::string, std::string> hosts;
   for (const auto& device : fleet.devices)
     if (!device.address.empty()) hosts[device.name] = device.address;
@@ -131,28 +134,42 @@ std::string fit_in_words(const Args& args, std::int64_t rows) {
          (" fitted to the teacher's activations on " + std::to_string(rows)) + " rows";
 }
 
-void print_intent(const Args& args, const plan::Plan& plan) {
+void print_intent(const Args& args, const std::vector<plan::Plan>& plans) {
   const std::string out = args.text("out");
-  if (args.json())
-    std::printf("%s\n",
-                nlohmann::json{{"bundle", out}, {"plan", plan::to_json(plan)}, {"written", false}}
-                    .dump(2)
-                    .c_str());
-  else
-    std::printf("would write %s:\n\n%s", out.c_str(), describe(plan).c_str());
+  if (args.json()) {
+    nlohmann::json json = {{"bundle", out}, {"plans", nlohmann::json::array()}, {"written", false}};
+    for (const auto& plan : plans) json["plans"].push_back(plan::to_json(plan));
+    std::printf("%s\n", json.dump(2).c_str());
+    return;
+  }
+  std::printf("would write %s:\n", out.c_str());
+  for (const auto& plan : plans) std::printf("\n%s", describe(plan).c_str());
+}
+
+/// "a.json,b.json": the first is the bundle's default plan.
+std::vector<plan::Plan> read_plans(const std::string& paths) {
+  std::vector<plan::Plan> plans;
+  std::istringstream list(paths);
+  for (std::string path; std::getline(list, path, ',');) plans.push_back(plan::read_plan(path));
+  if (plans.empty()) throw UsageError("[--plan] saw no file, needs one or more");
+  return plans;
 }
 
 int decompose(const Args& args) {
   const std::string teacher = args.at(0), out = args.text("out");
-  auto plan = plan::read_plan(args.text("plan"));
+  const auto plans = read_plans(args.text("plan"));
+  const auto& plan = plans.front();
   std::map<std::string, std::string> hosts;
-  if (args.has("fleet")) hosts = addresses_of(args.text("fleet"), plan);
+  if (args.has("fleet")) hosts = addresses_of(args.text("fleet"), plans);
   if (!args.flag("force")) decompose::expect_nothing_lost(out);
   if (args.flag("dry-run")) {
-    print_intent(args, plan);
+    print_intent(args, plans);
     return exit_done;
   }
-  const bool fits = is_fitted(args), shares = plan.parts.front().share.has_value();
+  const bool fits = is_fitted(args);
+  const bool shares = std::all_of(plans.begin(), plans.end(), [](const auto& each) {
+    return each.parts.front().share.has_value();
+  });
   if (shares && (args.has("data") || args.given("fit") || args.given("importance")))
     throw UsageError("[decompose] plan: saw strategy '" + plan.strategy +
                      "', which takes the teacher's weights as they are: --data, --fit and "
@@ -175,10 +192,10 @@ int decompose(const Args& args) {
       if (what == "heads") fitting.options.what = decompose::FitOptions::What::heads;
       if (args.text("stream") == "components")
         fitting.options.stream = decompose::Stream::components;
-      summary = decompose::decompose(teacher, plan, importance, out, bar.callback(), {}, &fitting);
+      summary = decompose::decompose(teacher, plans, importance, out, bar.callback(), {}, &fitting);
       remarks.insert(remarks.end(), summary.remarks.begin(), summary.remarks.end());
     } else {
-      summary = decompose::decompose(teacher, plan, importance, out, bar.callback());
+      summary = decompose::decompose(teacher, plans, importance, out, bar.callback());
     }
   }
   if (args.has("fleet")) plan::write_hosts(hosts, std::filesystem::path(out) / "hosts.toml");
@@ -200,17 +217,14 @@ int decompose(const Args& args) {
     return exit_done;
   }
   Table table({"device", "file", "size"});
-  for (const auto& part : plan.parts) {
-    const std::string path =
-        (shares ? "holdings/" : "parts/" + plan.name + "/") + part.device + "/model.safetensors";
-    const auto found = summary.manifest.files.find(path);
-    table.row({part.device, path,
-               found == summary.manifest.files.end()
-                   ? "–"
-                   : base::format_bytes(static_cast<double>(found->second.bytes))});
+  for (const auto& [path, file] : summary.manifest.files) {
+    const std::filesystem::path inside(path);
+    if (inside.filename() == "model.safetensors" && *inside.begin() != "fusion")
+      table.row({inside.parent_path().filename().string(), path,
+                 base::format_bytes(static_cast<double>(file.bytes))});
   }
   std::printf("%s\n", table.text().c_str());
-  if (!shares)
+  if (!plan.parts.front().share)
     std::printf(
         "%s of the teacher's channels and heads are held by some part, %s by more than one\n",
         percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str());

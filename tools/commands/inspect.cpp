@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <stdexcept>
 
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include "model/config/hugging_face.hpp"
 #include "model/config/safetensors.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "optimizer/plan/names.hpp"
 #include "optimizer/plan/weights.hpp"
 #include "optimizer/plan/work.hpp"
 #include "tools/commands/commands.hpp"
@@ -129,6 +131,25 @@ base::Reader measured_of(const fs::path& folder) {
   return measured;
 }
 
+/// What each device keeps for all plans together, of what numbers; empty where plan and parts say
+/// it all.
+std::string held_table(const plan::Bundle& bundle) {
+  if (bundle.manifest().plans().size() < 2) return "";
+  std::map<std::string, std::map<std::string, double>> bytes;  // by device and folder
+  for (const auto& [path, file] : bundle.manifest().files) {
+    const fs::path inside(path);
+    if (inside.filename() != "model.safetensors" || *inside.begin() == "fusion") continue;
+    const fs::path folder = inside.parent_path();
+    bytes[folder.filename().string()][folder.parent_path().string()] +=
+        static_cast<double>(file.bytes);
+  }
+  Table table({"device", "keeps", "weights", "size"});
+  for (const auto& [device, folders] : bytes)
+    for (const auto& [folder, size] : folders)
+      table.row({device, folder, std::string(plan::weight_format_f32), base::format_bytes(size)});
+  return "\n" + table.text();
+}
+
 int inspect_bundle(const Args& args, const fs::path& folder) {
   const plan::Bundle bundle(folder);
   bundle.verify("");
@@ -143,6 +164,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   if (args.json()) {
     nlohmann::json json{{"identity", bundle.identity()},
                         {"plan", plan.name},
+                        {"plans", bundle.manifest().plans()},
                         {"weights", plan::name_of(plan::weights_state(bundle, plan))},
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
@@ -150,8 +172,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
       json["parts"][part.device] = to_json(part.config);
       if (!part.share) continue;
       nlohmann::json held = nlohmann::json::array();
-      for (const auto& some :
-           plan::holding_of(plan, static_cast<std::size_t>(&part - plan.parts.data())))
+      for (const auto& some : plan::holding_of({plan}, part.device))
         held.push_back({{"name", some.name},
                         {"axis", some.axis},
                         {"begin", some.range.begin},
@@ -165,12 +186,19 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   std::printf("bundle %.12s, weights: %s, teacher %s", bundle.identity().c_str(),
               std::string(plan::name_of(plan::weights_state(bundle, plan))).c_str(),
               describe(plan.teacher).c_str());
+  if (const auto names = bundle.manifest().plans(); names.size() > 1) {
+    std::string others;
+    for (const std::string& name : names)
+      if (name != plan.name) others += (others.empty() ? "" : ", ") + name;
+    std::printf("plan %s; --plan shows another: %s\n", plan.name.c_str(), others.c_str());
+  }
   if (!plan.parts.front().share) {
     for (const auto& part : plan.parts)
       std::printf("\n%s: %s", part.device.c_str(), describe(part.config).c_str());
     std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s",
                 drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str());
   }
+  std::printf("%s", held_table(bundle).c_str());
   std::printf("\n%s", describe(plan).c_str());
   std::printf("\n%s", measured_text(measured, bundle.identity()).c_str());
   return exit_done;

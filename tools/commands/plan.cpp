@@ -1,5 +1,6 @@
 #include "optimizer/plan/plan.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -10,7 +11,9 @@
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/fleet.hpp"
+#include "optimizer/plan/names.hpp"
 #include "optimizer/plan/transfer.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "optimizer/pricer.hpp"
 #include "optimizer/search.hpp"
 #include "tools/commands/commands.hpp"
@@ -80,7 +83,28 @@ optimizer::PlanSummary search(const Args& args, const std::string& folder,
   return optimizer::search(teacher, fleet, options_of(args, teacher), importance);
 }
 
+/// Throws std::invalid_argument where a device does not hold what the plan needs.
+void write_into(const std::string& folder, plan::Plan plan, const std::string& teacher) {
+  const plan::Bundle bundle(folder);
+  plan::expect_teacher(bundle, teacher);
+  plan.teacher = bundle.plan().teacher;
+  plan.teacher_digest = bundle.manifest().teacher_digest;
+  const auto known = bundle.manifest().plans();
+  if (std::find(known.begin(), known.end(), plan.name) != known.end() &&
+      bundle.plan(plan.name).parts.front().share.has_value() !=
+          plan.parts.front().share.has_value())
+    throw std::invalid_argument("[--name] saw '" + plan.name +
+                                "', a plan of the bundle of another kind; needs another name");
+  for (const plan::PlanPart& part : plan.parts) plan::expect_held(bundle, plan, part.device);
+  plan::add_plan(folder, plan);
+}
+
 int plan(const Args& args) {
+  if (args.has("into") && args.has("out"))
+    throw UsageError("[--into] saw --out too, needs one of them");
+  if (!plan::is_name(args.text("name")))
+    throw UsageError("[--name] saw " + plan::shown(args.text("name")) + ", needs " +
+                     std::string(plan::name_needs));
   if (args.text("objective") == "memory" && args.number("min-importance") <= 0)
     throw UsageError("[--objective] saw memory, needs --min-importance above 0 with it");
   expect_output(args, "out", OutputKind::plan);
@@ -88,11 +112,16 @@ int plan(const Args& args) {
   say_notes(folder);
   const auto teacher = model::read_config(folder);
   const auto fleet = plan::read_fleet(args.text("fleet"));
-  const auto summary = args.has("shares-of") ? take_shares(args, teacher, fleet)
-                                             : search(args, folder, teacher, fleet);
+  auto summary = args.has("shares-of") ? take_shares(args, teacher, fleet)
+                                       : search(args, folder, teacher, fleet);
+  summary.plan.name = args.text("name");
   const bool feasible = summary.termination == optimizer::Termination::found;
-  const bool write = feasible && args.has("out") && !args.flag("dry-run");
-  if (write) plan::write_plan(summary.plan, args.text("out"));
+  const std::string where = args.has("out") ? args.text("out") : args.text_or("into");
+  const bool write = feasible && !where.empty() && !args.flag("dry-run");
+  if (write && args.has("into"))
+    write_into(args.text("into"), summary.plan, folder);
+  else if (write)
+    plan::write_plan(summary.plan, where);
 
   if (args.json()) {
     auto json = plan::to_json(summary.plan);
@@ -106,12 +135,12 @@ int plan(const Args& args) {
     std::printf("%s", describe(summary.plan).c_str());
     std::printf("\n%d plans priced in %s\n", summary.evaluations,
                 base::format_seconds(summary.seconds).c_str());
-    if (args.has("out"))
+    if (!where.empty())
       std::printf("%s %s\n",
                   write      ? "wrote"
                   : feasible ? "would write"
                              : "did not write",
-                  args.text("out").c_str());
+                  where.c_str());
   }
   return feasible ? exit_done : exit_negative;
 }
@@ -122,9 +151,27 @@ Command plan_command() {
   return {"plan",
           "choose a strategy and each device's share, and predict what it brings",
           {{"MODEL", "model folder"}},
-          {"fleet", "out", "objective", "strategy", "latency-limit", "max-part-share",
-           "min-width-share", "min-importance", "accuracy-weight", "shares-of", "width-step",
-           "partition", "batch", "tokens", "generate", "seed", "dry-run", "format", "verbose"},
+          {"fleet",
+           "out",
+           "into",
+           "name",
+           "objective",
+           "strategy",
+           "latency-limit",
+           "max-part-share",
+           "min-width-share",
+           "min-importance",
+           "accuracy-weight",
+           "shares-of",
+           "width-step",
+           "partition",
+           "batch",
+           "tokens",
+           "generate",
+           "seed",
+           "dry-run",
+           "format",
+           "verbose"},
           "cleave plan teacher/ --fleet fleet.toml --out plan.json",
           plan};
 }

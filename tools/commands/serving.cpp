@@ -13,6 +13,7 @@
 #include "model/tokenizer/unicode.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/link_file.hpp"
 #include "tools/log.hpp"
 #include "tools/print.hpp"
 
@@ -137,6 +138,19 @@ void expect_same_model(const model::ModelConfig& config, const base::Reader& ser
                                value.dump());
 }
 
+/// What the weights are of the server's plan that is asked. Throws UsageError where it has no such
+/// plan.
+plan::WeightsState weights_of(const Args& args, const base::Reader& served) {
+  const auto plans = served.find(infer::plans_key);
+  if (!plans) return plan::WeightsState::unknown;
+  const std::string name = args.text_or("plan", served.text(infer::default_plan_key, ""));
+  if (const auto weights = plans->find(name))
+    return plan::weights_state_named(weights->text()).value_or(plan::WeightsState::unknown);
+  std::string known;
+  for (const std::string& plan : plans->keys()) known += (known.empty() ? "" : ", ") + plan;
+  throw UsageError("[--plan] saw '" + name + "', the server needs one of " + known);
+}
+
 }  // namespace
 
 Source source_of(const Args& args, const std::filesystem::path& folder) {
@@ -155,10 +169,9 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
   if (args.has("via")) {
     const std::string address = args.text("via");
     const auto client = std::make_shared<std::unique_ptr<infer::Service>>();
-    auto dialled = std::make_unique<infer::Client>(address);
+    auto dialled = std::make_unique<infer::Client>(address, args.text_or("plan"));
     const auto served = base::Reader::json_text(dialled->model_json(), address);
-    source.weights = plan::weights_state_named(served.text(infer::weights_key, ""))
-                         .value_or(plan::WeightsState::unknown);
+    source.weights = weights_of(args, served);
     if (bundled)
       expect_same_model(source.plan.teacher, served, folder);
     else
@@ -177,7 +190,7 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
   } else {
     source.open = [&args, bundle, plan = source.plan]() -> std::unique_ptr<infer::Service> {
       const base::Log log = args.flag("verbose") ? stderr_log(true) : nullptr;
-      auto aggregator = make_aggregator(args, *bundle, plan, log);
+      auto aggregator = make_aggregator(args, *bundle, {plan}, log);
       join_agents(args, *aggregator);
       return aggregator;
     };
@@ -257,18 +270,21 @@ std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle
 }
 
 std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan::Bundle& bundle,
-                                                   const plan::Plan& plan, const base::Log& log) {
+                                                   const std::vector<plan::Plan>& plans,
+                                                   const base::Log& log) {
   infer::AggregatorOptions options;
-  options.hosts = hosts_of(args, bundle, plan);
+  for (const plan::Plan& plan : plans) options.hosts.merge(hosts_of(args, bundle, plan));
   if (args.has("max-queue")) options.max_queue = static_cast<int>(args.integer("max-queue"));
   // Who asks that much at once means it.
   if (args.has("concurrency"))
     options.max_queue = std::max(options.max_queue, static_cast<int>(args.integer("concurrency")));
   options.log = log;
-  auto engine = infer::fusion_engine(bundle, plan);
+  options.wrap_stream = link_of(args);
+  options.dial_from = dial_from(args);
+  auto engine = infer::fusion_engine(bundle, plans);
   if (args.has("pace") && args.number("pace") < 1)
     engine = infer::paced(std::move(engine), 1 / args.number("pace"), args.text_or("pace-turns"));
-  return std::make_unique<infer::Aggregator>(bundle, plan, std::move(engine), std::move(options));
+  return std::make_unique<infer::Aggregator>(bundle, plans, std::move(engine), std::move(options));
 }
 
 std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle& bundle,

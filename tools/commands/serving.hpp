@@ -76,9 +76,10 @@ void check_way(const Args& args);
 std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,
                                             const plan::Plan& plan);
 
-/// An aggregator over the bundle's plan, dialling.
+/// An aggregator over plans of the bundle, the first of them the default one, dialling.
 std::unique_ptr<infer::Aggregator> make_aggregator(const Args& args, const plan::Bundle& bundle,
-                                                   const plan::Plan& plan, const base::Log& log);
+                                                   const std::vector<plan::Plan>& plans,
+                                                   const base::Log& log);
 
 /// A service that runs every part in this process (--local); devices in --without are left out.
 std::unique_ptr<infer::Service> make_local(const Args& args, const plan::Bundle& bundle,

@@ -22,17 +22,6 @@ void in_namespace(const std::string& space, std::vector<std::string> words) {
   run_program(words);
 }
 
-/// A fleet's device has one interface: it is as fast as its fastest link.
-plan::Link interface_link(const plan::Fleet& fleet, std::size_t device) {
-  plan::Link best;
-  for (std::size_t other = 0; other < fleet.devices.size(); ++other) {
-    if (other == device) continue;
-    const auto& link = fleet.link(device, other);
-    if (link.bytes_per_s > best.bytes_per_s) best = link;
-  }
-  return fleet.devices.size() == 1 ? fleet.default_link : best;
-}
-
 /// Removes what a testbed that was killed left behind: namespaces whose process is gone.
 void sweep() {
   const std::filesystem::path folder = "/var/run/netns";
@@ -123,6 +112,16 @@ void EmulatedNetwork::remove() noexcept {
     }
   }
   namespaces_.clear();
+}
+
+plan::Link interface_link(const plan::Fleet& fleet, std::size_t device) {
+  plan::Link best;
+  for (std::size_t other = 0; other < fleet.devices.size(); ++other) {
+    if (other == device) continue;
+    const auto& link = fleet.link(device, other);
+    if (link.bytes_per_s > best.bytes_per_s) best = link;
+  }
+  return fleet.devices.size() == 1 ? fleet.default_link : best;
 }
 
 void enter_network_namespace(const std::string& name) {

@@ -41,6 +41,9 @@ class EmulatedNetwork {
   bool has_latency_ = true;
 };
 
+/// A device has one network interface: it is as fast as the fastest of its links.
+plan::Link interface_link(const plan::Fleet& fleet, std::size_t device);
+
 /// Moves the calling thread (and threads it starts later) into a network namespace. Throws
 /// std::system_error.
 void enter_network_namespace(const std::string& name);

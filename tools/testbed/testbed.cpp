@@ -1,7 +1,8 @@
 // The emulated edge testbed: a fleet on one machine, each device honest about being slow.
 //
-// Every agent and every aggregator is a process of its own, paced to its device's speed; each
-// device has a network namespace whose interface has its link's rate. The bundle and, with
+// Every agent and every aggregator is a process of its own, paced to its device's speed, whose
+// streams behave as behind its device's link; with --namespaces the kernel shapes the links
+// instead, between network namespaces. The bundle and, with
 // --original, the whole model on the fastest device are asked in turn, in one run; both sides start
 // and end at the aggregator.
 
@@ -29,6 +30,7 @@
 #include "tools/commands/serving.hpp"
 #include "tools/commands/statistics.hpp"
 #include "tools/commands/workload.hpp"
+#include "tools/link_file.hpp"
 #include "tools/print.hpp"
 #include "tools/signals.hpp"
 #include "tools/testbed/memory_cgroup.hpp"
@@ -66,7 +68,8 @@ class ScratchFolder {
 struct Ground {
   plan::Fleet fleet;
   double dilate = 1;
-  std::unique_ptr<EmulatedNetwork> network;  // null: loopback
+  std::unique_ptr<EmulatedNetwork> network;  // null: no namespaces
+  std::vector<std::string> links;            // files by device; none: loopback as it is
   fs::path programs;                         // folder of cleave, cleave-agent and this program
   fs::path logs;
 
@@ -74,7 +77,9 @@ struct Ground {
     return network ? network->namespace_of(device) : std::string();
   }
   std::string host_of(std::size_t device) const {
-    return network ? EmulatedNetwork::address_of(device) : "127.0.0.1";
+    if (network) return EmulatedNetwork::address_of(device);
+    // An address of its own says which device a stream leads to.
+    return links.empty() ? "127.0.0.1" : "127.0.77." + std::to_string(device + 2);
   }
   /// Devices of their own do not slow each other down: here they compute one at a time.
   std::string turns() const { return (logs / "turns").string(); }
@@ -114,6 +119,8 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
                    bundle.string(),
                    "--device",
                    device,
+                   "--plan",
+                   system.plan.name,
                    "--listen",
                    ground.host_of(index) + ":0",
                    "--pace",
@@ -123,6 +130,8 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
                    "--format",
                    "json"};
   if (ground.network) options.words.emplace_back("--insecure");
+  if (!ground.links.empty())
+    options.words.insert(options.words.end(), {"--link", ground.links.at(index)});
   if (system.limited) {
     const double memory = ground.fleet.devices[index].memory_bytes;
     options.words.insert(options.words.end(), {"--memory", format("%.0f B", memory)});
@@ -157,16 +166,20 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
   options.words = {(ground.programs / "cleave").string(),
                    "serve",
                    bundle.string(),
+                   "--plan",
+                   system.plan.name,
                    "--hosts",
                    hosts_file.string(),
                    "--listen",
-                   "127.0.0.1:0",
+                   (ground.network ? "127.0.0.1" : ground.host_of(aggregator)) + ":0",
                    "--pace",
                    format("%.9g", ground.share_of(aggregator)),
                    "--pace-turns",
                    ground.turns(),
                    "--format",
                    "json"};
+  if (!ground.links.empty())
+    options.words.insert(options.words.end(), {"--link", ground.links.at(aggregator)});
   options.network_namespace = ground.namespace_of(aggregator);
   options.log = ground.logs / (system.what + "-aggregator.log");
   system.server = std::make_unique<Process>(options);
@@ -175,7 +188,7 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
   if (ground.network) enter_network_namespace(ground.namespace_of(aggregator));
   system.client = std::make_unique<infer::Client>(address);
   for (int i = 0; i < 200; ++i) {
-    const auto agents = system.client->status();
+    const auto agents = system.client->status().agents;
     if (std::all_of(agents.begin(), agents.end(),
                     [](const auto& agent) { return agent.connected; }))
       return;
@@ -191,7 +204,7 @@ fs::path make_original_bundle(const Ground& ground, const fs::path& model,
   plan::Plan plan = plan::whole_plan(model::read_config(model),
                                      ground.fleet.devices[ground.fleet.aggregator()].name);
   plan.shape = shape;
-  decompose::decompose(model, plan, decompose::weight_importance(model), out);
+  decompose::decompose(model, {plan}, decompose::weight_importance(model), out);
   return out;
 }
 
@@ -466,16 +479,49 @@ void print(const System& system, const Ground& ground) {
   if (system.partial > 0) std::printf("%zu answers are without some device\n", system.partial);
 }
 
-/// Why there is none, or nothing. What it needs (veth, bridge, tbf) shows only when it is made.
-std::string make_network(Ground& ground) {
-  if (const auto reason = EmulatedNetwork::unavailable()) return *reason;
+/// Network namespaces. Throws std::runtime_error where there can be none: what they need (veth,
+/// bridge, tbf) shows only when they are made.
+std::string make_namespaces(Ground& ground) {
+  const auto refuse = [](const std::string& reason) {
+    throw std::runtime_error("[--namespaces] " + reason.substr(0, reason.find('\n')));
+  };
+  if (const auto reason = EmulatedNetwork::unavailable()) refuse(*reason);
   try {
     ground.network = std::make_unique<EmulatedNetwork>(ground.fleet, ground.dilate);
   } catch (const std::runtime_error& error) {
-    const std::string reason = error.what();
-    return reason.substr(0, reason.find('\n'));
+    refuse(error.what());
   }
-  return "";
+  return std::string("one network namespace a device, links shaped by tc tbf") +
+         (ground.network->has_latency() ? "" : "; no emulated delay (the kernel has no netem)");
+}
+
+/// What each device's streams behave like: its link of the fleet or, from --link, all alike.
+std::string make_links(Ground& ground, const Args& args) {
+  if (ground.fleet.devices.size() > 200)
+    throw std::runtime_error("[testbed] saw " + std::to_string(ground.fleet.devices.size()) +
+                             " devices, needs at most 200");
+  for (std::size_t device = 0; device < ground.fleet.devices.size(); ++device) {
+    const plan::Link link = interface_link(ground.fleet, device);
+    std::vector<net::LinkConditions> trace{{0, link.bytes_per_s, link.latency_s, 0}};
+    if (args.has("link")) trace = read_link_file(args.text("link"));
+    for (net::LinkConditions& row : trace) {
+      row.from_s *= ground.dilate;
+      row.bytes_per_s /= ground.dilate;
+      row.latency_s *= ground.dilate;
+      row.jitter_s *= ground.dilate;
+    }
+    ground.links.push_back(
+        (ground.logs / (ground.fleet.devices[device].name + "-link.csv")).string());
+    write_link_file(trace, ground.links.back());
+  }
+  return args.has("link") ? "every device's streams behave as " + args.text("link") + " says"
+                          : "each device's streams behave as behind its link";
+}
+
+/// Makes the links, and says which.
+std::string make_network(Ground& ground, const Args& args) {
+  if (args.flag("loopback")) return "loopback, links not shaped (--loopback)";
+  return args.flag("namespaces") ? make_namespaces(ground) : make_links(ground, args);
 }
 
 /// The exit code, and its reason on standard error.
@@ -502,13 +548,9 @@ int testbed(const Args& args) {
   ground.programs = fs::read_symlink("/proc/self/exe").parent_path();
   ground.logs = scratch.path();
 
-  std::string network_note = "one network namespace a device, links shaped by tc tbf";
-  const std::string reason = args.flag("loopback") ? "--loopback" : make_network(ground);
-  if (!reason.empty()) {
-    network_note = "loopback, links not shaped (" + reason + ")";
-  } else if (!ground.network->has_latency()) {
-    network_note += "; no emulated delay (the kernel has no netem)";
-  }
+  const int ways = args.flag("loopback") + args.flag("namespaces") + args.has("link");
+  if (ways > 1) throw UsageError("needs at most one of --loopback, --namespaces and --link");
+  const std::string network_note = make_network(ground, args);
   const std::string identity = plan::Bundle(bundle).identity();
   const auto wanted = plan::Bundle(bundle).plan();
   ground.index_of(wanted.aggregator);
@@ -587,7 +629,7 @@ Command testbed_command() {
           "a fleet on this one machine: paced agents, shaped links, the original in turn",
           {{"BUNDLE", "bundle folder"}},
           {"fleet", "original", "requests", "warmup", "batch", "tokens", "generate", "deadline",
-           "dilate", "loopback", "seed", "dry-run", "format", "verbose"},
+           "dilate", "loopback", "namespaces", "link", "seed", "dry-run", "format", "verbose"},
           "cleave-testbed bundle/ --fleet fleet.toml --original teacher/",
           testbed};
 }
