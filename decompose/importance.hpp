@@ -7,7 +7,7 @@
 #include "base/progress.hpp"
 #include "model/dataset.hpp"
 #include "model/transformer.hpp"
-#include "optimizer/search.hpp"
+#include "optimizer/decomposed/importance_profile.hpp"
 
 namespace cleave::decompose {
 

@@ -91,7 +91,7 @@ double kept_importance(const std::vector<double>& qualities) {
 
 Price judge(double latency_s, double kept, const PlanOptions& options, double teacher_s) {
   // Where accuracy is the target, time only settles ties.
-  const bool for_accuracy = options.objective == "accuracy";
+  const bool for_accuracy = options.objective == Objective::accuracy;
   const double time_weight = for_accuracy ? 1e-4 : 1,
                loss_weight = for_accuracy ? 1 : options.accuracy_weight;
   Price price;

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "optimizer/space.hpp"
+#include "optimizer/decomposed/space.hpp"
 #include "optimizer/task_graph.hpp"
 
 namespace cleave::optimizer {

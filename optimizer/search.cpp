@@ -1,6 +1,7 @@
 #include "optimizer/search.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -9,14 +10,16 @@
 #include <stdexcept>
 
 #include "base/units.hpp"
-#include "optimizer/climb.hpp"
+#include "optimizer/decomposed/climb.hpp"
+#include "optimizer/decomposed/space.hpp"
 #include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/weights.hpp"
 #include "optimizer/pricer.hpp"
-#include "optimizer/space.hpp"
 
 namespace cleave::optimizer {
 namespace {
+
+constexpr std::array<std::string_view, 3> objective_names = {"latency", "accuracy", "memory"};
 
 using Clock = std::chrono::steady_clock;
 using Team = std::vector<std::size_t>;
@@ -38,10 +41,7 @@ void expect_at_least(const std::string& field, double value, double least) {
 }
 
 void check(const PlanOptions& options) {
-  if (options.objective != "latency" && options.objective != "accuracy" &&
-      options.objective != "memory")
-    refuse("objective", "'" + options.objective + "'", "one of latency, accuracy, memory");
-  if (options.objective == "memory" && !(options.limits.min_importance > 0))
+  if (options.objective == Objective::memory && !(options.limits.min_importance > 0))
     refuse("limits.min_importance", text(options.limits.min_importance),
            "a number above 0 where memory is the objective");
   if (options.strategy != "auto") plan::find_strategy(options.strategy);
@@ -440,7 +440,7 @@ using Search = std::function<PlanSummary(const plan::Fleet&, const PlanOptions&)
 PlanSummary least_memory(const plan::Fleet& fleet, PlanOptions options, const Search& search) {
   constexpr int halvings = 10;
   check(options);
-  options.objective = "accuracy";
+  options.objective = Objective::accuracy;
   options.max_time_s /= halvings + 1;
   PlanSummary best = search(fleet, options);
   const auto losers = best.plan.candidates;  // against what the devices really give
@@ -467,9 +467,20 @@ PlanSummary least_memory(const plan::Fleet& fleet, PlanOptions options, const Se
 
 }  // namespace
 
+std::string_view name_of(Objective objective) {
+  return objective_names[static_cast<std::size_t>(objective)];
+}
+
+Objective objective_named(std::string_view name) {
+  const auto* found = std::find(objective_names.begin(), objective_names.end(), name);
+  if (found == objective_names.end())
+    refuse("objective", "'" + std::string(name) + "'", "one of latency, accuracy, memory");
+  return static_cast<Objective>(found - objective_names.begin());
+}
+
 PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,
                    const PlanOptions& options, const ImportanceProfile& importance) {
-  if (options.objective == "memory")
+  if (options.objective == Objective::memory)
     return least_memory(fleet, options, [&](const plan::Fleet& less, const PlanOptions& wanted) {
       return search(teacher, less, wanted, importance);
     });
@@ -487,7 +498,7 @@ PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,
 
 PlanSummary search_exhaustively(const model::ModelConfig& teacher, const plan::Fleet& fleet,
                                 const PlanOptions& options, const ImportanceProfile& importance) {
-  if (options.objective == "memory")
+  if (options.objective == Objective::memory)
     return least_memory(fleet, options, [&](const plan::Fleet& less, const PlanOptions& wanted) {
       return search_exhaustively(teacher, less, wanted, importance);
     });

@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "optimizer/decomposed/importance_profile.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "optimizer/plan/plan.hpp"
 
@@ -20,11 +22,19 @@ struct Limits {
   double min_width_share = 0;
 };
 
+/// What is best.
+enum class Objective {
+  latency,   // the least
+  accuracy,  // the most importance kept, under limits.latency_s
+  memory,    // the least: the largest share of its room for the model that any device fills, under
+             // limits.latency_s and at least limits.min_importance
+};
+std::string_view name_of(Objective objective);
+/// Throws std::invalid_argument that lists the known names.
+Objective objective_named(std::string_view name);
+
 struct PlanOptions {
-  /// What is best: least "latency"; most "accuracy" (kept importance, under limits.latency_s);
-  /// least "memory" (the largest share of its room for the model that any device fills, under
-  /// limits.latency_s and at least limits.min_importance).
-  std::string objective = "latency";
+  Objective objective = Objective::latency;
   Limits limits;
   plan::RequestShape shape;
   /// "auto" considers the whole model on one device and sub-models on several, and takes the best;
@@ -55,15 +65,6 @@ struct PlanSummary {
   std::string message;
   int evaluations = 0;
   double seconds = 0;
-};
-
-/// Importance of what can be kept, by layer, each summing to 1 over the model; from
-/// decompose::importance, or uniform when empty. Only sums are needed here: which unit is kept is
-/// decided when cutting.
-struct ImportanceProfile {
-  std::vector<double> layers;                   // of each layer
-  std::vector<std::vector<double>> heads, mlp;  // by layer, descending
-  std::vector<double> channels;                 // of residual channels, descending
 };
 
 /// Picks strategy, aggregator and shares: continuous relaxation with Ceres, exact integer rounding,

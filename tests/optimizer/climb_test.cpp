@@ -1,4 +1,4 @@
-#include "optimizer/climb.hpp"
+#include "optimizer/decomposed/climb.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -150,7 +150,7 @@ TEST(Judge, WeighsTimeAgainstImportance) {
   PlanOptions options;
   options.accuracy_weight = 2;
   EXPECT_NEAR(judge(0.3, 0.9, options, 1.5).objective_s, 0.3 + 2 * 1.5 * 0.1, 1e-12);
-  options.objective = "accuracy";
+  options.objective = Objective::accuracy;
   EXPECT_LT(judge(3, 0.91, options, 1.5).objective_s, judge(0.3, 0.9, options, 1.5).objective_s);
   EXPECT_LT(judge(0.3, 0.9, options, 1.5).objective_s, judge(3, 0.9, options, 1.5).objective_s);
 }

@@ -1,4 +1,4 @@
-#include "optimizer/relax.hpp"
+#include "optimizer/decomposed/relax.hpp"
 
 #include <numeric>
 

@@ -14,6 +14,7 @@
 #include "optimizer/plan/program.hpp"
 #include "optimizer/pricer.hpp"
 #include "optimizer/simulate.hpp"
+#include "tests/base/scratch.hpp"
 #include "tests/optimizer/examples.hpp"
 
 namespace cleave::optimizer {
@@ -69,7 +70,7 @@ double objective_s(const PlanSummary& summary, const plan::Fleet& fleet,
                                  summary.plan.teacher, plan::planned_load(options.shape), true)));
   const plan::Prediction& prediction = summary.plan.prediction;
   const double lost = 1 - prediction.kept_importance;
-  if (options.objective == "accuracy") return lost;
+  if (options.objective == Objective::accuracy) return lost;
   return prediction.latency_s + options.accuracy_weight * teacher_s * lost;
 }
 
@@ -135,7 +136,7 @@ Instance random_instance(std::uint64_t seed) {
   made.options.accuracy_weight = real(0.3, 3);
   made.options.limits.max_part_share = pick(0, 1) ? 0.4 : 0.7;
   made.options.partition = pick(0, 3) == 0;
-  if (pick(0, 3) == 0) made.options.objective = "accuracy";
+  if (pick(0, 3) == 0) made.options.objective = Objective::accuracy;
   if (pick(0, 2) == 0) made.options.limits.latency_s = real(2e-3, 8e-3);
   made.options.seed = seed;
   if (pick(0, 1)) made.importance = random_importance(random, made.teacher);
@@ -159,7 +160,7 @@ Instance random_text_instance(std::uint64_t seed) {
   made.options.width_step = 32;
   made.options.accuracy_weight = real(0.3, 3);
   made.options.limits.max_part_share = 0.8;
-  if (pick(0, 1)) made.options.objective = "accuracy";
+  if (pick(0, 1)) made.options.objective = Objective::accuracy;
   made.options.seed = seed;
   const plan::PlanPart whole =
       examples::part(made.teacher, "hub", made.teacher.num_layers(), made.teacher.width, 8, 96);
@@ -187,27 +188,27 @@ void expect_near_the_true_optimum(const Instance& instance) {
   // Both ways: what the search finds must be in the space that was enumerated.
   EXPECT_GE(found_s, true_s * (1 - 1e-6));
   EXPECT_LE(found_s, true_s * 1.02 + 1e-9) << best.evaluations << " plans enumerated";
-  testing::Test::RecordProperty("gap_percent", std::to_string(100 * (found_s / true_s - 1)));
+  ::testing::Test::RecordProperty("gap_percent", std::to_string(100 * (found_s / true_s - 1)));
   if (std::getenv("CLEAVE_SHOW_GAPS"))
     std::printf("gap %.3f %%  plans %d  %s\n", 100 * (found_s / true_s - 1), best.evaluations,
                 instance.options.partition ? "partition" : "");
 }
 
-class RandomInstance : public testing::TestWithParam<std::uint64_t> {};
+class RandomInstance : public ::testing::TestWithParam<std::uint64_t> {};
 
 TEST_P(RandomInstance, IsWithinTwoPercentOfTheTrueOptimum) {
   expect_near_the_true_optimum(random_instance(GetParam()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Search, RandomInstance, testing::Range<std::uint64_t>(1, 31));
+INSTANTIATE_TEST_SUITE_P(Search, RandomInstance, ::testing::Range<std::uint64_t>(1, 31));
 
-class RandomTextInstance : public testing::TestWithParam<std::uint64_t> {};
+class RandomTextInstance : public ::testing::TestWithParam<std::uint64_t> {};
 
 TEST_P(RandomTextInstance, IsWithinTwoPercentOfTheTrueOptimum) {
   expect_near_the_true_optimum(random_text_instance(GetParam()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Search, RandomTextInstance, testing::Range<std::uint64_t>(1, 11));
+INSTANTIATE_TEST_SUITE_P(Search, RandomTextInstance, ::testing::Range<std::uint64_t>(1, 11));
 
 // --- shares ---
 
@@ -258,7 +259,7 @@ TEST(Search, AFasterDeviceNeverHasTheSmallerShare) {
 
 TEST(Search, MoreSpeedNeverMeansLessShare) {
   PlanOptions options = usual();
-  options.objective = "accuracy";
+  options.objective = Objective::accuracy;
   options.limits.latency_s = 0.15;
   double before = 0;
   for (const double speed : {0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0}) {
@@ -312,7 +313,7 @@ TEST(Search, AHigherPriceOfAccuracyKeepsMore) {
 
 TEST(Search, ForAccuracyUsesTheTimeThatThereIs) {
   PlanOptions options = usual();
-  options.objective = "accuracy";
+  options.objective = Objective::accuracy;
   double kept = 0;
   for (const double limit_s : {0.1, 0.2}) {
     options.limits.latency_s = limit_s;
@@ -335,7 +336,7 @@ double fullest(const PlanSummary& summary) {
 
 TEST(Search, ForMemoryFillsTheDevicesAsLittleAsTheImportanceAllows) {
   PlanOptions options = usual();
-  options.objective = "memory";
+  options.objective = Objective::memory;
   double filled = 0;
   for (const double least : {0.5, 0.8}) {
     options.limits.min_importance = least;
@@ -401,7 +402,7 @@ TEST(Search, KeepsEveryProcessWithinItsMemory) {
   three.devices[1].memory_bytes = 230e6;
   three.devices[2].memory_bytes = 195e6;
   PlanOptions options = usual();
-  options.objective = "accuracy";
+  options.objective = Objective::accuracy;
   const auto summary = search(examples::vit_base(), three, options);
   ASSERT_EQ(summary.termination, Termination::found) << summary.message;
   for (const plan::DevicePrediction& prediction : summary.plan.prediction.devices)
@@ -420,7 +421,7 @@ TEST(Search, KeepsEveryProcessWithinItsMemory) {
 
 TEST(Search, KeepsKeysAndValuesWithinTheMemory) {
   PlanOptions options = usual();
-  options.objective = "accuracy";
+  options.objective = Objective::accuracy;
   options.limits.max_part_share = 0;
   options.shape = {4, 100, 1900};
   const auto teacher = examples::small_llama();
@@ -713,11 +714,11 @@ TEST(Search, SaysWhatIsShortWhereNoSharesFit) {
 }
 
 TEST(Search, RefusesOptionsOutOfRange) {
-  PlanOptions options = usual();
-  options.objective = "speed";
-  EXPECT_EQ(refusal(options),
+  EXPECT_EQ(testing::message_of([] { objective_named("speed"); }),
             "[plan] objective: saw 'speed', needs one of latency, accuracy, memory");
-  options = usual();
+  for (const auto known : {Objective::latency, Objective::accuracy, Objective::memory})
+    EXPECT_EQ(objective_named(name_of(known)), known);
+  PlanOptions options = usual();
   options.strategy = "magic";
   EXPECT_EQ(refusal(options),
             "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor");

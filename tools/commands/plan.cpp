@@ -40,7 +40,7 @@ void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::Requ
 
 optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& teacher) {
   optimizer::PlanOptions options;
-  options.objective = args.text("objective");
+  options.objective = optimizer::objective_named(args.text("objective"));
   options.strategy = args.text("strategy");
   options.limits.latency_s = args.seconds("latency-limit");
   options.limits.max_part_share = args.number("max-part-share");

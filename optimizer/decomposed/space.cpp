@@ -1,4 +1,4 @@
-#include "optimizer/space.hpp"
+#include "optimizer/decomposed/space.hpp"
 
 #include <algorithm>
 #include <cmath>

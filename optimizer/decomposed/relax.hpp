@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "optimizer/space.hpp"
+#include "optimizer/decomposed/space.hpp"
 
 namespace cleave::optimizer {
 

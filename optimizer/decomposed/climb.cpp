@@ -1,11 +1,11 @@
-#include "optimizer/climb.hpp"
+#include "optimizer/decomposed/climb.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 
-#include "optimizer/relax.hpp"
+#include "optimizer/decomposed/relax.hpp"
 
 namespace cleave::optimizer {
 namespace {
@@ -90,7 +90,7 @@ class TeamSearch {
   }
 
   RelaxProblem relaxation() const {
-    const bool for_accuracy = options_.objective == "accuracy";
+    const bool for_accuracy = options_.objective == Objective::accuracy;
     RelaxProblem problem;
     problem.team = pricer_.team();
     problem.offset_s = offset_s_;
