@@ -49,6 +49,7 @@
 #include "net/mesh.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/fake_parts.hpp"
+#include "tests/optimizer/examples.hpp"
 
 // The first report of a sanitizer ends the run, and names the seed.
 extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
@@ -251,6 +252,8 @@ class Wire {
   }
   bool is_open() const { return descriptor_ >= 0; }
 
+  net::Role greeted_as = net::Role::aggregator;
+
  private:
   /// False: nothing came.
   bool read(int wait_ms) {
@@ -321,6 +324,8 @@ struct Scene {
   explicit Scene(const std::string& name, const plan::Plan& made)
       : folder("session_" + name), plan(made), bundle(write_bundle(folder.path(), made)) {}
   bool is_text() const { return plan.teacher.is_text(); }
+  /// Agents exchange values: whoever speaks to the second may be the first.
+  bool is_shared() const { return plan.parts.front().share.has_value(); }
   /// A well-formed input.
   net::Value input(std::uint8_t seed) const {
     if (!is_text()) return pixels(seed);
@@ -333,6 +338,7 @@ struct Scene {
   plan::Plan plan;
   plan::Bundle bundle;
   mutable Digests digests{plan};
+  const plan::Program second = plan::compile(plan, {1, 1, 0}).at(1);  // of one image or token
 };
 
 /// Makes messages and frames, most of them nearly right.
@@ -349,7 +355,12 @@ class Forge {
     if (role_ == net::Role::client) return hello;
     hello.bundle = scene_.bundle.identity();
     hello.device = device_;
-    hello.origin = random_.chance(95) ? 1 + random_.below(1000) : 0;
+    if (scene_.is_shared() && random_.chance(40)) {
+      hello.role = net::Role::agent;
+      hello.name = scene_.plan.parts.front().device;
+      return hello;
+    }
+    hello.origin = random_.chance(95) ? 1 + random_.below(scene_.is_shared() ? 3 : 1000) : 0;
     return hello;
   }
   net::Hello wrong_hello() {
@@ -374,8 +385,10 @@ class Forge {
   }
   /// How many of a hundred frames do not belong here or are damaged: one of them ends a connection.
   void set_wildness(unsigned percent) { wildness_ = percent; }
-  Message message() {
+  Message message(net::Role greeted_as) {
     if (random_.chance(wildness_)) return any();
+    if (greeted_as == net::Role::agent)
+      return random_.chance(95) ? Message(value()) : Message(ping());
     const bool client = role_ == net::Role::client;
     const auto which = random_.below(100);
     if (which < 65) return client ? Message(infer()) : Message(admit());
@@ -637,6 +650,28 @@ class Forge {
     ping.stamp = number();
     return ping;
   }
+  /// Of a request that may be there, as the device of the first rank sends it to the second.
+  net::ValueMessage value() {
+    auto value = envelope(net::ValueMessage{});
+    value.origin = random_.chance(90) ? 1 + random_.below(3) : number();
+    std::vector<const plan::ValueInfo*> awaited;
+    std::vector<std::uint32_t> tags;
+    for (const auto& instruction : scene_.second.instructions)
+      if (const auto* receive = std::get_if<plan::Receive>(&instruction)) {
+        awaited.push_back(&scene_.second.values.at(static_cast<std::size_t>(receive->result)));
+        tags.push_back(receive->tag);
+      }
+    const auto which = random_.below(awaited.size());
+    if (random_.chance(90)) value.tag = tags[which];
+    value.tensor = tensor();
+    if (random_.chance(80)) {
+      value.tensor.element = base::Element::f32;
+      value.tensor.dims = awaited[which]->dims;
+      const std::vector<float> numbers(static_cast<std::size_t>(value.tensor.count()), 1);
+      value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+    }
+    return value;
+  }
   net::Pong pong() {
     auto pong = envelope(net::Pong{});
     pong.stamp = number();
@@ -774,6 +809,9 @@ std::unique_ptr<Engine> keeping_engine(const std::shared_ptr<Books>& books) {
   return std::make_unique<KeepingEngine>(books, 100us);
 }
 
+/// Of well-formed requests.
+constexpr std::uint64_t calm_origin = 4242;
+
 /// Whom a session is with.
 class Target {
  public:
@@ -803,7 +841,9 @@ class Target {
     }
   }
   std::string name() const {
-    return std::string(scene.is_text() ? "text " : "image ") +
+    return std::string(scene.is_shared() ? "shared "
+                       : scene.is_text() ? "text "
+                                         : "image ") +
            (role == net::Role::client ? "server" : "agent");
   }
   /// A connection whose handshake is done; null where it is refused.
@@ -811,7 +851,12 @@ class Target {
     auto wire = Wire::dial(address());
     if (!wire) return {};
     Random unused(0);
-    wire->send(Forge(unused, scene, role, device).hello());
+    auto hello = Forge(unused, scene, role, device).hello();
+    if (role == net::Role::aggregator) {
+      hello.role = role;
+      hello.origin = calm_origin;
+    }
+    wire->send(hello);
     const auto answer = wire->receive(Clock::now() + patience);
     if (!answer || !std::holds_alternative<net::Welcome>(*answer)) return {};
     if (role != net::Role::aggregator) return wire;
@@ -914,6 +959,75 @@ class AgentTarget : public Target {
   std::shared_ptr<Books> books_ = std::make_shared<Books>();
   std::unique_ptr<RunningAgent> agent_;
   bool idles_ = false;
+};
+
+/// The second of two agents that exchange values.
+class SharedAgentTarget : public Target {
+ public:
+  explicit SharedAgentTarget(const Scene& where)
+      : Target(where, net::Role::aggregator, where.plan.parts.at(1).device) {
+    restart(1s);
+  }
+  const std::string& address() const override { return agent_->address(); }
+  void drain() override { agent_->drain(); }
+  void join() override { agent_->join(); }
+  void restart(std::chrono::milliseconds drain_patience) override {
+    agent_.reset();
+    auto options = RunningAgent::options_for(device);
+    options.drain_patience = drain_patience;
+    options.log = check_line;
+    options.waiting_bytes = 100'000;
+    agent_ = std::make_unique<RunningAgent>(scene.bundle, scene.plan, options);
+  }
+  Message request(std::uint64_t id) const override {
+    net::Admit admit;
+    admit.request = id;
+    admit.epoch = 1;
+    admit.deadline_ms = 20000;
+    admit.tensor = scene.input(1);
+    admit.batch = 1;
+    admit.plan = told(scene.plan).digest;
+    admit.digest = scene.digests.of(admit.tensor);
+    return admit;
+  }
+  std::string look(Random&) override {
+    const auto wire = greet();
+    if (!wire) return "no connection";
+    std::string instead;
+    wire->send(net::Ping{});
+    const auto pong = receive<net::Pong>(wire.get(), &instead);
+    if (!pong) return instead;
+    if (pong->queued != 0) return std::to_string(pong->queued) + " requests of nobody are admitted";
+    const auto link = Wire::dial(address());
+    if (!link) return "no link";
+    net::Hello hello;
+    hello.role = net::Role::agent;
+    hello.bundle = scene.bundle.identity();
+    hello.device = device;
+    hello.name = scene.plan.parts.front().device;
+    link->send(hello);
+    if (!receive<net::Welcome>(link.get(), &instead)) return instead;
+    wire->send(request(7));
+    for (const auto& instruction : scene.second.instructions) {
+      const auto* receive = std::get_if<plan::Receive>(&instruction);
+      if (!receive) continue;
+      net::ValueMessage value;
+      value.origin = calm_origin;
+      value.request = 7;
+      value.tag = receive->tag;
+      value.tensor.dims = scene.second.values.at(static_cast<std::size_t>(receive->result)).dims;
+      const std::vector<float> numbers(static_cast<std::size_t>(value.tensor.count()), 1);
+      value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
+      link->send(value);
+    }
+    const auto done = receive<net::Done>(wire.get(), &instead);
+    if (!done) return instead;
+    require(done->request == 7, "another request is done");
+    return {};
+  }
+
+ private:
+  std::unique_ptr<RunningAgent> agent_;
 };
 
 /// An agent that says what it likes, unless it is told to be calm.
@@ -1207,8 +1321,10 @@ std::unique_ptr<Wire> open(Random& random, const Target& target, Forge* forge) {
   if (!wire) return {};
   const auto way = random.below(100);
   if (way < 85) {
-    wire->send(forge->hello());
-    if (target.role == net::Role::aggregator && random.chance(95))
+    const auto hello = forge->hello();
+    wire->send(hello);
+    wire->greeted_as = hello.role;
+    if (hello.role == net::Role::aggregator && random.chance(95))
       wire->send(told(target.scene.plan));
   } else if (way < 92) {
     wire->write(forge->frame(forge->wrong_hello()));
@@ -1233,7 +1349,7 @@ void act(Random& random, const Target& target, Forge* forge, std::unique_ptr<Wir
   } else if (what < 30) {
     std::this_thread::sleep_for(std::chrono::milliseconds(random.below(30)));
   } else {
-    if ((*wire)->write(forge->frame(forge->message()))) ++num_messages;
+    if ((*wire)->write(forge->frame(forge->message((*wire)->greeted_as)))) ++num_messages;
   }
   if (random.chance(80)) (*wire)->skim(random.chance(10) ? 5ms : 0ms);
 }
@@ -1321,6 +1437,10 @@ int main(int count, char** arguments) {
     targets.push_back(std::make_unique<ServerTarget>(*scene, false));
     targets.push_back(std::make_unique<ServerTarget>(*scene, true));
   }
+  auto heads = examples::tensor_plan(fake_teacher(), 2);
+  heads.teacher_digest = std::string(64, 'a');
+  const Scene shared("shared", heads);
+  targets.push_back(std::make_unique<SharedAgentTarget>(shared));
   const auto descriptors = num_descriptors();
   std::uint64_t sessions = 0;
   for (; num_messages < most; ++sessions, ++current_seed) {

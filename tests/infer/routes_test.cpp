@@ -12,7 +12,9 @@
 #include "infer/play.hpp"
 #include "net/mesh.hpp"
 #include "tests/infer/fake_parts.hpp"
+#include "tests/net/recording_stream.hpp"
 #include "tests/optimizer/examples.hpp"
+#include "tests/support/proxy.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -101,6 +103,141 @@ TEST_F(Routes, CarryWhatStrategiesExchange) {
         EXPECT_TRUE(same(response.output, expected(plan, request.input))) << plan.strategy;
         EXPECT_EQ(present_devices(response).size(), 3u);
       }
+  }
+}
+
+/// What agents wrote, of values alone and without their headers; the rest is whole frames too.
+std::uint64_t bytes_of_values(const std::vector<std::byte>& stream) {
+  std::uint64_t bytes = 0;
+  std::size_t at = 0;
+  while (at + net::header_bytes <= stream.size()) {
+    const auto header = net::decode_header(stream.data() + at, {});
+    if (!header.has_value()) {
+      ADD_FAILURE() << "no frame at byte " << at;
+      return 0;
+    }
+    if (header->kind == static_cast<std::uint16_t>(net::Kind::value))
+      bytes += header->payload_length;
+    at += net::header_bytes + header->body_length + header->payload_length;
+  }
+  EXPECT_EQ(at, stream.size()) << "bytes beside frames";
+  return bytes;
+}
+
+// Counted where they leave: two all-reduces a layer, each 2(P − 1) times the stream over all
+// devices, in a ring as in a star; a stream a stage; and the answer's logits.
+TEST_F(Routes, ExchangeAsManyBytesAsTheFormulasSay) {
+  const model::ModelConfig config = fake_teacher();
+  const std::int64_t stream = 4 * config.num_tokens() * config.width, layers = config.num_layers();
+  const std::int64_t answer = 4 * config.classes;
+  using Make = plan::Plan (*)(const model::ModelConfig&, std::size_t);
+  for (const std::int64_t devices : {2, 3}) {
+    const std::pair<Make, std::int64_t> cases[] = {
+        {examples::tensor_plan, layers * 2 * 2 * (devices - 1) * stream + answer},
+        {star_plan, layers * 2 * 2 * (devices - 1) * stream + answer},
+        {examples::pipeline_plan, (devices - 1) * stream + answer}};
+    for (const auto& [make, needed] : cases) {
+      agents.clear();
+      hosts.clear();
+      use(make(config, static_cast<std::size_t>(devices)));
+      // One for each connection: frames of two do not mix.
+      std::mutex guard;
+      std::vector<std::shared_ptr<net::Record>> records;
+      AgentOptions options;
+      options.wrap_stream = [&](std::unique_ptr<net::Stream> inner, const std::string&) {
+        const std::lock_guard lock(guard);
+        records.push_back(std::make_shared<net::Record>());
+        return std::make_unique<net::RecordingStream>(std::move(inner), records.back());
+      };
+      start_all(options);
+      {
+        const auto asked = aggregator();
+        const Response response = ask(*asked, request_of(3));
+        ASSERT_EQ(response.status, Status::answered) << response.message;
+      }
+      agents.clear();
+      std::uint64_t bytes = 0;
+      for (const auto& record : records) bytes += bytes_of_values(record->written());
+      EXPECT_EQ(bytes, static_cast<std::uint64_t>(needed)) << plan.strategy << " on " << devices;
+    }
+  }
+}
+
+/// Agents each behind a proxy, which aggregator and agents alike have to pass.
+class BadRoutes : public Routes {
+ protected:
+  void start_behind_proxies() {
+    start_all();
+    std::uint64_t seed = 1;
+    for (auto& [device, address] : hosts) {
+      proxies[device] = std::make_unique<testing::Proxy>(address, ++seed);
+      address = proxies.at(device)->address();
+    }
+  }
+  void set(const testing::Mischief& mischief) {
+    for (const auto& [device, proxy] : proxies)
+      for (const auto way : {testing::Proxy::Way::forth, testing::Proxy::Way::back})
+        proxy->set(way, mischief);
+  }
+  std::map<std::string, std::unique_ptr<testing::Proxy>> proxies;
+};
+
+// Delayed, damaged, cut or cut short: each request ends, those that are answered are answered
+// rightly, and once the links are well the next is.
+TEST_F(BadRoutes, LoseNoRequestAndGiveNoWrongAnswer) {
+  using testing::Mischief;
+  using Make = plan::Plan (*)(const model::ModelConfig&, std::size_t);
+  std::vector<std::pair<std::string, Mischief>> kinds(5);
+  kinds[0].first = "delay";
+  kinds[0].second.delay = 1ms;
+  kinds[1].first = "damage";
+  kinds[1].second.flip_probability = 1e-5;
+  kinds[2].first = "cut";
+  kinds[2].second.cut_probability = 1e-5;
+  kinds[3].first = "end";
+  kinds[3].second.end_after = 6000;
+  kinds[4].first = "swallow";
+  kinds[4].second.swallows = true;
+  for (const Make make : {Make(examples::tensor_plan), Make(examples::pipeline_plan)}) {
+    agents.clear();
+    proxies.clear();
+    hosts.clear();
+    use(make(fake_teacher(), 3));
+    start_behind_proxies();
+    const auto asked = aggregator();
+    for (const auto& [kind, mischief] : kinds) {
+      set(mischief);
+      int answered = 0;
+      for (std::uint8_t seed = 1; seed <= (kind == "swallow" ? 2 : 25); ++seed) {
+        const auto deadline = kind == "swallow" ? 300ms : 1000ms;
+        const auto began = Clock::now();
+        const Request request = request_of(seed, deadline);
+        const Response response = ask(*asked, request);
+        EXPECT_LT(Clock::now() - began, deadline + 5s) << kind;
+        if (response.status != Status::answered) {
+          EXPECT_FALSE(response.message.empty()) << kind;
+          continue;
+        }
+        ++answered;
+        EXPECT_TRUE(same(response.output, expected(plan, request.input)))
+            << plan.strategy << ", " << kind;
+      }
+      if (kind == "delay") {
+        EXPECT_EQ(answered, 25) << plan.strategy << "\n" << lines();
+      }
+      set({});
+      for (const auto& [device, proxy] : proxies) proxy->cut();
+      EXPECT_TRUE(eventually(
+          [&] {
+            const Request request = request_of(99, 1000ms);
+            const Response response = ask(*asked, request);
+            return response.status == Status::answered &&
+                   same(response.output, expected(plan, request.input));
+          },
+          30s))
+          << plan.strategy << ", after " << kind << "\n"
+          << lines();
+    }
   }
 }
 

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "net/connection.hpp"
 
@@ -21,6 +24,16 @@ class Record {
     const std::lock_guard lock(mutex_);
     written_from_.insert(p);
   }
+  void written(const void* p, std::size_t size) {
+    const std::lock_guard lock(mutex_);
+    const auto* bytes = static_cast<const std::byte*>(p);
+    written_.insert(written_.end(), bytes, bytes + size);
+  }
+  /// All bytes written so far.
+  std::vector<std::byte> written() const {
+    const std::lock_guard lock(mutex_);
+    return written_;
+  }
   bool was_read_into(const void* p) const {
     const std::lock_guard lock(mutex_);
     return read_into_.count(p) > 0;
@@ -33,6 +46,7 @@ class Record {
  private:
   mutable std::mutex mutex_;
   std::set<const void*> read_into_, written_from_;
+  std::vector<std::byte> written_;
 };
 
 /// Passes everything on; with `longest_write` in short pieces.
@@ -48,14 +62,27 @@ class RecordingStream : public Stream {
   }
   asio::awaitable<Moved> write(std::span<const asio::const_buffer> from) override {
     for (const auto& buffer : from) record_->written_from(buffer.data());
-    if (longest_write_ == 0) return inner_->write(from);
+    if (longest_write_ == 0) return noted(from);
     short_ = asio::buffer(from.front(), longest_write_);
-    return inner_->write(std::span(&short_, 1));
+    return noted(std::span(&short_, 1));
   }
   void shutdown() override { inner_->shutdown(); }
   void close() override { inner_->close(); }
 
  private:
+  /// What was taken of it is written.
+  asio::awaitable<Moved> noted(std::span<const asio::const_buffer> from) {
+    auto writing = inner_->write(from);
+    const auto moved = co_await std::move(writing);
+    std::size_t left = moved.second;
+    for (const auto& buffer : from) {
+      const auto size = std::min(left, buffer.size());
+      record_->written(buffer.data(), size);
+      left -= size;
+    }
+    co_return moved;
+  }
+
   std::unique_ptr<Stream> inner_;
   std::shared_ptr<Record> record_;
   std::size_t longest_write_;
