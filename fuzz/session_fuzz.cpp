@@ -46,6 +46,7 @@
 #include "infer/agent.hpp"
 #include "infer/aggregator.hpp"
 #include "infer/machine.hpp"
+#include "infer/server.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/program.hpp"
 #include "tests/infer/fake_parts.hpp"

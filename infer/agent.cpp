@@ -13,6 +13,7 @@
 #include "base/units.hpp"
 #include "infer/admission.hpp"
 #include "infer/compute.hpp"
+#include "infer/host.hpp"
 #include "infer/links.hpp"
 #include "infer/lot.hpp"
 #include "infer/machine.hpp"
@@ -27,12 +28,8 @@ namespace asio = boost::asio;
 using namespace std::chrono_literals;
 using net::Connection;
 
-constexpr auto handshake_timeout = 5s;
-constexpr auto leave_timeout = 2s;
 /// What came for a request that is not admitted here waits so long.
 constexpr auto lot_patience = 10s;
-/// A greeting is short, and nothing else is taken before it.
-constexpr net::Limits greeting_limits{0, 4096, 1024};
 
 /// The plan with nothing said of generation: caches are counted where they are kept.
 plan::Plan plan_of_requests(plan::Plan plan) {
@@ -135,7 +132,7 @@ struct Agent::State {
         resident_bytes(resident_memory_bytes()),
         admission({options.memory_bytes, resident_bytes,
                    static_cast<std::size_t>(options.max_requests), options.sequence_rest}),
-        listener(io, options.listen, options.insecure),
+        host(std::make_shared<Host>(io, host_options(), host_hooks())),
         links(io, options.device, identity, options.wrap_stream, options.dial_from, link_events()),
         lot({options.waiting_bytes, lot_patience}),
         leaving_timer(io),
@@ -159,10 +156,10 @@ struct Agent::State {
   }
 
   // Connections.
-  void accept(asio::ip::tcp::socket socket);
-  asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer);
-  asio::awaitable<void> refuse(std::shared_ptr<Connection> connection, std::string peer,
-                               std::string text);
+  Host::Options host_options() const;
+  Host::Hooks host_hooks();
+  asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer,
+                              net::Hello hello);
   asio::awaitable<std::string> attend(std::shared_ptr<Session> session);
   asio::awaitable<void> serve_link(std::shared_ptr<Connection> connection, std::string peer,
                                    net::Hello hello);
@@ -223,7 +220,7 @@ struct Agent::State {
   double resident_bytes;                                 // with the weights, before computing
   Admission admission;
   asio::io_context io;  // outlives what its coroutines hold
-  net::Listener listener;
+  std::shared_ptr<Host> host;
   Links links;
   Lot lot;
   asio::steady_timer leaving_timer, resting_timer, lot_timer;
@@ -236,52 +233,45 @@ struct Agent::State {
   Compute compute;  // last: its thread ends first
 };
 
-void Agent::State::accept(asio::ip::tcp::socket socket) {
-  boost::system::error_code ignored;
-  const auto peer = net::to_text(socket.remote_endpoint(ignored));
-  const auto host = net::host_of(socket);
-  auto stream = net::tcp_stream(std::move(socket));
-  if (options.wrap_stream) stream = options.wrap_stream(std::move(stream), host);
-  net::ConnectionOptions settings;
-  settings.limits = greeting_limits;
-  settings.describe = [this](net::Pong& pong) {
-    pong.memory_bytes = peak_memory_bytes();
-    pong.queued = static_cast<std::int64_t>(tasks.size());
-  };
-  auto connection = std::make_shared<Connection>(io, std::move(stream), std::move(settings));
-  net::spawn(io, serve(std::move(connection), peer),
-             [this, peer](const std::string& why) { notice("[" + peer + "] connection: " + why); });
+Host::Options Agent::State::host_options() const {
+  Host::Options wanted;
+  wanted.listen = options.listen;
+  wanted.insecure = options.insecure;
+  wanted.name = "agent '" + options.device + "': ";
+  wanted.wrap_stream = options.wrap_stream;
+  wanted.log = options.log;
+  return wanted;
 }
 
-asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection,
-                                          std::string peer) {
-  connection->expire_after(handshake_timeout);
-  auto receiving = connection->receive();
-  auto received = co_await std::move(receiving);
-  if (!received) {
-    notice("[" + peer + "] handshake: " + received.error().message());
-    co_return;
-  }
-  const auto* hello = std::get_if<net::Hello>(&received->message);
-  const std::string wrong =
-      hello ? objection(*hello)
-            : saw("handshake", std::string(name_of(kind_of(received->message))), "hello");
-  if (!wrong.empty()) {
-    auto refusing = refuse(connection, peer, wrong);
-    co_await std::move(refusing);
-    co_return;
-  }
-  if (hello->role == net::Role::agent) {
-    auto serving = serve_link(connection, peer, *hello);
-    co_await std::move(serving);
-    co_return;
-  }
+Host::Hooks Agent::State::host_hooks() {
+  Host::Hooks hooks;
+  hooks.settings = [this] {
+    net::ConnectionOptions settings;
+    settings.describe = [this](net::Pong& pong) {
+      pong.memory_bytes = peak_memory_bytes();
+      pong.queued = static_cast<std::int64_t>(tasks.size());
+    };
+    return settings;
+  };
+  hooks.objection = [this](const net::Hello& hello) { return objection(hello); };
+  hooks.attend = [this](std::shared_ptr<Connection> connection, std::string peer,
+                        net::Hello hello) {
+    return hello.role == net::Role::agent
+               ? serve_link(std::move(connection), std::move(peer), std::move(hello))
+               : serve(std::move(connection), std::move(peer), std::move(hello));
+  };
+  return hooks;
+}
+
+/// An aggregator's connection.
+asio::awaitable<void> Agent::State::serve(std::shared_ptr<Connection> connection, std::string peer,
+                                          net::Hello hello) {
   const auto session = std::make_shared<Session>();
   session->connection = connection;
-  session->name = hello->name + " at " + peer;
-  session->epoch = hello->epoch;
-  session->origin = hello->origin;
-  connection->send(welcome(*hello));
+  session->name = hello.name + " at " + peer;
+  session->epoch = hello.epoch;
+  session->origin = hello.origin;
+  connection->send(welcome(hello));
   open(*connection);
   sessions.insert(session);
   notice("[" + session->name + "] joined");
@@ -316,7 +306,7 @@ asio::awaitable<void> Agent::State::serve_link(std::shared_ptr<Connection> conne
     wrong = error.what();
   }
   if (!wrong.empty()) {
-    auto refusing = refuse(connection, peer, wrong);
+    auto refusing = host->refuse(connection, peer, wrong);
     co_await std::move(refusing);
     co_return;
   }
@@ -324,20 +314,6 @@ asio::awaitable<void> Agent::State::serve_link(std::shared_ptr<Connection> conne
   open(*connection);
   auto attending = links.attend(from, connection);
   co_await std::move(attending);
-}
-
-asio::awaitable<void> Agent::State::refuse(std::shared_ptr<Connection> connection, std::string peer,
-                                           std::string text) {
-  notice("[" + peer + "] refused: " + text);
-  net::Refused refused;
-  refused.text = "agent '" + options.device + "': " + text;
-  connection->send(refused);
-  auto finishing = connection->finish(1s);
-  co_await std::move(finishing);
-  // Closing with bytes unread would take the refusal back; the peer closes, or the deadline does.
-  auto receiving = connection->receive();
-  co_await std::move(receiving);
-  connection->close(net::Errc::refused);
 }
 
 /// Empty where an aggregator, or another agent of the plan, means this agent.
@@ -797,7 +773,7 @@ void Agent::State::drain() {
   draining = true;
   notice("[agent " + options.device + "] draining: " + std::to_string(tasks.size()) +
          " requests left");
-  listener.close();
+  host->close();
   for (const auto& session : sessions) session->connection->send(net::Drain{});
   leaving_timer.expires_after(options.drain_patience);
   leaving_timer.async_wait([this](boost::system::error_code error) {
@@ -826,11 +802,8 @@ void Agent::State::leave() {
   leaving = true;
   links.stop();
   if (sessions.empty()) return io.stop();
-  for (const auto& session : sessions) {
-    session->connection->send(net::Bye{});
-    net::spawn(io, session->connection->finish(leave_timeout), {});
-  }
-  leaving_timer.expires_after(leave_timeout);
+  for (const auto& session : sessions) host->part_from(*session->connection);
+  leaving_timer.expires_after(Host::longest_parting);
   leaving_timer.async_wait([this](boost::system::error_code error) {
     if (!error) io.stop();
   });
@@ -846,13 +819,8 @@ Agent::~Agent() = default;
 
 void Agent::run() {
   auto& state = *state_;
-  if (state.listener.is_exposed())
-    state.notice("[listen] " + state.listener.address() +
-                 ": reachable by everybody on the network, nothing protects it");
-  const auto say = [&state](const std::string& why) { state.notice("[listen] " + why); };
-  const auto accept = [&state](asio::ip::tcp::socket socket) { state.accept(std::move(socket)); };
-  net::spawn(state.io, state.listener.run(accept, say), say);
-  if (state.options.on_listening) state.options.on_listening(state.listener.address());
+  state.host->run();
+  if (state.options.on_listening) state.options.on_listening(state.host->address());
   const auto work = asio::make_work_guard(state.io);
   net::run(state.io, [&state](const std::string& why) { state.notice("[agent] " + why); });
 }

@@ -1,3 +1,5 @@
+#include "infer/client.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <future>
@@ -12,7 +14,6 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
-#include "infer/aggregator.hpp"
 #include "net/mesh.hpp"
 
 namespace cleave::infer {

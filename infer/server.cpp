@@ -1,3 +1,5 @@
+#include "infer/server.hpp"
+
 #include <algorithm>
 #include <condition_variable>
 #include <map>
@@ -12,7 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
-#include "infer/aggregator.hpp"
+#include "infer/host.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/config/image_config.hpp"
 #include "net/mesh.hpp"
@@ -23,10 +25,6 @@ namespace {
 namespace asio = boost::asio;
 using namespace std::chrono_literals;
 using net::Connection;
-
-constexpr auto handshake_timeout = 5s;
-constexpr auto leave_timeout = 2s;
-constexpr net::Limits greeting_limits{0, 4096, 1024};
 
 Request request_of(net::InferRequest message) {
   Request request;
@@ -63,18 +61,6 @@ net::StatusReply reply_of(std::vector<AgentStatus> agents, std::vector<PlanStatu
   return reply;
 }
 
-/// Counts while it lives.
-class Counted {
- public:
-  explicit Counted(std::size_t& count) : count_(count) { ++count_; }
-  ~Counted() { --count_; }
-  Counted(const Counted&) = delete;
-  Counted& operator=(const Counted&) = delete;
-
- private:
-  std::size_t& count_;
-};
-
 }  // namespace
 
 /// Lives on the aggregator's I/O thread; its coroutines keep it alive.
@@ -91,7 +77,6 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
         io(to.io()),
         options(std::move(wanted)),
         budget(std::make_shared<net::PayloadBudget>(options.request_bytes)),
-        listener(io, options.listen, options.insecure),
         leaving_timer(io),
         draining_timer(io) {
     welcome.bundle = bundle.identity();
@@ -116,10 +101,9 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   void notice(const std::string& line) const {
     if (options.log) options.log(base::LogLevel::notice, line);
   }
+  void listen();
   void start();
-  void accept(asio::ip::tcp::socket socket);
   asio::awaitable<void> serve(std::shared_ptr<Connection> connection, std::string peer);
-  asio::awaitable<void> refuse(std::shared_ptr<Connection> connection, std::string text);
   void refuse(Connection& connection, const net::Header& header) const;
   asio::awaitable<std::string> attend(std::shared_ptr<Session> session);
   bool handle(const std::shared_ptr<Session>& session, net::Message message);
@@ -143,12 +127,10 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   std::shared_ptr<net::PayloadBudget> budget;
   net::Welcome welcome;
   std::vector<PlanStatus> plans;
-  net::Listener listener;
+  std::shared_ptr<Host> host;
   asio::steady_timer leaving_timer, draining_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::size_t num_open = 0;
-  std::size_t num_connected = 0;  // those that have not greeted too
-  bool crowded = false;           // the last one was refused
   bool draining = false, leaving = false;
 
   std::mutex mutex;
@@ -156,60 +138,42 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   bool ended = false;  // guarded
 };
 
-void Server::State::start() {
-  if (draining) return;
-  const auto accept = [weak = weak_from_this()](asio::ip::tcp::socket socket) {
-    if (const auto self = weak.lock()) self->accept(std::move(socket));
+/// Once this value is shared: connections may outlive the server.
+void Server::State::listen() {
+  Host::Options wanted;
+  wanted.listen = options.listen;
+  wanted.insecure = options.insecure;
+  wanted.most_connections = options.max_clients;
+  wanted.log = options.log;
+  Host::Hooks hooks;
+  hooks.settings = [this, weak = weak_from_this()] {
+    net::ConnectionOptions settings;
+    if (weak.expired()) return settings;
+    settings.budget = budget;
+    settings.no_room = [this](Connection& to, const net::Header& header) { refuse(to, header); };
+    return settings;
   };
-  const auto say = [weak = weak_from_this()](const std::string& why) {
-    if (const auto self = weak.lock()) self->notice("[listen] " + why);
+  hooks.objection = [weak = weak_from_this()](const net::Hello& hello) -> std::string {
+    const auto self = weak.lock();
+    if (!self || self->draining) return "draining, no new clients";
+    return hello.role == net::Role::client
+               ? ""
+               : "handshake: this is a server, needs the hello of a client";
   };
-  net::spawn(io, listener.run(accept, say), say);
+  // Whoever was not objected to meets a server that is there.
+  hooks.attend = [this](std::shared_ptr<Connection> connection, std::string peer, net::Hello) {
+    return serve(std::move(connection), std::move(peer));
+  };
+  host = std::make_shared<Host>(io, std::move(wanted), std::move(hooks));
 }
 
-void Server::State::accept(asio::ip::tcp::socket socket) {
-  boost::system::error_code ignored;
-  const auto peer = net::to_text(socket.remote_endpoint(ignored));
-  // Agents are dialled by the same process, which may open only so many files.
-  if (num_connected >= options.max_clients) {
-    if (!std::exchange(crowded, true))
-      notice("[" + peer + "] refused: " + std::to_string(num_connected) +
-             " clients are connected already");
-    return;
-  }
-  crowded = false;
-  net::ConnectionOptions settings;
-  settings.limits = greeting_limits;
-  settings.budget = budget;
-  settings.no_room = [this](Connection& to, const net::Header& header) { refuse(to, header); };
-  auto connection =
-      std::make_shared<Connection>(io, net::tcp_stream(std::move(socket)), std::move(settings));
-  net::spawn(io, serve(std::move(connection), peer),
-             [self = shared_from_this(), peer](const std::string& why) {
-               self->notice("[" + peer + "] connection: " + why);
-             });
+void Server::State::start() {
+  if (!draining) host->run();
 }
 
 asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connection,
                                            std::string peer) {
   const auto self = shared_from_this();
-  const Counted counted(num_connected);
-  connection->expire_after(handshake_timeout);
-  auto receiving = connection->receive();
-  auto received = co_await std::move(receiving);
-  if (!received) {
-    notice("[" + peer + "] handshake: " + received.error().message());
-    co_return;
-  }
-  const auto* hello = std::get_if<net::Hello>(&received->message);
-  if (!hello || hello->role != net::Role::client || draining) {
-    const std::string wrong = draining ? "draining, no new clients"
-                                       : "handshake: this is a server, needs the hello of a client";
-    notice("[" + peer + "] refused: " + wrong);
-    auto refusing = refuse(connection, wrong);
-    co_await std::move(refusing);
-    co_return;
-  }
   const auto session = std::make_shared<Session>();
   session->connection = connection;
   session->name = peer;
@@ -228,19 +192,6 @@ asio::awaitable<void> Server::State::serve(std::shared_ptr<Connection> connectio
     connection->close(net::Errc::closed);
   }
   end(session, why);
-}
-
-asio::awaitable<void> Server::State::refuse(std::shared_ptr<Connection> connection,
-                                            std::string text) {
-  net::Refused refused;
-  refused.text = std::move(text);
-  connection->send(refused);
-  auto finishing = connection->finish(1s);
-  co_await std::move(finishing);
-  // Closing with bytes unread would take the refusal back.
-  auto receiving = connection->receive();
-  co_await std::move(receiving);
-  connection->close(net::Errc::refused);
 }
 
 /// There was no memory for its payload.
@@ -378,7 +329,7 @@ void Server::State::drain() {
   if (draining) return;
   draining = true;
   notice("[serve] draining: " + std::to_string(num_open) + " requests left");
-  listener.close();
+  host->close();
   for (const auto& session : sessions) session->connection->send(net::Drain{});
   draining_timer.expires_after(options.drain_patience);
   draining_timer.async_wait([self = shared_from_this()](boost::system::error_code error) {
@@ -418,11 +369,8 @@ void Server::State::leave_when_idle() {
 void Server::State::leave() {
   if (std::exchange(leaving, true)) return;
   if (sessions.empty()) return stop();
-  for (const auto& session : sessions) {
-    session->connection->send(net::Bye{});
-    net::spawn(io, session->connection->finish(leave_timeout), {});
-  }
-  leaving_timer.expires_after(leave_timeout);
+  for (const auto& session : sessions) host->part_from(*session->connection);
+  leaving_timer.expires_after(Host::longest_parting);
   leaving_timer.async_wait([self = shared_from_this()](boost::system::error_code error) {
     if (!error) self->stop();
   });
@@ -430,7 +378,7 @@ void Server::State::leave() {
 
 void Server::State::stop() {
   draining = leaving = true;
-  listener.close();
+  host->close();
   leaving_timer.cancel();
   draining_timer.cancel();
   for (const auto& session : sessions) session->connection->close(net::Errc::closed);
@@ -445,7 +393,9 @@ void Server::State::wait_until_ended() {
 }
 
 Server::Server(Aggregator& aggregator, const plan::Bundle& bundle, ServerOptions options)
-    : state_(std::make_shared<State>(aggregator, bundle, std::move(options))) {}
+    : state_(std::make_shared<State>(aggregator, bundle, std::move(options))) {
+  state_->listen();
+}
 
 Server::~Server() {
   stop();
@@ -453,11 +403,8 @@ Server::~Server() {
 }
 
 void Server::run() {
-  if (state_->listener.is_exposed())
-    state_->notice("[listen] " + state_->listener.address() +
-                   ": reachable by everybody on the network, nothing protects it");
   asio::post(state_->io, [state = state_] { state->start(); });
-  if (state_->options.on_listening) state_->options.on_listening(state_->listener.address());
+  if (state_->options.on_listening) state_->options.on_listening(state_->host->address());
   state_->wait_until_ended();
 }
 

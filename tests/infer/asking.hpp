@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 
 namespace cleave::infer {
 

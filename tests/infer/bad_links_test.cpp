@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "infer/client.hpp"
 #include "tests/infer/aggregator_fixture.hpp"
 #include "tests/support/proxy.hpp"
 

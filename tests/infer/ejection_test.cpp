@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "tests/infer/aggregator_fixture.hpp"
 #include "tests/infer/fake_parts.hpp"
 #include "tests/infer/scripted_agent.hpp"

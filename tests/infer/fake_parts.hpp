@@ -20,6 +20,7 @@
 
 #include "infer/agent.hpp"
 #include "infer/aggregator.hpp"
+#include "infer/server.hpp"
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/weights.hpp"
 #include "tests/infer/value_engine.hpp"

@@ -10,7 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "infer/engine.hpp"
+#include "infer/server.hpp"
 #include "tests/infer/fake_parts.hpp"
 #include "tests/infer/tiny_bundle.hpp"
 #include "tests/model/fixtures.hpp"

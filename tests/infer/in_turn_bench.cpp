@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "tests/infer/asking.hpp"
 
 namespace cleave::infer {

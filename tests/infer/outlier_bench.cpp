@@ -19,6 +19,8 @@
 #include <vector>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
+#include "infer/server.hpp"
 #include "tests/infer/fake_parts.hpp"
 #include "tests/infer/scripted_agent.hpp"
 

@@ -9,7 +9,9 @@
 #include <nlohmann/json.hpp>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "infer/paced.hpp"
+#include "infer/server.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/config/image_config.hpp"
 #include "net/mesh.hpp"

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "infer/engine.hpp"
 #include "tests/support/proxy.hpp"
 #include "tests/tools/command_line.hpp"

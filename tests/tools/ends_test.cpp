@@ -14,6 +14,7 @@
 
 #include "base/text.hpp"
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "net/message.hpp"
 #include "tests/tools/command_line.hpp"
 

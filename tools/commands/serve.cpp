@@ -5,6 +5,7 @@
 
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
+#include "infer/server.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/serving.hpp"
 #include "tools/log.hpp"

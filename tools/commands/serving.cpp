@@ -7,8 +7,10 @@
 
 #include "base/file.hpp"
 #include "base/units.hpp"
+#include "infer/client.hpp"
 #include "infer/engine.hpp"
 #include "infer/paced.hpp"
+#include "infer/server.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/tokenizer/unicode.hpp"
 #include "optimizer/plan/fleet.hpp"

@@ -4,6 +4,7 @@
 
 #include "base/units.hpp"
 #include "infer/aggregator.hpp"
+#include "infer/client.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/print.hpp"
 

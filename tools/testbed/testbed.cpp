@@ -21,6 +21,7 @@
 #include "base/file.hpp"
 #include "base/units.hpp"
 #include "decompose/decompose.hpp"
+#include "infer/client.hpp"
 #include "infer/engine.hpp"
 #include "infer/machine.hpp"
 #include "infer/paced.hpp"
