@@ -17,9 +17,9 @@
 #include "infer/links.hpp"
 #include "infer/lot.hpp"
 #include "infer/machine.hpp"
+#include "infer/served_plan.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/cost.hpp"
-#include "optimizer/plan/weights.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -31,55 +31,7 @@ using net::Connection;
 /// What came for a request that is not admitted here waits so long.
 constexpr auto lot_patience = 10s;
 
-/// The plan with nothing said of generation: caches are counted where they are kept.
-plan::Plan plan_of_requests(plan::Plan plan) {
-  plan.shape.generate = 0;
-  return plan;
-}
-
-/// Its rank in the plan. Throws std::invalid_argument.
-std::int32_t rank_in(const plan::Plan& plan, const std::string& device) {
-  if (const auto rank = plan::rank_of(plan, device)) return static_cast<std::int32_t>(*rank);
-  std::string known;
-  for (const plan::PlanPart& part : plan.parts) known += (known.empty() ? "" : ", ") + part.device;
-  throw std::invalid_argument("[agent] device: saw '" + device + "', needs one of plan '" +
-                              plan.name + "': " + known);
-}
-
-/// The other devices that the programs of this one exchange values with.
-std::set<std::string> peers_in(const plan::Plan& plan, std::int32_t rank) {
-  std::set<std::string> devices;
-  for (const std::int32_t peer :
-       plan::peers_of(plan::compile(plan, plan.shape).at(static_cast<std::size_t>(rank))))
-    if (static_cast<std::size_t>(peer) < plan.parts.size())
-      devices.insert(plan.parts[static_cast<std::size_t>(peer)].device);
-  return devices;
-}
-
-/// A plan as this device serves it.
-struct Served {
-  Served(const plan::Plan& plan, std::int32_t own_rank)
-      : rank(own_rank),
-        devices(peers_in(plan, own_rank)),
-        requests(plan_of_requests(plan)),
-        programs(plan, static_cast<std::size_t>(own_rank)) {}
-  std::shared_ptr<const plan::Program> program(std::int64_t batch, std::int64_t tokens) {
-    return programs.find(batch, tokens)->at(static_cast<std::size_t>(rank));
-  }
-  const std::string& device(std::int32_t of) const {
-    return requests.parts.at(static_cast<std::size_t>(of)).device;
-  }
-  std::int32_t aggregator_rank() const { return static_cast<std::int32_t>(requests.parts.size()); }
-
-  std::int32_t rank;
-  std::set<std::string> devices;  // that it exchanges values with
-  plan::Plan requests;
-  Programs programs;
-};
-
-/// Plans that are kept beyond those that somebody uses.
-constexpr std::size_t most_idle_plans = 16;
-/// Of one connection.
+/// Plans of one connection.
 constexpr std::size_t most_plans = 64;
 
 std::string saw(const std::string& what, const std::string& seen, const std::string& needed) {
@@ -104,20 +56,20 @@ struct Agent::State {
     std::string name;
     std::uint32_t epoch = 0;
     std::uint64_t origin = 0;
-    std::map<std::uint64_t, std::uint64_t> sequences;      // the aggregator's -> ours
-    std::map<std::uint64_t, std::string> forgotten;        // and why, until they end
-    std::map<std::string, std::shared_ptr<Served>> plans;  // by digest
+    std::map<std::uint64_t, std::uint64_t> sequences;          // the aggregator's -> ours
+    std::map<std::uint64_t, std::string> forgotten;            // and why, until they end
+    std::map<std::string, std::shared_ptr<DevicePlan>> plans;  // by digest
   };
   /// A text that is being generated, whose keys and values are kept here.
   struct Text {
     std::weak_ptr<Session> session;
     std::uint64_t theirs = 0;
-    std::shared_ptr<Served> plan;
+    std::shared_ptr<DevicePlan> plan;
   };
   /// One admitted request.
   struct Task {
     std::weak_ptr<Session> session;
-    std::shared_ptr<Served> plan;
+    std::shared_ptr<DevicePlan> plan;
     net::Envelope envelope;  // as the aggregator knows it
     Clock::time_point received_at;
     RequestName name;  // to the other agents
@@ -127,8 +79,8 @@ struct Agent::State {
   State(const plan::Bundle& of, const std::vector<plan::Plan>& held, std::unique_ptr<Engine> engine,
         AgentOptions wanted)
       : options(std::move(wanted)),
-        bundle(of),
         identity(of.identity()),
+        plans(of, held, options.device),
         resident_bytes(resident_memory_bytes()),
         admission({options.memory_bytes, resident_bytes,
                    static_cast<std::size_t>(options.max_requests), options.sequence_rest}),
@@ -140,12 +92,7 @@ struct Agent::State {
         lot_timer(io),
         compute(std::move(engine),
                 [this](std::vector<Compute::Event> events) { post_events(std::move(events)); }) {
-    for (const plan::Plan& plan : held) {
-      rank_in(plan, options.device);
-      held_plans.insert(plan.name);
-      shares = shares || plan.parts.at(*plan::rank_of(plan, options.device)).share;
-      know_devices(plan);
-    }
+    for (const std::string& name : of.manifest().plans()) know_devices(of.plan(name));
   }
 
   void notice(const std::string& line) const {
@@ -172,7 +119,6 @@ struct Agent::State {
   // Plans.
   void know_devices(const plan::Plan& plan);
   void take_plan(Session& session, const net::PlanMessage& message);
-  std::shared_ptr<Served> serve(const net::PlanMessage& message);
 
   // Other agents.
   Links::Events link_events();
@@ -197,10 +143,11 @@ struct Agent::State {
              const std::string& lost);
 
   // Sequences.
-  std::string objection(const Session& session, const Served& plan, const net::Admit& admit) const;
-  Sequence enter(const std::shared_ptr<Session>& session, const std::shared_ptr<Served>& plan,
+  std::string objection(const Session& session, const DevicePlan& plan,
+                        const net::Admit& admit) const;
+  Sequence enter(const std::shared_ptr<Session>& session, const std::shared_ptr<DevicePlan>& plan,
                  const net::Admit& admit, const Admission::Wanted& wanted);
-  static double step_bytes(Served& plan, std::int64_t texts_of_batch);
+  static double step_bytes(DevicePlan& plan, std::int64_t texts_of_batch);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
@@ -212,12 +159,9 @@ struct Agent::State {
   void leave();
 
   AgentOptions options;
-  plan::Bundle bundle;
   std::string identity;
-  std::set<std::string> held_plans;                      // whose sub-models the engine has
-  bool shares = false;                                   // and it has the device's holding
-  std::map<std::string, std::shared_ptr<Served>> plans;  // by digest
-  double resident_bytes;                                 // with the weights, before computing
+  DevicePlans plans;
+  double resident_bytes;  // with the weights, before computing
   Admission admission;
   asio::io_context io;  // outlives what its coroutines hold
   std::shared_ptr<Host> host;
@@ -406,31 +350,14 @@ void Agent::State::take_plan(Session& session, const net::PlanMessage& message) 
     if (session.plans.size() >= most_plans && session.plans.count(message.digest) == 0)
       throw std::invalid_argument("plans: saw " + std::to_string(most_plans) +
                                   " on this connection, takes no more");
-    session.plans[message.digest] = serve(message);
+    auto plan = plans.take(message);
+    know_devices(plan->plan());
+    session.plans[message.digest] = std::move(plan);
   } catch (const std::exception& error) {
     reply.refusal = std::string(error.what()).substr(0, 2000);
     notice("[" + session.name + "] refused: " + reply.refusal);
   }
   session.connection->send(reply);
-}
-
-/// Throws std::exception: no plan, or not one of what this device holds.
-std::shared_ptr<Served> Agent::State::serve(const net::PlanMessage& message) {
-  if (const auto known = plans.find(message.digest); known != plans.end()) return known->second;
-  const plan::Plan plan = plan::plan_from_json(message.json, "plan");
-  if (const std::string digest = plan::digest_of(plan); digest != message.digest)
-    throw std::invalid_argument(saw("plan digest", message.digest, digest));
-  const std::int32_t rank = rank_in(plan, options.device);
-  plan::expect_held(bundle, plan, options.device);
-  const bool is_share = plan.parts[static_cast<std::size_t>(rank)].share.has_value();
-  if (is_share ? !shares : held_plans.count(plan.name) == 0)
-    throw std::invalid_argument("[plan '" + plan.name +
-                                "'] is left out by --plan: its weights are not loaded");
-  know_devices(plan);
-  // Those that nobody has asked for on a connection that lasts may come again.
-  for (auto at = plans.begin(); at != plans.end() && plans.size() >= most_idle_plans;)
-    at = at->second.use_count() == 1 ? plans.erase(at) : std::next(at);
-  return plans[message.digest] = std::make_shared<Served>(plan, rank);
 }
 
 void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit admit) {
@@ -441,7 +368,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
     return fail(
         session, envelope,
         "plan: saw " + admit.plan.substr(0, 12) + ", which was not sent on this connection");
-  const std::shared_ptr<Served> served = known->second;
+  const std::shared_ptr<DevicePlan> served = known->second;
   std::shared_ptr<const plan::Program> program;
   try {
     program = served->program(admit.batch, admit.tokens);
@@ -456,7 +383,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                 "request " + std::to_string(admit.request) + ": is admitted already");
   if (plan::find_first<plan::Input>(*program) != nullptr && !admit.tensor.present)
     return fail(session, envelope, "input: saw none, needs one");
-  if (const std::string missing = links.missing(served->devices); !missing.empty())
+  if (const std::string missing = links.missing(served->peers()); !missing.empty())
     return refuse_for_now(*session, envelope, "no link to " + missing);
   if (lot.overflowed(request)) {
     lot.take(request);
@@ -465,7 +392,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
                     base::format_bytes(static_cast<double>(lot.most_bytes())));
   }
 
-  const auto room = room_of(*program, served->requests);
+  const auto room = room_of(*program, served->plan());
   if (!admission.could_fit(room))
     return fail(session, envelope,
                 "memory: saw a program whose peak is " +
@@ -479,8 +406,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
     if (const auto wrong = objection(*session, *served, admit); !wrong.empty())
       return fail(session, envelope, name + wrong);
     if (admit.past == 0) {
-      wanted.cache_bytes =
-          plan::cache_bytes(*program, served->requests, admit.batch, admit.capacity);
+      wanted.cache_bytes = plan::cache_bytes(*program, served->plan(), admit.batch, admit.capacity);
       wanted.step_bytes = step_bytes(*served, admit.batch);
     } else {
       wanted.text = session->sequences.at(admit.sequence);
@@ -511,9 +437,8 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   compute.admit(id, std::move(program), std::move(inputs),
                 received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
   for (Lot::Waiting& value : lot.take(request))
-    if (const auto from = plan::rank_of(served->requests, value.from))
-      compute.deliver(id, static_cast<std::int32_t>(*from), value.message.tag,
-                      std::move(value.message.tensor));
+    if (const auto from = served->rank_of(value.from))
+      compute.deliver(id, *from, value.message.tag, std::move(value.message.tensor));
 }
 
 void Agent::State::refuse_for_now(const Session& session, const net::Envelope& envelope,
@@ -526,10 +451,10 @@ void Agent::State::refuse_for_now(const Session& session, const net::Envelope& e
 }
 
 /// Why the request's sequence can neither begin nor go on here; empty where it can.
-std::string Agent::State::objection(const Session& session, const Served& plan,
+std::string Agent::State::objection(const Session& session, const DevicePlan& plan,
                                     const net::Admit& admit) const {
   if (admit.past == 0) {
-    const model::ModelConfig& model = plan.requests.teacher;
+    const model::ModelConfig& model = plan.plan().teacher;
     if (!model.causal) return "saw a model that does not generate";
     if (admit.capacity < admit.tokens || admit.capacity > model.context)
       return saw("capacity", std::to_string(admit.capacity),
@@ -546,7 +471,7 @@ std::string Agent::State::objection(const Session& session, const Served& plan,
 
 /// The request's sequence, whose room was made, begins or goes on.
 Sequence Agent::State::enter(const std::shared_ptr<Session>& session,
-                             const std::shared_ptr<Served>& plan, const net::Admit& admit,
+                             const std::shared_ptr<DevicePlan>& plan, const net::Admit& admit,
                              const Admission::Wanted& wanted) {
   if (admit.sequence == 0) return {};
   if (admit.past == 0) {
@@ -560,8 +485,8 @@ Sequence Agent::State::enter(const std::shared_ptr<Session>& session,
 }
 
 /// What a further token of so many texts computes in.
-double Agent::State::step_bytes(Served& plan, std::int64_t texts_of_batch) {
-  return room_of(*plan.program(texts_of_batch, 1), plan.requests).bytes();
+double Agent::State::step_bytes(DevicePlan& plan, std::int64_t texts_of_batch) {
+  return room_of(*plan.program(texts_of_batch, 1), plan.plan()).bytes();
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {
@@ -632,9 +557,8 @@ Links::Events Agent::State::link_events() {
 void Agent::State::take_value(const std::string& from, net::ValueMessage message) {
   const RequestName request{message.origin, message.request};
   if (const auto at = named.find(request); at != named.end()) {
-    if (const auto rank = plan::rank_of(tasks.at(at->second).plan->requests, from))
-      compute.deliver(at->second, static_cast<std::int32_t>(*rank), message.tag,
-                      std::move(message.tensor));
+    if (const auto rank = tasks.at(at->second).plan->rank_of(from))
+      compute.deliver(at->second, *rank, message.tag, std::move(message.tensor));
     return;
   }
   lot.add(request, from, std::move(message), Clock::now());
@@ -644,8 +568,7 @@ void Agent::State::take_value(const std::string& from, net::ValueMessage message
 /// Ends what waits for a value of that agent.
 void Agent::State::lose_link(const std::string& from) {
   for (const auto& [id, task] : tasks)
-    if (const auto rank = plan::rank_of(task.plan->requests, from))
-      compute.peer_lost(id, static_cast<std::int32_t>(*rank));
+    if (const auto rank = task.plan->rank_of(from)) compute.peer_lost(id, *rank);
 }
 
 void Agent::State::expire_lot() {

@@ -26,6 +26,8 @@
 #include "infer/batch.hpp"
 #include "infer/compute.hpp"
 #include "infer/peers.hpp"
+#include "infer/served_plan.hpp"
+#include "infer/values.hpp"
 #include "net/mesh.hpp"
 
 namespace cleave::infer {
@@ -53,17 +55,6 @@ std::uint64_t random_origin() {
   return (std::uint64_t{random()} << 32 | random()) | 1;
 }
 
-/// Whether agents exchange values, so that all of them compute a request or none.
-bool is_coupled(const plan::Plan& plan) {
-  const auto aggregator = static_cast<std::int32_t>(plan.parts.size());
-  for (const plan::Program& program : plan::compile(plan, plan.shape)) {
-    auto peers = plan::peers_of(program);
-    peers.erase(aggregator);
-    if (program.rank != aggregator && !peers.empty()) return true;
-  }
-  return false;
-}
-
 /// Time that is kept back for fusing and answering, so that the answer is there at the deadline.
 std::chrono::milliseconds margin_of(std::chrono::milliseconds deadline) {
   return std::clamp(deadline / 10, std::chrono::milliseconds(1), std::chrono::milliseconds(20));
@@ -75,60 +66,9 @@ std::string join(const std::vector<std::string>& items, const char* between) {
   return text;
 }
 
-std::string shape_text(base::Element element, const std::vector<std::int64_t>& dims) {
-  std::vector<std::string> numbers;
-  for (const auto dim : dims) numbers.push_back(std::to_string(dim));
-  return std::string(base::name_of(element)) + " [" + join(numbers, ", ") + "]";
-}
-
-/// Empty where the value is what the program says.
-std::string mismatch(const net::Value& value, const plan::ValueInfo& info) {
-  const bool same = value.present && value.element == info.element && value.dims == info.dims &&
-                    static_cast<std::int64_t>(value.data.size()) == value.bytes();
-  if (same) return {};
-  return "saw " + shape_text(value.element, value.dims) + ", needs " +
-         shape_text(info.element, info.dims);
-}
-
 /// What a device says that it took, but no time that nobody waits for: sums of it stay numbers.
 double credible_s(double said_s) {
   return std::clamp(said_s, 0.0, Seconds(longest_deadline).count());
-}
-
-/// A feature so many times as large as any in calibration is no feature, but a fault of a device.
-constexpr double plausible_times = 4;
-
-/// Why a value of floats is no feature: a number that is not finite, or larger than `most` (0: not
-/// known). Empty where it may be one.
-std::string implausible(const net::Value& value, double most) {
-  if (value.element != base::Element::f32) return {};
-  const auto count = static_cast<std::size_t>(value.count());
-  const std::byte* bytes = value.data.data();
-  const float bound = most > 0 ? static_cast<float>(most) : std::numeric_limits<float>::max();
-  for (std::size_t i = 0; i < count; ++i) {
-    float number = 0;
-    std::memcpy(&number, bytes + i * sizeof number, sizeof number);
-    if (std::abs(number) <= bound) continue;  // a NaN is not
-    char text[128];
-    if (std::isfinite(number))
-      std::snprintf(text, sizeof text,
-                    "saw %g, needs at most %g, %g times the largest in calibration",
-                    static_cast<double>(number), most, plausible_times);
-    else
-      std::snprintf(text, sizeof text, "saw %g, needs finite numbers", static_cast<double>(number));
-    return text;
-  }
-  return {};
-}
-
-const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value) {
-  return program.values.at(static_cast<std::size_t>(value));
-}
-
-/// The value that the program takes in, or null.
-const plan::ValueInfo* input_of(const plan::Program& program) {
-  const auto* input = plan::find_first<plan::Input>(program);
-  return input ? &info_of(program, input->result) : nullptr;
 }
 
 plan::Expectation expected_of(const plan::Plan& plan, const std::string& device,
@@ -151,27 +91,6 @@ void AggregatorOptions::check() const {
   need(min_wait_in_text.count() >= 0, "min_wait_in_text",
        std::to_string(min_wait_in_text.count()) + " ms", "0 ms or more");
 }
-
-/// A plan, and where its devices stand among the peers.
-struct ServedPlan {
-  static constexpr std::size_t none = static_cast<std::size_t>(-1);
-
-  explicit ServedPlan(const plan::Plan& of)
-      : programs(of), digest(plan::digest_of(of)), coupled(is_coupled(of)) {}
-  const plan::Plan& plan() const { return programs.plan(); }
-  /// The aggregator's.
-  std::size_t own_rank() const { return plan().parts.size(); }
-  bool has(std::size_t device) const { return ranks.at(device) != none; }
-  std::int32_t rank(std::size_t device) const {
-    return static_cast<std::int32_t>(ranks.at(device));
-  }
-
-  Programs programs;
-  std::string digest;
-  bool coupled;                    // agents exchange values
-  std::vector<std::size_t> ranks;  // by device; `none` where it takes no part
-  std::vector<double> plausible;   // by rank: the largest |number| of its part's features
-};
 
 struct Aggregator::State {
   using Id = std::uint64_t;
@@ -196,7 +115,7 @@ struct Aggregator::State {
     explicit Job(asio::io_context& io) : timer(io), retry(io) {}
     Id id = 0;
     Request request;
-    ServedPlan* plan = nullptr;
+    FleetPlan* plan = nullptr;
     std::function<void(Response)> on_done;
     Clock::time_point submitted, arrived, launched, deadline;  // arrived: on the I/O thread
     std::shared_ptr<const Programs::Ranks> programs;
@@ -218,23 +137,18 @@ struct Aggregator::State {
     if (wanted_plans.empty())
       throw std::invalid_argument("[aggregator] plans: saw none, needs one or more");
     std::vector<std::string> devices;
-    for (const plan::Plan& plan : wanted_plans) {
-      plans.push_back(std::make_unique<ServedPlan>(plan));
-      for (const double largest : bundle.largest_features(plan))
-        plans.back()->plausible.push_back(plausible_times * largest);
+    for (const plan::Plan& plan : wanted_plans)
       for (const plan::PlanPart& part : plan.parts)
         if (std::find(devices.begin(), devices.end(), part.device) == devices.end())
           devices.push_back(part.device);
-    }
-    for (const auto& served : plans)
-      for (const std::string& device : devices)
-        served->ranks.push_back(plan::rank_of(served->plan(), device).value_or(ServedPlan::none));
+    for (const plan::Plan& plan : wanted_plans)
+      plans.push_back(std::make_unique<FleetPlan>(plan, devices, bundle.largest_features(plan)));
     for (const std::string& device : devices) add_peer(device, bundle.identity());
   }
 
   /// The default one.
   const plan::Plan& plan() const { return plans.front()->plan(); }
-  ServedPlan* find_plan(const std::string& name) const;
+  FleetPlan* find_plan(const std::string& name) const;
   void log(base::LogLevel level, const std::string& line) const {
     if (options.log) options.log(level, line);
   }
@@ -253,21 +167,14 @@ struct Aggregator::State {
   void offer_again(Id id);
   void send_admit(std::size_t device, Id id);
   net::Admit admission(const Job& job, Id id, std::size_t device) const;
-  static std::vector<std::uint32_t> tags_from(const Job& job, std::size_t device);
-  /// It has a part in it, and something to do there.
-  static bool computes(const Job& job, std::size_t device) {
-    return job.plan->has(device) &&
-           !job.programs->at(static_cast<std::size_t>(job.plan->rank(device)))
-                ->instructions.empty();
-  }
   void take_late(std::size_t device, const std::vector<Id>& ids);
   void count_late(const std::vector<std::size_t>& devices);
-  const Peer* ejected_peer(const ServedPlan& plan) const;
-  void keep_one_asked(const ServedPlan& plan);
+  const Peer* ejected_peer(const FleetPlan& plan) const;
+  void keep_one_asked(const FleetPlan& plan);
   void probe_with(const Job& job);
   void count_joined();
-  std::string who_is_missing(const ServedPlan& plan) const;
-  std::string why_away(const ServedPlan& plan, std::size_t device) const;
+  std::string who_is_missing(const FleetPlan& plan) const;
+  std::string why_away(const FleetPlan& plan, std::size_t device) const;
 
   // Requests.
   void start(std::shared_ptr<Job> job);
@@ -313,7 +220,7 @@ struct Aggregator::State {
   void end_sequence(std::uint64_t id);
 
   AggregatorOptions options;
-  std::vector<std::unique_ptr<ServedPlan>> plans;  // the default one first
+  std::vector<std::unique_ptr<FleetPlan>> plans;  // the default one first
   const std::uint64_t origin = random_origin();
   std::minstd_rand random{static_cast<std::uint32_t>(origin >> 32)};
   asio::io_context io;  // outlives what its coroutines hold
@@ -324,7 +231,7 @@ struct Aggregator::State {
   std::deque<Id> queue;
   /// A text that is being generated, and why which devices do not keep theirs any more.
   struct Text {
-    const ServedPlan* plan = nullptr;
+    const FleetPlan* plan = nullptr;
     std::map<std::size_t, std::string> left;
   };
   std::map<std::uint64_t, Text> sequences;
@@ -346,7 +253,7 @@ struct Aggregator::State {
 };
 
 /// Null where there is none of that name.
-ServedPlan* Aggregator::State::find_plan(const std::string& name) const {
+FleetPlan* Aggregator::State::find_plan(const std::string& name) const {
   for (const auto& plan : plans)
     if (name.empty() || plan->plan().name == name) return plan.get();
   return nullptr;
@@ -393,10 +300,10 @@ void Aggregator::State::add_peer(const std::string& name, const std::string& ide
   for (const auto& plan : plans) {
     if (!plan->has(device)) continue;
     net::PlanMessage message;
-    message.digest = plan->digest;
+    message.digest = plan->digest();
     message.json = plan::text_of(plan->plan());
     served.push_back(std::move(message));
-    if (!plan->coupled || routes) continue;
+    if (!plan->is_coupled() || routes) continue;
     routes.emplace();
     for (const auto& [other, address] : options.hosts) routes->routes.push_back({other, address});
   }
@@ -432,20 +339,12 @@ void Aggregator::State::take_value(std::size_t device, net::ValueMessage message
   share.report.received_bytes += wire_bytes;
   const auto tag = std::find(share.tags.begin(), share.tags.end(), message.tag);
   if (share.stage != Share::Stage::sent || tag == share.tags.end()) return;
-  const auto& program = *job->programs->at(job->plan->own_rank());
-  for (const auto& instruction : program.instructions) {
-    const auto* receive = std::get_if<plan::Receive>(&instruction);
-    if (!receive || receive->peer != peer || receive->tag != message.tag) continue;
-    const auto& info = info_of(program, receive->result);
-    auto wrong = mismatch(message.tensor, info);
-    if (wrong.empty())
-      wrong = implausible(message.tensor, job->plan->plausible.at(static_cast<std::size_t>(peer)));
-    if (!wrong.empty()) {
-      const auto id = job->id;
-      share.wrong = true;
-      if (lose(id, device, "value " + info.name + ": " + wrong)) give_up_if_all_late(id);
-      return;
-    }
+  if (const auto wrong = job->plan->objection(*job->programs, device, message.tag, message.tensor);
+      !wrong.empty()) {
+    const auto id = job->id;
+    share.wrong = true;
+    if (lose(id, device, wrong)) give_up_if_all_late(id);
+    return;
   }
   share.tags.erase(tag);
   share.report.queued_s = credible_s(message.queued_s);
@@ -465,7 +364,7 @@ bool Aggregator::State::take_busy(std::size_t device, Id id, const std::string& 
   share.report.received_bytes += wire_bytes;
   if (share.stage != Share::Stage::sent) return false;
   share.report.why = why;
-  if (!job->plan->coupled) {
+  if (!job->plan->is_coupled()) {
     share.stage = Share::Stage::waiting;
     return true;
   }
@@ -528,7 +427,7 @@ void Aggregator::State::offer_again(Id id) {
     auto& share = job->shares[device];
     if (share.stage == Share::Stage::none) continue;
     share.stage = Share::Stage::waiting;
-    share.tags = tags_from(*job, device);
+    share.tags = job->plan->tags_from(*job->programs, device);
     const auto expected =
         expected_of(job->plan->plan(), share.report.device, job->request.input.dims);
     peers[device]->enqueue(id, {least_wait(*job), expected.whole_s});
@@ -560,8 +459,8 @@ net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t devic
   net::Admit admit;
   admit.request = id;
   admit.epoch = epoch;
-  const auto& program = job.programs->at(static_cast<std::size_t>(job.plan->rank(device)));
-  admit.plan = job.plan->digest;
+  const auto& program = job.plan->of(*job.programs, device);
+  admit.plan = job.plan->digest();
   admit.digest = program->digest;
   admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
   const auto& input = job.request.input;
@@ -569,16 +468,6 @@ net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t devic
   admit.tokens = plan().teacher.is_text() ? input.dims.at(1) : 0;
   if (input_of(*program)) admit.tensor = input;
   return admit;
-}
-
-std::vector<std::uint32_t> Aggregator::State::tags_from(const Job& job, std::size_t device) {
-  std::vector<std::uint32_t> tags;
-  if (!job.plan->has(device)) return tags;
-  for (const auto& instruction : job.programs->at(job.plan->own_rank())->instructions) {
-    const auto* receive = std::get_if<plan::Receive>(&instruction);
-    if (receive && receive->peer == job.plan->rank(device)) tags.push_back(receive->tag);
-  }
-  return tags;
 }
 
 void Aggregator::State::take_late(std::size_t device, const std::vector<Id>& ids) {
@@ -623,7 +512,7 @@ bool Aggregator::State::is_last_hope(const Job& job, std::size_t device) {
   return true;
 }
 
-const Peer* Aggregator::State::ejected_peer(const ServedPlan& plan) const {
+const Peer* Aggregator::State::ejected_peer(const FleetPlan& plan) const {
   for (std::size_t device = 0; device < peers.size(); ++device)
     if (plan.has(device) && peers[device]->joined() && peers[device]->ejected())
       return peers[device].get();
@@ -631,7 +520,7 @@ const Peer* Aggregator::State::ejected_peer(const ServedPlan& plan) const {
 }
 
 /// Where only ejected devices of the plan are left, they are asked again.
-void Aggregator::State::keep_one_asked(const ServedPlan& plan) {
+void Aggregator::State::keep_one_asked(const FleetPlan& plan) {
   std::vector<Peer*> joined;
   for (std::size_t device = 0; device < peers.size(); ++device)
     if (plan.has(device) && peers[device]->joined()) joined.push_back(peers[device].get());
@@ -646,11 +535,13 @@ void Aggregator::State::probe_with(const Job& job) {
   if (draining) return;
   for (std::size_t device = 0; device < peers.size(); ++device) {
     auto& peer = *peers[device];
-    if (!peer.wants_probe() || !peer.serves(job.plan->digest) || !computes(job, device)) continue;
+    if (!peer.wants_probe() || !peer.serves(job.plan->digest()) ||
+        !job.plan->computes(*job.programs, device))
+      continue;
     const auto expected = expected_of(job.plan->plan(), peer.device(), job.request.input.dims);
     // Without a prediction the deadline decides, here too.
     const auto least = expected.whole_s > 0 ? least_wait(job) : job.request.deadline;
-    peer.probe(admission(job, next_id++, device), tags_from(job, device),
+    peer.probe(admission(job, next_id++, device), job.plan->tags_from(*job.programs, device),
                {least, expected.whole_s});
   }
 }
@@ -667,7 +558,7 @@ void Aggregator::State::count_joined() {
 }
 
 /// "cam at 127.0.0.1:7103 (Connection refused)" for each device of the plan that is not joined.
-std::string Aggregator::State::who_is_missing(const ServedPlan& plan) const {
+std::string Aggregator::State::who_is_missing(const FleetPlan& plan) const {
   std::vector<std::string> missing;
   for (std::size_t device = 0; device < peers.size(); ++device) {
     const Peer& peer = *peers[device];
@@ -679,10 +570,10 @@ std::string Aggregator::State::who_is_missing(const ServedPlan& plan) const {
 }
 
 /// Why the device cannot be asked for the plan; empty where it can.
-std::string Aggregator::State::why_away(const ServedPlan& plan, std::size_t device) const {
+std::string Aggregator::State::why_away(const FleetPlan& plan, std::size_t device) const {
   const Peer& peer = *peers[device];
-  if (peer.serves(plan.digest)) return {};
-  return peer.joined() ? "refused the plan: " + peer.refusal(plan.digest) : not_joined;
+  if (peer.serves(plan.digest())) return {};
+  return peer.joined() ? "refused the plan: " + peer.refusal(plan.digest()) : not_joined;
 }
 
 void Aggregator::State::start(std::shared_ptr<Job> job) {
@@ -743,7 +634,7 @@ void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
   job->deadline = batch->deadline();
   job->plan = find_plan(job->request.plan);
   try {
-    job->programs = job->plan->programs.find(job->request.input);
+    job->programs = job->plan->programs().find(job->request.input);
   } catch (const std::exception& error) {
     Response failure;
     failure.status = Status::failed;
@@ -796,7 +687,7 @@ std::string Aggregator::State::objection(Job& job) {
   if (job.request.sequence.id == 0)
     piece.dims[0] = std::min(piece.dims[0], rows_at_once(input, plan().teacher.is_text()));
   try {
-    job.programs = job.plan->programs.find(piece);
+    job.programs = job.plan->programs().find(piece);
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -841,7 +732,7 @@ bool Aggregator::State::may_launch(const Job& job) const {
 
 void Aggregator::State::launch(Job& job) {
   const auto id = job.id;
-  const auto& own = job.programs->at(job.plan->own_rank());
+  const auto& own = job.plan->own(*job.programs);
   job.running = true;
   job.launched = Clock::now();
   ++in_flight;
@@ -854,17 +745,11 @@ void Aggregator::State::launch(Job& job) {
         expected_of(job.plan->plan(), peers[device]->device(), job.request.input.dims);
     share.report.predicted_s = expected.whole_s;
     share.predicted_compute_s = expected.compute_s;
-    if (!computes(job, device)) continue;
+    if (!job.plan->computes(*job.programs, device)) continue;
     share.stage = Share::Stage::waiting;
     share.sent_at = job.launched;
-    share.tags = tags_from(job, device);
-    share.must_come =
-        job.plan->coupled ||
-        std::any_of(own->instructions.begin(), own->instructions.end(),
-                    [rank = job.plan->rank(device)](const auto& instruction) {
-                      const auto* receive = std::get_if<plan::Receive>(&instruction);
-                      return receive && !receive->may_be_absent && receive->peer == rank;
-                    });
+    share.tags = job.plan->tags_from(*job.programs, device);
+    share.must_come = job.plan->must_come(*job.programs, device);
     peers[device]->enqueue(id, {least_wait(job), expected.whole_s});
   }
   std::vector<net::Value> inputs;
@@ -1012,7 +897,7 @@ bool Aggregator::State::ask_ejected(Job& job) {
       back.push_back(device);
   if (back.empty()) return false;
   // Their parts were given up; fusing begins anew, and hears again who is absent.
-  const auto& own = job.programs->at(job.plan->own_rank());
+  const auto& own = job.plan->own(*job.programs);
   std::vector<net::Value> inputs;
   if (input_of(*own)) inputs.push_back(job.request.input);
   compute.cancel(job.id);
@@ -1022,7 +907,7 @@ bool Aggregator::State::ask_ejected(Job& job) {
   const auto left = sequences.find(job.request.sequence.id);
   for (std::size_t device = 0; device < job.shares.size(); ++device) {
     auto& share = job.shares[device];
-    share.tags = tags_from(job, device);
+    share.tags = job.plan->tags_from(*job.programs, device);
     if (std::find(back.begin(), back.end(), device) == back.end()) {
       for (const auto tag : std::exchange(share.tags, {}))
         compute.deliver(job.id, job.plan->rank(device), tag, net::Value::absent());
@@ -1089,7 +974,7 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
     if (at != queue.end()) queue.erase(at);
   }
   // Who computes together has computed it together.
-  if (job->plan != nullptr && job->plan->coupled && status == Status::answered)
+  if (job->plan != nullptr && job->plan->is_coupled() && status == Status::answered)
     for (auto& share : job->shares) share.report.present = true;
   auto response = response_of(*job, Clock::now());
   response.status = status;

@@ -16,18 +16,6 @@ constexpr auto idle_before_rest = 1s;
 /// Less is not worth the page faults of the next request.
 constexpr double worth_giving_back = 4e6;
 
-/// More shapes than anybody uses at once; a client that tries every batch cannot fill the memory.
-constexpr std::size_t max_cached_shapes = 32;
-/// Of a device, which has its own programs alone.
-constexpr std::size_t most_cached_bytes = std::size_t{2} << 20;
-
-std::size_t bytes_of(const plan::Program& program) {
-  std::size_t bytes = sizeof program + program.instructions.size() * sizeof(plan::Instruction);
-  for (const plan::ValueInfo& value : program.values)
-    bytes += sizeof value + value.name.capacity() + value.dims.size() * sizeof(std::int64_t);
-  return bytes;
-}
-
 }  // namespace
 
 Compute::Compute(std::unique_ptr<Engine> engine, OnEvents on_events)
@@ -184,32 +172,6 @@ Executor::Hooks Compute::hooks() {
 void Compute::hand_over_events() {
   if (events_.empty()) return;
   on_events_(std::exchange(events_, {}));
-}
-
-std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input) {
-  return find(input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1]);
-}
-
-std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::int64_t tokens) {
-  plan::RequestShape shape;
-  shape.batch = batch;
-  if (plan_.teacher.is_text()) shape.tokens = tokens;
-  const std::pair key(shape.batch, shape.tokens);
-  if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
-  auto ranks = std::make_shared<Ranks>();
-  std::size_t bytes = 0;
-  for (auto& program : plan::compile(plan_, shape)) {
-    const bool kept = !only_ || *only_ == ranks->size();
-    if (kept) bytes += bytes_of(program);
-    ranks->push_back(kept ? std::make_shared<const plan::Program>(std::move(program)) : nullptr);
-  }
-  if (cache_.size() >= max_cached_shapes || (only_ && cached_bytes_ + bytes > most_cached_bytes)) {
-    cache_.clear();
-    cached_bytes_ = 0;
-  }
-  cache_[key] = ranks;
-  cached_bytes_ += bytes;
-  return ranks;
 }
 
 }  // namespace cleave::infer

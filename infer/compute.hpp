@@ -72,24 +72,4 @@ class Compute {
   std::thread thread_;
 };
 
-/// The programs of a plan by shape, compiled once: of all ranks, or of one, and then
-/// about 2 MB of them at most. I/O thread only.
-class Programs {
- public:
-  using Ranks = std::vector<std::shared_ptr<const plan::Program>>;
-  explicit Programs(plan::Plan plan, std::optional<std::size_t> only = {})
-      : plan_(std::move(plan)), only_(only) {}
-  /// Throws std::invalid_argument where there is none for the shape.
-  std::shared_ptr<const Ranks> find(std::int64_t batch, std::int64_t tokens);
-  /// Those for an input: images [B, c, h, w], or token ids [B, N].
-  std::shared_ptr<const Ranks> find(const net::Value& input);
-  const plan::Plan& plan() const { return plan_; }
-
- private:
-  plan::Plan plan_;
-  std::optional<std::size_t> only_;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<const Ranks>> cache_;
-  std::size_t cached_bytes_ = 0;
-};
-
 }  // namespace cleave::infer

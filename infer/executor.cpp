@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "base/element.hpp"
+#include "infer/values.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -16,22 +16,11 @@ using Index = std::size_t;  // of an instruction
 
 double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-std::string shape_text(base::Element element, const std::vector<std::int64_t>& dims) {
-  std::string text = std::string(base::name_of(element)) + " [";
-  for (std::size_t i = 0; i < dims.size(); ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
-  return text + "]";
-}
-
-/// Empty where the value is what the program says.
-std::string mismatch(const net::Value& value, const plan::ValueInfo& info,
-                     const std::string& whose) {
-  if (value.element != info.element || value.dims != info.dims)
-    return "value " + info.name + whose + ": saw " + shape_text(value.element, value.dims) +
-           ", needs " + shape_text(info.element, info.dims);
-  if (static_cast<std::int64_t>(value.data.size()) != value.bytes())
-    return "value " + info.name + whose + ": saw " + std::to_string(value.data.size()) +
-           " bytes, needs " + std::to_string(value.bytes());
-  return {};
+/// mismatch(), and of which value of whom.
+std::string wrong_value(const net::Value& value, const plan::ValueInfo& info,
+                        const std::string& whose) {
+  const std::string wrong = mismatch(value, info);
+  return wrong.empty() ? "" : "value " + info.name + whose + ": " + wrong;
 }
 
 std::string from_rank(std::int32_t peer) { return " from rank " + std::to_string(peer); }
@@ -156,7 +145,7 @@ struct Executor::Request {
       const auto* input = std::get_if<plan::Input>(&program->instructions[i]);
       if (!input) continue;
       if (next < inputs.size()) {
-        const std::string wrong = mismatch(inputs[next], info(input->result), " as input");
+        const std::string wrong = wrong_value(inputs[next], info(input->result), " as input");
         if (!wrong.empty() && error.empty()) error = "[admit] " + wrong;
         set(input->result, std::move(inputs[next]));
         mark_done(i);
@@ -216,7 +205,7 @@ struct Executor::Request {
   /// As it travels. Throws where it is not what the program says.
   net::Value take_out(const plan::Instruction& instruction, plan::ValueId which) {
     net::Value is = slots->get(which);
-    const std::string wrong = mismatch(is, info(which), " as computed");
+    const std::string wrong = wrong_value(is, info(which), " as computed");
     if (!wrong.empty())
       throw std::runtime_error("[" + std::string(plan::name_of(instruction)) + "] " + wrong);
     return is;
@@ -274,7 +263,7 @@ std::string Executor::deliver(RequestId id, std::int32_t peer, std::uint32_t tag
   if (!request) return {};
   auto* at = request->waiting_for(peer, tag);
   if (!at) return {};
-  std::string wrong = mismatch(value, request->info(at->receive->result), from_rank(peer));
+  std::string wrong = wrong_value(value, request->info(at->receive->result), from_rank(peer));
   if (wrong.empty())
     request->receive(*at, std::move(value));
   else
