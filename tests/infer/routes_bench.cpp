@@ -102,15 +102,21 @@ int be_agent(const std::string& folder, const std::string& device, const std::st
     std::printf("%s\n", address.c_str());
     std::fflush(stdout);
   };
-  Agent(bundle, bundle.plan(), std::make_unique<NullEngine>(), options).run();
+  Agent(bundle, {bundle.plan()}, std::make_unique<NullEngine>(), options).run();
   return 0;
+}
+
+/// With the teacher of write_bundle().
+plan::Plan of_the_bundle(plan::Plan plan) {
+  plan.teacher_digest = std::string(64, 'a');
+  return plan;
 }
 
 /// A plan's agents, each a process.
 struct Fleet {
   Fleet(std::string self_, plan::Plan plan_, int places_ = 4)
       : self(std::move(self_)),
-        plan(std::move(plan_)),
+        plan(of_the_bundle(std::move(plan_))),
         bundle(write_bundle(folder.path(), plan)),
         places(std::to_string(places_)) {
     for (const auto& part : plan.parts) start(part.device);
@@ -155,7 +161,8 @@ int hop(const std::string& self, int requests) {
     for (const auto& [layers, asked] :
          {std::pair(few, of_small.get()), std::pair(many, of_large.get())}) {
       const auto start = Clock::now();
-      if (submit(*asked, 10s).get().status != Status::answered) return 1;
+      if (const Response response = submit(*asked, 10s).get(); response.status != Status::answered)
+        return std::fprintf(stderr, "%s\n", response.message.c_str()), 1;
       if (i >= 0) times[layers].push_back(seconds(Clock::now() - start));
     }
   // Two reductions a layer, two values one after the other in each.
