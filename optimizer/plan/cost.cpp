@@ -1,6 +1,7 @@
 #include "optimizer/plan/cost.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "model/config/config.hpp"
@@ -255,6 +256,20 @@ Weights weights_on(const Program& program, const Plan& plan) {
   return on;
 }
 
+/// What is sent is kept until it is written, whatever is computed meanwhile: one value for each
+/// link, the largest.
+double bytes_under_way(const Program& program) {
+  std::map<std::int32_t, double> largest;
+  for (const Instruction& instruction : program.instructions)
+    if (const auto* send = std::get_if<Send>(&instruction)) {
+      double& bytes = largest[send->peer];
+      bytes = std::max(bytes, program.values.at(static_cast<std::size_t>(send->value)).bytes());
+    }
+  double sum = 0;
+  for (const auto& [peer, bytes] : largest) sum += bytes;
+  return sum;
+}
+
 }  // namespace
 
 std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
@@ -264,7 +279,7 @@ std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& pr
 }
 
 double values_bytes(const Program& program) {
-  return peak_of(program, [](const Instruction&) { return 0.0; });
+  return peak_of(program, [](const Instruction&) { return 0.0; }) + bytes_under_way(program);
 }
 
 double running_bytes(const Program& program, const Plan& plan) {
@@ -273,10 +288,10 @@ double running_bytes(const Program& program, const Plan& plan) {
     return std::visit([&costs](const auto& i) { return costs.scratch_bytes(i); }, instruction);
   });
   const std::int64_t rows = rows_of_pieces(program);
-  if (rows == 0) return peak;
+  if (rows == 0) return peak + bytes_under_way(program);
   // A program of pieces is a forward pass: of a text that is generated, its prompt's.
   const RequestShape& shape = plan.shape;
-  if (shape.generate == 0) return process_bytes(peak, rows);
+  if (shape.generate == 0) return process_bytes(peak + bytes_under_way(program), rows);
   Plan prompt = plan;
   prompt.shape.generate = 0;
   const auto rank = static_cast<std::size_t>(program.rank);

@@ -10,10 +10,11 @@ namespace cleave::plan {
 /// Compute of one instruction (send and receive have none).
 std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
                                const Plan& plan);
-/// The most bytes of the program's values that are alive at once.
+/// The most bytes of the program's values that are alive at once, and those that are being sent:
+/// the largest for each link.
 double values_bytes(const Program& program);
 /// The most bytes on the rank beside its weights while it runs the program: the values that are
-/// alive and what an instruction allocates, and where texts are generated the cache.
+/// alive or being sent and what an instruction allocates, and where texts are generated the cache.
 double running_bytes(const Program& program, const Plan& plan);
 /// Keys and values that the rank keeps of B texts of `tokens` tokens, fp32.
 double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,

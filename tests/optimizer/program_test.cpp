@@ -143,7 +143,8 @@ TEST(Compile, HasOneProgramForEachRankAndOneOutput) {
   }
 }
 
-// A value counts from the instruction that writes it to the last that reads it.
+// A value counts from the instruction that writes it to the last that reads it; and one on its way,
+// which nobody may write again.
 TEST(RunningBytes, AreThoseOfTheValuesThatAreAlive) {
   Program program;
   constexpr std::int64_t width = 1000;
@@ -159,13 +160,17 @@ TEST(RunningBytes, AreThoseOfTheValuesThatAreAlive) {
     program.instructions.emplace_back(Receive{last, 1, tag, false});
   }
   program.instructions.emplace_back(Output{last});
-  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * width);
-  EXPECT_EQ(values_bytes(program), 4.0 * width);
+  constexpr double sent = 4.0 * width;
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * width + sent);
+  EXPECT_EQ(values_bytes(program), 4.0 * width + sent);
   // One that is read at the end lives all along, and one that nobody reads only for a moment.
   program.instructions.back() = Output{0};
-  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 2 * width);
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 2 * width + sent);
   program.instructions.emplace_back(Receive{value(5 * width), 1, 99, false});
-  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width);
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width + sent);
+  // Another link has another one on its way.
+  program.instructions.insert(program.instructions.end() - 1, Send{0, 2, 100});
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width + 2 * sent);
 }
 
 TEST(Compile, LetsOnlyFuseAcceptWhatMayBeAbsent) {
