@@ -641,6 +641,26 @@ class TextAgentTest : public AgentTest {
   }
 };
 
+TEST_F(TextAgentTest, ATextStaysWithItsPlan) {
+  auto night = plan;
+  night.name = "night";
+  bundle = write_bundle(folder.path(), {plan, night});
+  const RunningAgent agent(bundle, {plan, night}, RunningAgent::options_for("cam"));
+  const auto caller = join(agent);
+  caller->send(told(night));
+  EXPECT_EQ(caller->receive_as<net::PlanReply>().refusal, "");
+  caller->send(step(1, 5, 0));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 1u);
+  auto other = step(2, 5, 1);
+  other.plan = plan::digest_of(night);
+  other.digest = plan::compile(night, night.shape).at(2).digest;
+  caller->send(other);
+  EXPECT_EQ(caller->receive_as<net::Failed>().text,
+            "sequence 5: saw another plan than its first tokens");
+  caller->send(step(3, 5, 1));
+  EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 3u);
+}
+
 TEST_F(TextAgentTest, ForgetsTheTextThatRestedLongestWhereAnotherNeedsTheRoom) {
   auto options = RunningAgent::options_for("cam");
   options.memory_bytes = resident_memory_bytes() + 1.3e9;  // one such text, not two
