@@ -7,6 +7,8 @@
 
 #include "base/digest.hpp"
 #include "base/file.hpp"
+#include "model/config/holding.hpp"
+#include "optimizer/plan/weights.hpp"
 #include "tests/base/scratch.hpp"
 #include "tests/optimizer/examples.hpp"
 
@@ -186,6 +188,37 @@ TEST_F(BundleTest, NamesThePlansAndDevicesItKnows) {
               bundle.part_path(bundle.plan(), "../hub");
             }).find("saw no device '../hub' in plan 'default', needs one of hub, cam"),
             std::string::npos);
+}
+
+// A unit less at either end of one parameter, or none of it, is too little.
+TEST(ExpectHeld, NamesWhatAHoldingLacks) {
+  const testing::Scratch folder;
+  Plan plan = examples::tensor_plan(examples::fashion_vit(), 3);
+  plan.teacher_digest = std::string(64, 'f');
+  fs::create_directories(folder / "plans");
+  fs::create_directories(folder / "holdings/d1");
+  write_plan(plan, folder / "plans/default.json");
+  const std::string name = "blocks.2.mlp.down.weight";
+  const auto refusal = [&](const std::function<void(model::ParameterRange&)>& change) {
+    model::Holding holding{plan.teacher, holding_of({plan}, "d1")};
+    for (model::ParameterRange& held : holding.weights)
+      if (held.name == name) change(held);
+    write_holding(holding, folder / "holdings/d1");
+    write_manifest(folder.path(), "default", plan.teacher_digest);
+    return message_of([&] { expect_held(Bundle(folder.path()), plan, "d1"); });
+  };
+  const auto lacks = [&](const std::string& range) {
+    return "[plan 'default'] holdings/d1: saw " + range + " of " + name +
+           ", needs 256:512; cut the bundle again";
+  };
+  EXPECT_EQ(refusal([](model::ParameterRange&) {}), "");
+  EXPECT_EQ(refusal([](model::ParameterRange& held) { held.range = {0, 768}; }), "");
+  EXPECT_EQ(refusal([](model::ParameterRange& held) { held.range.end -= 1; }), lacks("256:511"));
+  EXPECT_EQ(refusal([](model::ParameterRange& held) { held.range.begin += 1; }), lacks("257:512"));
+  EXPECT_EQ(refusal([](model::ParameterRange& held) {
+              held.range = {300, 300};
+            }),
+            lacks("300:300"));
 }
 
 TEST_F(BundleTest, RefusesPathsThatLeadOut) {

@@ -525,6 +525,24 @@ TEST(Weights, AreTheUnionOfWhatProgramsRead) {
               (Held{"blocks.2.mlp.down.weight", 1, {0, 768}}));
 }
 
+// And for two plans, whichever comes first; a plan that it has no part in adds nothing.
+TEST(Weights, OfSeveralPlansAreTheirUnion) {
+  const auto columns = [](const std::vector<Plan>& plans) {
+    for (const model::ParameterRange& held : holding_of(plans, "d1"))
+      if (held.name == "blocks.2.mlp.down.weight") return held.range;
+    return model::Range();
+  };
+  const Plan two = examples::tensor_plan(examples::fashion_vit(), 2),
+             three = examples::tensor_plan(examples::fashion_vit(), 3),
+             alone = examples::tensor_plan(examples::fashion_vit(), 1);
+  EXPECT_TRUE(columns({two}) == (model::Range{384, 768}));
+  EXPECT_TRUE(columns({three}) == (model::Range{256, 512}));
+  EXPECT_TRUE(columns({two, three}) == (model::Range{256, 768}));
+  EXPECT_TRUE(columns({three, two}) == (model::Range{256, 768}));
+  EXPECT_TRUE(columns({alone}) == model::Range());
+  EXPECT_TRUE(columns({alone, two}) == (model::Range{384, 768}));
+}
+
 TEST(Price, KnowsWhatEachRankHolds) {
   const Plan plan = three_parts();
   const std::vector<Program> programs = compile(plan, {1});

@@ -150,7 +150,8 @@ TEST(Options, EveryCommandUsesTheOneTableAndHasAnExample) {
 }
 
 TEST(Options, EveryOptionIsUsedAndItsDefaultIsAllowed) {
-  std::set<std::string_view> used{"original", "dilate", "loopback", "namespaces"};  // the testbed's own
+  std::set<std::string_view> used{"original", "dilate", "loopback",
+                                  "namespaces"};  // the testbed's own
   for (const auto& one : every_command()) used.insert(one.options.begin(), one.options.end());
   for (const auto& option : options()) {
     EXPECT_TRUE(used.count(option.name)) << "--" << option.name << " belongs to no command";
