@@ -180,7 +180,7 @@ TEST_F(Testbed, ShapesLinksWithoutRoot) {
 }
 
 TEST_F(Testbed, TakesARecordedLink) {
-  // 15 ms there and 15 ms back, however fast the machine is; who waits for nobody waits for longer.
+  // 15 ms there and 15 ms back; giving a device up as late takes 50 ms.
   write_text(own_ / "link.csv", "seconds,mbit_s,latency_ms,jitter_ms\n0,100,15,0\n3600,1,15,0\n");
   Process testbed =
       start({"--link", own_ / "link.csv", "--requests", "3", "--warmup", "0", "--dry-run"});
