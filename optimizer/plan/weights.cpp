@@ -1,6 +1,7 @@
 #include "optimizer/plan/weights.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <stdexcept>
 #include <utility>
@@ -185,7 +186,12 @@ void expect_held(const Bundle& bundle, const Plan& plan, const std::string& devi
       refuse("parts/" + plan.name + "/" + device + ": was cut to other widths or layers" + again);
     return;
   }
-  const model::Holding holding = model::read_holding(bundle.folder() / "holdings" / device);
+  const std::string inside = "holdings/" + device;
+  if (bundle.manifest().files.count(inside + "/holding.json") == 0)
+    refuse(inside + ": is not in the bundle" + again);
+  if (!std::filesystem::exists(bundle.folder() / inside))
+    refuse(inside + ": is not here: copy it from where the bundle was made");
+  const model::Holding holding = model::read_holding(bundle.folder() / inside);
   std::map<std::string, model::ParameterRange> held;
   for (const model::ParameterRange& range : holding.weights) held[range.name] = range;
   for (const model::ParameterRange& needed : holding_of({plan}, device)) {
@@ -195,9 +201,9 @@ void expect_held(const Bundle& bundle, const Plan& plan, const std::string& devi
                                    : found->second.range;
     if (needed.range.size() > 0 &&
         (needed.range.begin < range.begin || needed.range.end > range.end))
-      refuse("holdings/" + device + ": saw " + std::to_string(range.begin) + ":" +
-             std::to_string(range.end) + " of " + needed.name + ", needs " +
-             std::to_string(needed.range.begin) + ":" + std::to_string(needed.range.end) + again);
+      refuse(inside + ": saw " + std::to_string(range.begin) + ":" + std::to_string(range.end) +
+             " of " + needed.name + ", needs " + std::to_string(needed.range.begin) + ":" +
+             std::to_string(needed.range.end) + again);
   }
 }
 

@@ -219,6 +219,15 @@ TEST(ExpectHeld, NamesWhatAHoldingLacks) {
               held.range = {300, 300};
             }),
             lacks("300:300"));
+  const auto without_holding = [&] {
+    return message_of([&] { expect_held(Bundle(folder.path()), plan, "d1"); });
+  };
+  fs::remove_all(folder / "holdings/d1");
+  EXPECT_EQ(without_holding(),
+            "[plan 'default'] holdings/d1: is not here: copy it from where the bundle was made");
+  write_manifest(folder.path(), "default", plan.teacher_digest);
+  EXPECT_EQ(without_holding(),
+            "[plan 'default'] holdings/d1: is not in the bundle; cut the bundle again");
 }
 
 TEST_F(BundleTest, RefusesPathsThatLeadOut) {
