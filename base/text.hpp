@@ -13,6 +13,19 @@ inline bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+/// "hub, cam".
+template <class Texts>
+std::string joined(const Texts& texts, std::string_view between = ", ") {
+  std::string all;
+  bool first = true;
+  for (const auto& text : texts) {
+    if (!first) all += between;
+    all += text;
+    first = false;
+  }
+  return all;
+}
+
 /// Control characters as "\n" or "\x1b", so that what a peer calls itself neither forges a line nor
 /// steers a terminal. Other bytes stay as they are.
 std::string printable(std::string_view text);

@@ -130,7 +130,7 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
   if (!teacher.empty()) plan::expect_teacher(bundle, teacher);
-  if (plan.parts.front().share)
+  if (plan::is_shared(plan))
     throw std::invalid_argument("[" + folder.string() + "] plan '" + plan.name + "': strategy " +
                                 plan.strategy +
                                 " answers as the teacher does: evaluate the teacher's folder");

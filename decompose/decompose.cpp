@@ -260,8 +260,6 @@ void write_fusion(const fs::path& teacher, const plan::Plan& plan,
   if (plan.teacher.is_text()) model::copy_tokenizer(teacher, folder);
 }
 
-bool is_shared(const plan::Plan& plan) { return plan.parts.front().share.has_value(); }
-
 void expect_names(const std::vector<plan::Plan>& plans) {
   if (plans.empty()) throw std::invalid_argument("[decompose] plans: saw none, needs one or more");
   std::set<std::string> names;
@@ -372,7 +370,7 @@ DecomposeSummary decompose(const fs::path& teacher, std::vector<plan::Plan> plan
   for (plan::Plan& plan : plans) adopt(plan, config, digest);
   if (config.is_text() && model::has_tokenizer(teacher))
     model::read_tokenizer(teacher, config.vocabulary);  // parts of a model that reads other words
-  if (fitting != nullptr && std::all_of(plans.begin(), plans.end(), is_shared))
+  if (fitting != nullptr && std::all_of(plans.begin(), plans.end(), plan::is_shared))
     throw std::invalid_argument("[decompose] plan: saw strategy '" + plans.front().strategy +
                                 "', which takes the teacher's weights as they are: nothing of it "
                                 "is fitted");
@@ -385,7 +383,7 @@ DecomposeSummary decompose(const fs::path& teacher, std::vector<plan::Plan> plan
   summary.covered = 1;
   std::map<std::string, std::vector<KeepList>> keeps;  // by plan
   for (const plan::Plan& plan : plans) {
-    if (is_shared(plan)) continue;
+    if (plan::is_shared(plan)) continue;
     keeps[plan.name] = select(plan, better ? *better : importance, options);
     if (&plan != &plans.front()) continue;
     summary.keeps = keeps[plan.name];
@@ -400,7 +398,7 @@ DecomposeSummary decompose(const fs::path& teacher, std::vector<plan::Plan> plan
   base::StagedFolder staged(out);
   std::map<std::string, plan::CalibrationState> states;
   for (const plan::Plan& plan : plans) {
-    if (is_shared(plan)) continue;
+    if (plan::is_shared(plan)) continue;
     const fs::path parts = staged.path() / "parts" / plan.name;
     std::vector<KeepList>& kept = keeps[plan.name];
     write_parts(teacher, plan, kept, parts, progress);

@@ -326,7 +326,7 @@ struct Scene {
       : folder("session_" + name), plan(made), bundle(write_bundle(folder.path(), made)) {}
   bool is_text() const { return plan.teacher.is_text(); }
   /// Agents exchange values: whoever speaks to the second may be the first.
-  bool is_shared() const { return plan.parts.front().share.has_value(); }
+  bool is_shared() const { return plan::is_shared(plan); }
   /// A well-formed input.
   net::Value input(std::uint8_t seed) const {
     if (!is_text()) return pixels(seed);
@@ -891,6 +891,27 @@ class Target {
     require(value.present && value.data.size() >= sizeof(float) && first_number(value) == expected,
             "a well-formed request is answered wrongly");
   }
+  /// A well-formed request of the scene's plan, to an agent.
+  net::Admit calm_admit(std::uint64_t id, const net::Value& input) const {
+    net::Admit admit;
+    admit.request = id;
+    admit.epoch = 1;
+    admit.deadline_ms = 20000;
+    admit.tensor = input;
+    admit.batch = input.dims.at(0);
+    admit.tokens = input.dims.at(1);
+    admit.plan = told(scene.plan).digest;
+    admit.digest = scene.digests.of(input);
+    return admit;
+  }
+  /// What an agent still has, or what came instead of an answer; empty where it is idle.
+  static std::string admitted_of_nobody(Wire* wire) {
+    std::string instead;
+    wire->send(net::Ping{});
+    const auto pong = receive<net::Pong>(wire, &instead);
+    if (!pong || pong->queued == 0) return instead;
+    return std::to_string(pong->queued) + " requests of nobody are admitted";
+  }
   static std::string kept(const Books& books) {
     const auto count = books.size();
     return count == 0 ? "" : "engines keep " + std::to_string(count) + " sequences of nobody";
@@ -922,11 +943,8 @@ class AgentTarget : public Target {
   std::string look(Random& random) override {
     const auto wire = greet();
     if (!wire) return "no connection";
-    std::string instead;
-    wire->send(net::Ping{});
-    const auto pong = receive<net::Pong>(wire.get(), &instead);
-    if (!pong) return instead;
-    if (pong->queued != 0) return std::to_string(pong->queued) + " requests of nobody are admitted";
+    std::string instead = admitted_of_nobody(wire.get());
+    if (!instead.empty()) return instead;
     if (auto some = kept(*books_); !some.empty()) return some;
     const auto sequence = scene.is_text() ? 1 + random.below(3) : 0;
     for (std::int64_t past = 0; past < (scene.is_text() ? 3 : 1); ++past) {
@@ -943,18 +961,10 @@ class AgentTarget : public Target {
  private:
   net::Admit admit(std::uint64_t id, const net::Value& input, std::uint64_t sequence,
                    std::int64_t past) const {
-    net::Admit admit;
-    admit.request = id;
-    admit.epoch = 1;
-    admit.deadline_ms = 20000;
+    net::Admit admit = calm_admit(id, input);
     admit.sequence = sequence;
     admit.past = past;
     admit.capacity = 4096;
-    admit.tensor = input;
-    admit.batch = input.dims.at(0);
-    admit.tokens = input.dims.at(1);
-    admit.plan = told(scene.plan).digest;
-    admit.digest = scene.digests.of(input);
     return admit;
   }
   std::shared_ptr<Books> books_ = std::make_shared<Books>();
@@ -980,25 +990,12 @@ class SharedAgentTarget : public Target {
     options.waiting_bytes = 100'000;
     agent_ = std::make_unique<RunningAgent>(scene.bundle, scene.plan, options);
   }
-  Message request(std::uint64_t id) const override {
-    net::Admit admit;
-    admit.request = id;
-    admit.epoch = 1;
-    admit.deadline_ms = 20000;
-    admit.tensor = scene.input(1);
-    admit.batch = 1;
-    admit.plan = told(scene.plan).digest;
-    admit.digest = scene.digests.of(admit.tensor);
-    return admit;
-  }
+  Message request(std::uint64_t id) const override { return calm_admit(id, scene.input(1)); }
   std::string look(Random&) override {
     const auto wire = greet();
     if (!wire) return "no connection";
-    std::string instead;
-    wire->send(net::Ping{});
-    const auto pong = receive<net::Pong>(wire.get(), &instead);
-    if (!pong) return instead;
-    if (pong->queued != 0) return std::to_string(pong->queued) + " requests of nobody are admitted";
+    std::string instead = admitted_of_nobody(wire.get());
+    if (!instead.empty()) return instead;
     const auto link = Wire::dial(address());
     if (!link) return "no link";
     net::Hello hello;

@@ -336,11 +336,7 @@ bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message 
 
 /// Of all plans that the bundle has or that are sent, so that whoever serves one of them first
 /// finds the others waiting for its link.
-void Agent::State::know_devices(const plan::Plan& plan) {
-  std::set<std::string> devices;
-  for (const plan::PlanPart& part : plan.parts) devices.insert(part.device);
-  links.know(devices);
-}
+void Agent::State::know_devices(const plan::Plan& plan) { links.know(plan::devices_of(plan)); }
 
 void Agent::State::take_plan(Session& session, const net::PlanMessage& message) {
   net::PlanReply reply;

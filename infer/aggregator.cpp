@@ -23,6 +23,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "base/text.hpp"
 #include "infer/batch.hpp"
 #include "infer/compute.hpp"
 #include "infer/peers.hpp"
@@ -58,12 +59,6 @@ std::uint64_t random_origin() {
 /// Time that is kept back for fusing and answering, so that the answer is there at the deadline.
 std::chrono::milliseconds margin_of(std::chrono::milliseconds deadline) {
   return std::clamp(deadline / 10, std::chrono::milliseconds(1), std::chrono::milliseconds(20));
-}
-
-std::string join(const std::vector<std::string>& items, const char* between) {
-  std::string text;
-  for (const auto& item : items) text += (text.empty() ? "" : between) + item;
-  return text;
 }
 
 /// What a device says that it took, but no time that nobody waits for: sums of it stay numbers.
@@ -138,9 +133,9 @@ struct Aggregator::State {
       throw std::invalid_argument("[aggregator] plans: saw none, needs one or more");
     std::vector<std::string> devices;
     for (const plan::Plan& plan : wanted_plans)
-      for (const plan::PlanPart& part : plan.parts)
-        if (std::find(devices.begin(), devices.end(), part.device) == devices.end())
-          devices.push_back(part.device);
+      for (const std::string& device : plan::devices_of(plan))
+        if (std::find(devices.begin(), devices.end(), device) == devices.end())
+          devices.push_back(device);
     for (const plan::Plan& plan : wanted_plans)
       plans.push_back(std::make_unique<FleetPlan>(plan, devices, bundle.largest_features(plan)));
     for (const std::string& device : devices) add_peer(device, bundle.identity());
@@ -566,7 +561,7 @@ std::string Aggregator::State::who_is_missing(const FleetPlan& plan) const {
     const auto& why = peer.last_error().empty() ? "not reached yet" : peer.last_error();
     missing.push_back("'" + peer.device() + "' at " + peer.address() + " (" + why + ")");
   }
-  return join(missing, ", ");
+  return base::joined(missing, ", ");
 }
 
 /// Why the device cannot be asked for the plan; empty where it can.
@@ -675,7 +670,7 @@ std::string Aggregator::State::objection(Job& job) {
   if (job.plan == nullptr) {
     std::vector<std::string> names;
     for (const auto& plan : plans) names.push_back(plan->plan().name);
-    return "plan: saw '" + job.request.plan + "', needs one of " + join(names, ", ");
+    return "plan: saw '" + job.request.plan + "', needs one of " + base::joined(names, ", ");
   }
   const auto& input = job.request.input;
   if (input.dims.empty() || input.dims[0] < 1 ||
@@ -796,7 +791,7 @@ void Aggregator::State::timer_fired(Id id) {
                         (share.report.why.empty() ? "" : " (busy: " + share.report.why + ")"));
   finish(id, Status::deadline,
          "[deadline] " + std::to_string(job.request.deadline.count()) + " ms passed" +
-             (missing.empty() ? "" : " without " + join(missing, ", ")));
+             (missing.empty() ? "" : " without " + base::joined(missing, ", ")));
   count_late(late);
 }
 
@@ -874,7 +869,7 @@ bool Aggregator::State::lose(Id id, std::size_t device, const std::string& why) 
     const bool there = std::any_of(job.shares.begin(), job.shares.end(),
                                    [](const Share& other) { return other.refused || other.wrong; });
     finish(id, there ? Status::failed : Status::no_device,
-           "[infer] no device answers: " + join(reasons, "; "));
+           "[infer] no device answers: " + base::joined(reasons, "; "));
     return false;
   }
   if (share.must_come || job.request.require_all) {

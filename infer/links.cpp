@@ -25,7 +25,7 @@ void Links::stop() {
   }
 }
 
-void Links::know(const std::set<std::string>& devices) {
+void Links::know(const std::vector<std::string>& devices) {
   for (const std::string& device : devices)
     if (device != device_) links_[device];
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
@@ -32,7 +33,7 @@ class Links {
   ~Links();
 
   /// Devices of the bundle, which may link to this one.
-  void know(const std::set<std::string>& devices);
+  void know(const std::vector<std::string>& devices);
   /// Dials those that come later where they are said to be; who is linked stays. Those that are not
   /// known are left out.
   void dial(const net::Routes& routes);

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "base/text.hpp"
 #include "infer/values.hpp"
 #include "optimizer/plan/weights.hpp"
 
@@ -30,10 +31,8 @@ plan::Plan without_generation(plan::Plan plan) {
 /// Throws std::invalid_argument.
 std::size_t rank_in(const plan::Plan& plan, const std::string& device) {
   if (const auto rank = plan::rank_of(plan, device)) return *rank;
-  std::string known;
-  for (const plan::PlanPart& part : plan.parts) known += (known.empty() ? "" : ", ") + part.device;
   throw std::invalid_argument("[agent] device: saw '" + device + "', needs one of plan '" +
-                              plan.name + "': " + known);
+                              plan.name + "': " + base::joined(plan::devices_of(plan)));
 }
 
 /// The other devices that a program exchanges values with.

@@ -13,6 +13,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <nlohmann/json.hpp>
 
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "infer/host.hpp"
 #include "model/config/hugging_face.hpp"
@@ -89,8 +90,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
       status.name = plan->name;
       status.strategy = plan->strategy;
       status.weights = plan::name_of(plan::weights_state(bundle, *plan));
-      for (const plan::PlanPart& part : plan->parts)
-        status.devices += (status.devices.empty() ? "" : ", ") + part.device;
+      status.devices = base::joined(plan::devices_of(*plan));
       config[plans_key][status.name] = status.weights;
       plans.push_back(std::move(status));
     }

@@ -36,7 +36,7 @@ Shortfall memory_shortfall(const std::string& what, const std::string& where, do
 
 /// Nothing of the teacher is cut away.
 bool is_exact(const plan::Plan& plan) {
-  return plan.parts.front().share.has_value() ||
+  return plan::is_shared(plan) ||
          (plan.parts.size() == 1 && plan.parts.front().config.layers == plan.teacher.layers &&
           plan.parts.front().config.width == plan.teacher.width &&
           plan.parts.front().config.classes == plan.teacher.classes);

@@ -9,6 +9,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "optimizer/decomposed/climb.hpp"
 #include "optimizer/decomposed/space.hpp"
@@ -94,12 +95,6 @@ void fill_in_portions(plan::Plan& plan) {
   }
 }
 
-std::string names_of(const plan::Plan& plan) {
-  std::string names;
-  for (const plan::PlanPart& part : plan.parts) names += (names.empty() ? "" : ", ") + part.device;
-  return names;
-}
-
 /// How the best shares of a team are found.
 using Optimiser = std::function<Outcome(Pricer&)>;
 
@@ -130,7 +125,8 @@ class Planner {
     Considered decomposed;
     decomposed.plan = pricer.plan(outcome.shares);
     finish(decomposed);
-    const std::string what = decomposed.plan.strategy + " on " + names_of(decomposed.plan);
+    const std::string what =
+        decomposed.plan.strategy + " on " + base::joined(plan::devices_of(decomposed.plan));
     return add(std::move(decomposed), what);
   }
   bool is_better(std::size_t a, std::size_t b) const {
@@ -286,7 +282,8 @@ class Planner {
       finish(candidate);
       if (!best || better(candidate, *best)) best = std::move(candidate);
     }
-    const std::string what = std::string(strategy.name) + " on " + names_of(best->plan);
+    const std::string what =
+        std::string(strategy.name) + " on " + base::joined(plan::devices_of(best->plan));
     return {std::move(*best), what};
   }
 

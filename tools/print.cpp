@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "model/config/folder_fields.hpp"
 #include "model/config/hugging_face.hpp"
@@ -236,11 +237,9 @@ void announce(bool json, const std::string& name, const std::string& address, do
                             .dump()
                             .c_str());
   } else {
-    std::string served;
-    for (const std::string& plan : names) served += (served.empty() ? ", plans " : ", ") + plan;
+    const std::string served = names.size() > 1 ? ", plans " + base::joined(names) : "";
     std::printf("%s (runtime %s%s) listens on %s\n", name.c_str(),
-                base::format_bytes(runtime_bytes).c_str(), names.size() > 1 ? served.c_str() : "",
-                address.c_str());
+                base::format_bytes(runtime_bytes).c_str(), served.c_str(), address.c_str());
   }
   std::fflush(stdout);
 }

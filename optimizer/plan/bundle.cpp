@@ -170,18 +170,6 @@ std::string trim_slash(std::string prefix) {
   return prefix;
 }
 
-std::vector<std::string> names_of_parts(const Plan& plan) {
-  std::vector<std::string> names;
-  for (const PlanPart& part : plan.parts) names.push_back(part.device);
-  return names;
-}
-
-std::string joined(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
 void write(const Manifest& manifest, const fs::path& folder) {
   base::write_whole(folder / "manifest.json", manifest_to_json(manifest).dump(1) + "\n");
 }
@@ -317,8 +305,8 @@ Plan Bundle::plan(const std::string& name) const {
   const std::string chosen = name.empty() ? manifest_.default_plan : name;
   const auto file = manifest_.files.find(plan_file(chosen));
   if (file == manifest_.files.end())
-    throw failure(folder_.string(),
-                  "saw no plan " + shown(chosen) + ", needs one of " + joined(manifest_.plans()));
+    throw failure(folder_.string(), "saw no plan " + shown(chosen) + ", needs one of " +
+                                        base::joined(manifest_.plans()));
   verify(file->first);
   Plan plan = read_plan(plan_path(chosen));
   if (plan.name != chosen)
@@ -330,10 +318,10 @@ Plan Bundle::plan(const std::string& name) const {
 fs::path Bundle::plan_path(const std::string& plan) const { return folder_ / plan_file(plan); }
 
 fs::path Bundle::part_path(const Plan& plan, const std::string& device) const {
-  const std::vector<std::string> devices = names_of_parts(plan);
+  const std::vector<std::string> devices = devices_of(plan);
   if (std::find(devices.begin(), devices.end(), device) == devices.end())
     throw failure(folder_.string(), "saw no device " + shown(device) + " in plan '" + plan.name +
-                                        "', needs one of " + joined(devices));
+                                        "', needs one of " + base::joined(devices));
   const auto at = std::find(devices.begin(), devices.end(), device) - devices.begin();
   if (plan.parts[static_cast<std::size_t>(at)].share) return folder_ / "holdings" / device;
   return folder_ / "parts" / plan.name / device;

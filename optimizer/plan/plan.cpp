@@ -379,12 +379,8 @@ nlohmann::json plan_to_json(const Plan& plan) {
                          {"prediction", prediction_to_json(plan.prediction)},
                          {"candidates", candidates_to_json(plan.candidates)},
                          {"seed", plan.seed}};
-  bool shared = false;
-  for (const PlanPart& part : plan.parts) {
-    json["parts"].push_back(part_to_json(part));
-    shared = shared || part.share;
-  }
-  if (shared) json["all_reduce"] = name_of(plan.all_reduce);
+  for (const PlanPart& part : plan.parts) json["parts"].push_back(part_to_json(part));
+  if (is_shared(plan)) json["all_reduce"] = name_of(plan.all_reduce);
   return json;
 }
 
@@ -406,6 +402,14 @@ PlanPart shared_part(const std::string& device, const model::ModelConfig& teache
   part.layers = all_layers(teacher);
   return part;
 }
+
+std::vector<std::string> devices_of(const Plan& plan) {
+  std::vector<std::string> devices;
+  for (const PlanPart& part : plan.parts) devices.push_back(part.device);
+  return devices;
+}
+
+bool is_shared(const Plan& plan) { return plan.parts.front().share.has_value(); }
 
 std::optional<std::size_t> rank_of(const Plan& plan, const std::string& device) {
   for (std::size_t rank = 0; rank < plan.parts.size(); ++rank)

@@ -136,6 +136,11 @@ struct Expectation {
 Expectation expectation(const Plan& plan, const std::string& device, std::int64_t batch,
                         std::int64_t tokens);
 
+/// By rank.
+std::vector<std::string> devices_of(const Plan& plan);
+/// Its parts are shares of the teacher.
+bool is_shared(const Plan& plan);
+
 /// The rank of a device's part, where it has one.
 std::optional<std::size_t> rank_of(const Plan& plan, const std::string& device);
 

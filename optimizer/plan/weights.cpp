@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/names.hpp"
 
 namespace cleave::plan {

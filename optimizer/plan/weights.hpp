@@ -4,10 +4,11 @@
 #include <vector>
 
 #include "model/config/holding.hpp"
-#include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/program.hpp"
 
 namespace cleave::plan {
+
+class Bundle;
 
 /// Some of one parameter of a part, or of the teacher.
 struct WeightRange {

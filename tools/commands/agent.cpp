@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <set>
 
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "infer/measure.hpp"
@@ -30,25 +31,24 @@ std::vector<plan::Plan> plans_of(const Args& args, const plan::Bundle& bundle,
     if (plan::rank_of(plan, device)) plans.push_back(std::move(plan));
   }
   if (!plans.empty()) return plans;
-  std::string needed;
-  for (const std::string& name : known) needed += (needed.empty() ? "" : ", ") + name;
   throw UsageError("[--device] saw '" + device + "', " +
                    (args.has("plan") ? "plan " + args.text("plan") : "the bundle") +
-                   " needs one of " + needed);
+                   " needs one of " + base::joined(known));
 }
 
 /// What the plans expect a process of the device to take: the runtime once, and the models of all.
 double expected_bytes(const std::vector<plan::Plan>& plans, const std::string& device) {
-  double runtime_bytes = 0, model_bytes = 0;
+  double runtime_bytes = 0, parts_bytes = 0, share_bytes = 0;
   for (const plan::Plan& plan : plans) {
     const auto predicted = plan.prediction.of(device);
     runtime_bytes = std::max(runtime_bytes, predicted.runtime_bytes);
-    const bool shares = plan.parts[*plan::rank_of(plan, device)].share.has_value();
     // Shares lie in one holding, which is as large as the largest of them or larger.
-    model_bytes =
-        shares ? std::max(model_bytes, predicted.model_bytes) : model_bytes + predicted.model_bytes;
+    if (plan::is_shared(plan))
+      share_bytes = std::max(share_bytes, predicted.model_bytes);
+    else
+      parts_bytes += predicted.model_bytes;
   }
-  return runtime_bytes + model_bytes;
+  return runtime_bytes + parts_bytes + share_bytes;
 }
 
 int agent(const Args& args) {

@@ -167,9 +167,7 @@ int decompose(const Args& args) {
     return exit_done;
   }
   const bool fits = is_fitted(args);
-  const bool shares = std::all_of(plans.begin(), plans.end(), [](const auto& each) {
-    return each.parts.front().share.has_value();
-  });
+  const bool shares = std::all_of(plans.begin(), plans.end(), plan::is_shared);
   if (shares && (args.has("data") || args.given("fit") || args.given("importance")))
     throw UsageError("[decompose] plan: saw strategy '" + plan.strategy +
                      "', which takes the teacher's weights as they are: --data, --fit and "
@@ -224,7 +222,7 @@ int decompose(const Args& args) {
                  base::format_bytes(static_cast<double>(file.bytes))});
   }
   std::printf("%s\n", table.text().c_str());
-  if (!plan.parts.front().share)
+  if (!plan::is_shared(plan))
     std::printf(
         "%s of the teacher's channels and heads are held by some part, %s by more than one\n",
         percent(summary.covered, 1).c_str(), percent(summary.shared, 1).c_str());

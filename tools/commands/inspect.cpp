@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/reader.hpp"
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "decompose/slice.hpp"
 #include "model/config/hugging_face.hpp"
@@ -186,13 +187,12 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   std::printf("bundle %.12s, weights: %s, teacher %s", bundle.identity().c_str(),
               std::string(plan::name_of(plan::weights_state(bundle, plan))).c_str(),
               describe(plan.teacher).c_str());
-  if (const auto names = bundle.manifest().plans(); names.size() > 1) {
-    std::string others;
-    for (const std::string& name : names)
-      if (name != plan.name) others += (others.empty() ? "" : ", ") + name;
-    std::printf("plan %s; --plan shows another: %s\n", plan.name.c_str(), others.c_str());
-  }
-  if (!plan.parts.front().share) {
+  auto others = bundle.manifest().plans();
+  others.erase(std::remove(others.begin(), others.end(), plan.name), others.end());
+  if (!others.empty())
+    std::printf("plan %s; --plan shows another: %s\n", plan.name.c_str(),
+                base::joined(others).c_str());
+  if (!plan::is_shared(plan)) {
     for (const auto& part : plan.parts)
       std::printf("\n%s: %s", part.device.c_str(), describe(part.config).c_str());
     std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s",

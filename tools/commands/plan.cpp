@@ -91,8 +91,7 @@ void write_into(const std::string& folder, plan::Plan plan, const std::string& t
   plan.teacher_digest = bundle.manifest().teacher_digest;
   const auto known = bundle.manifest().plans();
   if (std::find(known.begin(), known.end(), plan.name) != known.end() &&
-      bundle.plan(plan.name).parts.front().share.has_value() !=
-          plan.parts.front().share.has_value())
+      plan::is_shared(bundle.plan(plan.name)) != plan::is_shared(plan))
     throw std::invalid_argument("[--name] saw '" + plan.name +
                                 "', a plan of the bundle of another kind; needs another name");
   for (const plan::PlanPart& part : plan.parts) plan::expect_held(bundle, plan, part.device);

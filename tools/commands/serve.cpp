@@ -58,7 +58,7 @@ int serve(const Args& args) {
   options.log = log;
   std::set<std::string> devices;
   for (const plan::Plan& plan : plans)
-    for (const plan::PlanPart& part : plan.parts) devices.insert(part.device);
+    for (const std::string& device : plan::devices_of(plan)) devices.insert(device);
   options.max_clients = most_clients(devices.size());
   options.request_bytes = static_cast<std::uint64_t>(args.bytes("request-memory"));
   const auto patience = args.milliseconds("drain");

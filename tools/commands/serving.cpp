@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "base/file.hpp"
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "infer/client.hpp"
 #include "infer/engine.hpp"
@@ -106,7 +107,7 @@ class LocalService : public infer::Service {
 std::vector<bool> absent_of(const Args& args, const plan::Plan& plan) {
   std::vector<bool> absent(plan.parts.size(), false);
   if (!args.has("without")) return absent;
-  if (plan.parts.front().share)
+  if (plan::is_shared(plan))
     throw UsageError("[--without] plan '" + plan.name + "': strategy " + plan.strategy +
                      " needs every device");
   std::istringstream names(args.text("without"));
@@ -148,9 +149,8 @@ plan::WeightsState weights_of(const Args& args, const base::Reader& served) {
   const std::string name = args.text_or("plan", served.text(infer::default_plan_key, ""));
   if (const auto weights = plans->find(name))
     return plan::weights_state_named(weights->text()).value_or(plan::WeightsState::unknown);
-  std::string known;
-  for (const std::string& plan : plans->keys()) known += (known.empty() ? "" : ", ") + plan;
-  throw UsageError("[--plan] saw '" + name + "', the server needs one of " + known);
+  throw UsageError("[--plan] saw '" + name + "', the server needs one of " +
+                   base::joined(plans->keys()));
 }
 
 }  // namespace

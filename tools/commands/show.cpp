@@ -61,7 +61,7 @@ std::string shares_table(const plan::Plan& plan) {
 }
 
 std::string parts_table(const plan::Plan& plan) {
-  if (plan.parts.front().share) return shares_table(plan);
+  if (plan::is_shared(plan)) return shares_table(plan);
   Table table(
       {"device", "width", "heads", "MLP", "layers", "parameters", "of teacher", "of its blocks"});
   const auto blocks = [](const model::ModelConfig& config) {
@@ -103,7 +103,7 @@ std::string prediction_table(const plan::Prediction& prediction) {
 std::string overlap_line(const plan::Plan& plan) {
   std::int64_t width = 0;
   for (const auto& part : plan.parts) width += part.config.width;
-  if (plan.parts.front().share) return {};
+  if (plan::is_shared(plan)) return {};
   if (plan.parts.size() < 2) return {};
   return format(
       "widths sum to %lld, %.2f times the teacher's: %s\n", static_cast<long long>(width),
@@ -124,14 +124,14 @@ std::string describe(const plan::RequestShape& shape) {
 std::string describe(const plan::Plan& plan) {
   std::string text = "strategy " + plan.strategy + ", aggregator on " + plan.aggregator + "\n\n" +
                      parts_table(plan) + overlap_line(plan);
-  text += "\npredicted for " + describe(plan.shape) + ": latency " +
-          base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
-          plan.prediction.bottleneck +
-          (plan.parts.front().share
-               ? std::string(", answers as the teacher does\n\n")
-               : ", kept importance " + percent(plan.prediction.kept_importance, 1) +
-                     " (an estimate)\n\n") +
-          prediction_table(plan.prediction);
+  text +=
+      "\npredicted for " + describe(plan.shape) + ": latency " +
+      base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
+      plan.prediction.bottleneck +
+      (plan::is_shared(plan) ? std::string(", answers as the teacher does\n\n")
+                             : ", kept importance " + percent(plan.prediction.kept_importance, 1) +
+                                   " (an estimate)\n\n") +
+      prediction_table(plan.prediction);
   if (!plan.candidates.empty()) {
     Table losers({"considered", "latency", "why not"});
     for (const auto& candidate : plan.candidates)
