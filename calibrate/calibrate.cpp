@@ -551,7 +551,8 @@ at::Tensor Calibration::alone_loss(std::size_t part, const Stage::Position& at,
   const auto& recipe = recipe_.alone;
   const Student& student = copy(at.piece);
   const Batch batch = this->batch(at, indices, recipe.tokens > 0);
-  const int layer = recipe.relations > 0 ? middle_attention(plan_.parts[part].config) : -1;
+  const int layer =
+      recipe.relations > 0 ? middle_attention(plan_.parts[part].sub_model().config) : -1;
   Relations relations;
   model::Observer observer;
   observer.on_attention = [&](int seen, const at::Tensor& q, const at::Tensor& k,
@@ -593,7 +594,7 @@ at::Tensor Calibration::answer_losses(const Weighted& weights, const at::Tensor&
 at::Tensor Calibration::relation_target_loss(std::size_t part, int layer, const at::Tensor& inputs,
                                              const Relations& seen) const {
   const int teacher_layer =
-      static_cast<int>(plan_.parts[part].layers[static_cast<std::size_t>(layer)]);
+      static_cast<int>(plan_.parts[part].sub_model().layers[static_cast<std::size_t>(layer)]);
   const at::Tensor real = plan_.teacher.is_text() ? (inputs >= 0).to(at::kFloat) : at::Tensor();
   return relation_loss(seen, relations_at(teacher_, teacher_layer, inputs),
                        static_cast<double>(plan_.teacher.head_width), real);

@@ -76,14 +76,15 @@ class Selection {
 
   KeepList take(const plan::PlanPart& part) {
     KeepList keep;
-    keep.layers = part.layers;
-    keep.channels = channels_.take(part.config.width);
-    for (std::size_t i = 0; i < part.layers.size(); ++i) {
-      const auto layer = static_cast<std::size_t>(part.layers[i]);
-      keep.heads.push_back(heads_[layer].take(part.config.layers[i].heads / part.config.group));
-      keep.mlp.push_back(mlp_[layer].take(part.config.layers[i].mlp_width));
+    keep.layers = part.sub_model().layers;
+    keep.channels = channels_.take(part.sub_model().config.width);
+    for (std::size_t i = 0; i < part.sub_model().layers.size(); ++i) {
+      const auto layer = static_cast<std::size_t>(part.sub_model().layers[i]);
+      keep.heads.push_back(heads_[layer].take(part.sub_model().config.layers[i].heads /
+                                              part.sub_model().config.group));
+      keep.mlp.push_back(mlp_[layer].take(part.sub_model().config.layers[i].mlp_width));
     }
-    keep.classifier = part.config.classes > 0;
+    keep.classifier = part.sub_model().config.classes > 0;
     return keep;
   }
 
@@ -139,8 +140,6 @@ void adopt(plan::Plan& plan, const model::ModelConfig& teacher, const std::strin
   }
   plan.teacher = teacher;
   plan.teacher_digest = digest;
-  for (plan::PlanPart& part : plan.parts)
-    if (part.share) part.config = teacher;
 }
 
 bool fuses(const plan::Plan& plan) {
@@ -167,7 +166,7 @@ void write_parts(const fs::path& teacher, const plan::Plan& plan,
                  const std::vector<KeepList>& keeps, const fs::path& folder,
                  const base::ProgressCallback& progress) {
   const auto num_tensors = [](const plan::PlanPart& part) {
-    return static_cast<std::int64_t>(model::parameters(part.config).size());
+    return static_cast<std::int64_t>(model::parameters(part.sub_model().config).size());
   };
   std::int64_t total = 0, done = 0;
   for (const auto& part : plan.parts) total += num_tensors(part);
@@ -208,7 +207,9 @@ Fit fit_parts(const fs::path& teacher, const plan::Plan& plan, std::vector<KeepL
               const fs::path& folder, const FitRows& rows, const FitOptions& options,
               const base::ProgressCallback& progress) {
   constexpr double most_bytes = 1e9;
-  const auto bytes_of = [&](std::size_t p) { return plan::weight_bytes(plan.parts[p].config); };
+  const auto bytes_of = [&](std::size_t p) {
+    return plan::weight_bytes(plan.parts[p].sub_model().config);
+  };
   Fit whole;
   for (std::size_t begin = 0, end = 0; begin < keeps.size(); begin = end) {
     double bytes = 0;
@@ -276,7 +277,7 @@ void write_holdings(const fs::path& teacher, const std::vector<plan::Plan>& plan
   std::set<std::string> devices;
   for (const plan::Plan& plan : plans)
     for (const plan::PlanPart& part : plan.parts)
-      if (part.share) devices.insert(part.device);
+      if (part.share()) devices.insert(part.device);
   const auto tensors = static_cast<std::int64_t>(model::stored_tensors(config).size());
   const std::int64_t all = static_cast<std::int64_t>(devices.size()) * tensors;
   std::int64_t done = 0;
@@ -406,7 +407,7 @@ DecomposeSummary decompose(const fs::path& teacher, std::vector<plan::Plan> plan
     std::optional<Fit> fit;
     if (fitting != nullptr) {
       std::vector<model::ModelConfig> configs;
-      for (const auto& part : plan.parts) configs.push_back(part.config);
+      for (const auto& part : plan.parts) configs.push_back(part.sub_model().config);
       summary.fitted_rows = fitting->data.size();
       summary.remarks = too_few_tokens(configs, *rows);
       base::say(summary.remarks, progress);

@@ -705,13 +705,12 @@ class Forge {
   net::Admit admit() {
     auto admit = envelope(net::Admit{});
     admit.plan = random_.chance(98) ? plan_digest_ : text();
-    admit.tensor = tensor();
-    if (admit.tensor.dims.size() > 1) {
-      admit.batch = random_.chance(95) ? admit.tensor.dims[0] : integer();
-      admit.tokens = random_.chance(95) ? admit.tensor.dims[1] : integer();
+    const net::Value input = tensor();
+    if (input.dims.size() > 1) {
+      admit.batch = random_.chance(95) ? input.dims[0] : integer();
+      admit.tokens = random_.chance(95) ? input.dims[1] : integer();
     }
-    if (random_.chance(2)) admit.tensor = net::Value::absent();
-    admit.digest = random_.chance(95) ? scene_.digests.of(admit.tensor) : text();
+    admit.digest = random_.chance(95) ? scene_.digests.of(input) : text();
     admit.deadline_ms = deadline_ms();
     add_sequence(&admit);
     return admit;
@@ -831,7 +830,8 @@ class Target {
   virtual void join() = 0;
   /// After join(); a drained one then takes at most `patience`.
   virtual void restart(std::chrono::milliseconds patience) = 0;
-  virtual Message request(std::uint64_t id) const = 0;
+  /// Its messages.
+  virtual std::vector<Message> request(std::uint64_t id) const = 0;
 
   /// After a session.
   void check(Random& random) {
@@ -892,8 +892,8 @@ class Target {
             "a well-formed request is answered wrongly");
   }
   /// A well-formed request of the scene's plan, to an agent.
-  net::Admit calm_admit(std::uint64_t id, const net::Value& input) const {
-    net::Admit admit;
+  Asked calm_admit(std::uint64_t id, const net::Value& input) const {
+    Asked admit;
     admit.request = id;
     admit.epoch = 1;
     admit.deadline_ms = 20000;
@@ -904,6 +904,7 @@ class Target {
     admit.digest = scene.digests.of(input);
     return admit;
   }
+  static std::vector<Message> messages_of(const Asked& asked) { return {asked, asked.input()}; }
   /// What an agent still has, or what came instead of an answer; empty where it is idle.
   static std::string admitted_of_nobody(Wire* wire) {
     std::string instead;
@@ -939,7 +940,9 @@ class AgentTarget : public Target {
     agent_ =
         std::make_unique<RunningAgent>(scene.bundle, scene.plan, options, keeping_engine(books_));
   }
-  Message request(std::uint64_t id) const override { return admit(id, scene.input(1), 0, 0); }
+  std::vector<Message> request(std::uint64_t id) const override {
+    return messages_of(admit(id, scene.input(1), 0, 0));
+  }
   std::string look(Random& random) override {
     const auto wire = greet();
     if (!wire) return "no connection";
@@ -949,7 +952,8 @@ class AgentTarget : public Target {
     const auto sequence = scene.is_text() ? 1 + random.below(3) : 0;
     for (std::int64_t past = 0; past < (scene.is_text() ? 3 : 1); ++past) {
       const auto input = random_input(random);
-      wire->send(admit(7, input, sequence, past));
+      for (const Message& message : messages_of(admit(7, input, sequence, past)))
+        wire->send(message);
       const auto value = receive<net::ValueMessage>(wire.get(), &instead);
       if (!value) return instead;
       require(value->request == 7 && value->epoch == 1 && value->last, "a value is not the last");
@@ -959,9 +963,9 @@ class AgentTarget : public Target {
   }
 
  private:
-  net::Admit admit(std::uint64_t id, const net::Value& input, std::uint64_t sequence,
-                   std::int64_t past) const {
-    net::Admit admit = calm_admit(id, input);
+  Asked admit(std::uint64_t id, const net::Value& input, std::uint64_t sequence,
+              std::int64_t past) const {
+    Asked admit = calm_admit(id, input);
     admit.sequence = sequence;
     admit.past = past;
     admit.capacity = 4096;
@@ -990,7 +994,9 @@ class SharedAgentTarget : public Target {
     options.waiting_bytes = 100'000;
     agent_ = std::make_unique<RunningAgent>(scene.bundle, scene.plan, options);
   }
-  Message request(std::uint64_t id) const override { return calm_admit(id, scene.input(1)); }
+  std::vector<Message> request(std::uint64_t id) const override {
+    return messages_of(calm_admit(id, scene.input(1)));
+  }
   std::string look(Random&) override {
     const auto wire = greet();
     if (!wire) return "no connection";
@@ -1005,10 +1011,10 @@ class SharedAgentTarget : public Target {
     hello.name = scene.plan.parts.front().device;
     link->send(hello);
     if (!receive<net::Welcome>(link.get(), &instead)) return instead;
-    wire->send(request(7));
+    for (const Message& message : request(7)) wire->send(message);
     for (const auto& instruction : scene.second.instructions) {
       const auto* receive = std::get_if<plan::Receive>(&instruction);
-      if (!receive) continue;
+      if (!receive || receive->peer != 0) continue;
       net::ValueMessage value;
       value.origin = calm_origin;
       value.request = 7;
@@ -1079,7 +1085,10 @@ class HostileAgent {
       else if (const auto* plan = std::get_if<net::PlanMessage>(&*message))
         serve_plan(wire, *plan);
       else if (const auto* admit = std::get_if<net::Admit>(&*message))
-        answer(wire, *admit);
+        admitted_[admit->request] = *admit;
+      else if (const auto* input = std::get_if<net::ValueMessage>(&*message);
+               input && admitted_.count(input->request) != 0)
+        answer(wire, admitted_.extract(input->request).mapped(), input->tensor);
       else if (began_ != 0 && random_.chance(5))
         wire.write(forge_.frame(forge_.any()));
     }
@@ -1122,15 +1131,15 @@ class HostileAgent {
     }
     wire.send(reply);
   }
-  void answer(Wire& wire, const net::Admit& admit) {
+  void answer(Wire& wire, const net::Admit& admit, const net::Value& input) {
     net::ValueMessage value;
     value.request = admit.request;
     value.epoch = admit.epoch;
     value.tag = 2;
     value.last = true;
-    value.tensor.dims = {admit.tensor.dims.at(0), 1, 8};
+    value.tensor.dims = {admit.batch, 1, 8};
     const std::vector<float> numbers(static_cast<std::size_t>(value.tensor.count()),
-                                     feature_of(admit.tensor, 2));
+                                     feature_of(input, 2));
     value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
     if (began_ % 8 == 1) value.queued_s = value.compute_s = value.wait_s = 1e308;
     if (began_ == 0 || random_.chance(60)) {
@@ -1208,7 +1217,8 @@ class HostileAgent {
   std::string address_;
   std::atomic<std::uint64_t> seed_{0};
   std::atomic<bool> stopping_{false};
-  std::uint64_t began_ = 0;  // the rest belongs to the thread
+  std::uint64_t began_ = 0;                       // the rest belongs to the thread
+  std::map<std::uint64_t, net::Admit> admitted_;  // whose input has not come
   Random random_{0};
   Forge forge_{random_, scene_, net::Role::aggregator, device_};
   std::thread thread_;
@@ -1256,7 +1266,9 @@ class ServerTarget : public Target {
     options.log = check_line;
     server_ = std::make_unique<RunningServer>(*aggregator_, scene.bundle, options);
   }
-  Message request(std::uint64_t id) const override { return infer(id, scene.input(1), 0, 0); }
+  std::vector<Message> request(std::uint64_t id) const override {
+    return {infer(id, scene.input(1), 0, 0)};
+  }
   std::string look(Random& random) override {
     if (hostile_) hostile_->behave(0);
     const auto wire = greet();
@@ -1368,7 +1380,7 @@ void drain(Random& random, Target* target, Wires* wires) {
                      static_cast<std::uint8_t>(Status::overloaded)),
             target->name() + ": one that drains takes a request");
     if (!std::holds_alternative<net::Drain>(*message) || std::exchange(told, true)) break;
-    last->send(target->request(late));
+    for (const Message& piece : target->request(late)) last->send(piece);
   }
   if (last) last->close();
   wires->clear();

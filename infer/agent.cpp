@@ -122,12 +122,13 @@ struct Agent::State {
 
   // Other agents.
   Links::Events link_events();
+  void take_input(const Session& session, net::ValueMessage message);
   void take_value(const std::string& from, net::ValueMessage message);
   void lose_link(const std::string& from);
   void expire_lot();
 
   // Requests.
-  void admit(const std::shared_ptr<Session>& session, net::Admit admit);
+  void admit(const std::shared_ptr<Session>& session, const net::Admit& admit);
   void refuse_for_now(const Session& session, const net::Envelope& envelope,
                       const std::string& why = {});
   void drop(const std::shared_ptr<Session>& session, std::uint64_t request);
@@ -306,9 +307,13 @@ void Agent::State::end(const std::shared_ptr<Session>& session, const std::strin
 
 /// False: the message does not belong here.
 bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message message) {
-  if (auto* offered = std::get_if<net::Admit>(&message)) {
+  if (const auto* offered = std::get_if<net::Admit>(&message)) {
     // A stale plan: whoever sent it has learnt of a newer one by now.
-    if (offered->epoch == session->epoch) admit(session, std::move(*offered));
+    if (offered->epoch == session->epoch) admit(session, *offered);
+    return true;
+  }
+  if (auto* value = std::get_if<net::ValueMessage>(&message)) {
+    take_input(*session, std::move(*value));
     return true;
   }
   if (const auto* cancel = std::get_if<net::Cancel>(&message)) {
@@ -356,7 +361,7 @@ void Agent::State::take_plan(Session& session, const net::PlanMessage& message) 
   session.connection->send(reply);
 }
 
-void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit admit) {
+void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Admit& admit) {
   const auto received_at = Clock::now();
   const net::Envelope& envelope = admit;
   const auto known = session->plans.find(admit.plan);
@@ -377,8 +382,6 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   if (named.count(request) != 0)
     return fail(session, envelope,
                 "request " + std::to_string(admit.request) + ": is admitted already");
-  if (plan::find_first<plan::Input>(*program) != nullptr && !admit.tensor.present)
-    return fail(session, envelope, "input: saw none, needs one");
   if (const std::string missing = links.missing(served->peers()); !missing.empty())
     return refuse_for_now(*session, envelope, "no link to " + missing);
   if (lot.overflowed(request)) {
@@ -428,9 +431,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, net::Admit adm
   tasks[id] = Task{session, served, envelope, received_at, request};
   named[request] = id;
   admission.begin(id, room, sequence.id, Clock::now());
-  std::vector<net::Value> inputs;
-  if (plan::find_first<plan::Input>(*program)) inputs.push_back(std::move(admit.tensor));
-  compute.admit(id, std::move(program), std::move(inputs),
+  compute.admit(id, std::move(program), {},
                 received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
   for (Lot::Waiting& value : lot.take(request))
     if (const auto from = served->rank_of(value.from))
@@ -547,6 +548,14 @@ Links::Events Agent::State::link_events() {
     if (options.log) options.log(level, line);
   };
   return events;
+}
+
+/// Behind a request that is admitted; one that was refused has no use for it.
+void Agent::State::take_input(const Session& session, net::ValueMessage message) {
+  const auto at = named.find({session.origin, message.request});
+  if (at == named.end() || message.epoch != session.epoch) return;
+  const auto rank = tasks.at(at->second).plan->aggregator_rank();
+  compute.deliver(at->second, rank, message.tag, std::move(message.tensor));
 }
 
 /// For a request that is admitted, or for one that may be.

@@ -162,6 +162,7 @@ struct Aggregator::State {
   void offer_again(Id id);
   void send_admit(std::size_t device, Id id);
   net::Admit admission(const Job& job, Id id, std::size_t device) const;
+  std::vector<net::ValueMessage> given(const Job& job, Id id, std::size_t device) const;
   void take_late(std::size_t device, const std::vector<Id>& ids);
   void count_late(const std::vector<std::size_t>& devices);
   const Peer* ejected_peer(const FleetPlan& plan) const;
@@ -444,7 +445,7 @@ void Aggregator::State::send_admit(std::size_t device, Id id) {
   auto& share = job->shares[device];
   share.stage = Share::Stage::sent;
   share.sent_at = Clock::now();
-  share.report.sent_bytes += peers[device]->admit(admit);
+  share.report.sent_bytes += peers[device]->admit(admit, given(*job, id, device));
 }
 
 /// Of the job's input, as a request that stands for itself.
@@ -461,8 +462,22 @@ net::Admit Aggregator::State::admission(const Job& job, Id id, std::size_t devic
   const auto& input = job.request.input;
   admit.batch = input.dims.at(0);
   admit.tokens = plan().teacher.is_text() ? input.dims.at(1) : 0;
-  if (input_of(*program)) admit.tensor = input;
   return admit;
+}
+
+/// What follows it: the job's input.
+std::vector<net::ValueMessage> Aggregator::State::given(const Job& job, Id id,
+                                                        std::size_t device) const {
+  std::vector<net::ValueMessage> values;
+  for (const auto tag : job.plan->tags_to(*job.programs, device)) {
+    net::ValueMessage value;
+    value.request = id;
+    value.epoch = epoch;
+    value.tag = tag;
+    value.tensor = job.request.input;
+    values.push_back(std::move(value));
+  }
+  return values;
 }
 
 void Aggregator::State::take_late(std::size_t device, const std::vector<Id>& ids) {
@@ -536,8 +551,9 @@ void Aggregator::State::probe_with(const Job& job) {
     const auto expected = expected_of(job.plan->plan(), peer.device(), job.request.input.dims);
     // Without a prediction the deadline decides, here too.
     const auto least = expected.whole_s > 0 ? least_wait(job) : job.request.deadline;
-    peer.probe(admission(job, next_id++, device), job.plan->tags_from(*job.programs, device),
-               {least, expected.whole_s});
+    const auto id = next_id++;
+    peer.probe(admission(job, id, device), given(job, id, device),
+               job.plan->tags_from(*job.programs, device), {least, expected.whole_s});
   }
 }
 
@@ -686,14 +702,10 @@ std::string Aggregator::State::objection(Job& job) {
   } catch (const std::exception& error) {
     return error.what();
   }
-  for (const auto& program : *job.programs) {
-    const auto* of_piece = input_of(*program);
-    if (!of_piece) continue;
-    auto whole = *of_piece;
-    whole.dims.at(0) = input.dims[0];
-    if (const auto wrong = mismatch(input, whole); !wrong.empty()) return "input: " + wrong;
-  }
-  return {};
+  auto whole = input_of(*job.plan->own(*job.programs));
+  whole.dims.at(0) = input.dims[0];
+  const auto wrong = mismatch(input, whole);
+  return wrong.empty() ? "" : "input: " + wrong;
 }
 
 void Aggregator::State::launch_next() {
@@ -747,9 +759,7 @@ void Aggregator::State::launch(Job& job) {
     share.must_come = job.plan->must_come(*job.programs, device);
     peers[device]->enqueue(id, {least_wait(job), expected.whole_s});
   }
-  std::vector<net::Value> inputs;
-  if (input_of(*own)) inputs.push_back(job.request.input);
-  compute.admit(id, own, std::move(inputs), job.deadline);
+  compute.admit(id, own, {job.request.input}, job.deadline);
   set_timer(job, job.request.require_all ? job.deadline : last_moment(job));
   keep_one_asked(*job.plan);
   probe_with(job);
@@ -893,10 +903,8 @@ bool Aggregator::State::ask_ejected(Job& job) {
   if (back.empty()) return false;
   // Their parts were given up; fusing begins anew, and hears again who is absent.
   const auto& own = job.plan->own(*job.programs);
-  std::vector<net::Value> inputs;
-  if (input_of(*own)) inputs.push_back(job.request.input);
   compute.cancel(job.id);
-  compute.admit(job.id, own, std::move(inputs), job.deadline);
+  compute.admit(job.id, own, {job.request.input}, job.deadline);
   job.overdue = job.given_a_moment = false;
   set_timer(job, last_moment(job));
   const auto left = sequences.find(job.request.sequence.id);
@@ -950,7 +958,8 @@ void Aggregator::State::post_events(std::vector<Compute::Event> events) {
 void Aggregator::State::take(std::vector<Compute::Event> events) {
   using What = Compute::Event::What;
   for (auto& event : events) {
-    if (!find_running(event.id)) continue;
+    // What is sent is the request's input, which went behind each `admit`.
+    if (event.what == What::send || !find_running(event.id)) continue;
     if (event.what == What::output)
       finish(event.id, Status::answered, "", std::move(event.value), event.times.compute_s);
     else if (event.what == What::failed)

@@ -390,7 +390,8 @@ model::Transformer load_part(const plan::Bundle& bundle, const plan::Plan& plan,
   const plan::PlanPart& part = plan.parts[p];
   auto loaded = load_verified(bundle, bundle.part_path(plan, part.device),
                               [](const auto& folder) { return model::load(folder); });
-  if (loaded.config.width != part.config.width || loaded.config.layers != part.config.layers)
+  if (loaded.config.width != part.sub_model().config.width ||
+      loaded.config.layers != part.sub_model().config.layers)
     throw std::runtime_error("[" + bundle.part_path(plan, part.device).string() +
                              "] config.json: its widths are not those of plan '" + plan.name +
                              "'; cut the bundle again");
@@ -440,7 +441,7 @@ std::unique_ptr<Engine> device_engine(const plan::Bundle& bundle,
   for (const plan::Plan& plan : plans) {
     bundle.part_path(plan, device);  // throws where the plan has no such device
     const std::size_t rank = *plan::rank_of(plan, device);
-    if (!plan.parts[rank].share)
+    if (!plan.parts[rank].share())
       hold_part(held, bundle, plan, rank);
     else if (!held.teacher)
       held.teacher = load_share(bundle, plan, device);
@@ -465,7 +466,7 @@ std::unique_ptr<Engine> local_engine(const plan::Bundle& bundle, const plan::Pla
   model::keep_memory_compact();
   Held held;
   for (std::size_t rank = 0; rank < plan.parts.size(); ++rank) {
-    if (plan.parts[rank].share)
+    if (plan.parts[rank].share())
       held.shares.emplace(static_cast<std::int32_t>(rank),
                           load_share(bundle, plan, plan.parts[rank].device));
     else

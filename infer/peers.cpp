@@ -247,8 +247,14 @@ void Peer::offer() {
   }
 }
 
-std::uint64_t Peer::admit(const net::Admit& admit) {
-  const auto bytes = dialer_->connection()->send(admit);
+std::uint64_t Peer::send(const net::Admit& admit, const std::vector<net::ValueMessage>& given) {
+  std::uint64_t bytes = dialer_->connection()->send(admit);
+  for (const net::ValueMessage& value : given) bytes += dialer_->connection()->send(value);
+  return bytes;
+}
+
+std::uint64_t Peer::admit(const net::Admit& admit, const std::vector<net::ValueMessage>& given) {
+  const auto bytes = send(admit, given);
   window_.sent(admit.request);
   patience_.sent(admit.request, Clock::now());
   watch();
@@ -304,11 +310,12 @@ void Peer::come_back() {
   window_.open(window_.offered());
 }
 
-void Peer::probe(net::Admit admit, std::vector<std::uint32_t> tags, const Expected& expected) {
+void Peer::probe(const net::Admit& admit, const std::vector<net::ValueMessage>& given,
+                 std::vector<std::uint32_t> tags, const Expected& expected) {
   const auto patience = std::chrono::duration_cast<Clock::duration>(patience_.alone(expected));
   probe_ = Probe{admit.request, std::move(tags), Clock::now() + patience};
   standing_.probe_sent();
-  dialer_->connection()->send(admit);
+  send(admit, given);
   watch();
 }
 

@@ -212,8 +212,8 @@ class Peer {
   void withdraw(Id id);
   /// Offers what waits, as much as the window takes.
   void offer();
-  /// Returns the bytes sent.
-  std::uint64_t admit(const net::Admit& admit);
+  /// `given` follows without waiting. Returns the bytes sent.
+  std::uint64_t admit(const net::Admit& admit, const std::vector<net::ValueMessage>& given);
   /// Tells the agent, where it has the request, that nobody waits for it.
   void cancel(Id id);
   void end_sequence(std::uint64_t sequence);
@@ -227,10 +227,12 @@ class Peer {
   bool wants_probe() const { return joined() && standing_.wants_probe(Clock::now()); }
   /// Sends the copy of a request; the values of `tags` are waited for and thrown away. Part of
   /// nobody's request, answers or bytes.
-  void probe(net::Admit admit, std::vector<std::uint32_t> tags, const Expected& expected);
+  void probe(const net::Admit& admit, const std::vector<net::ValueMessage>& given,
+             std::vector<std::uint32_t> tags, const Expected& expected);
 
  private:
   bool is_open() const { return dialer_->connection() && !draining_; }
+  std::uint64_t send(const net::Admit& admit, const std::vector<net::ValueMessage>& given);
   void take_reply(const net::PlanReply& reply);
   struct Probe {
     Id id = 0;

@@ -90,7 +90,7 @@ DevicePlans::DevicePlans(plan::Bundle bundle, const std::vector<plan::Plan>& loa
                          std::string device)
     : bundle_(std::move(bundle)), device_(std::move(device)) {
   for (const plan::Plan& plan : loaded) {
-    shares_ = shares_ || plan.parts.at(rank_in(plan, device_)).share;
+    shares_ = shares_ || plan.parts.at(rank_in(plan, device_)).share() != nullptr;
     loaded_.insert(plan.name);
   }
 }
@@ -101,7 +101,7 @@ std::shared_ptr<DevicePlan> DevicePlans::take(const net::PlanMessage& message) {
   if (const std::string digest = plan::digest_of(plan); digest != message.digest)
     throw std::invalid_argument("plan digest: saw '" + message.digest + "', needs '" + digest +
                                 "'");
-  const bool is_share = plan.parts.at(rank_in(plan, device_)).share.has_value();
+  const bool is_share = plan.parts.at(rank_in(plan, device_)).share() != nullptr;
   plan::expect_held(bundle_, plan, device_);
   if (is_share ? !shares_ : loaded_.count(plan.name) == 0)
     throw std::invalid_argument("[plan '" + plan.name +
@@ -119,6 +119,17 @@ FleetPlan::FleetPlan(const plan::Plan& plan, const std::vector<std::string>& dev
   const auto programs = plan::compile(plan, plan.shape);
   for (std::size_t rank = 0; rank < plan.parts.size(); ++rank)
     coupled_ = coupled_ || !peers_in(plan, programs[rank]).empty();
+}
+
+std::vector<std::uint32_t> FleetPlan::tags_to(const Programs::Ranks& programs,
+                                              std::size_t device) const {
+  std::vector<std::uint32_t> tags;
+  if (!has(device)) return tags;
+  for (const auto& instruction : own(programs)->instructions) {
+    const auto* send = std::get_if<plan::Send>(&instruction);
+    if (send && send->peer == rank(device)) tags.push_back(send->tag);
+  }
+  return tags;
 }
 
 std::vector<std::uint32_t> FleetPlan::tags_from(const Programs::Ranks& programs,
@@ -157,9 +168,10 @@ std::string FleetPlan::objection(const Programs::Ranks& programs, std::size_t de
   return {};
 }
 
-const plan::ValueInfo* input_of(const plan::Program& program) {
+const plan::ValueInfo& input_of(const plan::Program& program) {
   const auto* input = plan::find_first<plan::Input>(program);
-  return input ? &info_of(program, input->result) : nullptr;
+  if (input == nullptr) throw std::logic_error("[program] saw no input, needs one");
+  return info_of(program, input->result);
 }
 
 }  // namespace cleave::infer

@@ -109,6 +109,8 @@ class FleetPlan {
   bool computes(const Programs::Ranks& programs, std::size_t device) const {
     return has(device) && !of(programs, device)->instructions.empty();
   }
+  /// Of the request's input as the aggregator hands it to the device.
+  std::vector<std::uint32_t> tags_to(const Programs::Ranks& programs, std::size_t device) const;
   /// Of the values that the aggregator receives from the device.
   std::vector<std::uint32_t> tags_from(const Programs::Ranks& programs, std::size_t device) const;
   /// One of the device's values may not be absent.
@@ -126,7 +128,7 @@ class FleetPlan {
   std::vector<double> largest_;                    // |number| of a part's features, by rank
 };
 
-/// The value that the program takes in, or null.
-const plan::ValueInfo* input_of(const plan::Program& program);
+/// The value that the aggregator's program takes in.
+const plan::ValueInfo& input_of(const plan::Program& program);
 
 }  // namespace cleave::infer

@@ -16,10 +16,9 @@ struct HasTensor : std::false_type {};
 template <class M>
 struct HasTensor<M, std::void_t<decltype(std::declval<M&>().tensor)>> : std::true_type {};
 
-/// An answer may go without, and what is offered to who takes no input; everything else that has a
-/// tensor needs it.
+/// An answer may go without; everything else that has a tensor needs it.
 template <class M>
-constexpr bool tensor_is_optional = std::is_same_v<M, InferAnswer> || std::is_same_v<M, Admit>;
+constexpr bool tensor_is_optional = std::is_same_v<M, InferAnswer>;
 
 /// Appends fields.
 class Writer {

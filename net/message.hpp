@@ -147,8 +147,9 @@ struct PlanReply : Envelope {
   }
 };
 
-/// Offers a request of B images, or texts of N tokens, and its input, which is absent where the
-/// program of that rank takes none. The deadline is relative, because clocks differ.
+/// Offers a request of B images, or texts of N tokens. What the aggregator's own program sends to
+/// the agent follows at once: where the agent is busy, it is ignored. The deadline is relative,
+/// because clocks differ.
 struct Admit : Envelope {
   static constexpr Kind kind = Kind::admit;
   std::string plan;    // its digest
@@ -157,7 +158,6 @@ struct Admit : Envelope {
   std::int64_t batch = 0, tokens = 0;
   /// Of the envelope's sequence: tokens before this request, and those to make room for.
   std::int64_t past = 0, capacity = 0;
-  Value tensor = Value::absent();
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
     archive(m.plan, m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity);
@@ -174,7 +174,7 @@ struct Busy : Envelope {
 };
 
 /// A value of the program, with what it cost at the sender. Between agents the request is its
-/// origin's.
+/// origin's; on an aggregator's connection it is that aggregator's.
 struct ValueMessage : Envelope {
   static constexpr Kind kind = Kind::value;
   std::uint64_t origin = 0;

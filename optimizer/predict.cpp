@@ -190,14 +190,6 @@ void add_messages(std::vector<plan::DevicePrediction>& predictions,
   }
 }
 
-/// Pixels that the aggregator keeps until it has handed them to every agent.
-double request_bytes(const std::vector<plan::Program>& programs) {
-  double bytes = 0;
-  for (const Message& message : messages_of(programs))
-    if (message.send == Message::none) bytes = std::max(bytes, message.bytes);
-  return bytes;
-}
-
 }  // namespace
 
 FitSummary fit(const std::vector<Sample>& samples, const FitOptions& options) {
@@ -243,7 +235,6 @@ std::vector<plan::DevicePrediction> predict_devices(const plan::Plan& plan,
     prediction.runtime_bytes = device.profile.runtime_bytes;
     prediction.model_bytes =
         plan::resident_bytes(programs[rank], plan) + plan::working_bytes(programs[rank], plan);
-    if (rank == aggregator) prediction.model_bytes += request_bytes(programs);
     prediction.limit_bytes = device.memory_bytes;
     prediction.energy_j = energy_j(device, prediction.compute_s, plan.prediction.latency_s,
                                    !idle_charged[devices[rank]]);

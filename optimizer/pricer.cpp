@@ -37,14 +37,15 @@ Shortfall memory_shortfall(const std::string& what, const std::string& where, do
 /// Nothing of the teacher is cut away.
 bool is_exact(const plan::Plan& plan) {
   return plan::is_shared(plan) ||
-         (plan.parts.size() == 1 && plan.parts.front().config.layers == plan.teacher.layers &&
-          plan.parts.front().config.width == plan.teacher.width &&
-          plan.parts.front().config.classes == plan.teacher.classes);
+         (plan.parts.size() == 1 &&
+          plan.parts.front().sub_model().config.layers == plan.teacher.layers &&
+          plan.parts.front().sub_model().config.width == plan.teacher.width &&
+          plan.parts.front().sub_model().config.classes == plan.teacher.classes);
 }
 
 /// On disk, of a sub-model or a share.
 double weights_of(const plan::Plan& plan, const plan::PlanPart& part) {
-  if (!part.share) return plan::weight_bytes(part.config);
+  if (!part.share()) return plan::weight_bytes(part.sub_model().config);
   double bytes = 0;
   for (const model::ParameterRange& held : plan::holding_of({plan}, part.device))
     bytes += 4 * real(model::count_of(held, plan.teacher));
@@ -59,8 +60,9 @@ void add_part_shortfalls(std::vector<Shortfall>& found, const plan::Plan& plan,
   if (!device.agent)
     found.push_back({1, part.device,
                      "part on '" + part.device + "': the device only aggregates (agent = false)"});
-  const double width = real(part.config.width) / real(plan.teacher.width),
-               least = options.limits.min_width_share;
+  const double width =
+      part.share() ? 1 : real(part.sub_model().config.width) / real(plan.teacher.width);
+  const double least = options.limits.min_width_share;
   if (width < least - 1e-9)
     found.push_back({excess(least, width), part.device,
                      "part on '" + part.device + "': keeps " + percent(width) +

@@ -273,8 +273,7 @@ class Planner {
       plan.seed = options_.seed;
       plan.all_reduce = all_reduce;
       for (std::size_t p = 0; p < team.size(); ++p)
-        plan.parts.push_back(
-            plan::shared_part(fleet().devices[team[p]].name, plan.teacher, shares[p]));
+        plan.parts.push_back({fleet().devices[team[p]].name, shares[p]});
       fill_in_portions(plan);
       plan.prediction.kept_importance = 1;
       predict(plan, fleet());

@@ -45,11 +45,10 @@ std::string text(const Address& address) {
 class MessageList {
  public:
   explicit MessageList(const std::vector<Program>& programs) : programs_(programs) {
-    const std::int32_t aggregator = count(programs.size()) - 1;
-    for (const Program& program : programs)
-      if (program.rank != aggregator) add_inputs(program, aggregator);
     for (const Program& program : programs) remember_receives(program);
-    for (const Program& program : programs) add_sends(program);
+    add_sends(programs.back());  // the aggregator's: the request's way out
+    for (const Program& program : programs)
+      if (program.rank != programs.back().rank) add_sends(program);
     if (!receives_.empty())
       throw std::invalid_argument("[programs] receive " + text(receives_.begin()->first) +
                                   ": saw no send, needs one");
@@ -57,15 +56,6 @@ class MessageList {
   std::vector<Message> take() { return std::move(messages_); }
 
  private:
-  void add_inputs(const Program& program, std::int32_t aggregator) {
-    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-      if (!std::holds_alternative<plan::Input>(program.instructions[i])) continue;
-      Message message;
-      message.from = aggregator;
-      add(message, program, count(i));
-    }
-  }
-
   void remember_receives(const Program& program) {
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
       if (const auto* receive = std::get_if<plan::Receive>(&program.instructions[i]))
@@ -152,10 +142,10 @@ class Builder {
     boost::add_edge(at(from), at(to), tasks_.graph);
   }
 
-  bool is_computed(const Program& program, const Instruction& instruction) const {
-    const bool is_aggregator = at(program.rank) + 1 == programs_.size();
-    if (std::holds_alternative<plan::Input>(instruction)) return is_aggregator;
-    return plan::computes(instruction) || std::holds_alternative<plan::Output>(instruction);
+  /// Or is what computing begins and ends with.
+  static bool is_computed(const Instruction& instruction) {
+    return plan::computes(instruction) || std::holds_alternative<plan::Input>(instruction) ||
+           std::holds_alternative<plan::Output>(instruction);
   }
 
   /// A task for each stretch of instructions that nothing from outside comes between.
@@ -164,7 +154,7 @@ class Builder {
     std::int32_t vertex = -1;  // of the stretch
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
       const Instruction& instruction = program.instructions[i];
-      if (!is_computed(program, instruction)) {
+      if (!is_computed(instruction)) {
         vertex = -1;
         continue;
       }
@@ -229,7 +219,6 @@ class Builder {
   }
 
   void wait_for(const Message& message, std::int32_t first) {
-    if (message.send == Message::none) return;  // the request is there from the beginning
     const Program& sender = programs_[at(message.from)];
     wait_for_operands(first, sender.instructions[at(message.send)], sender);
   }

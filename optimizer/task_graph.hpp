@@ -15,7 +15,7 @@ namespace cleave::optimizer {
 struct Message {
   static constexpr std::int32_t none = -1;
   std::int32_t from = 0, to = 0;  // ranks
-  std::int32_t send = none;       // instruction of the sender; none: the request itself
+  std::int32_t send = none;       // instruction of the sender
   std::int32_t receive = 0;       // instruction of the receiver (receive or input)
   std::int32_t part = none;       // whose features the value is; none: any other value
   plan::ValueId value = 0;        // in the receiver's program

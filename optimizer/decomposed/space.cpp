@@ -145,7 +145,7 @@ Space::Space(const ModelConfig& teacher, const plan::Fleet& fleet, const PlanOpt
   probe_.shape = options.shape;
   probe_.aggregator = fleet.devices.front().name;
   probe_.parts = {part(0, smallest_)};
-  probe_.parts.front().config.labels.clear();
+  probe_.parts.front().sub_model().config.labels.clear();
 }
 
 void Space::set_axes() {
@@ -270,8 +270,8 @@ ModelConfig Space::config(const Share& share) const {
 plan::PlanPart Space::part(std::size_t device, const Share& share) const {
   plan::PlanPart part;
   part.device = fleet_.devices[device].name;
-  part.config = config(share);
-  part.layers = layers(share[axis::depth]);
+  part.sub_model().config = config(share);
+  part.sub_model().layers = layers(share[axis::depth]);
   const auto work = [&](const ModelConfig& config) {
     double flops = 0;
     for (const plan::Kernel& kernel :
@@ -280,7 +280,7 @@ plan::PlanPart Space::part(std::size_t device, const Share& share) const {
     return flops;
   };
   part.parameter_share = parameter_share(share);
-  part.compute_share = work(part.config) / work(bare_);
+  part.compute_share = work(part.sub_model().config) / work(bare_);
   return part;
 }
 
@@ -317,7 +317,7 @@ double Space::working_bytes(const Share& share) const {
   if (found != working_.end()) return found->second;
 
   plan::Plan plan = probe_;
-  ModelConfig& part = plan.parts.front().config;
+  ModelConfig& part = plan.parts.front().sub_model().config;
   part.width = value(axis::width, share[axis::width]);
   if (keeps_every_layer)
     part.layers = config(share).layers;

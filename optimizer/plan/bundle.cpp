@@ -176,7 +176,8 @@ void write(const Manifest& manifest, const fs::path& folder) {
 
 /// A part that is the teacher, its head aside.
 bool keeps_everything(const PlanPart& part, const model::ModelConfig& teacher) {
-  return part.config.width == teacher.width && part.config.layers == teacher.layers;
+  return part.sub_model().config.width == teacher.width &&
+         part.sub_model().config.layers == teacher.layers;
 }
 
 bool has_fusion(const Manifest& manifest, const Plan& plan) {
@@ -323,7 +324,7 @@ fs::path Bundle::part_path(const Plan& plan, const std::string& device) const {
     throw failure(folder_.string(), "saw no device " + shown(device) + " in plan '" + plan.name +
                                         "', needs one of " + base::joined(devices));
   const auto at = std::find(devices.begin(), devices.end(), device) - devices.begin();
-  if (plan.parts[static_cast<std::size_t>(at)].share) return folder_ / "holdings" / device;
+  if (plan.parts[static_cast<std::size_t>(at)].share()) return folder_ / "holdings" / device;
   return folder_ / "parts" / plan.name / device;
 }
 

@@ -14,7 +14,7 @@ double real(std::int64_t count) { return static_cast<double>(count); }
 
 std::vector<std::int64_t> widths_of(const Plan& plan) {
   std::vector<std::int64_t> widths;
-  for (const PlanPart& part : plan.parts) widths.push_back(part.config.width);
+  for (const PlanPart& part : plan.parts) widths.push_back(part.sub_model().config.width);
   return widths;
 }
 
@@ -26,7 +26,7 @@ double fusion_bytes(const Plan& plan) {
   for (const model::Parameter& parameter : model::head_parameters(plan.teacher))
     numbers += real(parameter.count());
   double widths = 0;
-  for (const PlanPart& part : plan.parts) widths += real(part.config.width);
+  for (const PlanPart& part : plan.parts) widths += real(part.sub_model().config.width);
   const std::size_t parts = plan.parts.size();
   if (parts > model::most_parts_with_subsets) {
     numbers += width * (widths + 3 * real(static_cast<std::int64_t>(parts)));
@@ -62,7 +62,7 @@ class Costs {
     for (const model::Parameter& parameter : model::head_parameters(plan_.teacher))
       largest = std::max(largest, real(parameter.count()));
     for (const PlanPart& part : plan_.parts)
-      largest = std::max(largest, real(plan_.teacher.width) * real(part.config.width));
+      largest = std::max(largest, real(plan_.teacher.width) * real(part.sub_model().config.width));
     return 4 * largest;
   }
   double weight_bytes(const Fuse&) const { return fusion_bytes(plan_); }
@@ -257,16 +257,21 @@ Weights weights_on(const Program& program, const Plan& plan) {
 }
 
 /// What is sent is kept until it is written, whatever is computed meanwhile: one value for each
-/// link, the largest.
+/// link, the largest; one that goes over several links is kept once.
 double bytes_under_way(const Program& program) {
-  std::map<std::int32_t, double> largest;
+  const auto bytes_of = [&](ValueId value) {
+    return program.values.at(static_cast<std::size_t>(value)).bytes();
+  };
+  std::map<std::int32_t, ValueId> largest;  // by link
   for (const Instruction& instruction : program.instructions)
     if (const auto* send = std::get_if<Send>(&instruction)) {
-      double& bytes = largest[send->peer];
-      bytes = std::max(bytes, program.values.at(static_cast<std::size_t>(send->value)).bytes());
+      ValueId& value = largest.emplace(send->peer, send->value).first->second;
+      if (bytes_of(send->value) > bytes_of(value)) value = send->value;
     }
+  std::set<ValueId> kept;
+  for (const auto& [peer, value] : largest) kept.insert(value);
   double sum = 0;
-  for (const auto& [peer, bytes] : largest) sum += bytes;
+  for (const ValueId value : kept) sum += bytes_of(value);
   return sum;
 }
 

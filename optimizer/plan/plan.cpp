@@ -48,7 +48,7 @@ void expect_same(const std::string& where, std::int64_t saw, std::int64_t teache
     refuse(where, std::to_string(saw), std::to_string(teacher) + " as the teacher has");
 }
 
-void check_layers(const PlanPart& part, const model::ModelConfig& teacher,
+void check_layers(const SubModel& part, const model::ModelConfig& teacher,
                   const std::string& where) {
   if (part.layers.size() != part.config.layers.size())
     refuse(where + ".layers", std::to_string(part.layers.size()) + " numbers",
@@ -122,11 +122,12 @@ void check_share(const Share& share, const model::ModelConfig& teacher, const st
 }
 
 void check_part(const PlanPart& part, const model::ModelConfig& teacher, const std::string& where) {
-  check_config(part.config, where + ".config");
-  check_likeness(part.config, teacher, where + ".config");
-  expect_kept(where + ".config.width", part.config.width, teacher.width);
-  check_layers(part, teacher, where);
-  if (part.share) check_share(*part.share, teacher, where + ".share");
+  if (part.share()) return check_share(*part.share(), teacher, where + ".share");
+  const SubModel& model = part.sub_model();
+  check_config(model.config, where + ".config");
+  check_likeness(model.config, teacher, where + ".config");
+  expect_kept(where + ".config.width", model.config.width, teacher.width);
+  check_layers(model, teacher, where);
 }
 
 void check_names(const Plan& plan) {
@@ -148,9 +149,10 @@ void check_partition(const Plan& plan) {
   std::int64_t width = 0;
   std::vector<std::int64_t> heads(plan.teacher.layers.size(), 0);
   for (const PlanPart& part : plan.parts) {
-    width += part.config.width;
-    for (std::size_t i = 0; i < part.layers.size(); ++i)
-      heads[static_cast<std::size_t>(part.layers[i])] += part.config.layers[i].heads;
+    const SubModel& model = part.sub_model();
+    width += model.config.width;
+    for (std::size_t i = 0; i < model.layers.size(); ++i)
+      heads[static_cast<std::size_t>(model.layers[i])] += model.config.layers[i].heads;
   }
   if (width > plan.teacher.width)
     refuse("partition", "widths that sum to " + std::to_string(width),
@@ -182,7 +184,7 @@ Share read_share(const base::Reader& reader) {
   return share;
 }
 
-PlanPart read_part(const base::Reader& reader, const model::ModelConfig& teacher) {
+PlanPart read_part(const base::Reader& reader) {
   if (reader.find("share"))
     reader.allow({"device", "share", "parameter_share", "compute_share"});
   else
@@ -190,13 +192,12 @@ PlanPart read_part(const base::Reader& reader, const model::ModelConfig& teacher
   PlanPart part;
   part.device = reader.at("device").text();
   if (const auto share = reader.find("share")) {
-    part.share = read_share(*share);
-    part.config = teacher;
-    part.layers = all_layers(teacher);
+    part.runs = read_share(*share);
   } else {
-    part.config = model::config_from_json(reader.at("config"));
+    SubModel model{model::config_from_json(reader.at("config")), {}};
     for (const base::Reader& layer : reader.at("layers").items())
-      part.layers.push_back(layer.integer(0, max_integer));
+      model.layers.push_back(layer.integer(0, max_integer));
+    part.runs = std::move(model);
   }
   part.parameter_share = reader.number("parameter_share", 0, any_number, 0);
   part.compute_share = reader.number("compute_share", 0, any_number, 0);
@@ -256,8 +257,7 @@ Plan read_fields(const base::Reader& reader) {
     plan.shape.tokens = shape->integer("tokens", 0, max_integer, 0);
     plan.shape.generate = shape->integer("generate", 0, max_integer, 0);
   }
-  for (const base::Reader& part : reader.at("parts").items())
-    plan.parts.push_back(read_part(part, plan.teacher));
+  for (const base::Reader& part : reader.at("parts").items()) plan.parts.push_back(read_part(part));
   plan.aggregator = reader.at("aggregator").text();
   plan.partition = reader.boolean("partition", false);
   if (const auto reduced = reader.find("all_reduce")) {
@@ -305,11 +305,11 @@ nlohmann::json part_to_json(const PlanPart& part) {
   nlohmann::json json = {{"device", part.device},
                          {"parameter_share", part.parameter_share},
                          {"compute_share", part.compute_share}};
-  if (part.share) {
-    json["share"] = share_to_json(*part.share);
+  if (part.share()) {
+    json["share"] = share_to_json(*part.share());
   } else {
-    json["layers"] = part.layers;
-    json["config"] = model::config_to_json(part.config);
+    json["layers"] = part.sub_model().layers;
+    json["config"] = model::config_to_json(part.sub_model().config);
   }
   return json;
 }
@@ -394,22 +394,13 @@ Share whole_share(const model::ModelConfig& config) {
   return share;
 }
 
-PlanPart shared_part(const std::string& device, const model::ModelConfig& teacher, Share share) {
-  PlanPart part;
-  part.device = device;
-  part.share = std::move(share);
-  part.config = teacher;
-  part.layers = all_layers(teacher);
-  return part;
-}
-
 std::vector<std::string> devices_of(const Plan& plan) {
   std::vector<std::string> devices;
   for (const PlanPart& part : plan.parts) devices.push_back(part.device);
   return devices;
 }
 
-bool is_shared(const Plan& plan) { return plan.parts.front().share.has_value(); }
+bool is_shared(const Plan& plan) { return plan.parts.front().share() != nullptr; }
 
 std::optional<std::size_t> rank_of(const Plan& plan, const std::string& device) {
   for (std::size_t rank = 0; rank < plan.parts.size(); ++rank)
@@ -453,8 +444,7 @@ Plan whole_plan(const model::ModelConfig& config, const std::string& device) {
   plan.aggregator = device;
   PlanPart part;
   part.device = device;
-  part.config = config;
-  part.layers = all_layers(config);
+  part.runs = SubModel{config, all_layers(config)};
   part.parameter_share = part.compute_share = 1;
   plan.parts = {std::move(part)};
   return plan;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -47,22 +48,28 @@ struct Share {
 /// All of a model.
 Share whole_share(const model::ModelConfig& config);
 
-/// What one device of a plan runs: a sub-model, or the teacher itself where it runs all of it; in
-/// an exact strategy of several devices its share of the teacher.
-struct PlanPart {
-  std::string device;
-  /// Where it is set, `config` is the teacher's and `layers` are all of its layers.
-  std::optional<Share> share;
-  /// The sub-model's own config. Which teacher layers it keeps, ascending: layer i of the part is
-  /// teacher layer layers[i].
+/// A model cut from the teacher, or the teacher itself.
+struct SubModel {
   model::ModelConfig config;
+  /// Which teacher layers it keeps, ascending: its layer i is teacher layer layers[i].
   std::vector<std::int64_t> layers;
-  /// For reading: share of the teacher's parameters and multiply-adds.
-  double parameter_share = 0, compute_share = 0;
 };
 
-/// A part that is a share.
-PlanPart shared_part(const std::string& device, const model::ModelConfig& teacher, Share share);
+/// What one device of a plan runs: a sub-model, or in an exact strategy of several devices its
+/// share of the teacher.
+struct PlanPart {
+  std::string device;
+  std::variant<SubModel, Share> runs;
+  /// For reading: share of the teacher's parameters and multiply-adds.
+  double parameter_share = 0, compute_share = 0;
+
+  /// Throws std::bad_variant_access where it runs a share.
+  const SubModel& sub_model() const { return std::get<SubModel>(runs); }
+  SubModel& sub_model() { return std::get<SubModel>(runs); }
+  /// Null where it runs a sub-model.
+  const Share* share() const { return std::get_if<Share>(&runs); }
+  Share* share() { return std::get_if<Share>(&runs); }
+};
 
 /// Predicted figures of one device for one request of the planned shape.
 struct DevicePrediction {

@@ -34,24 +34,26 @@ PlanPart transferred(const PlanPart& part, const model::ModelConfig& from,
                      const model::ModelConfig& teacher, std::int64_t step, const Load& load) {
   PlanPart result;
   result.device = part.device;
-  result.config = teacher;
-  result.config.width = same_share(part.config.width, from.width, teacher.width, step);
-  result.config.layers.clear();
+  const SubModel& old = part.sub_model();
+  SubModel model{teacher, {}};
+  model.config.width = same_share(old.config.width, from.width, teacher.width, step);
+  model.config.layers.clear();
   for (std::int64_t layer = 0; layer < teacher.num_layers(); ++layer) {
-    const std::int64_t old = counterpart(layer, teacher.num_layers(), from.num_layers());
-    const auto kept = std::find(part.layers.begin(), part.layers.end(), old);
-    if (kept == part.layers.end()) continue;
-    const auto& mine = part.config.layers[static_cast<std::size_t>(kept - part.layers.begin())];
-    const auto& whole = from.layers[static_cast<std::size_t>(old)];
+    const std::int64_t before = counterpart(layer, teacher.num_layers(), from.num_layers());
+    const auto kept = std::find(old.layers.begin(), old.layers.end(), before);
+    if (kept == old.layers.end()) continue;
+    const auto& mine = old.config.layers[static_cast<std::size_t>(kept - old.layers.begin())];
+    const auto& whole = from.layers[static_cast<std::size_t>(before)];
     const auto& now = teacher.layers[static_cast<std::size_t>(layer)];
-    result.layers.push_back(layer);
-    result.config.layers.push_back(
+    model.layers.push_back(layer);
+    model.config.layers.push_back(
         {same_share(mine.heads, whole.heads, now.heads, teacher.group),
          same_share(mine.mlp_width, whole.mlp_width, now.mlp_width, step)});
   }
   result.parameter_share =
-      real(model::count_parameters(result.config)) / real(model::count_parameters(teacher));
-  result.compute_share = flops(result.config, load) / flops(teacher, load);
+      real(model::count_parameters(model.config)) / real(model::count_parameters(teacher));
+  result.compute_share = flops(model.config, load) / flops(teacher, load);
+  result.runs = std::move(model);
   return result;
 }
 

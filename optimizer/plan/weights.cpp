@@ -123,7 +123,8 @@ void join(model::ParameterRange& all, const model::ParameterRange& more) {
 }  // namespace
 
 const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
-  return part == teacher_part ? plan.teacher : plan.parts.at(static_cast<std::size_t>(part)).config;
+  return part == teacher_part ? plan.teacher
+                              : plan.parts.at(static_cast<std::size_t>(part)).sub_model().config;
 }
 
 std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& plan) {
@@ -152,7 +153,7 @@ std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,
   std::map<std::string, model::ParameterRange> held;
   for (const Plan& plan : plans) {
     const auto rank = rank_of(plan, device);
-    if (!rank || !plan.parts[*rank].share) continue;
+    if (!rank || !plan.parts[*rank].share()) continue;
     const Program program = compile(plan, plan.shape).at(*rank);
     for (WeightRange& weights : weights_of(std::vector<const Program*>{&program}, plan)) {
       const auto [at, added] = held.emplace(weights.held.name, weights.held);
@@ -176,14 +177,15 @@ void expect_held(const Bundle& bundle, const Plan& plan, const std::string& devi
   if (!rank) refuse("saw no device " + shown(device));
   const std::string again = "; cut the bundle again";
   const PlanPart& part = plan.parts[*rank];
-  if (!part.share) {
+  if (!part.share()) {
     const std::vector<std::string> known = bundle.manifest().plans();
     if (std::find(known.begin(), known.end(), plan.name) == known.end())
       refuse("parts/" + plan.name + ": is not in the bundle" + again);
     const Plan cut = bundle.plan(plan.name);
     const auto at = rank_of(cut, device);
-    if (!at || cut.parts[*at].share || !(cut.parts[*at].config == part.config) ||
-        cut.parts[*at].layers != part.layers)
+    if (!at || cut.parts[*at].share() ||
+        !(cut.parts[*at].sub_model().config == part.sub_model().config) ||
+        cut.parts[*at].sub_model().layers != part.sub_model().layers)
       refuse("parts/" + plan.name + "/" + device + ": was cut to other widths or layers" + again);
     return;
   }

@@ -77,7 +77,7 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   plan::Plan plan;
   plan.teacher = model::load(teacher).config;
   plan.aggregator = "hub";
-  plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
+  plan.parts = {{"hub", plan::SubModel{plan.teacher, {0, 1}}, 1, 1}};
   decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / "bundle");
   const EvaluateSummary summary =
       evaluate(scratch / "bundle", teacher, {"idx", scratch / "bars", "test", 0}, false);
@@ -112,7 +112,7 @@ TEST(Evaluate, WarnsWhereTheWholeHasNothingRight) {
   plan::Plan plan;
   plan.teacher = model::load(teacher).config;
   plan.aggregator = "hub";
-  plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
+  plan.parts = {{"hub", plan::SubModel{plan.teacher, {0, 1}}, 1, 1}};
   decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / "bundle");
   write_one_class(scratch / "wrong", 1, 8);
   write_one_class(scratch / "right", 2, 8);

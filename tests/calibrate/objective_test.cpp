@@ -133,9 +133,9 @@ TEST_F(Objective, ComparesRelationsWithTheTeachersLayerThatAPartKeeps) {
   plan.aggregator = "hub";
   plan::PlanPart part;
   part.device = "hub";
-  part.config = plan.teacher;
-  part.config.layers.resize(1);
-  part.layers = {1};
+  part.sub_model().config = plan.teacher;
+  part.sub_model().config.layers.resize(1);
+  part.sub_model().layers = {1};
   plan.parts = {part};
   decompose::decompose(own_ / "lazy", {plan}, decompose::weight_importance(own_ / "lazy"),
                        own_ / "cut");
@@ -150,7 +150,7 @@ TEST_F(Objective, AsksTheTeacherAboutTheVeryViewsThatAPartSees) {
   plan::Plan plan;
   plan.teacher = model::load(teacher()).config;
   plan.aggregator = "hub";
-  plan.parts = {{"hub", {}, plan.teacher, {0, 1}, 1, 1}};
+  plan.parts = {{"hub", plan::SubModel{plan.teacher, {0, 1}}, 1, 1}};
   decompose::decompose(teacher(), {plan}, decompose::weight_importance(teacher()), own_ / "whole");
   CalibrateRecipe recipe = still();
   recipe.data.augmentation.flip = true;

@@ -104,12 +104,12 @@ inline std::filesystem::path bars_bundle(const Scratch& scratch,
                         std::int64_t heads, std::int64_t mlp_width) {
     plan::PlanPart made;
     made.device = device;
-    made.config = plan.teacher;
-    made.config.width = width;
-    made.config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
-    if (!classifiers) made.config.classes = 0;
-    made.layers.resize(static_cast<std::size_t>(layers));
-    std::iota(made.layers.begin(), made.layers.end(), 0);
+    made.sub_model().config = plan.teacher;
+    made.sub_model().config.width = width;
+    made.sub_model().config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
+    if (!classifiers) made.sub_model().config.classes = 0;
+    made.sub_model().layers.resize(static_cast<std::size_t>(layers));
+    std::iota(made.sub_model().layers.begin(), made.sub_model().layers.end(), 0);
     return made;
   };
   plan.parts = {part("hub", 8, 2, 1, 16), part("desk", 6, 1, 1, 12), part("cam", 4, 1, 1, 8)};
@@ -126,11 +126,11 @@ inline plan::Plan two_text_parts(const model::ModelConfig& teacher) {
   for (const auto& [device, width] : {std::pair("hub", 12), std::pair("cam", 8)}) {
     plan::PlanPart part;
     part.device = device;
-    part.config = teacher;
-    part.config.width = width;
-    part.config.classes = 0;
-    part.config.layers = {{2, 12}, {2, 12}};
-    part.layers = {0, 2};
+    part.sub_model().config = teacher;
+    part.sub_model().config.width = width;
+    part.sub_model().config.classes = 0;
+    part.sub_model().config.layers = {{2, 12}, {2, 12}};
+    part.sub_model().layers = {0, 2};
     plan.parts.push_back(part);
   }
   return plan;

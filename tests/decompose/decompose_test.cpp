@@ -59,8 +59,8 @@ TEST(Select, KeepsAsManyAsThePlanSays) {
   const auto keeps = select(plan, descending_importance(tiny_config()));
   ASSERT_EQ(keeps.size(), 2u);
   for (std::size_t p = 0; p < 2; ++p) {
-    EXPECT_TRUE(kept_config(tiny_config(), keeps[p]) == plan.parts[p].config);
-    EXPECT_EQ(keeps[p].layers, plan.parts[p].layers);
+    EXPECT_TRUE(kept_config(tiny_config(), keeps[p]) == plan.parts[p].sub_model().config);
+    EXPECT_EQ(keeps[p].layers, plan.parts[p].sub_model().layers);
   }
 }
 
@@ -90,9 +90,9 @@ TEST(Select, WithFullDiscountOverlapsOnlyWhereItMust) {
 
 TEST(Select, PartitionSharesNothing) {
   auto plan = tiny_plan();
-  plan.parts[0].config.width = 7;
-  plan.parts[1].config.width = 5;
-  plan.parts[1].config.layers[1].heads = 1;
+  plan.parts[0].sub_model().config.width = 7;
+  plan.parts[1].sub_model().config.width = 5;
+  plan.parts[1].sub_model().config.layers[1].heads = 1;
   plan.partition = true;
   auto importance = descending_importance(tiny_config());
   std::fill(importance.channels.begin() + 4, importance.channels.end(), 0);  // dead units too
@@ -143,7 +143,7 @@ TEST(Decompose, WritesABundleThatVerifies) {
   EXPECT_EQ(plan.teacher_digest, plan::digest_model(cut.teacher));
   for (std::size_t p = 0; p < plan.parts.size(); ++p) {
     const auto folder = bundle.part_path(plan, plan.parts[p].device);
-    EXPECT_TRUE(model::load(folder).config == tiny_plan().parts[p].config);
+    EXPECT_TRUE(model::load(folder).config == tiny_plan().parts[p].sub_model().config);
     EXPECT_TRUE(read_keep(folder / "keep.json") == summary.keeps[p]);
   }
   const auto fusion = model::load_fusion(bundle.fusion_path(plan), true);
@@ -282,7 +282,7 @@ TEST(Decompose, FitsNothingOfAShare) {
 TEST(Decompose, GivesAPartWithoutClassesNoClassifier) {
   const Cut cut;
   auto plan = tiny_plan();
-  plan.parts[1].config.classes = 0;
+  plan.parts[1].sub_model().config.classes = 0;
   cut(plan);
   EXPECT_EQ(model::read_config(cut.out() / "parts/default/hub").classes, 5);
   EXPECT_EQ(model::read_config(cut.out() / "parts/default/cam").classes, 0);
@@ -397,7 +397,7 @@ TEST(Decompose, RefusesAPlanOfAnotherModel) {
 TEST(Decompose, RefusesAPlanThatKeepsMoreThanThereIs) {
   const Cut cut;
   auto plan = tiny_plan();
-  plan.parts[0].config.layers[1].heads = 3;
+  plan.parts[0].sub_model().config.layers[1].heads = 3;
   EXPECT_EQ(message_of([&] { cut(plan); }),
             "[check] plan.parts[0].config.layers[1].heads: keeps 3, the teacher has 2");
   EXPECT_FALSE(std::filesystem::exists(cut.out()));
@@ -430,9 +430,9 @@ TEST(Decompose, CountsTensorsAndStopsOnRequest) {
   };
   EXPECT_EQ(message_of([&] { cut(tiny_plan(), stop); }), "[cut hub] stopped on request");
   EXPECT_EQ(first.done, 0);
-  EXPECT_EQ(first.total,
-            static_cast<std::int64_t>(model::parameters(tiny_plan().parts[0].config).size() +
-                                      model::parameters(tiny_plan().parts[1].config).size()));
+  EXPECT_EQ(first.total, static_cast<std::int64_t>(
+                             model::parameters(tiny_plan().parts[0].sub_model().config).size() +
+                             model::parameters(tiny_plan().parts[1].sub_model().config).size()));
   EXPECT_EQ(names_below(cut.scratch.path()).count("bundle"), 0u);
 }
 

@@ -55,6 +55,10 @@ class Caller {
     boost::system::error_code closed;
     boost::asio::write(socket_, parts, closed);
   }
+  void send(const Asked& asked) {
+    send(Message(asked));
+    if (asked.tensor.present) send(Message(asked.input()));
+  }
   /// The next message that is no ping; a `Bye` with request 404 where the agent closed.
   Message receive() {
     while (true) {
@@ -110,8 +114,8 @@ class AgentTest : public ::testing::Test {
     message.origin = ++origins;
     return message;
   }
-  net::Admit admit(std::uint64_t request, std::uint8_t seed = 1, std::uint32_t deadline_ms = 5000) {
-    net::Admit message;
+  Asked admit(std::uint64_t request, std::uint8_t seed = 1, std::uint32_t deadline_ms = 5000) {
+    Asked message;
     message.request = request;
     message.epoch = 1;
     message.plan = plan::digest_of(plan);
@@ -177,7 +181,7 @@ TEST_F(AgentTest, RefusesWhoeverMeansAnother) {
 plan::Plan night_plan() {
   plan::Plan night = fake_plan();
   night.name = "night";
-  for (plan::PlanPart& part : night.parts) part.config.width /= 2;
+  for (plan::PlanPart& part : night.parts) part.sub_model().config.width /= 2;
   return night;
 }
 
@@ -214,7 +218,7 @@ TEST_F(AgentTest, RefusesAPlanThatItCannotServe) {
   EXPECT_EQ(refusal(told(other)),
             "[plan 'day'] parts/day: is not in the bundle; cut the bundle again");
   other = plan;
-  other.parts[2].config.width = 12;
+  other.parts[2].sub_model().config.width = 12;
   EXPECT_EQ(refusal(told(other)),
             "[plan 'default'] parts/default/cam: was cut to other widths or layers; cut the bundle "
             "again");
@@ -375,6 +379,23 @@ TEST_F(AgentTest, FailsWhatIsNotItsProgram) {
   EXPECT_EQ(caller->receive_as<net::ValueMessage>().request, 4u);
 }
 
+TEST_F(AgentTest, IgnoresAnInputThatIsOfNoRequest) {
+  const RunningAgent agent(bundle, plan, "cam");
+  const auto caller = join(agent);
+  caller->send(Message(admit(1, 3).input()));
+  caller->send(Message(admit(1, 7)));
+  auto stale = admit(1, 5).input();
+  stale.epoch = 2;
+  caller->send(Message(stale));
+  auto elsewhere = admit(1, 5).input();
+  elsewhere.tag = 9;
+  caller->send(Message(elsewhere));
+  caller->send(Message(admit(1, 7).input()));
+  const auto value = caller->receive_as<net::ValueMessage>();
+  EXPECT_EQ(value.request, 1u);
+  EXPECT_EQ(first_number(value.tensor), feature_of(pixels(7), 2));
+}
+
 TEST_F(AgentTest, FailsARequestThatIsAdmittedAlready) {
   const RunningAgent agent(bundle, plan, RunningAgent::options_for("cam"),
                            std::make_unique<GatedEngine>(gate));
@@ -470,7 +491,9 @@ TEST_F(AgentTest, GarbageEndsAConnectionAndNothingElse) {
     EXPECT_TRUE(caller.is_closed());
   }
   Caller hasty(agent.address());  // work before the handshake
-  hasty.send(admit(1));
+  hasty.send(Message(admit(1)));
+  EXPECT_EQ(hasty.receive_as<net::Refused>().text,
+            "agent 'cam': handshake: saw 'admit', needs 'hello'");
   EXPECT_TRUE(hasty.is_closed());
   {
     Caller short_lived(agent.address());
@@ -605,9 +628,9 @@ class TextAgentTest : public AgentTest {
     plan = fake_text_plan();
     bundle = write_bundle(folder.path(), plan);
   }
-  net::Admit step(std::uint64_t request, std::uint64_t sequence, std::int64_t past,
-                  std::int64_t capacity = 4096) {
-    net::Admit message;
+  Asked step(std::uint64_t request, std::uint64_t sequence, std::int64_t past,
+             std::int64_t capacity = 4096) {
+    Asked message;
     message.request = request;
     message.epoch = 1;
     message.plan = plan::digest_of(plan);
@@ -625,8 +648,8 @@ class TextAgentTest : public AgentTest {
     return message;
   }
   /// [B, N] tokens at once, of a text that begins or of none.
-  net::Admit prompt(std::uint64_t request, const plan::RequestShape& shape,
-                    std::uint64_t sequence = 0, std::int64_t capacity = 0) {
+  Asked prompt(std::uint64_t request, const plan::RequestShape& shape, std::uint64_t sequence = 0,
+               std::int64_t capacity = 0) {
     auto message = step(request, sequence, 0, capacity);
     message.digest = plan::compile(plan, shape).at(2).digest;
     message.batch = shape.batch;
@@ -768,7 +791,7 @@ class GatedAloneEngine : public GatedEngine {
 // Beside the request under way not even forgetting the resting text makes room; behind it, it does.
 TEST_F(TextAgentTest, IsBusyWhereTheRequestUnderWayIsInTheWay) {
   const plan::RequestShape first{2000, 4096, 0}, second{2200, 4096, 0};
-  const double cache = plan::cache_bytes(plan.parts.at(2).config, 1, 100);
+  const double cache = plan::cache_bytes(plan.parts.at(2).sub_model().config, 1, 100);
   double held = 0;
   const auto program = plan::compile(plan, first).at(2);
   for (const auto& value : program.values) held += value.bytes();
@@ -795,8 +818,8 @@ TEST_F(TextAgentTest, IsBusyWhereTheRequestUnderWayIsInTheWay) {
 
 TEST_F(TextAgentTest, KeepsRoomForTheNextTokenOfTheTextsItHas) {
   const plan::RequestShape many{2000, 1, 0};
-  const double kept = plan::cache_bytes(plan.parts.at(2).config, many.batch, 2),
-               more = plan::cache_bytes(plan.parts.at(2).config, 1, 64);
+  const double kept = plan::cache_bytes(plan.parts.at(2).sub_model().config, many.batch, 2),
+               more = plan::cache_bytes(plan.parts.at(2).sub_model().config, 1, 64);
   ASSERT_GT(room_of(many), room_of({1, 1, 0}) + more + 1e6);
   auto options = RunningAgent::options_for("cam");
   options.memory_bytes = resident_memory_bytes() + kept + room_of(many) + more / 2;

@@ -773,6 +773,11 @@ TEST_F(AggregatorTest, GivesTheDeviceTheTimeThatIsLeft) {
   EXPECT_LE(admitted.take()->deadline_ms, 59'900u);
 }
 
+/// Of what follows an admission.
+std::uint64_t input_bytes(const net::Admit& admit) {
+  return net::encode(Asked{admit, pixels(1)}.input()).size();
+}
+
 TEST_F(AggregatorTest, ReportsWhatADeviceSaysAndEveryByte) {
   std::atomic<std::uint64_t> admit_bytes{0}, value_bytes{0};
   const ScriptedAgent cam([&](const net::Admit& admit) {
@@ -780,7 +785,7 @@ TEST_F(AggregatorTest, ReportsWhatADeviceSaysAndEveryByte) {
     value.queued_s = 1.5;
     value.compute_s = 2.5;
     value.wait_s = 3.5;
-    admit_bytes = net::encode(admit).size();
+    admit_bytes = net::encode(admit).size() + input_bytes(admit);
     value_bytes = net::encode(value).size();
     return std::vector<net::Message>{value};
   });
@@ -800,7 +805,7 @@ TEST_F(AggregatorTest, CountsTheBytesOfARequestThatIsOfferedTwice) {
   const ScriptedAgent cam([&](const net::Admit& admit) -> std::vector<net::Message> {
     net::Message answer = value_for(admit, 1);
     if (++offers == 1) answer = busy_for(admit);
-    admit_bytes = net::encode(admit).size();
+    admit_bytes = net::encode(admit).size() + input_bytes(admit);
     answer_bytes += net::encode(answer).size();
     return {answer};
   });

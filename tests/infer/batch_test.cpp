@@ -159,7 +159,7 @@ TEST_F(BatchTest, OthersComeInBetween) {
 TEST_F(BatchTest, LeavesPlacesToOthers) {
   std::atomic<int> large{0}, small{0};
   const ScriptedAgent hub([&](const net::Admit& admit) -> std::vector<net::Message> {
-    (admit.tensor.dims.at(0) == 64 ? large : small)++;
+    (admit.batch == 64 ? large : small)++;
     return {};
   });
   hosts["hub"] = hub.address();
@@ -244,7 +244,7 @@ TEST_F(BatchTest, ADeviceThatFailsInOnePieceIsMissing) {
       return {failed};
     }
     auto value = value_for(admit, 1);
-    const auto rows = admit.tensor.dims.at(0);
+    const auto rows = admit.batch;
     value.tensor.dims = {rows, 1, 8};
     const std::vector<float> numbers(static_cast<std::size_t>(rows * 8), 1.0f);
     value.tensor.data = net::Buffer::copy_of(numbers.data(), numbers.size() * sizeof(float));
@@ -305,7 +305,7 @@ TEST_F(BatchTest, ATextThatIsGeneratedIsNeverCut) {
   std::vector<std::int64_t> rows;
   const ScriptedAgent hub([&](const net::Admit& admit) -> std::vector<net::Message> {
     const std::lock_guard lock(mutex);
-    rows.push_back(admit.tensor.dims.at(0));
+    rows.push_back(admit.batch);
     return {};
   });
   hosts["hub"] = hub.address();

@@ -36,18 +36,29 @@ class MoodyAgent {
     const std::lock_guard lock(mutex_);
     return asked_;
   }
+  /// What came behind them.
+  std::vector<net::ValueMessage> inputs() {
+    const std::lock_guard lock(mutex_);
+    return inputs_;
+  }
 
  private:
   std::mutex mutex_;
   std::vector<net::Admit> asked_;
+  std::vector<net::ValueMessage> inputs_;
   ScriptedAgent agent_{[this](const net::Admit& admit) -> std::vector<net::Message> {
-    const std::lock_guard lock(mutex_);
-    asked_.push_back(admit);
-    if (silent) return {};
-    auto value = value_for(admit, 1);
-    value.compute_s = compute_s;
-    return {value};
-  }};
+                         const std::lock_guard lock(mutex_);
+                         asked_.push_back(admit);
+                         if (silent) return {};
+                         auto value = value_for(admit, 1);
+                         value.compute_s = compute_s;
+                         return {value};
+                       },
+                       [this](const net::Message& message) {
+                         const std::lock_guard lock(mutex_);
+                         if (const auto* input = std::get_if<net::ValueMessage>(&message))
+                           inputs_.push_back(*input);
+                       }};
 };
 
 class EjectionTest : public AggregatorTest {
@@ -296,12 +307,15 @@ TEST_F(EjectionTest, ComesBackAfterThreeProbesThatNobodyIsToldOf) {
   EXPECT_EQ(service->status().at(2).answered, 1);
   const auto asked = cam.asked();
   ASSERT_EQ(asked.size(), before + 4) << "three probes and a request";
+  const auto inputs = cam.inputs();
+  ASSERT_EQ(inputs.size(), asked.size());
   EXPECT_EQ(live.count(asked.back().request), 1u);
   for (std::size_t i = before; i < before + 3; ++i) {
     EXPECT_TRUE(live.insert(asked[i].request).second) << "an id of its own";
     EXPECT_EQ(asked[i].sequence, 0u);
-    EXPECT_EQ(asked[i].tensor.dims, pixels(7).dims);
-    EXPECT_EQ(*asked[i].tensor.data.data(), *pixels(7).data.data());
+    EXPECT_EQ(inputs[i].request, asked[i].request);
+    EXPECT_EQ(inputs[i].tensor.dims, pixels(7).dims);
+    EXPECT_EQ(*inputs[i].tensor.data.data(), *pixels(7).data.data());
   }
   EXPECT_EQ(lines_with("[cam] back"), 1);
 }

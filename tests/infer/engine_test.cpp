@@ -54,7 +54,8 @@ struct OneRank {
   net::Value run(Engine& engine, const net::Value& x) const {
     const auto slots = engine.begin(program, {});
     for (const auto& instruction : program->instructions) {
-      if (const auto* input = std::get_if<plan::Input>(&instruction)) slots->set(input->result, x);
+      if (const auto* input = std::get_if<plan::Receive>(&instruction))
+        slots->set(input->result, x);
       if (plan::computes(instruction)) slots->run(instruction);
       if (const auto* send = std::get_if<plan::Send>(&instruction)) return slots->get(send->value);
     }
@@ -250,7 +251,7 @@ TEST(Engine, RefusesAPartThatWasTamperedWith) {
 TEST(Engine, RefusesAPartThatIsNotThePlans) {
   const Scratch scratch;
   TinyBundle tiny(scratch.path());
-  tiny.plan.parts[2].config.layers[0].mlp_width = 8;
+  tiny.plan.parts[2].sub_model().config.layers[0].mlp_width = 8;
   const plan::Bundle bundle(scratch.path());
   EXPECT_EQ(error_of([&] { device_engine(bundle, {tiny.plan}, "cam"); }),
             "[" + (scratch.path() / "parts/default/cam").string() +

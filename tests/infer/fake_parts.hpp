@@ -65,10 +65,10 @@ inline model::ModelConfig fake_teacher() {
 inline plan::PlanPart fake_part(const std::string& device, std::int64_t width) {
   plan::PlanPart part;
   part.device = device;
-  part.config = fake_teacher();
-  part.config.width = width;
-  part.config.classes = 0;
-  part.layers = {0, 1, 2};
+  part.sub_model().config = fake_teacher();
+  part.sub_model().config.width = width;
+  part.sub_model().config.classes = 0;
+  part.sub_model().layers = {0, 1, 2};
   return part;
 }
 
@@ -93,7 +93,7 @@ inline plan::Plan fake_local_plan() {
   plan::Plan plan = fake_plan();
   plan.strategy = "local";
   plan.parts.resize(1);
-  plan.parts[0].config = plan.teacher;
+  plan.parts[0].sub_model().config = plan.teacher;
   plan.prediction.devices.resize(1);
   return plan;
 }
@@ -113,12 +113,12 @@ inline plan::Plan fake_text_plan() {
   plan.teacher = config;
   plan.shape = {1, 1, 0};
   for (auto& part : plan.parts) {
-    const std::int64_t width = part.config.width;
-    part.config = config;
-    part.config.width = width;
-    part.config.classes = 0;
-    part.layers.resize(24);
-    std::iota(part.layers.begin(), part.layers.end(), 0);
+    const std::int64_t width = part.sub_model().config.width;
+    part.sub_model().config = config;
+    part.sub_model().config.width = width;
+    part.sub_model().config.classes = 0;
+    part.sub_model().layers.resize(24);
+    std::iota(part.sub_model().layers.begin(), part.sub_model().layers.end(), 0);
   }
   return plan;
 }
@@ -130,7 +130,7 @@ inline plan::Bundle write_bundle(const std::filesystem::path& folder,
   for (const plan::Plan& plan : plans) {
     plan::write_plan(plan, folder / "plans" / (plan.name + ".json"));
     for (const plan::PlanPart& part : plan.parts) {
-      if (!part.share) continue;
+      if (!part.share()) continue;
       const auto holding = folder / "holdings" / part.device;
       std::filesystem::create_directories(holding);
       model::write_holding({plan.teacher, plan::holding_of(plans, part.device)}, holding);
@@ -190,6 +190,19 @@ struct Seen {
   bool has_operand(const void* p) {
     const std::lock_guard lock(mutex);
     return operands.count(p) > 0;
+  }
+};
+
+/// A request as an aggregator sends it to an agent.
+struct Asked : net::Admit {
+  net::Value tensor;  // the input
+  /// What follows the admission.
+  net::ValueMessage input() const {
+    net::ValueMessage value;
+    value.request = request;
+    value.epoch = epoch;
+    value.tensor = tensor;
+    return value;
   }
 };
 

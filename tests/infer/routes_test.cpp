@@ -398,6 +398,10 @@ class Impostor {
     boost::asio::write(socket_, boost::asio::buffer(frame.head));
     boost::asio::write(socket_, boost::asio::buffer(frame.payload.data(), frame.payload.size()));
   }
+  void send(const Asked& asked) {
+    send(net::Message(asked));
+    send(net::Message(asked.input()));
+  }
   /// Pings aside.
   net::Message receive() {
     while (true) {
@@ -447,8 +451,8 @@ class Between : public Routes {
     peer = std::make_unique<Impostor>(hosts.at("d1"), hello(net::Role::agent, "d0"));
     peer->receive();
   }
-  net::Admit admit(std::uint64_t request) const {
-    net::Admit admit;
+  Asked admit(std::uint64_t request) const {
+    Asked admit;
     admit.request = request;
     admit.epoch = 1;
     admit.plan = plan::digest_of(plan);
@@ -464,7 +468,8 @@ class Between : public Routes {
     std::vector<net::ValueMessage> messages;
     const plan::Program of_d1 = program();
     for (const auto& instruction : of_d1.instructions)
-      if (const auto* receive = std::get_if<plan::Receive>(&instruction)) {
+      if (const auto* receive = std::get_if<plan::Receive>(&instruction);
+          receive && receive->peer == 0) {
         net::ValueMessage message;
         message.origin = origin;
         message.request = request;

@@ -135,7 +135,7 @@ TEST_F(ServiceTest, TellsTheClientWhatADeviceSays) {
 
 TEST_F(ServiceTest, TimesThatNobodyCanTakeStayNumbers) {
   const ScriptedAgent cam([](const net::Admit& admit) {
-    const auto rows = admit.tensor.dims.at(0);
+    const auto rows = admit.batch;
     auto value = value_for(admit, 1, rows * 8);
     value.tensor.dims = {rows, 1, 8};
     value.queued_s = -1;

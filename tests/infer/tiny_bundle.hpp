@@ -63,9 +63,9 @@ inline model::ModelConfig tiny_part(std::int64_t width, std::size_t layers, std:
 inline plan::PlanPart plan_part(const std::string& device, const model::ModelConfig& config) {
   plan::PlanPart part;
   part.device = device;
-  part.config = config;
-  part.layers.resize(config.layers.size());
-  std::iota(part.layers.begin(), part.layers.end(), 0);
+  part.sub_model().config = config;
+  part.sub_model().layers.resize(config.layers.size());
+  std::iota(part.sub_model().layers.begin(), part.sub_model().layers.end(), 0);
   return part;
 }
 
@@ -90,7 +90,7 @@ struct TinyBundle {
         model::make_fusion(teacher, {"hub", "desk", "cam"},
                            {channels_from(0, 16), channels_from(8, 12), channels_from(16, 8)});
     for (std::size_t p = 0; p < plan.parts.size(); ++p) {
-      parts.push_back(model::random_model(plan.parts[p].config, p + 2));
+      parts.push_back(model::random_model(plan.parts[p].sub_model().config, p + 2));
       model::save(parts[p], folder / "parts" / plan.name / plan.parts[p].device);
     }
     model::save(fusion, folder / "fusion" / plan.name);

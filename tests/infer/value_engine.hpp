@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -33,7 +34,10 @@ class ValueEngine : public Engine {
           program_(std::move(program)),
           sequence_(sequence),
           values_(program_ ? program_->values.size() : 0) {}
-    void set(plan::ValueId value, net::Value is) override { at(value) = std::move(is); }
+    void set(plan::ValueId value, net::Value is) override {
+      at(value) = std::move(is);
+      given_.insert(value);
+    }
     void run(const plan::Instruction& instruction) override {
       operands_.clear();
       plan::for_operands(instruction,
@@ -42,6 +46,7 @@ class ValueEngine : public Engine {
           engine_.compute(instruction, *program_, operands_, sequence_);
     }
     net::Value get(plan::ValueId value) override {
+      if (given_.count(value) != 0) return at(value);
       return engine_.leaving(at(value), program_->values.at(static_cast<std::size_t>(value)));
     }
     void clear(plan::ValueId value) override { at(value) = {}; }
@@ -52,6 +57,7 @@ class ValueEngine : public Engine {
     std::shared_ptr<const plan::Program> program_;
     Sequence sequence_;
     std::vector<net::Value> values_;
+    std::set<plan::ValueId> given_;
     std::vector<const net::Value*> operands_;
   };
 };

@@ -122,11 +122,11 @@ TEST_F(BundleTest, SaysWhatItsWeightsAre) {
 TEST_F(BundleTest, NeedsNoCalibrationWhereNothingIsCutAway) {
   Plan whole = two_parts();
   for (PlanPart& part : whole.parts) {
-    part.config = whole.teacher;
-    part.config.classes = 0;
+    part.sub_model().config = whole.teacher;
+    part.sub_model().config.classes = 0;
   }
   EXPECT_EQ(weights_state(Bundle(folder_.path()), whole), WeightsState::exact);
-  whole.parts[1].config.layers.pop_back();
+  whole.parts[1].sub_model().config.layers.pop_back();
   EXPECT_EQ(weights_state(Bundle(folder_.path()), whole), WeightsState::uncalibrated);
   // Without a fusion head one device answers with the whole model.
   fs::remove_all(folder_ / "fusion");

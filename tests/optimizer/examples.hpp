@@ -93,10 +93,10 @@ inline plan::PlanPart part(const model::ModelConfig& teacher, const std::string&
                            std::int64_t mlp_width) {
   plan::PlanPart made;
   made.device = device;
-  made.config = teacher;
-  made.config.width = width;
-  made.config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
-  for (std::int64_t layer = 0; layer < layers; ++layer) made.layers.push_back(layer);
+  made.sub_model().config = teacher;
+  made.sub_model().config.width = width;
+  made.sub_model().config.layers.assign(static_cast<std::size_t>(layers), {heads, mlp_width});
+  for (std::int64_t layer = 0; layer < layers; ++layer) made.sub_model().layers.push_back(layer);
   return made;
 }
 
@@ -120,7 +120,7 @@ inline plan::Plan tensor_plan(const model::ModelConfig& teacher, std::size_t dev
   std::vector<plan::PlanPart> parts;
   for (const plan::Share& share :
        plan::find_strategy("tensor").propose(teacher, std::vector<plan::Capacity>(devices)))
-    parts.push_back(plan::shared_part(nth_device(parts.size()), teacher, share));
+    parts.push_back({nth_device(parts.size()), share});
   return plan_of(teacher, std::move(parts), "d0", "tensor");
 }
 
@@ -134,7 +134,7 @@ inline plan::Plan pipeline_plan(const model::ModelConfig& teacher, std::size_t d
     plan::Share share;
     share.layers.resize(all.layers.size());
     for (; begin < end; ++begin) share.layers[begin] = all.layers[begin];
-    parts.push_back(plan::shared_part(nth_device(p), teacher, share));
+    parts.push_back({nth_device(p), share});
   }
   return plan_of(teacher, std::move(parts), "d0", "pipeline");
 }

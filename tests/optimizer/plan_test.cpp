@@ -20,7 +20,7 @@ using testing::message_of;
 Plan three_parts() {
   const model::ModelConfig teacher = examples::vit(6, 192, 3, 28, 4, 1, 10);
   PlanPart cam = examples::part(teacher, "cam", 2, 64, 1, 96);
-  cam.layers = {1, 4};
+  cam.sub_model().layers = {1, 4};
   Plan plan = examples::plan_of(teacher,
                                 {examples::part(teacher, "hub", 6, 128, 2, 256),
                                  examples::part(teacher, "box", 4, 96, 1, 128), std::move(cam)},
@@ -61,8 +61,8 @@ TEST(Plan, ComesBackFromItsFile) {
 
   EXPECT_EQ(read.name, "night");
   EXPECT_EQ(read.teacher, plan.teacher);
-  EXPECT_EQ(read.parts[2].config, plan.parts[2].config);
-  EXPECT_EQ(read.parts[2].layers, (std::vector<std::int64_t>{1, 4}));
+  EXPECT_EQ(read.parts[2].sub_model().config, plan.parts[2].sub_model().config);
+  EXPECT_EQ(read.parts[2].sub_model().layers, (std::vector<std::int64_t>{1, 4}));
   EXPECT_EQ(read.shape, plan.shape);
   EXPECT_EQ(read.seed, 77u);
   EXPECT_EQ(read.teacher_digest, std::string(64, 'a'));
@@ -97,7 +97,7 @@ TEST(Plan, OfTextsAndOfAPartitionComesBackFromItsFile) {
   EXPECT_TRUE(read.partition);
   EXPECT_EQ(read.aggregator, "cam");
   EXPECT_EQ(read.teacher, teacher);
-  EXPECT_EQ(read.parts[1].config, plan.parts[1].config);
+  EXPECT_EQ(read.parts[1].sub_model().config, plan.parts[1].sub_model().config);
   EXPECT_EQ(compile(read, read.shape).front().digest, compile(plan, plan.shape).front().digest);
 }
 
@@ -124,56 +124,58 @@ TEST(Plan, NeedsOnlyWhatAPersonWouldWrite) {
 }
 
 TEST(Plan, RefusesAPartWiderThanTheTeacher) {
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[1].config.width = 200; }),
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[1].sub_model().config.width = 200; }),
             "[check] plan.parts[1].config.width: keeps 200, the teacher has 192");
 }
 
 TEST(Plan, RefusesMoreHeadsOrColumnsThanTheLayerHas) {
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[1].config.layers[2].heads = 4; }),
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[1].sub_model().config.layers[2].heads = 4; }),
             "[check] plan.parts[1].config.layers[2].heads: keeps 4, the teacher has 3");
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.layers[5].mlp_width = 769; }),
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].sub_model().config.layers[5].mlp_width = 769; }),
             "[check] plan.parts[0].config.layers[5].mlp_width: keeps 769, the teacher has 768");
   // Layer 1 of the part is layer 4 of the teacher.
   EXPECT_EQ(refusal([](Plan& plan) {
               plan.teacher.layers[4].heads = 1;
-              plan.parts[2].config.layers[1].heads = 2;
+              plan.parts[2].sub_model().config.layers[1].heads = 2;
             }),
             "[check] plan.parts[0].config.layers[4].heads: keeps 2, the teacher has 1");
 }
 
 TEST(Plan, RefusesAnotherHeadWidth) {
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.head_width = 32; }),
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].sub_model().config.head_width = 32; }),
             "[check] plan.parts[0].config.head_width: saw 32, needs 64 as the teacher has");
 }
 
 TEST(Plan, RefusesLayersOutOfOrderOrRange) {
   EXPECT_EQ(refusal([](Plan& plan) {
-              plan.parts[2].layers = {4, 1};
+              plan.parts[2].sub_model().layers = {4, 1};
             }),
             "[check] plan.parts[2].layers[1]: saw 1, needs ascending teacher layers 0..5");
   EXPECT_EQ(refusal([](Plan& plan) {
-              plan.parts[2].layers = {4, 4};
+              plan.parts[2].sub_model().layers = {4, 4};
             }),
             "[check] plan.parts[2].layers[1]: saw 4, needs ascending teacher layers 0..5");
   EXPECT_EQ(refusal([](Plan& plan) {
-              plan.parts[2].layers = {1, 6};
+              plan.parts[2].sub_model().layers = {1, 6};
             }),
             "[check] plan.parts[2].layers[1]: saw 6, needs ascending teacher layers 0..5");
   EXPECT_EQ(refusal([](Plan& plan) {
-              plan.parts[2].layers = {-1, 2};
+              plan.parts[2].sub_model().layers = {-1, 2};
             }),
             "[check] plan.parts[2].layers[0]: saw -1, needs ascending teacher layers 0..5");
   EXPECT_EQ(
-      refusal([](Plan& plan) { plan.parts[2].layers = {1}; }),
+      refusal([](Plan& plan) { plan.parts[2].sub_model().layers = {1}; }),
       "[check] plan.parts[2].layers: saw 1 numbers, needs one for each of the part's 2 layers");
 }
 
 TEST(Plan, RefusesAPartThatSeesOtherPictures) {
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.patch = 7; }),
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].sub_model().config.patch = 7; }),
             "[check] plan.parts[0].config.patch: saw 7, needs 4 as the teacher has");
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.classes = 11; }),
+  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].sub_model().config.classes = 11; }),
             "[check] plan.parts[0].config.classes: saw 11, needs 10 as the teacher has");
-  EXPECT_EQ(refusal([](Plan& plan) { plan.parts[0].config.activation = model::Activation::relu; }),
+  EXPECT_EQ(refusal([](Plan& plan) {
+              plan.parts[0].sub_model().config.activation = model::Activation::relu;
+            }),
             "[check] plan.parts[0].config: saw another activation, bias, norm, task or kind of "
             "positions, needs "
             "the teacher's");
@@ -187,7 +189,7 @@ TEST(Plan, RefusesAPartThatReadsTextsInAnotherWay) {
         {examples::part(teacher, "hub", 3, 16, 2, 20), examples::part(teacher, "box", 2, 8, 2, 8)},
         "hub", "decomposed");
     plan.shape.tokens = 4;
-    change(plan.parts[1].config);
+    change(plan.parts[1].sub_model().config);
     try {
       check(plan);
     } catch (const std::invalid_argument& wrong) {
@@ -238,13 +240,14 @@ TEST(Plan, HoldsAPartitionToItsWord) {
             "[check] plan.partition: saw widths that sum to 288, needs at most 192");
   EXPECT_EQ(refusal([](Plan& plan) {
               plan.partition = true;
-              for (PlanPart& part : plan.parts) part.config.width = 64;
+              for (PlanPart& part : plan.parts) part.sub_model().config.width = 64;
             }),
             "[check] plan.partition: saw 4 heads of layer 1, needs at most 3");
   EXPECT_EQ(refusal([](Plan& plan) {
               plan.partition = true;
-              for (PlanPart& part : plan.parts) part.config.width = 64;
-              for (model::LayerShape& layer : plan.parts[0].config.layers) layer.heads = 1;
+              for (PlanPart& part : plan.parts) part.sub_model().config.width = 64;
+              for (model::LayerShape& layer : plan.parts[0].sub_model().config.layers)
+                layer.heads = 1;
             }),
             "");
 }
@@ -282,8 +285,8 @@ TEST(Share, ComesBackFromItsFile) {
     EXPECT_EQ(read.all_reduce, AllReduce::star);
     ASSERT_EQ(read.parts.size(), plan.parts.size());
     for (std::size_t p = 0; p < plan.parts.size(); ++p) {
-      EXPECT_TRUE(read.parts[p].share == plan.parts[p].share);
-      EXPECT_TRUE(read.parts[p].config == plan.teacher);
+      ASSERT_TRUE(read.parts[p].share());
+      EXPECT_TRUE(*read.parts[p].share() == *plan.parts[p].share());
     }
     EXPECT_EQ(compile(read, {2}).front().digest, compile(plan, {2}).front().digest);
   }
@@ -314,12 +317,12 @@ TEST(Share, SaysInItsFileWhatIsWrong) {
 TEST(Share, OfEqualRangesHasNoOther) {
   EXPECT_EQ(refusal_of(tensor(),
                        [](Plan& plan) {
-                         plan.parts[0].share->layers[2].heads = {0, 2};
+                         plan.parts[0].share()->layers[2].heads = {0, 2};
                        }),
             "[check] plan.parts[0].share.layers[2].heads: saw 0:2, needs 0:1, an equal share of 3");
   EXPECT_EQ(refusal_of(tensor(),
                        [](Plan& plan) {
-                         plan.parts[1].share->layers[0].columns = {0, 0};
+                         plan.parts[1].share()->layers[0].columns = {0, 0};
                        }),
             "[check] plan.parts[1].share.layers[0].columns: saw 0:0, needs 256:512, an equal share "
             "of 768");
@@ -328,29 +331,27 @@ TEST(Share, OfEqualRangesHasNoOther) {
       "[check] plan.parts: saw 4 devices, needs at most 3, one for each of the teacher's heads "
       "of keys and values");
   EXPECT_EQ(
-      refusal_of(tensor(), [](Plan& plan) { plan.parts[1].share.reset(); }),
+      refusal_of(tensor(),
+                 [](Plan& plan) {
+                   plan.parts[1].runs = SubModel{plan.teacher, {0, 1, 2, 3, 4, 5}};
+                 }),
       "[check] plan.parts[1]: saw a sub-model, needs a share: the strategy 'tensor' divides the "
       "teacher");
-  EXPECT_EQ(refusal_of(tensor(),
-                       [](Plan& plan) {
-                         plan.teacher.classes = 0;
-                         for (auto& part : plan.parts) part.config.classes = 0;
-                       }),
+  EXPECT_EQ(refusal_of(tensor(), [](Plan& plan) { plan.teacher.classes = 0; }),
             "[check] plan.teacher: saw no head, needs one: the strategy 'tensor' answers as the "
             "teacher does");
 }
 
 TEST(Share, OfLayersFollowsTheOneBefore) {
   EXPECT_EQ(
-      refusal_of(pipeline(),
-                 [](Plan& plan) { std::swap(plan.parts[0].share, plan.parts[1].share); }),
+      refusal_of(pipeline(), [](Plan& plan) { std::swap(plan.parts[0].runs, plan.parts[1].runs); }),
       "[check] plan.parts[0].share.layers: saw layers from 5 on, needs those from 0 on, where "
       "the device before it ends");
-  EXPECT_EQ(refusal_of(pipeline(), [](Plan& plan) { plan.parts[1].share->layers[5] = {}; }),
+  EXPECT_EQ(refusal_of(pipeline(), [](Plan& plan) { plan.parts[1].share()->layers[5] = {}; }),
             "[check] plan.parts[1].share.layers: saw none, needs at least one");
   EXPECT_EQ(refusal_of(pipeline(),
                        [](Plan& plan) {
-                         plan.parts[0].share->layers[1].heads = {0, 1};
+                         plan.parts[0].share()->layers[1].heads = {0, 1};
                        }),
             "[check] plan.parts[0].share.layers[1]: saw some of its heads or columns, needs all of "
             "them");
@@ -394,7 +395,7 @@ TEST(Propose, GivesSharesThatTheStrategyTakes) {
       for (const std::size_t devices : {1u, 2u, 3u, 4u}) {
         std::vector<PlanPart> parts;
         for (const Share& share : strategy.propose(teacher, std::vector<Capacity>(devices)))
-          parts.push_back(shared_part("d" + std::to_string(parts.size()), teacher, share));
+          parts.push_back({"d" + std::to_string(parts.size()), share});
         Plan plan = examples::plan_of(teacher, std::move(parts), "d0", std::string(strategy.name));
         plan.shape.tokens = teacher.is_text() ? 5 : 0;
         EXPECT_EQ(compile(plan, plan.shape).size(), devices + 1);

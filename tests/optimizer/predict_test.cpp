@@ -173,7 +173,7 @@ TEST(PredictDevices, CountsComputeBytesAndMemoryOfEachRank) {
 
   const plan::Device& cam = fleet.devices[2];
   const double kernels_s =
-      cam.seconds(plan::kernels_of_model(plan.parts[1].config, {1, 0, 0}, false));
+      cam.seconds(plan::kernels_of_model(plan.parts[1].sub_model().config, {1, 0, 0}, false));
   EXPECT_NEAR(predictions[1].compute_s, kernels_s + cam.instruction_seconds(), 1e-12);
   EXPECT_EQ(predictions[1].received_bytes, 28 * 28);
   EXPECT_EQ(predictions[1].sent_bytes, 64 * 4);
@@ -188,7 +188,7 @@ TEST(PredictDevices, CountsComputeBytesAndMemoryOfEachRank) {
   EXPECT_EQ(predictions[1].limit_bytes, 8e9);
   EXPECT_EQ(predictions[1].model_bytes,
             plan::resident_bytes(programs[1], plan) + plan::working_bytes(programs[1], plan));
-  EXPECT_GT(predictions[1].model_bytes, plan::weight_bytes(plan.parts[1].config));
+  EXPECT_GT(predictions[1].model_bytes, plan::weight_bytes(plan.parts[1].sub_model().config));
 }
 
 TEST(PredictDevices, CountsATokenOfTheTextsThatAreGenerated) {
@@ -205,7 +205,7 @@ TEST(PredictDevices, CountsATokenOfTheTextsThatAreGenerated) {
   // come back.
   const plan::Device& cam = fleet.devices[2];
   const double kernels_s =
-      cam.seconds(plan::kernels_of_model(plan.parts[1].config, {2, 1, 130}, false));
+      cam.seconds(plan::kernels_of_model(plan.parts[1].sub_model().config, {2, 1, 130}, false));
   EXPECT_NEAR(predictions[1].compute_s, kernels_s + cam.instruction_seconds(), 1e-12);
   EXPECT_EQ(predictions[1].received_bytes, 2 * 4);
   EXPECT_EQ(predictions[1].sent_bytes, 2 * 64 * 4);
@@ -226,11 +226,11 @@ TEST(PredictDevices, KeepsTheRequestAtTheAggregatorUntilItIsSent) {
   const plan::Plan plan = two_parts();
   const auto predictions = predict_devices(plan, examples::three_devices());
   const auto programs = plan::compile(plan, plan.shape);
-  // One image, whoever it goes to.
-  EXPECT_NEAR(
-      predictions[2].model_bytes,
-      plan::resident_bytes(programs[2], plan) + plan::working_bytes(programs[2], plan) + 28 * 28,
-      1e-6);
+  EXPECT_NEAR(predictions[2].model_bytes,
+              plan::resident_bytes(programs[2], plan) + plan::working_bytes(programs[2], plan),
+              1e-6);
+  // One image on its way, whoever it goes to.
+  EXPECT_EQ(plan::values_bytes(programs[2]), 28 * 28 + 28 * 28);
 }
 
 TEST(PredictDevices, WaitsForTheLinkOnBothOfItsEnds) {

@@ -168,8 +168,10 @@ TEST(RunningBytes, AreThoseOfTheValuesThatAreAlive) {
   EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 2 * width + sent);
   program.instructions.emplace_back(Receive{value(5 * width), 1, 99, false});
   EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width + sent);
-  // Another link has another one on its way.
+  // Another link has another one on its way, where it is another value.
   program.instructions.insert(program.instructions.end() - 1, Send{0, 2, 100});
+  EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width + sent);
+  program.instructions.insert(program.instructions.end() - 1, Send{last, 3, 100});
   EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width + 2 * sent);
 }
 
@@ -199,7 +201,7 @@ TEST(Compile, WritesDecomposedAsDesigned) {
                                        examples::part(teacher, "cam", 1, 64, 2, 96)},
                                       "hub", "decomposed");
   EXPECT_EQ(text_of(plan, {1}), R"(rank 0:
-  x = input()  # u8 [1, 1, 28, 28]
+  x = receive(<- 2, tag 0)  # u8 [1, 1, 28, 28]
   x1 = embed(x, part 0, with positions)  # f32 [1, 50, 128]
   h2 = norm(x1, part 0, layer 0, attention)  # f32 [1, 50, 128]
   q3 = project(h2, part 0, layer 0, query, heads 0:4)  # f32 [1, 50, 128]
@@ -214,7 +216,7 @@ TEST(Compile, WritesDecomposedAsDesigned) {
   f12 = read_out(x11, part 0)  # f32 [1, 1, 128]
   send(f12 -> 2, tag 0)
 rank 1:
-  x = input()  # u8 [1, 1, 28, 28]
+  x = receive(<- 2, tag 0)  # u8 [1, 1, 28, 28]
   x1 = embed(x, part 1, with positions)  # f32 [1, 50, 64]
   h2 = norm(x1, part 1, layer 0, attention)  # f32 [1, 50, 64]
   q3 = project(h2, part 1, layer 0, query, heads 0:2)  # f32 [1, 50, 64]
@@ -229,6 +231,9 @@ rank 1:
   f12 = read_out(x11, part 1)  # f32 [1, 1, 64]
   send(f12 -> 2, tag 1)
 rank 2:
+  x = input()  # u8 [1, 1, 28, 28]
+  send(x -> 0, tag 0)
+  send(x -> 1, tag 0)
   f_0 = receive(<- 0, tag 0, may be absent)  # f32 [1, 1, 128]
   f_1 = receive(<- 1, tag 1, may be absent)  # f32 [1, 1, 64]
   y = fuse(f_0, f_1)  # f32 [1, 10]
@@ -238,7 +243,7 @@ rank 2:
 
 TEST(Compile, WritesLocalAsDesigned) {
   EXPECT_EQ(text_of(whole_plan(examples::vit(1, 192, 3, 28, 4, 1, 10), "hub"), {4}), R"(rank 0:
-  x = input()  # u8 [4, 1, 28, 28]
+  x = receive(<- 1, tag 0)  # u8 [4, 1, 28, 28]
   x1 = embed(x, part 0, with positions)  # f32 [4, 50, 192]
   h2 = norm(x1, part 0, layer 0, attention)  # f32 [4, 50, 192]
   q3 = project(h2, part 0, layer 0, query, heads 0:3)  # f32 [4, 50, 192]
@@ -254,6 +259,8 @@ TEST(Compile, WritesLocalAsDesigned) {
   y13 = head(f12, part 0)  # f32 [4, 10]
   send(y13 -> 1, tag 0)
 rank 1:
+  x = input()  # u8 [4, 1, 28, 28]
+  send(x -> 0, tag 0)
   y = receive(<- 0, tag 0)  # f32 [4, 10]
   output(y)
 )");
@@ -262,7 +269,7 @@ rank 1:
 TEST(Compile, WritesTensorAsDesigned) {
   EXPECT_EQ(text_of(examples::tensor_plan(examples::llama(1, 32, 4, 2, 48, 100, 64), 2), {1, 3}),
             R"(rank 0:
-  x = input()  # i32 [1, 3]
+  x = receive(<- 2, tag 0)  # i32 [1, 3]
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 0:50, with positions)  # f32 [1, 3, 32]
   s3 = slice(x2, axis 1, 0:2)  # f32 [1, 2, 32]
@@ -303,7 +310,7 @@ TEST(Compile, WritesTensorAsDesigned) {
   y32 = head(f31, vocabulary 0:50)  # f32 [1, 1, 50]
   send(y32 -> 2, tag 0)
 rank 1:
-  x = input()  # i32 [1, 3]
+  x = receive(<- 2, tag 0)  # i32 [1, 3]
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 50:100)  # f32 [1, 3, 32]
   s3 = slice(x2, axis 1, 2:3)  # f32 [1, 1, 32]
@@ -344,17 +351,20 @@ rank 1:
   y32 = head(f31, vocabulary 50:100)  # f32 [1, 1, 50]
   send(y32 -> 2, tag 0)
 rank 2:
+  x = input()  # i32 [1, 3]
+  send(x -> 0, tag 0)
+  send(x -> 1, tag 0)
   y_0 = receive(<- 0, tag 0)  # f32 [1, 1, 50]
   y_1 = receive(<- 1, tag 0)  # f32 [1, 1, 50]
-  c2 = concat(y_0, y_1, axis 2)  # f32 [1, 1, 100]
-  output(c2)
+  c3 = concat(y_0, y_1, axis 2)  # f32 [1, 1, 100]
+  output(c3)
 )");
 }
 
 TEST(Compile, WritesPipelineAsDesigned) {
   EXPECT_EQ(text_of(examples::pipeline_plan(examples::vit(2, 64, 2, 28, 14, 1, 10), 2), {3}),
             R"(rank 0:
-  x = input()  # u8 [3, 1, 28, 28]
+  x = receive(<- 2, tag 0)  # u8 [3, 1, 28, 28]
   x1 = embed(x, with positions)  # f32 [3, 5, 64]
   s2 = slice(x1, axis 0, 0:2)  # f32 [2, 5, 64]
   h3 = norm(s2, layer 0, attention)  # f32 [2, 5, 64]
@@ -408,6 +418,8 @@ rank 1:
   y24 = head(f23)  # f32 [3, 10]
   send(y24 -> 2, tag 0)
 rank 2:
+  x = input()  # u8 [3, 1, 28, 28]
+  send(x -> 0, tag 0)
   y = receive(<- 1, tag 0)  # f32 [3, 10]
   output(y)
 )");
@@ -415,10 +427,8 @@ rank 2:
 
 TEST(Compile, GivesTheSameDigestEverywhere) {
   // A change here breaks agents of another version: raise the protocol's version with it.
-  EXPECT_EQ(compile(three_parts(), {1}).front().digest,
-            "93fd4299070ad27c2e7a3932119e371dc94480e082108af71d9e7c8b277a4dc6");
-  EXPECT_EQ(compile(local_plan(), {1}).front().digest,
-            "e1a9313ec03cb0c7533d71b44302c24411796d2e7013b35069dff7694f80529c");
+  EXPECT_EQ(compile(three_parts(), {1}).front().digest, "1403625986d883a87a1a1f9cba722e39d1dc26b55f95d73f6732b727aa6f3aee");
+  EXPECT_EQ(compile(local_plan(), {1}).front().digest, "775ac4758313a7ffa6de4b19a75fc78bcd3e9cd36e1076fc00638e0d315df051");
 }
 
 TEST(Compile, TellsOtherShapesAndSharesApart) {
@@ -428,7 +438,7 @@ TEST(Compile, TellsOtherShapesAndSharesApart) {
   std::swap(plan.parts[0], plan.parts[1]);
   EXPECT_NE(compile(plan, {1}).front().digest, digest);
   plan = three_parts();
-  plan.parts[2].config.width = 72;
+  plan.parts[2].sub_model().config.width = 72;
   EXPECT_NE(compile(plan, {1}).front().digest, digest);
   plan = three_parts();
   plan.parts[0].device = "elsewhere";
@@ -456,7 +466,7 @@ TEST(Compile, RefusesABatchOutOfRange) {
 
 TEST(Compile, ChecksThePlan) {
   Plan plan = three_parts();
-  plan.parts[0].config.width = 1000;
+  plan.parts[0].sub_model().config.width = 1000;
   EXPECT_NE(message_of([&] { compile(plan, {1}); }).find("keeps 1000, the teacher has 192"),
             std::string::npos);
 }
@@ -480,10 +490,11 @@ TEST(Price, CountsTheKernelsOfPartsAndFusion) {
   EXPECT_TRUE(kernels_of(programs[0].instructions[0], programs[0], plan).empty());
   EXPECT_TRUE(kernels_of(programs[0].instructions.back(), programs[0], plan).empty());
   const auto part = kernels_of_program(programs[1], plan);
-  EXPECT_EQ(part.size(), kernels_of_model(plan.parts[1].config, {2, 0, 0}, false).size());
+  EXPECT_EQ(part.size(),
+            kernels_of_model(plan.parts[1].sub_model().config, {2, 0, 0}, false).size());
   EXPECT_EQ(part.back().rows, 2);
   EXPECT_EQ(part.back().columns, 96);
-  const auto fusion = kernels_of(programs[3].instructions[3], programs[3], plan);
+  const auto fusion = kernels_of(*find_first<Fuse>(programs[3]), programs[3], plan);
   EXPECT_EQ(fusion.size(), kernels_of_fusion(plan.teacher, {128, 96, 64}, {2, 0, 0}).size());
 }
 
@@ -546,7 +557,8 @@ TEST(Weights, OfSeveralPlansAreTheirUnion) {
 TEST(Price, KnowsWhatEachRankHolds) {
   const Plan plan = three_parts();
   const std::vector<Program> programs = compile(plan, {1});
-  EXPECT_EQ(resident_bytes(programs[2], plan), serving_bytes + weight_bytes(plan.parts[2].config));
+  EXPECT_EQ(resident_bytes(programs[2], plan),
+            serving_bytes + weight_bytes(plan.parts[2].sub_model().config));
   // Seven sets of parts, each part in four: A^S [192, Σ D_p], b^S [192]; the classifier [10, 192]
   // with its bias.
   EXPECT_EQ(resident_bytes(programs[3], plan),
@@ -568,7 +580,7 @@ TEST(Price, KnowsWhatEachRankHolds) {
 TEST(Price, CountsValuesAndActivationsOrLoading) {
   Plan plan = three_parts();
   const std::vector<Program> eight = compile(plan, {8});
-  const double by_hand = forward_bytes(plan.parts[0].config, {8, 0, 0});
+  const double by_hand = forward_bytes(plan.parts[0].sub_model().config, {8, 0, 0});
   EXPECT_NEAR(working_bytes(eight[0], plan), by_hand, 0.03 * by_hand);
   // Few tokens through a wide model: its largest matrix outweighs them while it is loaded.
   plan.teacher = examples::vit(2, 1024, 8, 28, 14, 1, 10);
@@ -603,7 +615,7 @@ TEST(Price, HoldsThePromptsPassBesideItsCache) {
   prompt.shape.generate = 0;
   EXPECT_EQ(working_bytes(programs[0], plan),
             running_bytes(compile(prompt, prompt.shape)[0], prompt) + kept);
-  const double by_hand = forward_bytes(plan.parts[0].config, {2, 100, 0}) + kept;
+  const double by_hand = forward_bytes(plan.parts[0].sub_model().config, {2, 100, 0}) + kept;
   EXPECT_NEAR(working_bytes(programs[0], plan), by_hand, 0.03 * by_hand);
 }
 
@@ -628,7 +640,7 @@ TEST(Price, TheHeadOfALanguageModelIsTheAggregators) {
   // Three sets of parts, each part in two; the head [500, 192].
   EXPECT_EQ(resident_bytes(programs[2], plan),
             serving_bytes + 4.0 * (192 * 2 * (128 + 64) + 3 * 192 + 500 * 192));
-  const auto fusion = kernels_of(programs[2].instructions[2], programs[2], plan);
+  const auto fusion = kernels_of(*find_first<Fuse>(programs[2]), programs[2], plan);
   EXPECT_EQ(fusion.back().columns, 500);
   EXPECT_EQ(fusion.back().rows, 2);
 }

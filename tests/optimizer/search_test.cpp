@@ -164,7 +164,8 @@ Instance random_text_instance(std::uint64_t seed) {
   made.options.seed = seed;
   const plan::PlanPart whole =
       examples::part(made.teacher, "hub", made.teacher.num_layers(), made.teacher.width, 8, 96);
-  const double cache = plan::cache_bytes(whole.config, made.options.shape.batch, 64 + 1800);
+  const double cache =
+      plan::cache_bytes(whole.sub_model().config, made.options.shape.batch, 64 + 1800);
   std::vector<plan::Device> devices;
   for (const char* name : {"hub", "cam"}) {
     devices.push_back(device(name, real(0.01, 0.1)));
@@ -242,7 +243,7 @@ TEST(Search, EqualDevicesGetEqualShares) {
     const auto summary = search(examples::vit_base(), fleet(devices, 1e9, 1e-5), usual());
     ASSERT_EQ(summary.plan.parts.size(), static_cast<std::size_t>(count));
     for (const plan::PlanPart& part : summary.plan.parts)
-      EXPECT_TRUE(part.config == summary.plan.parts.front().config)
+      EXPECT_TRUE(part.sub_model().config == summary.plan.parts.front().sub_model().config)
           << count << " devices, " << part.device;
   }
 }
@@ -280,8 +281,8 @@ TEST(Search, KeepsTheSumsOfAPartition) {
   EXPECT_TRUE(summary.plan.partition);
   std::int64_t channels = 0, heads = 0;
   for (const plan::PlanPart& part : summary.plan.parts) {
-    channels += part.config.width;
-    heads += part.config.layers.front().heads;
+    channels += part.sub_model().config.width;
+    heads += part.sub_model().config.layers.front().heads;
   }
   EXPECT_EQ(channels, teacher.width);
   EXPECT_EQ(heads, teacher.layers.front().heads);
@@ -292,8 +293,8 @@ TEST(Search, WidthsAreMultiplesOfTheStep) {
   options.width_step = 32;
   for (const plan::PlanPart& part :
        search(examples::vit_base(), examples::three_devices(), options).plan.parts) {
-    EXPECT_EQ(part.config.width % 32, 0);
-    EXPECT_EQ(part.config.layers.front().mlp_width % 32, 0);
+    EXPECT_EQ(part.sub_model().config.width % 32, 0);
+    EXPECT_EQ(part.sub_model().config.layers.front().mlp_width % 32, 0);
   }
 }
 
@@ -444,7 +445,9 @@ TEST(Search, KeepsTheWidthThatIsAskedFor) {
   PlanOptions options = usual();
   options.strategy = "decomposed";
   const auto free = search(examples::vit_base(), examples::three_devices(), options);
-  const auto narrow = [](const plan::PlanPart& part) { return part.config.width < 576; };
+  const auto narrow = [](const plan::PlanPart& part) {
+    return part.sub_model().config.width < 576;
+  };
   const auto& parts = free.plan.parts;
   EXPECT_TRUE(std::any_of(parts.begin(), parts.end(), narrow)) << "or nothing is asked for";
   options.limits.min_width_share = 0.75;
@@ -455,7 +458,7 @@ TEST(Search, KeepsTheWidthThatIsAskedFor) {
   options.limits.min_width_share = 1;
   for (const auto& part :
        search(examples::vit_base(), examples::three_devices(), options).plan.parts)
-    EXPECT_EQ(part.config.width, 768);
+    EXPECT_EQ(part.sub_model().config.width, 768);
   options.limits.min_width_share = 1.1;
   EXPECT_THROW(search(examples::vit_base(), examples::three_devices(), options),
                std::invalid_argument);
@@ -465,7 +468,7 @@ TEST(Search, KeepsWithinTheDisk) {
   auto three = examples::three_devices();
   for (plan::Device& each : three.devices) each.disk_bytes = 20e6;
   for (const plan::PlanPart& part : search(examples::vit_base(), three, usual()).plan.parts)
-    EXPECT_LE(plan::weight_bytes(part.config), 20e6);
+    EXPECT_LE(plan::weight_bytes(part.sub_model().config), 20e6);
 }
 
 TEST(Search, GivesNoPartToADeviceThatOnlyAggregates) {
@@ -557,10 +560,11 @@ TEST(Search, GivesAWholePlanWithItsPrediction) {
   const double teacher = static_cast<double>(model::count_parameters(summary.plan.teacher));
   for (const plan::PlanPart& part : summary.plan.parts) {
     EXPECT_NEAR(part.parameter_share,
-                static_cast<double>(model::count_parameters(part.config)) / teacher, 1e-9);
+                static_cast<double>(model::count_parameters(part.sub_model().config)) / teacher,
+                1e-9);
     EXPECT_GT(part.compute_share, 0);
-    EXPECT_EQ(part.layers.front(), 0);
-    EXPECT_EQ(part.layers.back(), 11);
+    EXPECT_EQ(part.sub_model().layers.front(), 0);
+    EXPECT_EQ(part.sub_model().layers.back(), 11);
   }
   EXPECT_FALSE(summary.plan.candidates.empty());
   for (const plan::Candidate& candidate : summary.plan.candidates)
@@ -577,7 +581,8 @@ TEST(Search, KeepsTheLayersThatMatter) {
   for (const plan::PlanPart& part :
        search(teacher, examples::three_devices(), options, importance).plan.parts)
     for (const std::int64_t layer : {3, 4, 7})
-      EXPECT_NE(std::find(part.layers.begin(), part.layers.end(), layer), part.layers.end())
+      EXPECT_NE(std::find(part.sub_model().layers.begin(), part.sub_model().layers.end(), layer),
+                part.sub_model().layers.end())
           << part.device;
 }
 
@@ -598,7 +603,7 @@ TEST(Search, IsTheSameForTheSameSeed) {
   const auto second = search(examples::vit_base(), examples::three_devices(), options);
   ASSERT_EQ(first.plan.parts.size(), second.plan.parts.size());
   for (std::size_t p = 0; p < first.plan.parts.size(); ++p)
-    EXPECT_TRUE(first.plan.parts[p].config == second.plan.parts[p].config);
+    EXPECT_TRUE(first.plan.parts[p].sub_model().config == second.plan.parts[p].sub_model().config);
   EXPECT_EQ(first.evaluations, second.evaluations);
 }
 

@@ -170,8 +170,8 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
     for (const auto& part : plan.parts) {
-      json["parts"][part.device] = to_json(part.config);
-      if (!part.share) continue;
+      json["parts"][part.device] = to_json(part.sub_model().config);
+      if (!part.share()) continue;
       nlohmann::json held = nlohmann::json::array();
       for (const auto& some : plan::holding_of({plan}, part.device))
         held.push_back({{"name", some.name},
@@ -194,7 +194,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
                 base::joined(others).c_str());
   if (!plan::is_shared(plan)) {
     for (const auto& part : plan.parts)
-      std::printf("\n%s: %s", part.device.c_str(), describe(part.config).c_str());
+      std::printf("\n%s: %s", part.device.c_str(), describe(part.sub_model().config).c_str());
     std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s",
                 drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str());
   }

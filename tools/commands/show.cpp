@@ -50,11 +50,11 @@ std::string shares_table(const plan::Plan& plan) {
   Table table({"device", "layers", "heads", "MLP columns", "parameters", "of multiply-adds"});
   for (const auto& part : plan.parts) {
     std::vector<std::int64_t> layers;
-    for (std::size_t l = 0; l < part.share->layers.size(); ++l)
-      if (!(part.share->layers[l] == plan::LayerShare()))
+    for (std::size_t l = 0; l < part.share()->layers.size(); ++l)
+      if (!(part.share()->layers[l] == plan::LayerShare()))
         layers.push_back(static_cast<std::int64_t>(l));
-    table.row({part.device, range_text(layers), units_text(*part.share, &plan::LayerShare::heads),
-               units_text(*part.share, &plan::LayerShare::columns),
+    table.row({part.device, range_text(layers), units_text(*part.share(), &plan::LayerShare::heads),
+               units_text(*part.share(), &plan::LayerShare::columns),
                percent(part.parameter_share, 1), percent(part.compute_share, 1)});
   }
   return table.text();
@@ -68,13 +68,13 @@ std::string parts_table(const plan::Plan& plan) {
     return static_cast<double>(model::count_parameters(config, true));
   };
   for (const auto& part : plan.parts) {
-    table.row({part.device, std::to_string(part.config.width),
-               span_text(part.config, [](const auto& layer) { return layer.heads; }),
-               span_text(part.config, [](const auto& layer) { return layer.mlp_width; }),
-               range_text(part.layers),
-               base::format_count(static_cast<double>(model::count_parameters(part.config))),
-               percent(part.parameter_share, 1),
-               percent(blocks(part.config) / blocks(plan.teacher), 1)});
+    const auto& [config, layers] = part.sub_model();
+    table.row(
+        {part.device, std::to_string(config.width),
+         span_text(config, [](const auto& layer) { return layer.heads; }),
+         span_text(config, [](const auto& layer) { return layer.mlp_width; }), range_text(layers),
+         base::format_count(static_cast<double>(model::count_parameters(config))),
+         percent(part.parameter_share, 1), percent(blocks(config) / blocks(plan.teacher), 1)});
   }
   table.row({"(teacher)", std::to_string(plan.teacher.width),
              span_text(plan.teacher, [](const auto& layer) { return layer.heads; }),
@@ -102,7 +102,7 @@ std::string prediction_table(const plan::Prediction& prediction) {
 
 std::string overlap_line(const plan::Plan& plan) {
   std::int64_t width = 0;
-  for (const auto& part : plan.parts) width += part.config.width;
+  for (const auto& part : plan.parts) width += part.sub_model().config.width;
   if (plan::is_shared(plan)) return {};
   if (plan.parts.size() < 2) return {};
   return format(

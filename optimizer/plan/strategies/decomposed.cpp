@@ -2,6 +2,7 @@
 #include <string>
 
 #include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -11,24 +12,25 @@ void check_decomposed(const Plan& plan) {
     throw std::invalid_argument(
         "[check] plan.teacher: saw no head, the strategy 'decomposed' needs one to fuse");
   for (std::size_t p = 0; p < plan.parts.size(); ++p)
-    if (plan.parts[p].share)
+    if (plan.parts[p].share())
       throw std::invalid_argument("[check] plan.parts[" + std::to_string(p) +
                                   "]: saw a share, the strategy 'decomposed' needs a sub-model");
 }
 
-/// Agent p: the forward pass of its part without a head; send(f). Aggregator: fuse of those that
-/// came; output.
+/// Agent p: x = receive; the forward pass of its part without a head; send(f). Aggregator: fuse of
+/// those that came; output.
 std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& shape,
                                         base::Element element) {
   const auto num_parts = static_cast<std::int32_t>(plan.parts.size());
   ProgramBuilder aggregator(num_parts, element);
+  const InputSource input(aggregator, num_parts, plan.teacher, shape, num_parts);
   std::vector<Program> programs;
   std::vector<ValueId> features;
   for (std::int32_t p = 0; p < num_parts; ++p) {
-    const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].config;
+    const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].sub_model().config;
     const auto tag = static_cast<std::uint32_t>(p);
     ProgramBuilder agent(p, element);
-    ForwardBuilder forward(agent, config, p, agent.input(config, shape), whole_share(config));
+    ForwardBuilder forward(agent, config, p, input.receive(agent), whole_share(config));
     const ValueId feature = model::features(forward, config);
     agent.send(feature, num_parts, tag);
     features.push_back(

@@ -1,6 +1,7 @@
 #include <stdexcept>
 
 #include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -10,30 +11,31 @@ void check_local(const Plan& plan) {
     throw std::invalid_argument("[check] plan.parts: saw " + std::to_string(plan.parts.size()) +
                                 " parts, the strategy 'local' needs 1");
   const PlanPart& part = plan.parts.front();
-  if (part.share)
+  if (part.share())
     throw std::invalid_argument(
         "[check] plan.parts[0]: saw a share, the strategy 'local' needs the whole teacher");
-  if (part.config.width != plan.teacher.width || !(part.config.layers == plan.teacher.layers) ||
-      part.config.classes != plan.teacher.classes)
+  if (part.sub_model().config.width != plan.teacher.width ||
+      !(part.sub_model().config.layers == plan.teacher.layers) ||
+      part.sub_model().config.classes != plan.teacher.classes)
     throw std::invalid_argument(
         "[check] plan.parts[0].config: saw a cut model, the strategy 'local' needs the whole "
         "teacher");
 }
 
-/// Agent: the forward pass, with the head where there is one; send(y). Aggregator: output(y).
+/// Agent: x = receive; the forward pass, with the head where there is one; send(y). Aggregator:
+/// output(y).
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
                                    base::Element element) {
   constexpr std::int32_t agent_rank = 0, aggregator_rank = 1;
   constexpr std::uint32_t tag = 0;
 
-  ProgramBuilder agent(agent_rank, element);
-  const model::ModelConfig& config = plan.parts.front().config;
-  ForwardBuilder forward(agent, config, 0, agent.input(config, shape), whole_share(config));
+  ProgramBuilder agent(agent_rank, element), aggregator(aggregator_rank, element);
+  const model::ModelConfig& config = plan.parts.front().sub_model().config;
+  const InputSource input(aggregator, aggregator_rank, config, shape, 1);
+  ForwardBuilder forward(agent, config, 0, input.receive(agent), whole_share(config));
   const ValueId feature = model::features(forward, config);
   const ValueId answer = plan.teacher.answers() ? forward.head(feature) : feature;
   agent.send(answer, aggregator_rank, tag);
-
-  ProgramBuilder aggregator(aggregator_rank, element);
   aggregator.output(aggregator.receive("y", agent.info(answer), agent_rank, tag, false));
   return {agent.take(), aggregator.take()};
 }

@@ -4,6 +4,7 @@
 
 #include "optimizer/plan/forward_builder.hpp"
 #include "optimizer/plan/strategies/collectives.hpp"
+#include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -33,16 +34,16 @@ void check_pipeline(const Plan& plan) {
   std::int64_t next = 0;
   for (std::size_t p = 0; p < plan.parts.size(); ++p) {
     const std::string where = "parts[" + std::to_string(p) + "]";
-    if (!plan.parts[p].share)
+    if (!plan.parts[p].share())
       refuse(where, "a sub-model", "a share: the strategy 'pipeline' divides the teacher");
-    const model::Range layers = layers_of(*plan.parts[p].share);
+    const model::Range layers = layers_of(*plan.parts[p].share());
     if (layers.size() == 0) refuse(where + ".share.layers", "none", "at least one");
     if (layers.begin != next)
       refuse(where + ".share.layers", "layers from " + std::to_string(layers.begin) + " on",
              "those from " + std::to_string(next) + " on, where the device before it ends");
     for (std::int64_t l = layers.begin; l < layers.end; ++l) {
       const auto i = static_cast<std::size_t>(l);
-      if (!(plan.parts[p].share->layers[i] == all.layers[i]))
+      if (!(plan.parts[p].share()->layers[i] == all.layers[i]))
         refuse(where + ".share.layers[" + std::to_string(l) + "]", "some of its heads or columns",
                "all of them");
     }
@@ -113,12 +114,13 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
   std::vector<Program> programs;
   std::vector<ValueInfo> handed_on;  // by the rank before
   ProgramBuilder aggregator(ranks, element);
+  // Where texts stand is read off their ids, on every device.
+  const InputSource input(aggregator, ranks, config, shape, config.is_text() ? ranks : 1);
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
     ProgramBuilder agent(rank, element);
     const bool first = rank == 0, last = rank == ranks - 1;
-    // Where texts stand is read off their ids, on every device.
-    const ValueId given = first || config.is_text() ? agent.input(config, shape) : -1;
-    const Share& share = *plan.parts[static_cast<std::size_t>(rank)].share;
+    const ValueId given = first || config.is_text() ? input.receive(agent) : -1;
+    const Share& share = *plan.parts[static_cast<std::size_t>(rank)].share();
     ForwardBuilder forward(agent, config, teacher_part, given, whole_share(config));
     const ValueId embedded = first ? model::embedded(forward, config) : -1;
     std::vector<ValueId> states;

@@ -3,6 +3,7 @@
 
 #include "optimizer/plan/forward_builder.hpp"
 #include "optimizer/plan/strategies/collectives.hpp"
+#include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -19,7 +20,7 @@ void check_ranges(const Plan& plan, std::int64_t units, const std::string& field
            "at most " + std::to_string(units) + ", one for each of the teacher's " + what);
   const auto ranges = equal_ranges(units, parts);
   for (std::size_t p = 0; p < parts; ++p) {
-    const model::Range saw = range_of(*plan.parts[p].share);
+    const model::Range saw = range_of(*plan.parts[p].share());
     if (!(saw == ranges[p]))
       refuse("parts[" + std::to_string(p) + "].share." + field,
              std::to_string(saw.begin) + ":" + std::to_string(saw.end),
@@ -34,7 +35,7 @@ void check_tensor(const Plan& plan) {
   if (!plan.teacher.answers())
     refuse("teacher", "no head", "one: the strategy 'tensor' answers as the teacher does");
   for (std::size_t p = 0; p < plan.parts.size(); ++p)
-    if (!plan.parts[p].share)
+    if (!plan.parts[p].share())
       refuse("parts[" + std::to_string(p) + "]", "a sub-model",
              "a share: the strategy 'tensor' divides the teacher");
   for (std::size_t l = 0; l < plan.teacher.layers.size(); ++l) {
@@ -72,14 +73,15 @@ std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
   const auto ranks = static_cast<std::int32_t>(plan.parts.size());
   const bool by_vocabulary = plan.teacher.reads_every_token();
   ProgramBuilder aggregator(ranks, element);
+  const InputSource input(aggregator, ranks, plan.teacher, shape, ranks);
   std::vector<ValueId> answers;
   std::vector<Program> programs;
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
     ProgramBuilder agent(rank, element);
-    const ValueId given = agent.input(plan.teacher, shape);
+    const ValueId given = input.receive(agent);
     Collectives collectives(agent, rank, ranks, plan.all_reduce);
     ForwardBuilder forward(agent, plan.teacher, teacher_part, given,
-                           *plan.parts[static_cast<std::size_t>(rank)].share,
+                           *plan.parts[static_cast<std::size_t>(rank)].share(),
                            [&](ValueId partial) { return collectives.all_reduce(partial); });
     if (rank == 0 || by_vocabulary) {
       const ValueId answer = forward.head(model::features(forward, plan.teacher));
