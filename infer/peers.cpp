@@ -247,16 +247,16 @@ void Peer::offer() {
   }
 }
 
-std::uint64_t Peer::send(const net::Admit& admit, const std::vector<net::ValueMessage>& given) {
-  std::uint64_t bytes = dialer_->connection()->send(admit);
-  for (const net::ValueMessage& value : given) bytes += dialer_->connection()->send(value);
+std::uint64_t Peer::send(const Offer& offer) {
+  std::uint64_t bytes = dialer_->connection()->send(offer.admit);
+  for (const net::ValueMessage& value : offer.values) bytes += dialer_->connection()->send(value);
   return bytes;
 }
 
-std::uint64_t Peer::admit(const net::Admit& admit, const std::vector<net::ValueMessage>& given) {
-  const auto bytes = send(admit, given);
-  window_.sent(admit.request);
-  patience_.sent(admit.request, Clock::now());
+std::uint64_t Peer::admit(const Offer& offer) {
+  const auto bytes = send(offer);
+  window_.sent(offer.admit.request);
+  patience_.sent(offer.admit.request, Clock::now());
   watch();
   return bytes;
 }
@@ -310,12 +310,11 @@ void Peer::come_back() {
   window_.open(window_.offered());
 }
 
-void Peer::probe(const net::Admit& admit, const std::vector<net::ValueMessage>& given,
-                 std::vector<std::uint32_t> tags, const Expected& expected) {
+void Peer::probe(const Offer& offer, std::vector<std::uint32_t> tags, const Expected& expected) {
   const auto patience = std::chrono::duration_cast<Clock::duration>(patience_.alone(expected));
-  probe_ = Probe{admit.request, std::move(tags), Clock::now() + patience};
+  probe_ = Probe{offer.admit.request, std::move(tags), Clock::now() + patience};
   standing_.probe_sent();
-  send(admit, given);
+  send(offer);
   watch();
 }
 

@@ -147,6 +147,12 @@ class Pace {
 /// Why the part of an ejected device is missing.
 constexpr char ejected_late[] = "ejected: late";
 
+/// What a device is sent of a request, at once.
+struct Offer {
+  net::Admit admit;
+  std::vector<net::ValueMessage> values;  // that the aggregator's program sends it
+};
+
 /// One agent as seen from the aggregator: dials it for ever, sends it requests as its window
 /// allows, the oldest first, and hands on what it says; knows when they are late, and whether it is
 /// ejected. All calls on the I/O thread.
@@ -212,8 +218,8 @@ class Peer {
   void withdraw(Id id);
   /// Offers what waits, as much as the window takes.
   void offer();
-  /// `given` follows without waiting. Returns the bytes sent.
-  std::uint64_t admit(const net::Admit& admit, const std::vector<net::ValueMessage>& given);
+  /// Returns the bytes sent.
+  std::uint64_t admit(const Offer& offer);
   /// Tells the agent, where it has the request, that nobody waits for it.
   void cancel(Id id);
   void end_sequence(std::uint64_t sequence);
@@ -227,12 +233,11 @@ class Peer {
   bool wants_probe() const { return joined() && standing_.wants_probe(Clock::now()); }
   /// Sends the copy of a request; the values of `tags` are waited for and thrown away. Part of
   /// nobody's request, answers or bytes.
-  void probe(const net::Admit& admit, const std::vector<net::ValueMessage>& given,
-             std::vector<std::uint32_t> tags, const Expected& expected);
+  void probe(const Offer& offer, std::vector<std::uint32_t> tags, const Expected& expected);
 
  private:
   bool is_open() const { return dialer_->connection() && !draining_; }
-  std::uint64_t send(const net::Admit& admit, const std::vector<net::ValueMessage>& given);
+  std::uint64_t send(const Offer& offer);
   void take_reply(const net::PlanReply& reply);
   struct Probe {
     Id id = 0;

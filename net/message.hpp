@@ -255,6 +255,9 @@ struct AgentStatus {
   std::string last_error;
   double memory_bytes = 0, round_trip_s = 0;
   std::int64_t queued = 0, answered = 0;
+  /// Of the weights that it keeps for all plans, and what numbers they are.
+  double held_bytes = 0;
+  std::string weight_format;
   /// "joined", "ejected: late", "draining", or "away".
   std::string state() const {
     if (connected) return last_error.empty() ? "joined" : last_error;
@@ -263,7 +266,7 @@ struct AgentStatus {
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
     archive(m.device, m.address, m.connected, m.last_error, m.memory_bytes, m.round_trip_s,
-            m.queued, m.answered);
+            m.queued, m.answered, m.held_bytes, m.weight_format);
   }
 };
 

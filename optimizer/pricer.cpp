@@ -43,15 +43,6 @@ bool is_exact(const plan::Plan& plan) {
           plan.parts.front().sub_model().config.classes == plan.teacher.classes);
 }
 
-/// On disk, of a sub-model or a share.
-double weights_of(const plan::Plan& plan, const plan::PlanPart& part) {
-  if (!part.share()) return plan::weight_bytes(part.sub_model().config);
-  double bytes = 0;
-  for (const model::ParameterRange& held : plan::holding_of({plan}, part.device))
-    bytes += 4 * real(model::count_of(held, plan.teacher));
-  return bytes;
-}
-
 /// What a part may have: on its device, and of the teacher.
 void add_part_shortfalls(std::vector<Shortfall>& found, const plan::Plan& plan,
                          const plan::PlanPart& part, const plan::Fleet& fleet,
@@ -67,7 +58,7 @@ void add_part_shortfalls(std::vector<Shortfall>& found, const plan::Plan& plan,
     found.push_back({excess(least, width), part.device,
                      "part on '" + part.device + "': keeps " + percent(width) +
                          " of the channels, the limit is " + percent(least)});
-  const double weights = weights_of(plan, part);
+  const double weights = plan::held_bytes({plan}, part.device);
   if (device.disk_bytes > 0 && weights > device.disk_bytes)
     found.push_back(memory_shortfall("disk", part.device, weights, device.disk_bytes));
   const double most = options.limits.max_part_share;

@@ -176,8 +176,8 @@ void write(const Manifest& manifest, const fs::path& folder) {
 
 /// A part that is the teacher, its head aside.
 bool keeps_everything(const PlanPart& part, const model::ModelConfig& teacher) {
-  return part.sub_model().config.width == teacher.width &&
-         part.sub_model().config.layers == teacher.layers;
+  return part.share() || (part.sub_model().config.width == teacher.width &&
+                          part.sub_model().config.layers == teacher.layers);
 }
 
 bool has_fusion(const Manifest& manifest, const Plan& plan) {

@@ -149,6 +149,7 @@ void check_partition(const Plan& plan) {
   std::int64_t width = 0;
   std::vector<std::int64_t> heads(plan.teacher.layers.size(), 0);
   for (const PlanPart& part : plan.parts) {
+    if (part.share()) continue;
     const SubModel& model = part.sub_model();
     width += model.config.width;
     for (std::size_t i = 0; i < model.layers.size(); ++i)

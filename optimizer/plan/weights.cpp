@@ -165,6 +165,16 @@ std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,
   return list;
 }
 
+double held_bytes(const std::vector<Plan>& plans, const std::string& device) {
+  double bytes = 0;
+  for (const Plan& plan : plans)
+    if (const auto rank = rank_of(plan, device); rank && !plan.parts[*rank].share())
+      bytes += weight_bytes(plan.parts[*rank].sub_model().config);
+  for (const model::ParameterRange& held : holding_of(plans, device))
+    bytes += 4 * static_cast<double>(model::count_of(held, plans.front().teacher));
+  return bytes;
+}
+
 void expect_held(const Bundle& bundle, const Plan& plan, const std::string& device) {
   const auto refuse = [&](const std::string& what) {
     throw std::invalid_argument("[plan '" + plan.name + "'] " + what);

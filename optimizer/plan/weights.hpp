@@ -32,6 +32,9 @@ std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs,
 std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,
                                               const std::string& device);
 
+/// Bytes of all weights that a device keeps for its parts of these plans, sub-models and shares.
+double held_bytes(const std::vector<Plan>& plans, const std::string& device);
+
 /// Throws std::invalid_argument where the plan is another teacher's, or what the device keeps in
 /// this bundle is not all that its programs read: "[plan 'fast'] holdings/cam: saw 0:64 of
 /// blocks.0.mlp.up.weight, needs 0:96; cut the bundle again". Sub-models are those of the bundle's

@@ -927,6 +927,8 @@ TEST_F(AggregatorTest, StatusShowsTheAgents) {
   EXPECT_GT(list[0].memory_bytes, 1e6);
   EXPECT_LT(list[0].round_trip_s, 1);
   EXPECT_EQ(list[0].answered, 1);
+  EXPECT_EQ(list[0].held_bytes, plan::weight_bytes(plan.parts[0].sub_model().config));
+  EXPECT_EQ(list[0].weight_format, "f32");
   EXPECT_FALSE(list[1].connected);
   EXPECT_EQ(list[1].last_error, "Connection refused");
 }

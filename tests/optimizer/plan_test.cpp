@@ -342,6 +342,12 @@ TEST(Share, OfEqualRangesHasNoOther) {
             "teacher does");
 }
 
+TEST(Share, HasNoWidthsThatCouldOverlap) {
+  Plan plan = tensor();
+  plan.partition = true;
+  EXPECT_NO_THROW(check(plan));
+}
+
 TEST(Share, OfLayersFollowsTheOneBefore) {
   EXPECT_EQ(
       refusal_of(pipeline(), [](Plan& plan) { std::swap(plan.parts[0].runs, plan.parts[1].runs); }),

@@ -427,8 +427,10 @@ rank 2:
 
 TEST(Compile, GivesTheSameDigestEverywhere) {
   // A change here breaks agents of another version: raise the protocol's version with it.
-  EXPECT_EQ(compile(three_parts(), {1}).front().digest, "1403625986d883a87a1a1f9cba722e39d1dc26b55f95d73f6732b727aa6f3aee");
-  EXPECT_EQ(compile(local_plan(), {1}).front().digest, "775ac4758313a7ffa6de4b19a75fc78bcd3e9cd36e1076fc00638e0d315df051");
+  EXPECT_EQ(compile(three_parts(), {1}).front().digest,
+            "1403625986d883a87a1a1f9cba722e39d1dc26b55f95d73f6732b727aa6f3aee");
+  EXPECT_EQ(compile(local_plan(), {1}).front().digest,
+            "775ac4758313a7ffa6de4b19a75fc78bcd3e9cd36e1076fc00638e0d315df051");
 }
 
 TEST(Compile, TellsOtherShapesAndSharesApart) {

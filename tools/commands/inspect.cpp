@@ -170,7 +170,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
     for (const auto& part : plan.parts) {
-      json["parts"][part.device] = to_json(part.sub_model().config);
+      json["parts"][part.device] = to_json(part.share() ? plan.teacher : part.sub_model().config);
       if (!part.share()) continue;
       nlohmann::json held = nlohmann::json::array();
       for (const auto& some : plan::holding_of({plan}, part.device))

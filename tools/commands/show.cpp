@@ -101,10 +101,9 @@ std::string prediction_table(const plan::Prediction& prediction) {
 }
 
 std::string overlap_line(const plan::Plan& plan) {
+  if (plan::is_shared(plan) || plan.parts.size() < 2) return {};
   std::int64_t width = 0;
   for (const auto& part : plan.parts) width += part.sub_model().config.width;
-  if (plan::is_shared(plan)) return {};
-  if (plan.parts.size() < 2) return {};
   return format(
       "widths sum to %lld, %.2f times the teacher's: %s\n", static_cast<long long>(width),
       static_cast<double>(width) / static_cast<double>(plan.teacher.width),

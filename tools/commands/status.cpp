@@ -16,12 +16,13 @@ int status(const Args& args) {
   infer::Client client(args.at(0));
   const auto told = client.status();
   bool all = true;
-  Table table(
-      {"device", "address", "state", "memory", "round trip", "queue", "answered", "last error"});
+  Table table({"device", "address", "state", "weights", "memory", "round trip", "queue", "answered",
+               "last error"});
   nlohmann::json agents = nlohmann::json::array(), plans = nlohmann::json::array();
   for (const auto& agent : told.agents) {
     all = all && agent.state() == "joined";
     table.row({agent.device, agent.address, agent.state(),
+               base::format_bytes(agent.held_bytes) + " " + agent.weight_format,
                agent.memory_bytes > 0 ? base::format_bytes(agent.memory_bytes) : "–",
                agent.round_trip_s > 0 ? base::format_seconds(agent.round_trip_s) : "–",
                std::to_string(agent.queued), std::to_string(agent.answered), agent.last_error});
@@ -29,6 +30,8 @@ int status(const Args& args) {
                       {"address", agent.address},
                       {"connected", agent.connected},
                       {"state", agent.state()},
+                      {"held_bytes", agent.held_bytes},
+                      {"weight_format", agent.weight_format},
                       {"memory_bytes", agent.memory_bytes},
                       {"round_trip_s", agent.round_trip_s},
                       {"queued", agent.queued},
