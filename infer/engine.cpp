@@ -182,8 +182,8 @@ class TorchEngine : public Engine {
         model::check_input(model, given);
         given = normalise(model, given);
       }
-      tensor(i.result) =
-          model::embed_tokens(model, given, sight(i.lengths).past, i.vocabulary, i.positions);
+      tensor(i.result) = model::embed_tokens(model, given, sight(i.lengths).past, i.vocabulary,
+                                             i.positions, i.rows);
     }
     void run_one(const plan::Norm& i) {
       tensor(i.result) =
@@ -199,6 +199,11 @@ class TorchEngine : public Engine {
       model::Sight seen = sight(i.lengths);
       if (i.lengths >= 0 && i.texts.size() < static_cast<std::int64_t>(seen.past.size()))
         seen = model::of_texts(seen, i.texts);
+      if (i.rows.size() > 0) {
+        tensor(i.result) = model::attend_rows(weights(i.part), i.layer, seen, tensor(i.query),
+                                              tensor(i.key), tensor(i.value), i.rows, i.kept);
+        return;
+      }
       tensor(i.result) = model::attend(weights(i.part), i.layer, seen, tensor(i.query),
                                        tensor(i.key), tensor(i.value));
     }

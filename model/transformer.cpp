@@ -221,19 +221,23 @@ Tensor unfold(const Tensor& pixels, std::int64_t patch) {
 }
 
 /// Normalised pixels -> tokens with positions [B, N, D].
-Tensor embed_image(const Transformer& model, const Tensor& pixels) {
+Tensor embed_image(const Transformer& model, const Tensor& pixels, Range rows) {
   const ModelConfig& config = model.config;
   expect_dims(pixels, {-1, config.channels, config.image_height, config.image_width}, "pixels");
+  if (rows.size() == 0) rows = {0, config.num_tokens()};
+  const std::int64_t learned = config.learned_tokens();
+  const Range patches{std::max(rows.begin - learned, std::int64_t{0}),
+                      std::max(rows.end - learned, std::int64_t{0})};
   const Tensor weight = model["embedding.patch.weight"].flatten(1);
-  const Tensor patches =
-      linear(unfold(pixels, config.patch), weight, &model["embedding.patch.bias"], model.compute);
   std::vector<Tensor> tokens;
   const std::vector<std::int64_t> shape = {pixels.size(0), 1, config.width};
-  tokens.push_back(model["embedding.class_token"].expand(shape));
-  if (config.learned_tokens() == 2)
+  if (rows.begin == 0) tokens.push_back(model["embedding.class_token"].expand(shape));
+  if (learned == 2 && rows.begin <= 1 && rows.end > 1)
     tokens.push_back(model["embedding.distillation_token"].expand(shape));
-  tokens.push_back(patches);
-  return at::cat(tokens, 1) + model["embedding.position"];
+  if (patches.size() > 0)
+    tokens.push_back(linear(unfold(pixels, config.patch).narrow(1, patches.begin, patches.size()),
+                            weight, &model["embedding.patch.bias"], model.compute));
+  return at::cat(tokens, 1) + model["embedding.position"].narrow(1, rows.begin, rows.size());
 }
 
 /// RoBERTa counts from behind its padding token's number, and past that token where a text has it:
@@ -256,17 +260,20 @@ Tensor look_up(const Transformer& model, const Tensor& ids, Range vocabulary) {
 
 /// Ids -> tokens with positions [B, N, D]; what fills up a row becomes some token or other.
 Tensor embed_text(const Transformer& model, const Tensor& values, const Past& past,
-                  Range vocabulary, bool with_positions) {
+                  Range vocabulary, bool with_positions, Range rows) {
+  const auto of_rows = [&](const Tensor& x) {
+    return rows.size() == 0 ? x : x.narrow(1, rows.begin, rows.size());
+  };
   const Tensor ids = values.to(at::kLong);
   // Padding becomes the first token of the vocabulary.
-  const Tensor real = ids.clamp_min(0);
+  const Tensor real = of_rows(ids.clamp_min(0));
   Tensor x = look_up(model, real.bitwise_and(second_text - 1), vocabulary);
   if (!with_positions) return x;
   if (const Tensor* position = model.find("embedding.position")) {
     const Tensor positions = model.config.position_offset > 0
                                  ? positions_behind_padding(model.config, ids)
                                  : positions_of(past, ids.size(1), ids.device());
-    x = x + at::embedding(*position, positions.clamp_max(position->size(0) - 1));
+    x = x + at::embedding(*position, of_rows(positions).clamp_max(position->size(0) - 1));
   }
   if (const Tensor* type = model.find("embedding.type"))
     x = x + at::embedding(*type, real.bitwise_and(second_text).ne(0).to(at::kLong));
@@ -473,9 +480,10 @@ Tensor embed(const Transformer& model, const Input& input) {
 }
 
 Tensor embed_tokens(const Transformer& model, const Tensor& values,
-                    const std::vector<std::int64_t>& past, Range vocabulary, bool positions) {
-  if (!model.config.is_text()) return embed_image(model, values);
-  return embed_text(model, values, past, vocabulary, positions);
+                    const std::vector<std::int64_t>& past, Range vocabulary, bool positions,
+                    Range rows) {
+  if (!model.config.is_text()) return embed_image(model, values, rows);
+  return embed_text(model, values, past, vocabulary, positions, rows);
 }
 
 Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x) {
@@ -505,6 +513,32 @@ Tensor attend(const Transformer& model, int layer, const Sight& sight, const Ten
     values = append(sight.cache->values.at(l), values, sight);
   }
   return attend(queries, keys, values, sight.bias);
+}
+
+Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
+                   const Tensor& k, const Tensor& v, Range rows, Range kept) {
+  const std::int64_t width = model.config.head_width;
+  Sight of_queries = sight;
+  const auto narrow = [&](Tensor& x) {
+    if (x.defined() && x.size(2) > 1) x = x.narrow(2, rows.begin, rows.size());
+  };
+  narrow(of_queries.bias);
+  narrow(of_queries.cosines);
+  narrow(of_queries.sines);
+  const Tensor queries = rotate(split_heads(q, width), of_queries);
+  const Tensor keys = rotate(split_heads(k, width), sight), values = split_heads(v, width);
+  if (sight.cache != nullptr) {
+    if (*std::max_element(sight.past.begin(), sight.past.end()) > 0)
+      throw std::invalid_argument(
+          "[attend] saw a text that continues with several tokens, needs one that begins: its rows "
+          "are computed on different devices");
+    const auto l = static_cast<std::size_t>(layer);
+    if (kept.size() > 0) {
+      append(sight.cache->keys.at(l), keys.narrow(1, kept.begin, kept.size()), sight);
+      append(sight.cache->values.at(l), values.narrow(1, kept.begin, kept.size()), sight);
+    }
+  }
+  return attend(queries, keys, values, of_queries.bias);
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias) {

@@ -116,9 +116,11 @@ Tensor normalise_pixels(const ModelConfig& config, const Tensor& pixels);
 /// Pixels or ids -> tokens with positions, normalised where the family does that [B, N, D].
 Tensor embed(const Transformer& model, const Input& input);
 /// The same before the norm. `past`: tokens before each text's. Of some rows of the vocabulary: the
-/// other tokens are zero, and what does not hang on the token is there with `positions` alone.
+/// other tokens are zero, and what does not hang on the token is there with `positions` alone. Of
+/// some rows of each sequence [B, rows, D]; none: of all.
 Tensor embed_tokens(const Transformer& model, const Tensor& values,
-                    const std::vector<std::int64_t>& past, Range vocabulary, bool positions);
+                    const std::vector<std::int64_t>& past, Range vocabulary, bool positions,
+                    Range rows = {});
 /// The family's norm `prefix`.{weight,bias}. [B, N, D] -> [B, N, D].
 Tensor norm(const Transformer& model, const std::string& prefix, const Tensor& x);
 /// Queries, keys or values of some heads (of keys and values: of some groups) side by side, without
@@ -130,6 +132,11 @@ Tensor split_heads(const Tensor& x, std::int64_t head_width);
 /// context. q [B, N, h·K], k and v [B, N, h/G·K] -> [B, N, h·K].
 Tensor attend(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
               const Tensor& k, const Tensor& v);
+/// The same with the queries of some rows, q [B, rows, h·K]; of keys and values those of the heads
+/// `kept` are kept, where the sight has a cache. Throws std::invalid_argument where that one is not
+/// empty.
+Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
+                   const Tensor& k, const Tensor& v, Range rows, Range kept);
 /// softmax(q·kᵀ/√K + bias)·v. q [B, h, N, K], k and v [B, h/G, M, K] -> [B, N, h·K].
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias = {});
 /// Context of some heads -> its share of the output, its bias as asked. [B, N, h·K] -> [B, N, D].

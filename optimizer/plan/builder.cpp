@@ -48,16 +48,18 @@ ValueId ProgramBuilder::lengths(ValueId ids, std::int32_t part) {
 }
 
 ValueId ProgramBuilder::embed(const model::ModelConfig& config, std::int32_t part, ValueId given,
-                              ValueId lengths, model::Range vocabulary, bool positions) {
+                              ValueId lengths, model::Range vocabulary, bool positions,
+                              model::Range rows) {
   const auto& dims = info(given).dims;
+  const std::int64_t tokens = config.is_text() ? dims.at(1) : config.num_tokens();
   Embed i;
-  i.result = computed(
-      "x", {dims.at(0), config.is_text() ? dims.at(1) : config.num_tokens(), config.width});
+  i.result = computed("x", {dims.at(0), rows.size() > 0 ? rows.size() : tokens, config.width});
   i.given = given;
   i.lengths = lengths;
   i.part = part;
   i.vocabulary = vocabulary;
   i.positions = positions;
+  i.rows = rows;
   return append(i);
 }
 
@@ -92,7 +94,7 @@ ValueId ProgramBuilder::project(const model::ModelConfig& config, std::int32_t p
 
 ValueId ProgramBuilder::attend(std::int32_t part, std::int32_t layer, model::Range heads,
                                model::Range texts, ValueId query, ValueId key, ValueId value,
-                               ValueId lengths) {
+                               ValueId lengths, model::Range rows, model::Range kept) {
   Attend i;
   i.result = computed("a", info(query).dims);
   i.query = query;
@@ -103,6 +105,8 @@ ValueId ProgramBuilder::attend(std::int32_t part, std::int32_t layer, model::Ran
   i.layer = layer;
   i.heads = heads;
   i.texts = texts;
+  i.rows = rows;
+  i.kept = kept;
   return append(i);
 }
 

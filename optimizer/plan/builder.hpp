@@ -22,13 +22,14 @@ class ProgramBuilder {
   // The pieces of a forward pass: see instruction.hpp. `config` is that of `part`.
   ValueId lengths(ValueId ids, std::int32_t part);
   ValueId embed(const model::ModelConfig& config, std::int32_t part, ValueId given, ValueId lengths,
-                model::Range vocabulary, bool positions);
+                model::Range vocabulary, bool positions, model::Range rows = {});
   ValueId norm(std::int32_t part, std::int32_t layer, model::NormOf which, ValueId x);
   ValueId project(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
                   model::Projection which, model::Range heads, ValueId x);
   /// Of rows that are the texts `texts` of what `lengths` counts.
   ValueId attend(std::int32_t part, std::int32_t layer, model::Range heads, model::Range texts,
-                 ValueId query, ValueId key, ValueId value, ValueId lengths);
+                 ValueId query, ValueId key, ValueId value, ValueId lengths, model::Range rows = {},
+                 model::Range kept = {});
   ValueId project_out(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
                       model::Range heads, bool with_bias, ValueId context);
   ValueId mlp(std::int32_t part, std::int32_t layer, model::Range columns, bool with_bias,

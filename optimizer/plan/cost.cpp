@@ -70,7 +70,7 @@ class Costs {
   // ---- pieces of a forward pass ----
 
   std::vector<Kernel> kernels(const Embed& i) const {
-    return kernels_of_embedding(config_of(i.part), load_of(i.given));
+    return kernels_of_embedding(config_of(i.part), load_of(i.given), i.rows);
   }
   /// Of images: what is normalised, its patches as rows, and their products.
   double scratch_bytes(const Embed& i) const {
@@ -107,9 +107,8 @@ class Costs {
   /// Of its own texts, where the batch is cut.
   double cache_bytes(const Attend& i, std::int64_t, std::int64_t tokens) const {
     const model::ModelConfig& config = config_of(i.part);
-    return config.causal
-               ? 4 * 2 * real(i.texts.size() * tokens * i.heads.size() * config.head_width)
-               : 0;
+    const std::int64_t heads = i.rows.size() > 0 ? i.kept.size() : i.heads.size();
+    return config.causal ? 4 * 2 * real(i.texts.size() * tokens * heads * config.head_width) : 0;
   }
   std::vector<Kernel> kernels(const ProjectOut& i) const {
     return {{KernelKind::matmul, rows_of(i.context), last_of(i.context), last_of(i.result)}};

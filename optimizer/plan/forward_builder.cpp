@@ -19,7 +19,8 @@ ForwardBuilder::ForwardBuilder(ProgramBuilder& program, const model::ModelConfig
 ValueId ForwardBuilder::embed() {
   const bool all = share_.vocabulary.size() == config_.vocabulary;
   const bool positions = all || share_.vocabulary.begin == 0;
-  const ValueId x = program_.embed(config_, part_, given_, lengths_, share_.vocabulary, positions);
+  const ValueId x =
+      program_.embed(config_, part_, given_, lengths_, share_.vocabulary, positions, rows_);
   return all ? x : reduce_(x);
 }
 
@@ -28,11 +29,18 @@ ValueId ForwardBuilder::norm(int layer, model::NormOf which, ValueId x) {
 }
 
 ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
+  if (gather_ && which != model::Projection::query) {
+    if (gathered_of_ != x) gathered_ = gather_(x);
+    gathered_of_ = x;
+    x = gathered_;
+  }
   return program_.project(config_, part_, layer, which, share_of(layer).heads, x);
 }
 
 ValueId ForwardBuilder::attend(int layer, ValueId query, ValueId key, ValueId value) {
-  return program_.attend(part_, layer, share_of(layer).heads, texts_, query, key, value, lengths_);
+  const model::Range kept = kept_.empty() ? model::Range() : kept_[static_cast<std::size_t>(layer)];
+  return program_.attend(part_, layer, share_of(layer).heads, texts_, query, key, value, lengths_,
+                         rows_, kept);
 }
 
 ValueId ForwardBuilder::project_out(int layer, ValueId context) {

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <utility>
+#include <vector>
 
 #include "optimizer/plan/builder.hpp"
 #include "optimizer/plan/plan.hpp"
@@ -21,6 +23,13 @@ class ForwardBuilder {
                  ValueId given, Share share, Reduce reduce = {});
   /// From here on values are of these texts of the batch.
   void of_texts(model::Range texts) { texts_ = texts; }
+  /// Values are of these rows of each sequence, and `gather` gives those of all rows where keys and
+  /// values are computed. `kept`: heads whose keys and values a sequence keeps, by layer.
+  void of_rows(model::Range rows, Reduce gather, std::vector<model::Range> kept) {
+    rows_ = rows;
+    gather_ = std::move(gather);
+    kept_ = std::move(kept);
+  }
 
   ValueId embed();
   ValueId norm(int layer, model::NormOf which, ValueId x);
@@ -50,6 +59,10 @@ class ForwardBuilder {
   Share share_;
   model::Range texts_;
   Reduce reduce_;
+  model::Range rows_;
+  Reduce gather_;
+  std::vector<model::Range> kept_;
+  ValueId gathered_ = -1, gathered_of_ = -1;  // the last one
 };
 
 }  // namespace cleave::plan

@@ -55,8 +55,9 @@ struct Lengths {
 };
 
 /// Pixels or ids -> tokens with positions [B, N, D], before the norm that some families have there.
-/// Of ids, `lengths` says where their texts stand. Of some rows of the vocabulary: a partial sum,
-/// with what does not hang on the token where `positions` is set.
+/// Of ids, `lengths` says where their texts stand. Of some tokens of each sequence, `rows`: [B, n,
+/// D]. Of some rows of the vocabulary: a partial sum, with what does not hang on the token where
+/// `positions` is set.
 struct Embed {
   static constexpr std::string_view name = "embed";
   static constexpr bool computes = true;
@@ -64,6 +65,7 @@ struct Embed {
   ValueId result = -1, given = -1, lengths = -1;
   std::int32_t part = teacher_part;
   model::Range vocabulary;
+  model::Range rows;  // none: all
   bool positions = true;
   template <class Self, class Fields>
   static void fields(Self& i, Fields& fields) {
@@ -72,6 +74,7 @@ struct Embed {
     fields.optional_operand(i.lengths);
     fields.part(i.part);
     fields.range("vocabulary", i.vocabulary);
+    fields.range("rows", i.rows);
     fields.flag("with positions", i.positions);
   }
 };
@@ -116,7 +119,9 @@ struct Project {
 
 /// softmax(q·kᵀ/√K)·v of some heads -> context [B, n, h·K]. Of texts, `lengths` says what each
 /// token sees; of a causal model's sequence the keys and values go behind those that are kept of
-/// it. Of `texts` of the batch alone, where it is cut.
+/// it. Of `texts` of the batch alone, where it is cut. The queries may be those of some `rows` of
+/// the tokens that the keys are of; then a sequence begins here, and of its keys and values those
+/// of the heads `kept` are kept, for the steps that follow.
 struct Attend {
   static constexpr std::string_view name = "attend";
   static constexpr bool computes = true;
@@ -124,6 +129,8 @@ struct Attend {
   ValueId result = -1, query = -1, key = -1, value = -1, lengths = -1;
   std::int32_t part = teacher_part, layer = -1;
   model::Range heads, texts;
+  model::Range rows;  // none: all, and all heads are kept
+  model::Range kept;
   template <class Self, class Fields>
   static void fields(Self& i, Fields& fields) {
     fields.result(i.result);
@@ -135,6 +142,8 @@ struct Attend {
     fields.layer(i.layer);
     fields.range("heads", i.heads);
     fields.range("texts", i.texts);
+    fields.range("rows", i.rows);
+    fields.range("kept", i.kept);
   }
 };
 

@@ -20,6 +20,8 @@ namespace {
 
 constexpr std::int64_t plan_format = 2;
 constexpr std::size_t max_parts = 256;
+constexpr std::int64_t max_share_rows =
+    1 << 20;  // products with rows of a sequence stay far from overflow
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr double any_number = std::numeric_limits<double>::max();
 
@@ -175,8 +177,9 @@ model::Range read_range(const base::Reader& reader) {
 }
 
 Share read_share(const base::Reader& reader) {
-  reader.allow({"layers", "vocabulary"});
+  reader.allow({"layers", "vocabulary", "rows"});
   Share share;
+  if (const auto rows = reader.find("rows")) share.rows = rows->integer(0, max_share_rows);
   for (const base::Reader& layer : reader.at("layers").items()) {
     layer.allow({"heads", "columns"});
     share.layers.push_back({read_range(layer.at("heads")), read_range(layer.at("columns"))});
@@ -296,6 +299,7 @@ nlohmann::json range_to_json(const model::Range& range) { return {range.begin, r
 nlohmann::json share_to_json(const Share& share) {
   nlohmann::json json = {{"layers", nlohmann::json::array()},
                          {"vocabulary", range_to_json(share.vocabulary)}};
+  if (share.rows > 0) json["rows"] = share.rows;
   for (const LayerShare& layer : share.layers)
     json["layers"].push_back(
         {{"heads", range_to_json(layer.heads)}, {"columns", range_to_json(layer.columns)}});

@@ -41,8 +41,10 @@ struct LayerShare {
 struct Share {
   std::vector<LayerShare> layers;  // of every layer of the teacher
   model::Range vocabulary;         // of a text model's tokens, as it reads and as it answers
+  /// Where a strategy divides the rows of a sequence: how many it takes for those of the others.
+  std::int64_t rows = 0;
   bool operator==(const Share& other) const {
-    return layers == other.layers && vocabulary == other.vocabulary;
+    return layers == other.layers && vocabulary == other.vocabulary && rows == other.rows;
   }
 };
 /// All of a model.

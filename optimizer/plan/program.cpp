@@ -101,6 +101,8 @@ const std::vector<Strategy>& strategies() {
        compile_pipeline, check_pipeline, propose_pipeline},
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
        PartKind::share, compile_tensor, check_tensor, propose_tensor},
+      {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
+       PartKind::share, compile_voltage, check_voltage, propose_voltage},
   };
   return table;
 }

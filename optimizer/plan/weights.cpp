@@ -120,6 +120,12 @@ void join(model::ParameterRange& all, const model::ParameterRange& more) {
                std::max(all.range.end, more.range.end)};
 }
 
+/// Shapes between which a strategy may choose how it divides a text: a step, and all that fits.
+std::vector<RequestShape> shapes_of(const Plan& plan) {
+  if (!plan.teacher.is_text()) return {plan.shape};
+  return {{1, 1, 0}, {1, plan.teacher.context, 0}};
+}
+
 }  // namespace
 
 const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
@@ -154,10 +160,12 @@ std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,
   for (const Plan& plan : plans) {
     const auto rank = rank_of(plan, device);
     if (!rank || !plan.parts[*rank].share()) continue;
-    const Program program = compile(plan, plan.shape).at(*rank);
-    for (WeightRange& weights : weights_of(std::vector<const Program*>{&program}, plan)) {
-      const auto [at, added] = held.emplace(weights.held.name, weights.held);
-      if (!added) join(at->second, weights.held);
+    for (const RequestShape& shape : shapes_of(plan)) {
+      const Program program = compile(plan, shape).at(*rank);
+      for (WeightRange& weights : weights_of(std::vector<const Program*>{&program}, plan)) {
+        const auto [at, added] = held.emplace(weights.held.name, weights.held);
+        if (!added) join(at->second, weights.held);
+      }
     }
   }
   std::vector<model::ParameterRange> list;

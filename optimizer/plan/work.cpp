@@ -42,20 +42,26 @@ std::int64_t seen_of(const model::ModelConfig& config, const Load& load) {
   return load.past + tokens_of(config, load);
 }
 
-void add_image_embedding(Work& work, const model::ModelConfig& config, std::int64_t batch) {
+void add_image_embedding(Work& work, const model::ModelConfig& config, std::int64_t batch,
+                         model::Range rows) {
   const std::int64_t pixels_of_patch = config.channels * config.patch * config.patch;
   work.add(KernelKind::elementwise, batch * config.channels, 0,
            config.image_height * config.image_width);  // normalise
-  const std::int64_t patches = batch * config.num_patches(), tokens = batch * config.num_tokens();
-  work.add(KernelKind::elementwise, patches, 0, pixels_of_patch);  // unfold
+  const std::int64_t learned = config.num_tokens() - config.num_patches();
+  const std::int64_t here = std::max<std::int64_t>(0, rows.end - std::max(rows.begin, learned));
+  const std::int64_t patches = batch * here, tokens = batch * rows.size();
+  work.add(KernelKind::elementwise, batch * config.num_patches(), 0, pixels_of_patch);  // unfold
   work.matmul(patches, pixels_of_patch, config.width);
   work.add(KernelKind::elementwise, tokens, 0, config.width);  // join
   work.add(KernelKind::elementwise, tokens, 0, config.width);  // positions
 }
 
-void add_embedding(Work& work, const model::ModelConfig& config, const Load& load) {
-  if (!config.is_text()) return add_image_embedding(work, config, load.batch);
-  const std::int64_t rows = load.batch * load.tokens;
+void add_embedding(Work& work, const model::ModelConfig& config, const Load& load,
+                   model::Range of_sequence = {}) {
+  if (of_sequence.size() == 0)
+    of_sequence = {0, config.is_text() ? load.tokens : config.num_tokens()};
+  if (!config.is_text()) return add_image_embedding(work, config, load.batch, of_sequence);
+  const std::int64_t rows = load.batch * of_sequence.size();
   work.add(KernelKind::elementwise, rows, 0, config.width);  // gather
   if (config.rotary_base == 0) work.add(KernelKind::elementwise, rows, 0, config.width);
   if (config.token_types > 0) work.add(KernelKind::elementwise, rows, 0, config.width);
@@ -262,9 +268,10 @@ std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
   return work.take();
 }
 
-std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load) {
+std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load,
+                                         model::Range rows) {
   Work work;
-  add_embedding(work, config, load);
+  add_embedding(work, config, load, rows);
   return work.take();
 }
 

@@ -45,8 +45,10 @@ struct Load {
 /// causal model the head answers for the last token alone, as generation asks.
 std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, const Load& load,
                                      bool with_head);
-/// Of what stands before the first block, without its norm.
-std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load);
+/// Of what stands before the first block, without its norm; of some rows of each sequence, or of
+/// all where there are none.
+std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load,
+                                         model::Range rows = {});
 /// Of the head on features, for `outputs` of its classes or tokens.
 std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& load,
                                     std::int64_t outputs);

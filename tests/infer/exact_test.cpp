@@ -110,7 +110,8 @@ plan::Plan star(const ModelConfig& teacher, std::size_t devices) {
 }
 
 using Strategies = std::vector<plan::Plan (*)(const ModelConfig&, std::size_t)>;
-const Strategies exact = {examples::tensor_plan, star, examples::pipeline_plan};
+const Strategies exact = {examples::tensor_plan, star, examples::pipeline_plan,
+                          examples::voltage_plan};
 
 /// Devices that hold what their programs read, each with an engine.
 class Fleet {
@@ -240,6 +241,22 @@ TEST_P(Exact, ContinuesTextsAsTheWholeModelDoes) {
     }
 }
 
+// Keys and values of what was before lie on the devices by heads.
+TEST(ExactRows, RefuseATextThatContinuesWithSeveralTokens) {
+  const ModelConfig config = of_texts(Family::gpt2);
+  Fleet fleet(lively(config), examples::voltage_plan(config, 2), Element::f32,
+              {{1, 5, 0}, {1, 1, 0}});
+  fleet.answer(input_of(config, 1, 5), {9, 0, 12});
+  try {
+    fleet.answer(input_of(config, 1, 3), {9, 5, 12});
+    FAIL() << "it was answered";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("saw a text that continues with several tokens"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
 /// Bytes that each device sends, fp32.
 std::vector<std::int64_t> sent_by(const plan::Plan& plan, std::int64_t batch) {
   const Transformer teacher = lively(plan.teacher);
@@ -268,6 +285,19 @@ TEST(Exchange, IsWhatTheFormulasSay) {
       EXPECT_EQ(stages[r], rank + 1 < devices ? stream : answer);
     }
   }
+}
+
+// The full-tensor exchange of 10 rows, 6 : 2 : 2: (P−1)·n_p·D numbers a block from each device, and
+// at the end the others' rows to the first.
+TEST(Exchange, OfRowsIsWhatTheFormulaSays) {
+  const ModelConfig config = of_texts(Family::bert);
+  const Transformer teacher = lively(config);
+  Fleet fleet(teacher, examples::voltage_plan(config, 3), Element::f32, {{2, 10, 0}});
+  fleet.answer(input_of(config, 2, 10));
+  const std::int64_t row = 4 * 2 * config.width;
+  const std::vector<std::int64_t> rows = {6, 2, 2};
+  for (std::size_t rank = 0; rank < rows.size(); ++rank)
+    EXPECT_EQ(fleet.sent[rank], 5 * 2 * rows[rank] * row + (rank == 0 ? row : rows[rank] * row));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Exact, testing::ValuesIn(all_models()),

@@ -124,6 +124,17 @@ inline plan::Plan tensor_plan(const model::ModelConfig& teacher, std::size_t dev
   return plan_of(teacher, std::move(parts), "d0", "tensor");
 }
 
+/// Rows in proportion 3 : 1 : 1 …; a fifth device has none.
+inline plan::Plan voltage_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  std::vector<plan::PlanPart> parts;
+  for (std::size_t p = 0; p < devices; ++p) {
+    plan::Share share = plan::whole_share(teacher);
+    share.rows = p == 0 ? 3 : p == 4 ? 0 : 1;
+    parts.push_back({nth_device(p), share});
+  }
+  return plan_of(teacher, std::move(parts), "d0", "voltage");
+}
+
 /// A layer on each device, and on the first one what is left over.
 inline plan::Plan pipeline_plan(const model::ModelConfig& teacher, std::size_t devices) {
   const plan::Share all = plan::whole_share(teacher);

@@ -231,8 +231,9 @@ TEST(Plan, RefusesASeedThatItsFileCannotHold) {
 TEST(Plan, RefusesNoPartsAndUnknownStrategies) {
   EXPECT_EQ(refusal([](Plan& plan) { plan.parts.clear(); }),
             "[check] plan.parts: saw 0, needs 1..256");
-  EXPECT_EQ(refusal([](Plan& plan) { plan.strategy = "decompose"; }),
-            "[strategy] saw 'decompose', needs one of local, decomposed, pipeline, tensor");
+  EXPECT_EQ(
+      refusal([](Plan& plan) { plan.strategy = "decompose"; }),
+      "[strategy] saw 'decompose', needs one of local, decomposed, pipeline, tensor, voltage");
 }
 
 TEST(Plan, HoldsAPartitionToItsWord) {
@@ -310,8 +311,13 @@ TEST(Share, SaysInItsFileWhatIsWrong) {
             "teacher");
   EXPECT_EQ(refused([](auto& json) { json["all_reduce"] = "tree"; }),
             "[plan.json] all_reduce: saw \"tree\", needs one of ring, star");
-  EXPECT_EQ(refused([](auto& json) { json["parts"][2]["share"]["rows"] = 3; }),
-            "[plan.json] parts[2].share.rows: unknown key; known are layers, vocabulary");
+  EXPECT_EQ(refused([](auto& json) { json["parts"][2]["share"]["lines"] = 3; }),
+            "[plan.json] parts[2].share.lines: unknown key; known are layers, vocabulary, rows");
+  EXPECT_EQ(refused([](auto& json) { json["parts"][2]["share"]["rows"] = -1; }),
+            "[plan.json] parts[2].share.rows: saw -1, needs a whole number from 0 to 1048576");
+  EXPECT_EQ(
+      refused([](auto& json) { json["parts"][2]["share"]["rows"] = 3; }),
+      "[plan.json] parts[2].share.rows: saw 3, needs none: the strategy 'tensor' divides none");
 }
 
 TEST(Share, OfEqualRangesHasNoOther) {
@@ -346,6 +352,32 @@ TEST(Share, HasNoWidthsThatCouldOverlap) {
   Plan plan = tensor();
   plan.partition = true;
   EXPECT_NO_THROW(check(plan));
+}
+
+TEST(Share, OfRowsHasAllWeights) {
+  const auto voltage = [] {
+    return examples::voltage_plan(examples::vit(6, 192, 3, 28, 4, 1, 10), 3);
+  };
+  EXPECT_EQ(refusal_of(voltage(),
+                       [](Plan& plan) {
+                         plan.parts[1].share()->layers[2].heads = {0, 2};
+                       }),
+            "[check] plan.parts[1].share: saw some of the weights, needs all of them: the strategy "
+            "'voltage' divides rows");
+  EXPECT_EQ(refusal_of(voltage(), [](Plan& plan) { plan.parts[0].share()->rows = 0; }),
+            "[check] plan.parts[0].share.rows: saw 0, needs at least 1: the first device answers");
+  EXPECT_EQ(refusal_of(voltage(), [](Plan& plan) { plan.parts[1].share()->rows = 0; }),
+            "[check] plan.parts[2].share.rows: saw 1 behind a device without rows, needs those "
+            "without to be the last");
+  EXPECT_EQ(refusal_of(voltage(), [](Plan& plan) { plan.teacher.classes = 0; }),
+            "[check] plan.teacher: saw no head, needs one: the strategy 'voltage' answers as the "
+            "teacher does");
+  EXPECT_EQ(refusal_of(voltage(),
+                       [](Plan& plan) {
+                         plan.parts[2].runs = SubModel{plan.teacher, {0, 1, 2, 3, 4, 5}};
+                       }),
+            "[check] plan.parts[2]: saw a sub-model, needs a share: the strategy 'voltage' divides "
+            "the teacher");
 }
 
 TEST(Share, OfLayersFollowsTheOneBefore) {

@@ -65,7 +65,9 @@ std::vector<Plan> all_plans() {
                              examples::tensor_plan(examples::fashion_vit(), 3),
                              generating(examples::tensor_plan(examples::small_llama(), 4)),
                              examples::pipeline_plan(examples::fashion_vit(), 3),
-                             generating(examples::pipeline_plan(examples::small_llama(), 2))};
+                             generating(examples::pipeline_plan(examples::small_llama(), 2)),
+                             examples::voltage_plan(examples::fashion_vit(), 5),
+                             generating(examples::voltage_plan(examples::small_llama(), 2))};
   std::reverse(plans[2].parts.begin(), plans[2].parts.end());
   return plans;
 }
@@ -425,12 +427,81 @@ rank 2:
 )");
 }
 
+TEST(Compile, WritesVoltageAsDesigned) {
+  plan::Plan text = examples::voltage_plan(examples::llama(1, 32, 4, 2, 48, 100, 64), 2);
+  EXPECT_EQ(text_of(text, {1, 4}), R"(rank 0:
+  x = receive(<- 2, tag 0)  # i32 [1, 4]
+  lengths = lengths(x)  # i32 [1]
+  x2 = embed(x, lengths, vocabulary 0:100, rows 0:3, with positions)  # f32 [1, 3, 32]
+  h3 = norm(x2, layer 0, attention)  # f32 [1, 3, 32]
+  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 3, 32]
+  send(h3 -> 1, tag 0)
+  t0_1 = receive(<- 1, tag 0)  # f32 [1, 1, 32]
+  c6 = concat(h3, t0_1, axis 1)  # f32 [1, 4, 32]
+  k7 = project(c6, layer 0, key, heads 0:2)  # f32 [1, 4, 16]
+  v8 = project(c6, layer 0, value, heads 0:2)  # f32 [1, 4, 16]
+  a9 = attend(q4, k7, v8, lengths, layer 0, heads 0:2, texts 0:1, rows 0:3, kept 0:1)  # f32 [1, 3, 32]
+  p10 = project_out(a9, layer 0, heads 0:2, with bias)  # f32 [1, 3, 32]
+  x11 = add(x2, p10)  # f32 [1, 3, 32]
+  h12 = norm(x11, layer 0, mlp)  # f32 [1, 3, 32]
+  m13 = mlp(h12, layer 0, columns 0:48, with bias)  # f32 [1, 3, 32]
+  x14 = add(x11, m13)  # f32 [1, 3, 32]
+  t1_1 = receive(<- 1, tag 1)  # f32 [1, 1, 32]
+  c16 = concat(x14, t1_1, axis 1)  # f32 [1, 4, 32]
+  f17 = read_out(c16, lengths)  # f32 [1, 1, 32]
+  y18 = head(f17, vocabulary 0:100)  # f32 [1, 1, 100]
+  send(y18 -> 2, tag 0)
+rank 1:
+  x = receive(<- 2, tag 0)  # i32 [1, 4]
+  lengths = lengths(x)  # i32 [1]
+  x2 = embed(x, lengths, vocabulary 0:100, rows 3:4, with positions)  # f32 [1, 1, 32]
+  h3 = norm(x2, layer 0, attention)  # f32 [1, 1, 32]
+  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 1, 32]
+  send(h3 -> 0, tag 0)
+  t0_0 = receive(<- 0, tag 0)  # f32 [1, 3, 32]
+  c6 = concat(t0_0, h3, axis 1)  # f32 [1, 4, 32]
+  k7 = project(c6, layer 0, key, heads 0:2)  # f32 [1, 4, 16]
+  v8 = project(c6, layer 0, value, heads 0:2)  # f32 [1, 4, 16]
+  a9 = attend(q4, k7, v8, lengths, layer 0, heads 0:2, texts 0:1, rows 3:4, kept 1:2)  # f32 [1, 1, 32]
+  p10 = project_out(a9, layer 0, heads 0:2, with bias)  # f32 [1, 1, 32]
+  x11 = add(x2, p10)  # f32 [1, 1, 32]
+  h12 = norm(x11, layer 0, mlp)  # f32 [1, 1, 32]
+  m13 = mlp(h12, layer 0, columns 0:48, with bias)  # f32 [1, 1, 32]
+  x14 = add(x11, m13)  # f32 [1, 1, 32]
+  send(x14 -> 0, tag 1)
+rank 2:
+  x = input()  # i32 [1, 4]
+  send(x -> 0, tag 0)
+  send(x -> 1, tag 0)
+  y_0 = receive(<- 0, tag 0)  # f32 [1, 1, 100]
+  output(y_0)
+)");
+}
+
+TEST(Compile, DividesRowsByTheirShares) {
+  const auto rows = [](std::vector<std::int64_t> shares, std::int64_t tokens) {
+    plan::Plan plan = examples::voltage_plan(examples::small_llama(), shares.size());
+    for (std::size_t p = 0; p < shares.size(); ++p) plan.parts[p].share()->rows = shares[p];
+    std::vector<std::int64_t> counts;
+    for (const Program& program : compile(plan, {1, tokens}))
+      if (const auto* embed = find_first<Embed>(program)) counts.push_back(embed->rows.size());
+    return counts;
+  };
+  using Counts = std::vector<std::int64_t>;
+  EXPECT_EQ(rows({3, 1, 1}, 10), (Counts{6, 2, 2}));
+  EXPECT_EQ(rows({1, 1, 1}, 10), (Counts{4, 3, 3}));
+  EXPECT_EQ(rows({1, 2, 2}, 9), (Counts{2, 4, 3}));
+  EXPECT_EQ(rows({1000, 1, 1}, 5), (Counts{3, 1, 1})) << "nobody is left without";
+  EXPECT_EQ(rows({5, 5, 0}, 7), (Counts{4, 3})) << "but who is to have none";
+  EXPECT_EQ(rows({1, 1, 1}, 2), (Counts{0, 0, 0})) << "so few are divided by heads";
+}
+
 TEST(Compile, GivesTheSameDigestEverywhere) {
   // A change here breaks agents of another version: raise the protocol's version with it.
   EXPECT_EQ(compile(three_parts(), {1}).front().digest,
-            "1403625986d883a87a1a1f9cba722e39d1dc26b55f95d73f6732b727aa6f3aee");
+            "29cf68b2b24fd2bfa70e3c7f6e2a4e0c6cdd5c4b894d2adc8e7a1518de33d554");
   EXPECT_EQ(compile(local_plan(), {1}).front().digest,
-            "775ac4758313a7ffa6de4b19a75fc78bcd3e9cd36e1076fc00638e0d315df051");
+            "1108ea29335395ebd2b62204d342c9d0ac1ccdb549565eda3ad8b8e78e817b97");
 }
 
 TEST(Compile, TellsOtherShapesAndSharesApart) {
@@ -647,6 +718,30 @@ TEST(Price, TheHeadOfALanguageModelIsTheAggregators) {
   EXPECT_EQ(fusion.back().rows, 2);
 }
 
+// ViT-B/16, N = 197, two devices: 10·N_p·D² + 2·N·D² + 2·N_p·N·D multiply-adds a block, 20.3 GFLOPs
+// in the blocks of the larger part.
+TEST(Price, OfRowsIsWhatTheFormulaSays) {
+  Plan plan = examples::voltage_plan(examples::vit_base(), 2);
+  plan.parts[0].share()->rows = 1;
+  const std::vector<Program> programs = compile(plan, {1});
+  for (const auto& [rank, own] : {std::pair(0, 99.0), std::pair(1, 98.0)}) {
+    double flops = 0;
+    for (const Instruction& instruction : programs[static_cast<std::size_t>(rank)].instructions) {
+      const bool of_block = std::holds_alternative<Project>(instruction) ||
+                            std::holds_alternative<Mlp>(instruction) ||
+                            std::holds_alternative<Attend>(instruction) ||
+                            std::holds_alternative<ProjectOut>(instruction);
+      if (!of_block) continue;
+      for (const Kernel& kernel :
+           kernels_of(instruction, programs[static_cast<std::size_t>(rank)], plan))
+        if (kernel.kind == KernelKind::matmul || kernel.kind == KernelKind::attention)
+          flops += kernel.flops();
+    }
+    const double N = 197, D = 768;
+    EXPECT_EQ(flops, 2 * 12 * (10 * own * D * D + 2 * N * D * D + 2 * own * N * D)) << rank;
+  }
+}
+
 TEST(Price, CountsBytesOfAValue) {
   EXPECT_EQ((ValueInfo{"x", base::Element::u8, {2, 3, 4}}.bytes()), 24);
   EXPECT_EQ((ValueInfo{"x", base::Element::f32, {2, 3, 4}}.bytes()), 96);
@@ -655,7 +750,7 @@ TEST(Price, CountsBytesOfAValue) {
 TEST(FindStrategy, ListsTheKnownOnes) {
   EXPECT_EQ(find_strategy("decomposed").name, "decomposed");
   EXPECT_EQ(message_of([] { find_strategy("magic"); }),
-            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor");
+            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage");
 }
 
 }  // namespace

@@ -45,9 +45,12 @@ std::string units_text(const plan::Share& share, model::Range plan::LayerShare::
   return text.empty() ? "–" : text;
 }
 
-/// What each device does of the teacher: layers, heads of keys and values, columns.
+/// What each device does of the teacher: layers, heads of keys and values, columns, rows.
 std::string shares_table(const plan::Plan& plan) {
-  Table table({"device", "layers", "heads", "MLP columns", "parameters", "of multiply-adds"});
+  Table table(
+      {"device", "layers", "heads", "MLP columns", "rows", "parameters", "of multiply-adds"});
+  double rows = 0;  // 0: each device has all of them
+  for (const auto& part : plan.parts) rows += static_cast<double>(part.share()->rows);
   for (const auto& part : plan.parts) {
     std::vector<std::int64_t> layers;
     for (std::size_t l = 0; l < part.share()->layers.size(); ++l)
@@ -55,6 +58,7 @@ std::string shares_table(const plan::Plan& plan) {
         layers.push_back(static_cast<std::int64_t>(l));
     table.row({part.device, range_text(layers), units_text(*part.share(), &plan::LayerShare::heads),
                units_text(*part.share(), &plan::LayerShare::columns),
+               rows > 0 ? percent(static_cast<double>(part.share()->rows) / rows, 1) : "all",
                percent(part.parameter_share, 1), percent(part.compute_share, 1)});
   }
   return table.text();

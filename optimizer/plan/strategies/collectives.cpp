@@ -1,9 +1,16 @@
 #include "optimizer/plan/strategies/collectives.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 namespace cleave::plan {
+
+namespace {
+
+std::size_t at(std::int32_t rank) { return static_cast<std::size_t>(rank); }
+
+}  // namespace
 
 std::vector<model::Range> equal_ranges(std::int64_t whole, std::size_t shares) {
   const auto count = static_cast<std::int64_t>(shares);
@@ -69,6 +76,45 @@ ValueId Collectives::ring(ValueId partial) {
     pieces[whole] = next_piece(whole);
   }
   return program_.concat(std::move(pieces), 1);
+}
+
+ValueId Collectives::all_gather(ValueId own, const std::vector<model::Range>& ranges) {
+  const std::uint32_t tag = tag_++;
+  for (std::int32_t step = 1; step < ranks_; ++step)
+    program_.send(own, (rank_ + step) % ranks_, tag);
+  std::vector<ValueId> pieces;
+  for (std::int32_t rank = 0; rank < ranks_; ++rank)
+    pieces.push_back(rank == rank_ ? own : receive_rows(own, ranges[at(rank)], rank, tag));
+  return program_.concat(std::move(pieces), 1);
+}
+
+ValueId Collectives::gather(ValueId own, const std::vector<model::Range>& ranges,
+                            model::Range wanted) {
+  const std::uint32_t tag = tag_++;
+  const auto wanted_of = [&](std::int32_t rank) {
+    const model::Range& all = ranges[at(rank)];
+    return model::Range{std::max(all.begin, wanted.begin),
+                        std::max(all.begin, std::min(all.end, wanted.end))};
+  };
+  const auto mine = [&] {
+    const std::int64_t begin = ranges[at(rank_)].begin;
+    return program_.slice(own, 1, {wanted_of(rank_).begin - begin, wanted_of(rank_).end - begin});
+  };
+  if (rank_ != 0) {
+    if (wanted_of(rank_).size() > 0) program_.send(mine(), 0, tag);
+    return -1;
+  }
+  std::vector<ValueId> pieces = {mine()};
+  for (std::int32_t rank = 1; rank < ranks_; ++rank)
+    if (wanted_of(rank).size() > 0) pieces.push_back(receive_rows(own, wanted_of(rank), rank, tag));
+  return program_.concat(std::move(pieces), 1);
+}
+
+ValueId Collectives::receive_rows(ValueId like, model::Range rows, std::int32_t peer,
+                                  std::uint32_t tag) {
+  ValueInfo info = program_.info(like);
+  info.dims.at(1) = rows.size();
+  return receive(info, peer, tag);
 }
 
 }  // namespace cleave::plan

@@ -23,11 +23,18 @@ class Collectives {
   /// adds to, then P−1 times one that is whole: 2(P−1)/P·n rows in all. A star sends all to rank 0
   /// and gets it back: n rows, and (P−1)·n of rank 0.
   ValueId all_reduce(ValueId partial);
+  /// Everybody's rows [B, n_p, D], which are `ranges` of all rows -> all of them, on everybody:
+  /// each sends its own to every other one, (P−1)·n_p rows.
+  ValueId all_gather(ValueId own, const std::vector<model::Range>& ranges);
+  /// The same -> those of them that are `wanted`, on rank 0; on the others nothing, −1.
+  ValueId gather(ValueId own, const std::vector<model::Range>& ranges, model::Range wanted);
 
  private:
   ValueId ring(ValueId partial);
   ValueId star(ValueId partial);
   ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag);
+  /// So many rows of what else is like `like`.
+  ValueId receive_rows(ValueId like, model::Range rows, std::int32_t peer, std::uint32_t tag);
 
   ProgramBuilder& program_;
   std::int32_t rank_, ranks_;

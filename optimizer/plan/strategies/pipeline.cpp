@@ -36,6 +36,7 @@ void check_pipeline(const Plan& plan) {
     const std::string where = "parts[" + std::to_string(p) + "]";
     if (!plan.parts[p].share())
       refuse(where, "a sub-model", "a share: the strategy 'pipeline' divides the teacher");
+    expect_no_rows(*plan.parts[p].share(), where, "pipeline");
     const model::Range layers = layers_of(*plan.parts[p].share());
     if (layers.size() == 0) refuse(where + ".share.layers", "none", "at least one");
     if (layers.begin != next)

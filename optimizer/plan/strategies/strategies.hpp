@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "optimizer/plan/program.hpp"
@@ -17,6 +18,14 @@ namespace cleave::plan {
   throw std::invalid_argument("[check] plan." + where + ": saw " + saw + ", needs " + needs);
 }
 
+/// Where a strategy divides no rows.
+inline void expect_no_rows(const Share& share, const std::string& where,
+                           std::string_view strategy) {
+  if (share.rows != 0)
+    refuse(where + ".share.rows", std::to_string(share.rows),
+           "none: the strategy '" + std::string(strategy) + "' divides none");
+}
+
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
                                    base::Element element);
 void check_local(const Plan& plan);
@@ -30,6 +39,12 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
 void check_pipeline(const Plan& plan);
 std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
                                     const std::vector<Capacity>& devices);
+
+std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape,
+                                     base::Element element);
+void check_voltage(const Plan& plan);
+std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
+                                   const std::vector<Capacity>& devices);
 
 std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
                                     base::Element element);

@@ -1,9 +1,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "optimizer/plan/forward_builder.hpp"
 #include "optimizer/plan/strategies/collectives.hpp"
-#include "optimizer/plan/strategies/input_source.hpp"
+#include "optimizer/plan/strategies/heads_and_columns.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -34,10 +33,12 @@ void check_ranges(const Plan& plan, std::int64_t units, const std::string& field
 void check_tensor(const Plan& plan) {
   if (!plan.teacher.answers())
     refuse("teacher", "no head", "one: the strategy 'tensor' answers as the teacher does");
-  for (std::size_t p = 0; p < plan.parts.size(); ++p)
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const std::string where = "parts[" + std::to_string(p) + "]";
     if (!plan.parts[p].share())
-      refuse("parts[" + std::to_string(p) + "]", "a sub-model",
-             "a share: the strategy 'tensor' divides the teacher");
+      refuse(where, "a sub-model", "a share: the strategy 'tensor' divides the teacher");
+    expect_no_rows(*plan.parts[p].share(), where, "tensor");
+  }
   for (std::size_t l = 0; l < plan.teacher.layers.size(); ++l) {
     const std::string layer = "layers[" + std::to_string(l) + "].";
     const model::LayerShape& shape = plan.teacher.layers[l];
@@ -50,54 +51,18 @@ void check_tensor(const Plan& plan) {
                [](const Share& s) { return s.vocabulary; });
 }
 
-/// Equal up to one unit, whatever the devices are.
+/// Whatever the devices are.
 std::vector<Share> propose_tensor(const model::ModelConfig& teacher,
                                   const std::vector<Capacity>& devices) {
-  std::vector<Share> shares(devices.size());
-  for (const LayerShare& layer : whole_share(teacher).layers) {
-    const auto heads = equal_ranges(layer.heads.size(), devices.size());
-    const auto columns = equal_ranges(layer.columns.size(), devices.size());
-    for (std::size_t p = 0; p < devices.size(); ++p)
-      shares[p].layers.push_back({heads[p], columns[p]});
-  }
-  const auto vocabulary = equal_ranges(teacher.vocabulary, devices.size());
-  for (std::size_t p = 0; p < devices.size(); ++p) shares[p].vocabulary = vocabulary[p];
-  return shares;
+  return equal_shares(teacher, devices.size());
 }
 
-/// Megatron-LM (Shoeybi and others 2019): each device computes its heads and columns on the whole
-/// stream, and two all-reduces a layer add up what they bring. A language model's answer comes from
-/// all of them, each with its tokens; any other from the first.
 std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
                                     base::Element element) {
-  const auto ranks = static_cast<std::int32_t>(plan.parts.size());
-  const bool by_vocabulary = plan.teacher.reads_every_token();
-  ProgramBuilder aggregator(ranks, element);
-  const InputSource input(aggregator, ranks, plan.teacher, shape, ranks);
-  std::vector<ValueId> answers;
-  std::vector<Program> programs;
-  for (std::int32_t rank = 0; rank < ranks; ++rank) {
-    ProgramBuilder agent(rank, element);
-    const ValueId given = input.receive(agent);
-    Collectives collectives(agent, rank, ranks, plan.all_reduce);
-    ForwardBuilder forward(agent, plan.teacher, teacher_part, given,
-                           *plan.parts[static_cast<std::size_t>(rank)].share(),
-                           [&](ValueId partial) { return collectives.all_reduce(partial); });
-    if (rank == 0 || by_vocabulary) {
-      const ValueId answer = forward.head(model::features(forward, plan.teacher));
-      agent.send(answer, ranks, 0);
-      answers.push_back(
-          aggregator.receive("y_" + std::to_string(rank), agent.info(answer), rank, 0, false));
-    } else {
-      model::states(forward, plan.teacher);
-    }
-    programs.push_back(agent.take());
-  }
-  const auto last_axis =
-      static_cast<std::int32_t>(aggregator.info(answers.front()).dims.size()) - 1;
-  aggregator.output(aggregator.concat(std::move(answers), last_axis));
-  programs.push_back(aggregator.take());
-  return programs;
+  std::vector<Share> shares;
+  for (const PlanPart& part : plan.parts) shares.push_back(*part.share());
+  return by_heads_and_columns(plan.teacher, shares, plan.all_reduce,
+                              static_cast<std::int32_t>(shares.size()), shape, element);
 }
 
 }  // namespace cleave::plan

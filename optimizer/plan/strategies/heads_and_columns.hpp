@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::plan {
+
+/// Heads, columns and vocabulary of every layer for `devices` devices, equal up to one unit.
+std::vector<Share> equal_shares(const model::ModelConfig& teacher, std::size_t devices);
+
+/// Megatron-LM (Shoeybi and others 2019): each device computes its heads and columns on the whole
+/// stream, and two all-reduces a layer add up what they bring. A language model's answer comes from
+/// all of them, each with its tokens; any other from the first. Programs of `ranks` ranks, of which
+/// the first compute, one a share, and of the aggregator, which is rank `ranks`.
+std::vector<Program> by_heads_and_columns(const model::ModelConfig& teacher,
+                                          const std::vector<Share>& shares, AllReduce all_reduce,
+                                          std::int32_t ranks, const RequestShape& shape,
+                                          base::Element element);
+
+}  // namespace cleave::plan
