@@ -67,4 +67,16 @@ Fit fit_parts(const fs::path& folder, const std::vector<KeepList>& keeps,
   return result;
 }
 
+void expect_rotatable(const model::ModelConfig& teacher, const model::ModelConfig& part) {
+  if (part.width == teacher.width) return;
+  if (teacher.norm_placement != model::NormPlacement::before)
+    throw std::invalid_argument(
+        "[fit] stream: saw components of a model whose norms come after each half, which cannot "
+        "be rotated; needs channels");
+  if (part.classes > 0 && part.is_text())
+    throw std::invalid_argument(
+        "[fit] stream: saw components of a part with a head of its own over texts, which is not "
+        "rotated; needs channels");
+}
+
 }  // namespace cleave::decompose

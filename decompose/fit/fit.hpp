@@ -54,9 +54,13 @@ struct Fit {
 /// What nothing was cut before stays as it is. Memory: the parts, one layer of the teacher, the
 /// streams of all over all rows, the largest Gram matrix four times. The same on any number of
 /// threads. `progress` counts layers. Throws std::invalid_argument where components are asked for
-/// of a model that cannot be rotated.
+/// of a part that is not rotatable.
 Fit fit_parts(const std::filesystem::path& teacher, const std::vector<KeepList>& keeps,
               std::vector<model::Transformer> parts, const FitRows& rows,
               const FitOptions& options = {}, const base::ProgressCallback& progress = {});
+
+/// Throws std::invalid_argument where the stream of a part cannot be cut by components: its norms
+/// come after each half, or it has a head of its own over texts.
+void expect_rotatable(const model::ModelConfig& teacher, const model::ModelConfig& part);
 
 }  // namespace cleave::decompose

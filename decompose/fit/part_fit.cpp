@@ -46,14 +46,7 @@ PartFit::PartFit(const TeacherStream& teacher, const KeepList& keep, Transformer
       work_(work),
       exact_(part_.config.width == teacher.config().width),
       rotated_(options.stream == Stream::components && !exact_) {
-  if (rotated_ && !teacher.norms_before())
-    throw std::invalid_argument(
-        "[fit] stream: saw components of a model whose norms come after each half, which cannot "
-        "be rotated; needs channels");
-  if (rotated_ && part_.config.classes > 0 && part_.config.is_text())
-    throw std::invalid_argument(
-        "[fit] stream: saw components of a part with a head of its own over texts, which is not "
-        "rotated; needs channels");
+  if (options.stream == Stream::components) expect_rotatable(teacher.config(), part_.config);
 }
 
 FittedPart PartFit::as_it_is() {

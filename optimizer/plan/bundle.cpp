@@ -469,4 +469,10 @@ void write_measured(const fs::path& bundle, const std::string& section,
   base::write_whole(bundle / "measured.json", all.dump(2) + "\n");
 }
 
+bool is_bundle(const fs::path& folder) {
+  if (!fs::exists(folder))
+    throw std::runtime_error("[" + folder.string() + "] saw nothing there, needs a folder");
+  return fs::exists(folder / "manifest.json");
+}
+
 }  // namespace cleave::plan

@@ -140,4 +140,8 @@ nlohmann::json read_measured(const std::filesystem::path& bundle);
 void write_measured(const std::filesystem::path& bundle, const std::string& section,
                     const nlohmann::json& value);
 
+/// Whether the folder is a bundle, and not a model. Throws std::runtime_error where it is not
+/// there.
+bool is_bundle(const std::filesystem::path& folder);
+
 }  // namespace cleave::plan

@@ -78,6 +78,13 @@ TEST_F(BadInput, AMissingModelIsNamed) {
   expect_refusal({"inspect", own_ / "nowhere"}, 1, {"nowhere"});
 }
 
+TEST_F(BadInput, AFolderThatIsNotThereIsNoModelFolder) {
+  expect_refusal({"evaluate", "/nowhere", "--teacher", *shared_ / "model", "--data", "/nothing"}, 1,
+                 {"[/nowhere]", "saw nothing there"});
+  expect_refusal({"bench", "/nowhere", "--local", "--without", "cam"}, 1,
+                 {"[/nowhere]", "saw nothing there"});
+}
+
 TEST_F(BadInput, ATruncatedCheckpointIsRefused) {
   const std::string model = copy("model");
   fs::resize_file(model + "/model.safetensors", fs::file_size(model + "/model.safetensors") - 100);

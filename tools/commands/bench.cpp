@@ -11,6 +11,7 @@
 #include "base/file.hpp"
 #include "base/units.hpp"
 #include "infer/engine.hpp"
+#include "optimizer/plan/bundle.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/output.hpp"
 #include "tools/commands/serving.hpp"
@@ -132,7 +133,7 @@ Target find_target(const Args& args) {
   Target target;
   target.what = via ? args.text("via") : args.at(0);
   const std::filesystem::path folder = via ? "" : target.what;
-  if (!via && args.has("without") && !std::filesystem::exists(folder / "manifest.json"))
+  if (!via && args.has("without") && !plan::is_bundle(folder))
     throw UsageError("[--without] saw " + target.what + ", a model folder; needs a bundle");
   const Source source = source_of(args, folder);
   target.plan = source.plan;

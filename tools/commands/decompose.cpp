@@ -176,6 +176,11 @@ int decompose(const Args& args) {
   catch_signals();  // from here on a stop is heard, and leaves nothing behind
   say_notes(teacher);
   base::Remarks remarks;
+  if (fits && args.text("stream") == "components")
+    for (const plan::Plan& each : plans)
+      for (const plan::PlanPart& part : each.parts)
+        if (!part.share())
+          decompose::expect_rotatable(model::read_config(teacher), part.sub_model().config);
   const auto importance = shares ? decompose::Importance() : importance_of(args, teacher, remarks);
   decompose::DecomposeSummary summary;
   {

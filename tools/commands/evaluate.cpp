@@ -7,6 +7,7 @@
 
 #include "calibrate/accelerator.hpp"
 #include "infer/engine.hpp"
+#include "optimizer/plan/bundle.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/output.hpp"
 #include "tools/commands/statistics.hpp"
@@ -37,7 +38,7 @@ int evaluate(const Args& args) {
   source.lossy = args.flag("lossy");
   source.exif_rotation = args.flag("exif-rotation");
   source.stride = args.integer("stride");
-  const bool bundle = std::filesystem::exists(std::filesystem::path(args.at(0)) / "manifest.json");
+  const bool bundle = plan::is_bundle(args.at(0));
   if (!bundle && args.has("teacher"))
     throw UsageError("[--teacher] saw " + args.at(0) +
                      ", a model folder; needs a bundle that was cut from the teacher");

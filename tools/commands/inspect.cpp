@@ -206,8 +206,7 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
 
 int inspect(const Args& args) {
   const fs::path folder = args.at(0);
-  return fs::exists(folder / "manifest.json") ? inspect_bundle(args, folder)
-                                              : inspect_model(args, folder);
+  return plan::is_bundle(folder) ? inspect_bundle(args, folder) : inspect_model(args, folder);
 }
 
 }  // namespace

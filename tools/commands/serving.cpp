@@ -14,6 +14,7 @@
 #include "infer/server.hpp"
 #include "model/config/hugging_face.hpp"
 #include "model/tokenizer/unicode.hpp"
+#include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/link_file.hpp"
@@ -158,7 +159,7 @@ plan::WeightsState weights_of(const Args& args, const base::Reader& served) {
 Source source_of(const Args& args, const std::filesystem::path& folder) {
   Source source;
   source.where = folder.string();
-  const bool bundled = !folder.empty() && std::filesystem::exists(folder / "manifest.json");
+  const bool bundled = !folder.empty() && plan::is_bundle(folder);
   std::shared_ptr<const plan::Bundle> bundle;
   if (bundled) {
     bundle = std::make_shared<plan::Bundle>(folder);
