@@ -35,12 +35,13 @@ std::size_t rank_in(const plan::Plan& plan, const std::string& device) {
                               plan.name + "': " + base::joined(plan::devices_of(plan)));
 }
 
-/// The other devices that a program exchanges values with.
-std::set<std::string> peers_in(const plan::Plan& plan, const plan::Program& program) {
+/// The other devices that a rank exchanges values with, whatever the request.
+std::set<std::string> peers_in(const plan::Plan& plan, std::size_t rank) {
   std::set<std::string> devices;
-  for (const std::int32_t peer : plan::peers_of(program))
-    if (static_cast<std::size_t>(peer) < plan.parts.size())
-      devices.insert(plan.parts[static_cast<std::size_t>(peer)].device);
+  for (const plan::RequestShape& shape : plan::shapes_of(plan))
+    for (const std::int32_t peer : plan::peers_of(plan::compile(plan, shape).at(rank)))
+      if (static_cast<std::size_t>(peer) < plan.parts.size())
+        devices.insert(plan.parts[static_cast<std::size_t>(peer)].device);
   return devices;
 }
 
@@ -78,7 +79,7 @@ std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::i
 
 DevicePlan::DevicePlan(const plan::Plan& plan, const std::string& device)
     : rank_(rank_in(plan, device)),
-      peers_(peers_in(plan, plan::compile(plan, plan.shape).at(rank_))),
+      peers_(peers_in(plan, rank_)),
       programs_(without_generation(plan), rank_) {}
 
 std::optional<std::int32_t> DevicePlan::rank_of(const std::string& device) const {
@@ -116,9 +117,8 @@ FleetPlan::FleetPlan(const plan::Plan& plan, const std::vector<std::string>& dev
                      const std::vector<double>& largest_features)
     : programs_(plan), digest_(plan::digest_of(plan)), largest_(largest_features) {
   for (const std::string& device : devices) ranks_.push_back(plan::rank_of(plan, device));
-  const auto programs = plan::compile(plan, plan.shape);
   for (std::size_t rank = 0; rank < plan.parts.size(); ++rank)
-    coupled_ = coupled_ || !peers_in(plan, programs[rank]).empty();
+    coupled_ = coupled_ || !peers_in(plan, rank).empty();
 }
 
 std::vector<std::uint32_t> FleetPlan::tags_to(const Programs::Ranks& programs,

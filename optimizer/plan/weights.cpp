@@ -120,12 +120,6 @@ void join(model::ParameterRange& all, const model::ParameterRange& more) {
                std::max(all.range.end, more.range.end)};
 }
 
-/// Shapes between which a strategy may choose how it divides a text: a step, and all that fits.
-std::vector<RequestShape> shapes_of(const Plan& plan) {
-  if (!plan.teacher.is_text()) return {plan.shape};
-  return {{1, 1, 0}, {1, plan.teacher.context, 0}};
-}
-
 }  // namespace
 
 const model::ModelConfig& config_of(std::int32_t part, const Plan& plan) {
@@ -152,6 +146,11 @@ std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs,
   std::vector<WeightRange> list;
   for (auto& [name, weights] : held) list.push_back(std::move(weights));
   return list;
+}
+
+std::vector<RequestShape> shapes_of(const Plan& plan) {
+  if (!plan.teacher.is_text()) return {plan.shape};
+  return {{1, 1, 0}, {1, plan.teacher.context, 0}};
 }
 
 std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,

@@ -26,6 +26,10 @@ std::vector<WeightRange> weights_of(const Instruction& instruction, const Plan& 
 /// ranges of one parameter, from the first of them to the last.
 std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs, const Plan& plan);
 
+/// Shapes between which a strategy may choose how it divides a text: a step, and all that fits.
+/// What holds of their programs together holds of every request's.
+std::vector<RequestShape> shapes_of(const Plan& plan);
+
 /// What a device keeps of the teacher for all of the plans that it has a share in, of whatever
 /// shape their requests are: of each parameter from the first that one of them reads to the last.
 /// Nothing where it has no share.
