@@ -67,8 +67,8 @@ void Compute::forget(std::uint64_t sequence) {
 }
 
 void Compute::deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value) {
-  post(id, [id, peer, tag, value = std::move(value)](Executor& executor) {
-    executor.deliver(id, peer, tag, value);
+  post(id, [id, peer, tag, value = std::move(value), arrived = Clock::now()](Executor& executor) {
+    executor.deliver(id, peer, tag, value, arrived);
   });
 }
 

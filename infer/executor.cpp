@@ -107,16 +107,16 @@ struct Executor::Request {
   }
 
   /// From outside.
-  void set(plan::ValueId which, net::Value is) {
+  void set(plan::ValueId which, net::Value is, Clock::time_point arrived) {
     value(which).absent = !is.present;
     if (value(which).uses_left > 0) slots->set(which, std::move(is));
-    mark_known(which);
+    mark_known(which, arrived);
   }
 
   /// Its slot is full.
-  void mark_known(plan::ValueId which) {
+  void mark_known(plan::ValueId which, Clock::time_point at) {
     Known& known = value(which);
-    known.at = Clock::now();
+    known.at = at;
     if (known.uses_left == 0) slots->clear(which);
     const Index last = values[static_cast<Index>(which) + 1].first_user;
     for (Index user = known.first_user; user < last; ++user)
@@ -147,7 +147,7 @@ struct Executor::Request {
       if (next < inputs.size()) {
         const std::string wrong = wrong_value(inputs[next], info(input->result), " as input");
         if (!wrong.empty() && error.empty()) error = "[admit] " + wrong;
-        set(input->result, std::move(inputs[next]));
+        set(input->result, std::move(inputs[next]), admitted_at);
         mark_done(i);
       }
       ++next;
@@ -169,15 +169,15 @@ struct Executor::Request {
     return found ? &*at : nullptr;
   }
 
-  void receive(Outstanding& at, net::Value value) {
+  void receive(Outstanding& at, net::Value value, Clock::time_point arrived) {
     at.done = true;
     if (at.receive->may_be_absent) --optional_left;
-    set(at.receive->result, std::move(value));
+    set(at.receive->result, std::move(value), arrived);
     mark_done(at.instruction);
   }
 
   void give_up(Outstanding& at, const std::string& reason, bool lost = false) {
-    if (at.receive->may_be_absent) return receive(at, net::Value::absent());
+    if (at.receive->may_be_absent) return receive(at, net::Value::absent(), Clock::now());
     if (!error.empty()) return;
     error = "[receive] " + reason;
     if (lost) lost_peer = at.receive->peer;
@@ -257,15 +257,15 @@ bool Executor::admit(RequestId id, std::shared_ptr<const plan::Program> program,
   return true;
 }
 
-std::string Executor::deliver(RequestId id, std::int32_t peer, std::uint32_t tag,
-                              net::Value value) {
+std::string Executor::deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value,
+                              Clock::time_point arrived) {
   Request* request = find(id);
   if (!request) return {};
   auto* at = request->waiting_for(peer, tag);
   if (!at) return {};
   std::string wrong = wrong_value(value, request->info(at->receive->result), from_rank(peer));
   if (wrong.empty())
-    request->receive(*at, std::move(value));
+    request->receive(*at, std::move(value), arrived);
   else
     request->give_up(*at, wrong);
   sort_in(*request);
@@ -356,7 +356,7 @@ void Executor::compute(Request& request, const plan::Instruction& instruction) {
   request.queued_s += seconds(start - ready_since);
   request.slots->run(instruction);
   request.compute_s += seconds(Clock::now() - start);
-  request.mark_known(plan::result_of(instruction));
+  request.mark_known(plan::result_of(instruction), Clock::now());
 }
 
 void Executor::hand_over(Request& request, const plan::Instruction& instruction) {

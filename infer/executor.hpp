@@ -65,7 +65,9 @@ class Executor {
   /// its receive was given up are ignored. Returns what is wrong with the value ("value f_1 from
   /// rank 1: saw f32 [1, 1, 5], needs f32 [1, 1, 96]"), else empty; a wrong one that may be absent
   /// counts as absent, any other fails its request.
-  std::string deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
+  /// `arrived`: what the request waits from then on it waits behind others, and not for the value.
+  std::string deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value,
+                      Clock::time_point arrived = Clock::now());
   /// The peer will not deliver any more to the request: its outstanding receives become absent now;
   /// where one must come, the request fails.
   void peer_lost(RequestId id, std::int32_t peer);

@@ -466,6 +466,21 @@ TEST(Executor, EndsAProgramWhoseLastInstructionIsAReceive) {
   EXPECT_EQ(bench.log, (Log{"1 finished"}));
 }
 
+// While another request computes nobody looks at what comes.
+TEST(Executor, CountsFromWhenAValueArrivedAsQueued) {
+  Bench bench;
+  AddingEngine engine;
+  Executor executor(engine, bench.hooks());
+  executor.admit(1, fusion_program(), {}, in_an_hour, in_an_hour);
+  const auto arrived = Clock::now();
+  std::this_thread::sleep_for(30ms);
+  for (int peer : {0, 1})
+    executor.deliver(1, peer, static_cast<std::uint32_t>(peer), value_of(1), arrived);
+  while (executor.step(start)) {
+  }
+  EXPECT_GE(bench.times.queued_s, 0.029);
+}
+
 TEST(Executor, TellsComputingFromWaiting) {
   class SlowEngine : public AddingEngine {
     net::Value compute(const Instruction& instruction, const Program& program,
