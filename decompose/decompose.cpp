@@ -76,15 +76,15 @@ class Selection {
 
   KeepList take(const plan::PlanPart& part) {
     KeepList keep;
-    keep.layers = part.sub_model().layers;
-    keep.channels = channels_.take(part.sub_model().config.width);
-    for (std::size_t i = 0; i < part.sub_model().layers.size(); ++i) {
-      const auto layer = static_cast<std::size_t>(part.sub_model().layers[i]);
-      keep.heads.push_back(heads_[layer].take(part.sub_model().config.layers[i].heads /
-                                              part.sub_model().config.group));
-      keep.mlp.push_back(mlp_[layer].take(part.sub_model().config.layers[i].mlp_width));
+    const auto& [config, layers] = part.sub_model();
+    keep.layers = layers;
+    keep.channels = channels_.take(config.width);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto layer = static_cast<std::size_t>(layers[i]);
+      keep.heads.push_back(heads_[layer].take(config.layers[i].heads / config.group));
+      keep.mlp.push_back(mlp_[layer].take(config.layers[i].mlp_width));
     }
-    keep.classifier = part.sub_model().config.classes > 0;
+    keep.classifier = config.classes > 0;
     return keep;
   }
 

@@ -119,7 +119,7 @@ std::chrono::milliseconds Dispatcher::least_wait_of(const Request& request) cons
 
 void Dispatcher::launch(Job& job) {
   const Id id = job.id;
-  auto contributions = shares_of(job.request, *job.plan, *job.programs, roster_.devices());
+  auto contributions = contributions_of(job.request, *job.plan, *job.programs, roster_.devices());
   jobs_.take_place(job);
   job.launch(std::move(contributions), least_wait_of(job.request), Clock::now());
   for (std::size_t device = 0; device < roster_.size(); ++device)
@@ -294,7 +294,7 @@ void Dispatcher::go_on_without(Id id, std::size_t device, const std::string& why
 
 void Dispatcher::lose_all(std::size_t device, Stage stage, const std::string& why) {
   // One loss may end its request, and start another.
-  for (const Id id : jobs_.with_share(device, stage))
+  for (const Id id : jobs_.with_stage(device, stage))
     if (const Job* job = jobs_.find_running(id); job && job->contribution(device).stage == stage)
       go_on_without(id, device, why);
 }
@@ -366,7 +366,7 @@ void Dispatcher::count_late(const std::vector<std::size_t>& devices) {
 
 /// Whoever has nobody else to wait for waits on, as for any that is late.
 void Dispatcher::give_up_ejected(std::size_t device) {
-  for (const Id id : jobs_.with_open_share(device)) {
+  for (const Id id : jobs_.with_open(device)) {
     const Job* job = jobs_.find_running(id);
     if (!job || !job->contribution(device).is_open() || job->is_last_hope(device)) continue;
     go_on_without(id, device, ejected_late);

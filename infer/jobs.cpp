@@ -35,9 +35,9 @@ plan::Expectation expectation_of(const Request& request, const FleetPlan& plan,
   return plan::expectation(plan.plan(), device, dims.at(0), dims.size() > 1 ? dims[1] : 0);
 }
 
-std::vector<Contribution> shares_of(const Request& request, const FleetPlan& plan,
-                                    const Programs::Ranks& programs,
-                                    const std::vector<std::string>& devices) {
+std::vector<Contribution> contributions_of(const Request& request, const FleetPlan& plan,
+                                           const Programs::Ranks& programs,
+                                           const std::vector<std::string>& devices) {
   std::vector<Contribution> contributions(devices.size());
   for (std::size_t device = 0; device < devices.size(); ++device) {
     Contribution& contribution = contributions[device];
@@ -315,14 +315,14 @@ Job* Jobs::find_running(Id id) const {
   return job && job->is_running() ? job : nullptr;
 }
 
-std::vector<Jobs::Id> Jobs::with_share(std::size_t device, Contribution::Stage stage) const {
+std::vector<Jobs::Id> Jobs::with_stage(std::size_t device, Contribution::Stage stage) const {
   std::vector<Id> ids;
   for (const auto& [id, job] : jobs_)
     if (job->is_running() && job->contribution(device).stage == stage) ids.push_back(id);
   return ids;
 }
 
-std::vector<Jobs::Id> Jobs::with_open_share(std::size_t device) const {
+std::vector<Jobs::Id> Jobs::with_open(std::size_t device) const {
   std::vector<Id> ids;
   for (const auto& [id, job] : jobs_)
     if (job->is_running() && job->contribution(device).is_open()) ids.push_back(id);

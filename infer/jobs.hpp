@@ -56,9 +56,9 @@ plan::Expectation expectation_of(const Request& request, const FleetPlan& plan,
                                  const std::string& device);
 
 /// The contributions of a request that is to be sent, by device, none of them sent.
-std::vector<Contribution> shares_of(const Request& request, const FleetPlan& plan,
-                                    const Programs::Ranks& programs,
-                                    const std::vector<std::string>& devices);
+std::vector<Contribution> contributions_of(const Request& request, const FleetPlan& plan,
+                                           const Programs::Ranks& programs,
+                                           const std::vector<std::string>& devices);
 
 /// One request until it is answered: who owes which part of it, who is waited for until when, and
 /// what the answer says of the devices.
@@ -215,8 +215,8 @@ class Jobs {
   /// Of any; there is one.
   Id first() const { return jobs_.begin()->first; }
   /// Those running whose contribution of the device is in that stage.
-  std::vector<Id> with_share(std::size_t device, Contribution::Stage stage) const;
-  std::vector<Id> with_open_share(std::size_t device) const;
+  std::vector<Id> with_stage(std::size_t device, Contribution::Stage stage) const;
+  std::vector<Id> with_open(std::size_t device) const;
 
   // ---- places and the queue ----
 

@@ -35,14 +35,27 @@ std::size_t rank_in(const plan::Plan& plan, const std::string& device) {
                               plan.name + "': " + base::joined(plan::devices_of(plan)));
 }
 
-/// The other devices that a rank exchanges values with, whatever the request.
-std::set<std::string> peers_in(const plan::Plan& plan, std::size_t rank) {
-  std::set<std::string> devices;
-  for (const plan::RequestShape& shape : plan::shapes_of(plan))
-    for (const std::int32_t peer : plan::peers_of(plan::compile(plan, shape).at(rank)))
-      if (static_cast<std::size_t>(peer) < plan.parts.size())
-        devices.insert(plan.parts[static_cast<std::size_t>(peer)].device);
-  return devices;
+/// The other devices that each rank exchanges values with, whatever the request.
+std::vector<std::set<std::string>> peers_of(const plan::Plan& plan) {
+  std::vector<std::set<std::string>> peers(plan.parts.size());
+  for (const plan::RequestShape& shape : plan::shapes_of(plan)) {
+    const auto programs = plan::compile(plan, shape);
+    for (std::size_t rank = 0; rank < peers.size(); ++rank)
+      for (const std::int32_t peer : plan::peers_of(programs[rank]))
+        if (static_cast<std::size_t>(peer) < peers.size())
+          peers[rank].insert(plan.parts[static_cast<std::size_t>(peer)].device);
+  }
+  return peers;
+}
+
+/// Of what a program sends to a rank, or receives from it.
+template <class Operation>
+std::vector<std::uint32_t> tags_of(const plan::Program& program, std::int32_t peer) {
+  std::vector<std::uint32_t> tags;
+  for (const plan::Instruction& instruction : program.instructions)
+    if (const auto* found = std::get_if<Operation>(&instruction); found && found->peer == peer)
+      tags.push_back(found->tag);
+  return tags;
 }
 
 const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value) {
@@ -79,7 +92,7 @@ std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::i
 
 DevicePlan::DevicePlan(const plan::Plan& plan, const std::string& device)
     : rank_(rank_in(plan, device)),
-      peers_(peers_in(plan, rank_)),
+      peers_(peers_of(plan).at(rank_)),
       programs_(without_generation(plan), rank_) {}
 
 std::optional<std::int32_t> DevicePlan::rank_of(const std::string& device) const {
@@ -117,30 +130,19 @@ FleetPlan::FleetPlan(const plan::Plan& plan, const std::vector<std::string>& dev
                      const std::vector<double>& largest_features)
     : programs_(plan), digest_(plan::digest_of(plan)), largest_(largest_features) {
   for (const std::string& device : devices) ranks_.push_back(plan::rank_of(plan, device));
-  for (std::size_t rank = 0; rank < plan.parts.size(); ++rank)
-    coupled_ = coupled_ || !peers_in(plan, rank).empty();
+  for (const std::set<std::string>& peers : peers_of(plan)) coupled_ = coupled_ || !peers.empty();
 }
 
 std::vector<std::uint32_t> FleetPlan::tags_to(const Programs::Ranks& programs,
                                               std::size_t device) const {
-  std::vector<std::uint32_t> tags;
-  if (!has(device)) return tags;
-  for (const auto& instruction : own(programs)->instructions) {
-    const auto* send = std::get_if<plan::Send>(&instruction);
-    if (send && send->peer == rank(device)) tags.push_back(send->tag);
-  }
-  return tags;
+  return has(device) ? tags_of<plan::Send>(*own(programs), rank(device))
+                     : std::vector<std::uint32_t>();
 }
 
 std::vector<std::uint32_t> FleetPlan::tags_from(const Programs::Ranks& programs,
                                                 std::size_t device) const {
-  std::vector<std::uint32_t> tags;
-  if (!has(device)) return tags;
-  for (const auto& instruction : own(programs)->instructions) {
-    const auto* receive = std::get_if<plan::Receive>(&instruction);
-    if (receive && receive->peer == rank(device)) tags.push_back(receive->tag);
-  }
-  return tags;
+  return has(device) ? tags_of<plan::Receive>(*own(programs), rank(device))
+                     : std::vector<std::uint32_t>();
 }
 
 bool FleetPlan::must_come(const Programs::Ranks& programs, std::size_t device) const {

@@ -80,7 +80,8 @@ FleetPlan fleet_plan(const plan::Plan& plan, const std::vector<std::string>& dev
 TEST(Shares, AreThoseOfThePlan) {
   auto plan = fleet_plan(fake_plan(0.5), {"hub", "desk", "cam", "tv"});
   const auto programs = plan.programs().find(pixels(1));
-  const auto contributions = shares_of(request_of(), plan, *programs, {"hub", "desk", "cam", "tv"});
+  const auto contributions =
+      contributions_of(request_of(), plan, *programs, {"hub", "desk", "cam", "tv"});
   ASSERT_EQ(contributions.size(), 4u);
   EXPECT_EQ(contributions[1].stage, Stage::waiting);
   EXPECT_EQ(contributions[1].report.device, "desk");
@@ -431,8 +432,8 @@ TEST(Jobs, AreFoundByTheShareOfADevice) {
   jobs.find(2)->mark_sent(1, 100, start);
   jobs.find(3)->mark_sent(1, 100, start);
   jobs.find(3)->mark_received(1, start);
-  EXPECT_EQ(jobs.with_share(1, Stage::sent), (Ids{2}));
-  EXPECT_EQ(jobs.with_open_share(1), (Ids{1, 2}));
+  EXPECT_EQ(jobs.with_stage(1, Stage::sent), (Ids{2}));
+  EXPECT_EQ(jobs.with_open(1), (Ids{1, 2}));
 }
 
 }  // namespace
