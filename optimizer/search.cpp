@@ -16,6 +16,7 @@
 #include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/weights.hpp"
 #include "optimizer/pricer.hpp"
+#include "optimizer/shares.hpp"
 
 namespace cleave::optimizer {
 namespace {
@@ -95,6 +96,11 @@ void fill_in_portions(plan::Plan& plan) {
   }
 }
 
+Team without(Team team, std::size_t member) {
+  team.erase(team.begin() + static_cast<std::ptrdiff_t>(member));
+  return team;
+}
+
 /// How the best shares of a team are found.
 using Optimiser = std::function<Outcome(Pricer&)>;
 
@@ -133,23 +139,30 @@ class Planner {
     return better(considered_[a].candidate, considered_[b].candidate);
   }
 
-  /// Exact shares for the fastest devices, all of them and fewer and fewer. Throws
-  /// std::invalid_argument where the strategy has none for any number.
+  /// Exact shares for all devices; then without the device whose loss makes the plan best, as long
+  /// as that makes it better. Throws std::invalid_argument where the strategy has none for any
+  /// number.
   void consider_shares(const plan::Strategy& strategy) {
-    std::vector<std::size_t> team;
+    Team team;
     for (std::size_t device = 0; device < fleet().devices.size(); ++device)
       if (fleet().devices[device].agent) team.push_back(device);
     std::stable_sort(team.begin(), team.end(),
                      [&](std::size_t a, std::size_t b) { return speed(a) > speed(b); });
-    std::string why;
     // One device alone is `local`, which was not asked for.
     const std::size_t smallest_team = std::min<std::size_t>(2, team.size());
-    for (; team.size() >= std::max<std::size_t>(1, smallest_team); team.pop_back()) {
+    std::string why;
+    std::optional<std::size_t> best;
+    while (true) {
+      std::optional<std::size_t> added;
       try {
-        consider_shares(strategy, team);
+        added = consider_shares(strategy, team);
       } catch (const std::invalid_argument& none) {
         if (why.empty()) why = none.what();
       }
+      const bool worse = best && added && !is_better(*added, *best);
+      if (added && !worse) best = added;
+      if (worse || team.size() <= smallest_team) break;
+      team = without_the_least(strategy, team);
     }
     if (considered_.empty()) throw std::invalid_argument(why);
   }
@@ -230,7 +243,12 @@ class Planner {
                    space_.teacher(), plan::planned_load(options_.shape), false));
   }
 
-  void consider_shares(const plan::Strategy& strategy, const Team& team) {
+  ShareSearch share_search(const plan::Strategy& strategy, const Team& team) const {
+    plan::Plan wanted;
+    wanted.teacher = space_.teacher();
+    wanted.shape = options_.shape;
+    wanted.aggregator = fleet().devices[fleet().aggregator()].name;
+    wanted.seed = options_.seed;
     std::vector<plan::Capacity> capacities;
     for (const std::size_t device : team) {
       const plan::Device& given = fleet().devices[device];
@@ -238,52 +256,59 @@ class Planner {
           {speed(device),
            std::max(1.0, given.memory_bytes - given.profile.runtime_bytes - plan::serving_bytes)});
     }
+    return ShareSearch(std::move(wanted), strategy, fleet(), team, std::move(capacities));
+  }
+
+  /// Adds the best shares of a team; returns their number.
+  std::size_t consider_shares(const plan::Strategy& strategy, const Team& team) {
+    ShareSearch search = share_search(strategy, team);
     // Room is for weights and for computing: what computing takes is known of whole plans.
     constexpr int repairs = 6;
-    for (int round = 0; round < repairs; ++round) {
-      const auto [candidate, what] = best_of_shares(strategy, team, capacities);
-      bool short_of_memory = false;
+    Considered candidate;
+    candidate.plan = search.start();
+    for (int round = 0;; ++round) {
+      predict(candidate.plan, fleet());
+      bool fits = true;
       for (std::size_t p = 0; p < team.size(); ++p) {
         const plan::DevicePrediction& device = candidate.plan.prediction.devices[p];
         const double over = device.runtime_bytes + device.model_bytes - device.limit_bytes;
-        if (over <= 0) continue;
-        short_of_memory = true;
-        capacities[p].weight_bytes = std::max(1.0, capacities[p].weight_bytes - over);
+        fits = fits && over <= 0;
+        if (round == 0 && strategy.divisions != nullptr)
+          search.set_room(p, search.weight_bytes(p) - over);
+        else if (over > 0)
+          search.set_room(p, search.room(p) - over);
       }
-      if (!short_of_memory || round + 1 == repairs) {
-        add(candidate, what);
-        return;
-      }
+      if (round > 0 && (fits || round > repairs)) break;
+      candidate.plan = search.improve();
     }
+    candidate.plan.prediction.kept_importance = 1;
+    fill_in_portions(candidate.plan);
+    evaluations_ += search.evaluations();
+    finish(candidate);
+    const std::string what =
+        std::string(strategy.name) + " on " + base::joined(plan::devices_of(candidate.plan));
+    return add(std::move(candidate), what);
   }
 
-  /// The same shares with either way to reduce, where they reduce.
-  std::pair<Considered, std::string> best_of_shares(const plan::Strategy& strategy,
-                                                    const Team& team,
-                                                    const std::vector<plan::Capacity>& given) {
-    const std::vector<plan::Share> shares = strategy.propose(space_.teacher(), given);
-    std::optional<Considered> best;
-    for (const plan::AllReduce all_reduce : {plan::AllReduce::ring, plan::AllReduce::star}) {
-      Considered candidate;
-      plan::Plan& plan = candidate.plan;
-      plan.strategy = strategy.name;
-      plan.teacher = space_.teacher();
-      plan.shape = options_.shape;
-      plan.aggregator = fleet().devices[fleet().aggregator()].name;
-      plan.seed = options_.seed;
-      plan.all_reduce = all_reduce;
-      for (std::size_t p = 0; p < team.size(); ++p)
-        plan.parts.push_back({fleet().devices[team[p]].name, shares[p]});
-      fill_in_portions(plan);
-      plan.prediction.kept_importance = 1;
-      predict(plan, fleet());
-      ++evaluations_;
-      finish(candidate);
-      if (!best || better(candidate, *best)) best = std::move(candidate);
+  /// The team without the device whose loss leaves the best start; of those that leave none, or the
+  /// same, the slowest.
+  Team without_the_least(const plan::Strategy& strategy, const Team& team) {
+    std::size_t least = team.size() - 1;
+    std::optional<std::pair<double, double>> best;
+    for (std::size_t member = team.size(); member-- > 0;) {
+      try {
+        ShareSearch rest = share_search(strategy, without(team, member));
+        rest.start();
+        evaluations_ += rest.evaluations();
+        const std::pair worth(rest.violation(), rest.latency_s());
+        if (best && !(worth < *best)) continue;
+        best = worth;
+        least = member;
+      } catch (const std::invalid_argument&) {
+        continue;  // too many still
+      }
     }
-    const std::string what =
-        std::string(strategy.name) + " on " + base::joined(plan::devices_of(best->plan));
-    return {std::move(*best), what};
+    return without(team, least);
   }
 
   void finish(Considered& candidate) const {
@@ -320,11 +345,6 @@ class Planner {
   std::vector<Named> considered_;
   int evaluations_ = 0;
 };
-
-Team without(Team team, std::size_t member) {
-  team.erase(team.begin() + static_cast<std::ptrdiff_t>(member));
-  return team;
-}
 
 /// The whole team; then drops the device whose loss makes the plan best, as long as that makes it
 /// better and there is time.

@@ -148,10 +148,15 @@ class Builder {
            std::holds_alternative<plan::Output>(instruction);
   }
 
-  /// A task for each stretch of instructions that nothing from outside comes between.
+  /// A task for each stretch of instructions that nothing from outside comes between, and none of
+  /// which could begin before the first does.
   void add_computes(const Program& program) {
     const std::vector<Start> starts = starts_of(program);
     std::int32_t vertex = -1;  // of the stretch
+    // By value: which stretches of this rank are done where it is there, its own among them.
+    std::vector<std::vector<bool>> done_by(program.values.size());
+    std::vector<bool> done;  // where the stretch begins, and itself
+    std::size_t stretches = 0;
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
       const Instruction& instruction = program.instructions[i];
       if (!is_computed(instruction)) {
@@ -160,13 +165,23 @@ class Builder {
       }
       const double seconds = compute_seconds(device(program.rank), starts[i],
                                              plan::kernels_of(instruction, program, plan_));
-      const bool goes_on =
-          vertex >= 0 && plan::computes(instruction) && starts[i] == Start::at_once;
+      std::vector<bool> before(stretches, false);
+      plan::for_operands(instruction, [&](ValueId operand) {
+        const std::vector<bool>& there = done_by[at(operand)];
+        for (std::size_t s = 0; s < there.size(); ++s)
+          if (there[s]) before[s] = true;
+      });
+      bool goes_on = vertex >= 0 && plan::computes(instruction) && starts[i] == Start::at_once;
+      for (std::size_t s = 0; goes_on && s < stretches; ++s) goes_on = !before[s] || done[s];
+      goes_on = goes_on && before.back();  // reads what the stretch makes
       if (!goes_on) {
         Task task;
         task.rank = program.rank;
         task.instruction = count(i);
         vertex = add(task);
+        done = before;
+        done.push_back(true);
+        ++stretches;
       }
       Task& task = tasks_.graph[at(vertex)];
       task.seconds += seconds;
@@ -174,6 +189,7 @@ class Builder {
       if (task.seconds > 0) task.holds[0] = computing(program.rank);
       const ValueId result = plan::result_of(instruction);
       if (result >= 0) made_by_[at(program.rank)].at(at(result)) = vertex;
+      if (result >= 0) done_by[at(result)] = done;
       computes_.emplace_back(vertex, &instruction);
       if (!plan::computes(instruction)) vertex = -1;
     }
@@ -323,31 +339,74 @@ TaskGraph::TaskGraph(const plan::Plan& plan, const std::vector<Program>& program
 }
 
 const Schedule& Player::play(const TaskGraph& tasks) {
-  const auto later = [](const Ready& a, const Ready& b) {
-    return std::tie(a.at_s, a.task) > std::tie(b.at_s, b.task);
-  };
   reset(tasks);
   for (std::size_t task = 0; task < missing_.size(); ++task)
-    if (missing_[task] == 0) queue_.push_back({0, count(task)});
-  std::make_heap(queue_.begin(), queue_.end(), later);
-  while (!queue_.empty()) {
-    std::pop_heap(queue_.begin(), queue_.end(), later);
-    const Ready ready = queue_.back();
-    queue_.pop_back();
-    start(tasks, ready);
-    const double there_s = schedule_.end_s[at(ready.task)] + tasks.graph[at(ready.task)].delay_s;
-    for (auto [edge, end] = boost::out_edges(at(ready.task), tasks.graph); edge != end; ++edge) {
-      const std::size_t next = boost::target(*edge, tasks.graph);
-      if (deliverer_[next] < 0 || there_s >= ready_s_[next]) {
-        ready_s_[next] = there_s;
-        deliverer_[next] = ready.task;
-      }
-      if (--missing_[next] > 0) continue;
-      queue_.push_back({ready_s_[next], count(next)});
-      std::push_heap(queue_.begin(), queue_.end(), later);
-    }
+    if (missing_[task] == 0) push({0, count(task), -1});
+  while (!events_.empty()) {
+    std::pop_heap(events_.begin(), events_.end(), later);
+    const Event event = events_.back();
+    events_.pop_back();
+    if (event.task < 0)
+      start_waiting(tasks, event.resource, event.at_s);
+    else if (is_free(tasks.graph[at(event.task)], event.at_s))
+      run(tasks, event.task, event.at_s);
+    else
+      wait(tasks.graph[at(event.task)], event.task, event.at_s);
   }
   return schedule_;
+}
+
+bool Player::later(const Event& a, const Event& b) {
+  // What is ready is known before anything that was held is given to somebody.
+  const auto key = [](const Event& event) {
+    return std::make_tuple(event.at_s, event.task < 0, event.task, event.resource);
+  };
+  return key(a) > key(b);
+}
+
+void Player::push(const Event& event) {
+  events_.push_back(event);
+  std::push_heap(events_.begin(), events_.end(), later);
+}
+
+bool Player::is_free(const Task& task, double now_s) const {
+  return std::all_of(std::begin(task.holds), std::end(task.holds), [&](std::int32_t resource) {
+    return resource < 0 || free_s_[at(resource)] <= now_s;
+  });
+}
+
+/// Of what is ready to compute a device takes the first of its program; messages go in the order in
+/// which they were ready.
+void Player::wait(const Task& task, std::int32_t which, double now_s) {
+  const double since_s = task.kind == Task::Kind::compute ? 0 : now_s;
+  for (const std::int32_t resource : task.holds)
+    if (resource >= 0) waiting_[at(resource)].emplace(since_s, which);
+}
+
+void Player::start_waiting(const TaskGraph& tasks, std::int32_t resource, double now_s) {
+  if (free_s_[at(resource)] > now_s) return;
+  const Waiting waiting = waiting_[at(resource)];
+  for (const auto& first : waiting) {
+    const Task& task = tasks.graph[at(first.second)];
+    if (!is_free(task, now_s)) continue;
+    for (const std::int32_t held : task.holds)
+      if (held >= 0) waiting_[at(held)].erase(first);
+    run(tasks, first.second, now_s);
+    return;
+  }
+}
+
+void Player::run(const TaskGraph& tasks, std::int32_t task, double now_s) {
+  start(tasks, task, now_s);
+  const double there_s = schedule_.end_s[at(task)] + tasks.graph[at(task)].delay_s;
+  for (auto [edge, end] = boost::out_edges(at(task), tasks.graph); edge != end; ++edge) {
+    const std::size_t next = boost::target(*edge, tasks.graph);
+    if (deliverer_[next] < 0 || there_s >= ready_s_[next]) {
+      ready_s_[next] = there_s;
+      deliverer_[next] = task;
+    }
+    if (--missing_[next] == 0) push({ready_s_[next], count(next), -1});
+  }
 }
 
 void Player::reset(const TaskGraph& tasks) {
@@ -361,29 +420,31 @@ void Player::reset(const TaskGraph& tasks) {
   ready_s_.assign(num_tasks, 0);
   deliverer_.assign(num_tasks, -1);
   missing_.assign(num_tasks, 0);
-  queue_.clear();
+  events_.clear();
+  waiting_.assign(at(tasks.num_resources), {});
   for (std::size_t task = 0; task < num_tasks; ++task)
     for (auto [edge, end] = boost::out_edges(task, tasks.graph); edge != end; ++edge)
       ++missing_[boost::target(*edge, tasks.graph)];
 }
 
-void Player::start(const TaskGraph& tasks, const Ready& ready) {
-  const std::size_t index = at(ready.task);
+void Player::start(const TaskGraph& tasks, std::int32_t which, double now_s) {
+  const std::size_t index = at(which);
   const Task& task = tasks.graph[index];
-  double start_s = ready.at_s;
   schedule_.because[index] = deliverer_[index];
-  for (const std::int32_t resource : task.holds) {
-    if (resource < 0 || free_s_[at(resource)] <= start_s) continue;
-    start_s = free_s_[at(resource)];
-    schedule_.because[index] = last_user_[at(resource)];
-  }
-  const double end_s = start_s + task.seconds;
+  const double end_s = now_s + task.seconds;
+  double freed_s = ready_s_[index];
   for (const std::int32_t resource : task.holds) {
     if (resource < 0) continue;
+    // What held it last, where that is why it starts now.
+    if (free_s_[at(resource)] > freed_s) {
+      freed_s = free_s_[at(resource)];
+      schedule_.because[index] = last_user_[at(resource)];
+    }
     free_s_[at(resource)] = end_s;
-    last_user_[at(resource)] = ready.task;
+    last_user_[at(resource)] = which;
+    push({end_s, -1, resource});
   }
-  schedule_.start_s[index] = start_s;
+  schedule_.start_s[index] = now_s;
   schedule_.end_s[index] = end_s;
   schedule_.latency_s = std::max(schedule_.latency_s, end_s);
 }

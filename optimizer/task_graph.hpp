@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include <boost/graph/adjacency_list.hpp>
@@ -86,23 +88,35 @@ struct Schedule {
   double latency_s = 0;
 };
 
-/// List scheduling in the order of readiness (ties: the lower task): a task starts when its
-/// operands are there and what it holds is free. Cheap (microseconds for three devices); keeps its
-/// memory between calls, for the search.
+/// List scheduling: a task starts when its operands are there and what it holds is free. Messages
+/// go in the order in which they are ready; of what is ready to compute a device takes the first of
+/// its program, as the executor does. Cheap (microseconds for three devices); keeps its memory
+/// between calls, for the search.
 class Player {
  public:
   const Schedule& play(const TaskGraph& tasks);
 
  private:
-  struct Ready {
+  /// A task's operands are there, or (task −1) something that was held is free.
+  struct Event {
     double at_s;
-    std::int32_t task;
+    std::int32_t task, resource;
   };
+  using Waiting = std::set<std::pair<double, std::int32_t>>;  // since when, task
+
+  static bool later(const Event& a, const Event& b);
   void reset(const TaskGraph& tasks);
-  void start(const TaskGraph& tasks, const Ready& ready);
+  void push(const Event& event);
+  bool is_free(const Task& task, double now_s) const;
+  void wait(const Task& task, std::int32_t which, double now_s);
+  /// Starts the first task that waits for the resource and can.
+  void start_waiting(const TaskGraph& tasks, std::int32_t resource, double now_s);
+  void run(const TaskGraph& tasks, std::int32_t task, double now_s);
+  void start(const TaskGraph& tasks, std::int32_t task, double now_s);
 
   Schedule schedule_;
-  std::vector<Ready> queue_;             // a heap, the earliest on top
+  std::vector<Event> events_;            // a heap, the earliest on top
+  std::vector<Waiting> waiting_;         // by resource: tasks that are ready
   std::vector<double> free_s_;           // by resource
   std::vector<std::int32_t> last_user_;  // by resource
   std::vector<double> ready_s_;          // by task: its operands are there

@@ -50,9 +50,10 @@ std::string output_prefix(int layer, Half half);
 /// Attention on what it reads. x -> what is added.
 template <class Machine>
 typename Machine::Value attention(Machine& machine, int layer, const typename Machine::Value& x) {
-  const auto query = machine.project(layer, Projection::query, x);
+  // Keys and values first: other devices may wait for them.
   const auto key = machine.project(layer, Projection::key, x);
   const auto value = machine.project(layer, Projection::value, x);
+  const auto query = machine.project(layer, Projection::query, x);
   return machine.project_out(layer, machine.attend(layer, query, key, value));
 }
 

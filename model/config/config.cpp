@@ -555,6 +555,20 @@ std::vector<Parameter> parameters(const ModelConfig& config) {
   return list;
 }
 
+std::shared_ptr<const ParametersByName> parameters_by_name(const ModelConfig& config) {
+  thread_local ModelConfig last;
+  thread_local std::shared_ptr<const ParametersByName> known;
+  if (known && last == config) return known;
+  ParametersByName by_name;
+  for (Parameter& parameter : parameters(config)) {
+    const std::string name = parameter.name;
+    by_name.emplace(name, std::move(parameter));
+  }
+  last = config;
+  known = std::make_shared<const ParametersByName>(std::move(by_name));
+  return known;
+}
+
 std::vector<Parameter> head_parameters(const ModelConfig& config) {
   std::vector<Parameter> list;
   if (config.classes == 0) return list;

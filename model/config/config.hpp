@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -249,6 +251,10 @@ struct StoredTensor {
 std::vector<StoredTensor> stored_tensors(const ModelConfig& config);
 /// The same, parameter by parameter.
 std::vector<Parameter> parameters(const ModelConfig& config);
+using ParametersByName = std::map<std::string, Parameter>;
+/// The same; those of the last model that a thread asked for are kept, as plans of one model ask
+/// thousands of times.
+std::shared_ptr<const ParametersByName> parameters_by_name(const ModelConfig& config);
 
 /// What the head needs of them: poolers, classifiers, a tied embedding. Empty for an embedding.
 std::vector<Parameter> head_parameters(const ModelConfig& config);

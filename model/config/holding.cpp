@@ -17,29 +17,24 @@ constexpr std::int64_t holding_format = 1;
 constexpr std::int64_t max_integer = std::numeric_limits<std::int64_t>::max();
 constexpr const char* file_name = "holding.json";
 
-std::vector<std::int64_t> dims_among(const ParameterRange& held,
-                                     const std::vector<Parameter>& parameters) {
-  for (const Parameter& parameter : parameters) {
-    if (parameter.name != held.name) continue;
-    std::vector<std::int64_t> dims = parameter.dims();
-    const auto axis = static_cast<std::size_t>(held.axis);
-    if (held.axis < 0 || axis >= dims.size())
-      throw std::invalid_argument("axis: saw " + std::to_string(held.axis) + ", " + held.name +
-                                  " has " + std::to_string(dims.size()));
-    if (held.range.begin < 0 || held.range.end < held.range.begin || held.range.end > dims[axis])
-      throw std::invalid_argument("range: saw " + std::to_string(held.range.begin) + " to " +
-                                  std::to_string(held.range.end) + ", " + held.name + " has 0 to " +
-                                  std::to_string(dims[axis]));
-    dims[axis] = held.range.size();
-    return dims;
-  }
-  throw std::invalid_argument("name: saw '" + held.name + "', the model has no such parameter");
-}
-
 }  // namespace
 
 std::vector<std::int64_t> dims_of(const ParameterRange& held, const ModelConfig& model) {
-  return dims_among(held, parameters(model));
+  const auto parameters = parameters_by_name(model);
+  const auto found = parameters->find(held.name);
+  if (found == parameters->end())
+    throw std::invalid_argument("name: saw '" + held.name + "', the model has no such parameter");
+  std::vector<std::int64_t> dims = found->second.dims();
+  const auto axis = static_cast<std::size_t>(held.axis);
+  if (held.axis < 0 || axis >= dims.size())
+    throw std::invalid_argument("axis: saw " + std::to_string(held.axis) + ", " + held.name +
+                                " has " + std::to_string(dims.size()));
+  if (held.range.begin < 0 || held.range.end < held.range.begin || held.range.end > dims[axis])
+    throw std::invalid_argument("range: saw " + std::to_string(held.range.begin) + " to " +
+                                std::to_string(held.range.end) + ", " + held.name + " has 0 to " +
+                                std::to_string(dims[axis]));
+  dims[axis] = held.range.size();
+  return dims;
 }
 
 std::int64_t count_of(const ParameterRange& held, const ModelConfig& model) {
@@ -54,7 +49,6 @@ Holding read_holding(const std::filesystem::path& folder) {
   reader.allow({"format", "model", "weights"});
   Holding holding;
   holding.model = config_from_json(reader.at("model"));
-  const std::vector<Parameter> known = parameters(holding.model);
   std::set<std::string> seen;
   for (const base::Reader& item : reader.at("weights").items()) {
     item.allow({"name", "axis", "begin", "end"});
@@ -63,7 +57,7 @@ Holding read_holding(const std::filesystem::path& folder) {
         item.at("axis").integer(0, max_integer),
         {item.at("begin").integer(0, max_integer), item.at("end").integer(0, max_integer)}};
     try {
-      dims_among(held, known);
+      dims_of(held, holding.model);
     } catch (const std::invalid_argument& wrong) {
       throw item.error(wrong.what());
     }

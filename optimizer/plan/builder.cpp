@@ -138,11 +138,12 @@ ValueId ProgramBuilder::mlp_up(std::int32_t part, std::int32_t layer, model::Ran
 
 ValueId ProgramBuilder::mlp_down(const model::ModelConfig& config, std::int32_t part,
                                  std::int32_t layer, model::Range columns, bool with_bias,
-                                 ValueId activations) {
+                                 ValueId activations, ValueId after) {
   const auto& dims = info(activations).dims;
   MlpDown i;
   i.result = computed("m", {dims.at(0), dims.at(1), config.width});
   i.activations = activations;
+  i.after = after;
   i.part = part;
   i.layer = layer;
   i.columns = columns;

@@ -4,6 +4,13 @@
 #include <utility>
 
 namespace cleave::plan {
+namespace {
+
+bool are_all(const std::vector<bool>& ranks) {
+  return std::find(ranks.begin(), ranks.end(), false) == ranks.end();
+}
+
+}  // namespace
 
 ForwardBuilder::ForwardBuilder(ProgramBuilder& program, const model::ModelConfig& config,
                                std::int32_t part, ValueId given)
@@ -77,7 +84,10 @@ ValueId ForwardBuilder::norm(int layer, model::NormOf which, ValueId x) {
 
 const std::vector<ValueId>& ForwardBuilder::gathered(ValueId x, const std::vector<bool>& reads) {
   if (gathered_.of != x)
-    gathered_ = {x, -1, collectives_->all_gather(x, program_.info(x), split_.rows, reads)};
+    gathered_ = {x, -1,
+                 split_.overlap && are_all(reads)
+                     ? collectives_->all_gather_around(x, split_.rows)
+                     : collectives_->all_gather(x, program_.info(x), split_.rows, reads)};
   return gathered_.pieces;
 }
 
@@ -95,6 +105,10 @@ ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
   };
   const bool of_own_rows = which == model::Projection::query && all_have_heads(layer);
   if (!is_split() || of_own_rows) return heads.size() > 0 ? projected(x) : -1;
+  if (all_have_heads(layer) && split_.gathered == Gathered::keys_and_values) {
+    const ValueId own = projected(x);
+    return program_.concat(collectives_->all_gather(own, program_.info(own), split_.rows), 1);
+  }
   std::vector<ValueId> pieces = gathered(x, sum_of_heads(layer).adds);
   if (heads.size() == 0) return -1;
   if (!split_.overlap) return projected(all_rows(x));
@@ -143,18 +157,19 @@ ValueId ForwardBuilder::mlp_up(int layer, ValueId x) {
 
 ValueId ForwardBuilder::mlp_down(int layer, ValueId activations) {
   const model::Range columns = share_of(layer).columns;
-  const auto down = [&](bool with_bias, ValueId rows) {
-    return program_.mlp_down(config_, part_, layer, columns, with_bias, rows);
+  const auto down = [&](bool with_bias, ValueId rows, ValueId after = -1) {
+    return program_.mlp_down(config_, part_, layer, columns, with_bias, rows, after);
   };
   if (all_have_columns(layer)) return down(true, activations);
   const Sum sum = sum_of_columns(layer);
-  ValueId whole = -1;
+  ValueId whole = -1, for_others = -1;
   if (activations >= 0 && !split_.overlap) whole = down(false, activations);
   return reduced(layer, model::Half::mlp, sum, config_.mlp_bias, [&](std::size_t piece) {
     if (!is_split()) return whole;
     if (!split_.overlap) return program_.slice(whole, 1, split_.rows[piece]);
-    if (piece == rank_) return down(false, activations);
-    return down(false, program_.mlp_up(part_, layer, columns, gathered_.pieces[piece]));
+    if (piece == rank_) return down(false, activations, for_others);
+    for_others = down(false, program_.mlp_up(part_, layer, columns, gathered_.pieces[piece]));
+    return for_others;
   });
 }
 
@@ -170,9 +185,13 @@ ValueId ForwardBuilder::head(ValueId feature) {
 
 ValueId ForwardBuilder::reduced(int layer, model::Half half, const Sum& sum, bool has_bias,
                                 const Collectives::PartialOf& partial_of) {
-  const ValueId whole = is_split()
-                            ? collectives_->reduce_scatter(partial_of, sum, split_.rows)
-                            : collectives_->all_reduce(sum.adds[rank_] ? partial_of(0) : -1, sum);
+  ValueId whole = -1;
+  if (!is_split())
+    whole = collectives_->all_reduce(sum.adds[rank_] ? partial_of(0) : -1, sum);
+  else if (split_.overlap && are_all(sum.adds))
+    whole = collectives_->reduce_scatter_around(partial_of, sum, split_.rows);
+  else
+    whole = collectives_->reduce_scatter(partial_of, sum, split_.rows);
   return has_bias ? program_.add_bias(part_, layer, half, whole) : whole;
 }
 

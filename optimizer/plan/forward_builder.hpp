@@ -15,6 +15,7 @@ struct RowSplit {
   /// Products begin with the rows that are there, and what they give is sent piece by piece, so
   /// that transfers run beside them (Galaxy, Ye and others 2024); else they wait for all rows.
   bool overlap = false;
+  Gathered gathered = Gathered::rows;
   /// Of ranks with all heads, whose queries are of their rows: heads whose keys and values a
   /// sequence keeps, by layer.
   std::vector<model::Range> kept;
@@ -84,7 +85,7 @@ class ForwardBuilder {
   Collectives* collectives_ = nullptr;
   RowSplit split_;
   model::Range texts_;
-  struct Gathered {
+  struct AllRows {
     ValueId of = -1, whole = -1;
     std::vector<ValueId> pieces;
   } gathered_;  // the last one

@@ -186,12 +186,13 @@ struct MlpUp {
   }
 };
 
-/// Activations of some columns [B, n, c] -> what the MLP adds [B, n, D].
+/// Activations of some columns [B, n, c] -> what the MLP adds [B, n, D]. Not before the value
+/// `after` is there, where there is one: what other devices wait for comes first.
 struct MlpDown {
   static constexpr std::string_view name = "mlp_down";
   static constexpr bool computes = true;
   static constexpr bool accepts_absent = false;
-  ValueId result = -1, activations = -1;
+  ValueId result = -1, activations = -1, after = -1;
   std::int32_t part = teacher_part, layer = -1;
   model::Range columns;
   bool with_bias = false;
@@ -199,6 +200,7 @@ struct MlpDown {
   static void fields(Self& i, Fields& fields) {
     fields.result(i.result);
     fields.operand(i.activations);
+    fields.optional_operand(i.after);
     fields.part(i.part);
     fields.layer(i.layer);
     fields.range("columns", i.columns);

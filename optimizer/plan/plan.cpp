@@ -247,8 +247,8 @@ Candidate read_candidate(const base::Reader& reader) {
 Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format, "make the plan again with 'cleave plan'");
   reader.allow({"format", "name", "strategy", "weight_format", "teacher", "teacher_digest", "shape",
-                "parts", "aggregator", "partition", "all_reduce", "overlap", "prediction",
-                "candidates", "seed", "programs"});
+                "parts", "aggregator", "partition", "all_reduce", "overlap", "gathered",
+                "prediction", "candidates", "seed", "programs"});
   reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Plan plan;
   plan.name = reader.text("name", plan.name);
@@ -272,6 +272,11 @@ Plan read_fields(const base::Reader& reader) {
       if (name_of(known) == name) plan.all_reduce = known;
   }
   plan.overlap = reader.boolean("overlap", false);
+  if (const auto gathered = reader.find("gathered")) {
+    const std::string rows(name_of(Gathered::rows)), both(name_of(Gathered::keys_and_values));
+    plan.gathered =
+        gathered->one_of({rows, both}) == rows ? Gathered::rows : Gathered::keys_and_values;
+  }
   if (const auto prediction = reader.find("prediction"))
     plan.prediction = read_prediction(*prediction);
   if (const auto candidates = reader.find("candidates"))
@@ -391,6 +396,7 @@ nlohmann::json plan_to_json(const Plan& plan) {
   for (const PlanPart& part : plan.parts) json["parts"].push_back(part_to_json(part));
   if (is_shared(plan)) json["all_reduce"] = name_of(plan.all_reduce);
   if (plan.overlap) json["overlap"] = true;
+  if (plan.gathered != Gathered::rows) json["gathered"] = name_of(plan.gathered);
   return json;
 }
 
@@ -470,6 +476,10 @@ std::string_view name_of(AllReduce all_reduce) {
       return "direct";
   }
   return "?";
+}
+
+std::string_view name_of(Gathered gathered) {
+  return gathered == Gathered::rows ? "rows" : "keys and values";
 }
 
 const std::vector<AllReduce>& all_reduces() {

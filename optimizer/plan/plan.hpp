@@ -116,6 +116,12 @@ enum class AllReduce { ring, star, direct };
 std::string_view name_of(AllReduce all_reduce);
 const std::vector<AllReduce>& all_reduces();
 
+/// Of all rows each device computes keys and values itself, which costs (P−1)·2·N·D² multiply-adds
+/// a block more in all; or it gets those of the others, twice as many numbers (2/G where G queries
+/// share them).
+enum class Gathered { rows, keys_and_values };
+std::string_view name_of(Gathered gathered);
+
 /// The one that cuts sub-models (CoFormer).
 std::string usual_strategy();
 
@@ -136,6 +142,8 @@ struct Plan {
   /// Where devices have rows of the stream and exchange them: products go piece by piece, beside
   /// the transfers; else each waits for all rows.
   bool overlap = false;
+  /// What of the others' rows attention needs, where each device has all heads.
+  Gathered gathered = Gathered::rows;
   Prediction prediction;
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;

@@ -62,6 +62,11 @@ struct Division {
   bool rows = false;  // of the stream
 };
 
+/// How much of each axis devices have, by weight; whole numbers, at least one of them above 0.
+struct Weights {
+  std::vector<std::int64_t> heads, columns, vocabulary, rows;
+};
+
 /// One strategy: how shares become programs. Nothing but its source and the table knows its name.
 struct Strategy {
   std::string_view name;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <utility>
 
@@ -20,8 +21,8 @@ class Reads {
 
   void operator()(const Embed& i) {
     if (!config_of(i.part, plan_).is_text()) {
-      for (const model::Parameter& parameter : model::parameters(config_of(i.part, plan_)))
-        if (parameter.name.rfind("embedding.", 0) == 0) whole(i.part, parameter.name);
+      for (const auto& [name, parameter] : of(i.part))
+        if (name.rfind("embedding.", 0) == 0) whole(i.part, name);
       return;
     }
     some(i.part, "embedding.token", 0, i.vocabulary);
@@ -75,14 +76,13 @@ class Reads {
   }
   /// Those that the part has: a bias may be missing.
   const model::Parameter* find(std::int32_t part, const std::string& name) {
-    if (part != known_part_) {
-      parameters_.clear();
-      for (model::Parameter& parameter : model::parameters(config_of(part, plan_)))
-        parameters_.emplace(parameter.name, parameter);
-      known_part_ = part;
-    }
-    const auto found = parameters_.find(name);
-    return found == parameters_.end() ? nullptr : &found->second;
+    const auto found = of(part).find(name);
+    return found == of(part).end() ? nullptr : &found->second;
+  }
+  const model::ParametersByName& of(std::int32_t part) {
+    if (part != known_part_) parameters_ = model::parameters_by_name(config_of(part, plan_));
+    known_part_ = part;
+    return *parameters_;
   }
   void some(std::int32_t part, const std::string& name, std::int64_t axis, model::Range range) {
     if (find(part, name)) read_.push_back({part, {name, axis, range}});
@@ -108,7 +108,7 @@ class Reads {
 
   const Plan& plan_;
   std::vector<WeightRange> read_;
-  std::map<std::string, model::Parameter> parameters_;  // of known_part_
+  std::shared_ptr<const model::ParametersByName> parameters_;  // of known_part_
   std::int32_t known_part_ = -2;
 };
 

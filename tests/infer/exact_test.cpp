@@ -126,6 +126,13 @@ plan::Plan waiting(const ModelConfig& teacher, std::size_t devices) {
   return plan;
 }
 
+template <PlanOf plan_of>
+plan::Plan gathering_keys(const ModelConfig& teacher, std::size_t devices) {
+  plan::Plan plan = plan_of(teacher, devices);
+  plan.gathered = plan::Gathered::keys_and_values;
+  return plan;
+}
+
 using Strategies = std::vector<PlanOf>;
 const Strategies exact = {examples::tensor_plan,
                           reducing<plan::AllReduce::star>,
@@ -134,6 +141,8 @@ const Strategies exact = {examples::tensor_plan,
                           examples::voltage_plan,
                           examples::hepti_rows_plan,
                           overlapping<examples::hepti_rows_plan>,
+                          gathering_keys<examples::hepti_rows_plan>,
+                          gathering_keys<examples::hepti_columns_plan>,
                           examples::hepti_columns_plan,
                           overlapping<examples::hepti_columns_plan>,
                           examples::hepti_heads_plan,
@@ -326,6 +335,20 @@ TEST(Exchange, OfRowsIsWhatTheFormulaSays) {
   const std::vector<std::int64_t> rows = {6, 2, 2};
   for (std::size_t rank = 0; rank < rows.size(); ++rank)
     EXPECT_EQ(fleet.sent[rank], 5 * 2 * rows[rank] * row + (rank == 0 ? row : rows[rank] * row));
+}
+
+// Keys and values in place of rows: twice as many numbers, or 2/G of them where G queries share
+// each.
+TEST(Exchange, OfKeysAndValuesIsWhatTheFormulaSays) {
+  const ModelConfig config = of_texts(Family::bert);
+  Fleet fleet(lively(config), gathering_keys<examples::hepti_rows_plan>(config, 3), Element::f32,
+              {{2, 10, 0}});
+  fleet.answer(input_of(config, 2, 10));
+  const std::int64_t row = 4 * 2 * config.width, keys = 4 * 2 * 12 * config.head_width;
+  const std::vector<std::int64_t> rows = {6, 2, 2};
+  for (std::size_t rank = 0; rank < rows.size(); ++rank)
+    EXPECT_EQ(fleet.sent[rank],
+              5 * 2 * rows[rank] * 2 * keys + (rank == 0 ? row : rows[rank] * row));
 }
 
 /// Rows of 10 by rank, 2 : 6 : 2.

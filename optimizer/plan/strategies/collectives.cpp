@@ -104,6 +104,36 @@ std::vector<ValueId> Collectives::all_gather(ValueId own, const ValueInfo& like,
   return pieces;
 }
 
+std::vector<ValueId> Collectives::all_gather_around(ValueId own,
+                                                    const std::vector<model::Range>& rows) {
+  const ValueInfo like = program_.info(own);
+  std::vector<ValueId> pieces(ranks(), -1);
+  pieces[rank()] = own;
+  for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
+    program_.send(pieces[at(wrapped(rank_ - step))], wrapped(rank_ + 1), tag_);
+    const std::size_t next = at(wrapped(rank_ - step - 1));
+    pieces[next] = receive_rows(like, rows[next], wrapped(rank_ - 1), tag_);
+  }
+  return pieces;
+}
+
+ValueId Collectives::reduce_scatter_around(const PartialOf& partial_of, const Sum& sum,
+                                           const std::vector<model::Range>& rows) {
+  ValueId so_far = -1;
+  for (std::int32_t step = 1; step <= ranks_; ++step) {
+    const std::size_t piece = at(wrapped(rank_ - step));
+    const ValueId partial = partial_of(piece);
+    if (step > 1)
+      so_far = receive_rows(sum.like, rows[piece], wrapped(rank_ - 1),
+                            tag_ + static_cast<std::uint32_t>(step) - 2);
+    so_far = so_far < 0 ? partial : program_.add(so_far, partial);
+    if (step < ranks_)
+      program_.send(so_far, wrapped(rank_ + 1), tag_ + static_cast<std::uint32_t>(step) - 1);
+  }
+  tag_ += static_cast<std::uint32_t>(ranks_) - 1;
+  return so_far;
+}
+
 /// Each rank reduces some of the rows: P−1 times it hands on a piece that the next one adds to,
 /// then P−1 times one that is whole.
 ValueId Collectives::ring(ValueId partial) {

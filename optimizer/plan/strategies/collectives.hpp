@@ -50,6 +50,12 @@ class Collectives {
   std::vector<ValueId> all_gather(ValueId own, const ValueInfo& like,
                                   const std::vector<model::Range>& rows,
                                   const std::vector<bool>& reads = {});
+  /// The same from neighbour to neighbour, where every rank reads, or adds, and has rows: one
+  /// transfer at a time from each and to each, so that each piece is there as early as it can be.
+  /// Pieces come in the same order; a sum is begun by the rank behind the one whose rows it is.
+  std::vector<ValueId> all_gather_around(ValueId own, const std::vector<model::Range>& rows);
+  ValueId reduce_scatter_around(const PartialOf& partial_of, const Sum& sum,
+                                const std::vector<model::Range>& rows);
   /// Own rows -> those of all that are `wanted`, on rank 0; on the others nothing, −1.
   ValueId gather(ValueId own, const std::vector<model::Range>& rows, model::Range wanted);
 

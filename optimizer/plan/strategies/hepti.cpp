@@ -7,9 +7,9 @@
 
 // Hepti-style (after Hepti, ICS 2024, as far as its text goes): three slicings for three memory
 // budgets, with shares by compute, link and memory. S1 divides the rows of the sequence, all
-// weights on each device: one all-gather a layer. S2 divides the rows of attention, its weights on
-// each device, and the columns of the MLP: two all-gathers and a reduce-scatter. S3 divides heads
-// and columns: two all-reduces.
+// weights on each device: one all-gather a layer, of the rows or of their keys and values. S2
+// divides the rows of attention, its weights on each device, and the columns of the MLP: two
+// all-gathers and a reduce-scatter. S3 divides heads and columns: two all-reduces.
 
 namespace cleave::plan {
 namespace {

@@ -123,6 +123,23 @@ std::vector<Share> shares_by_weight(const model::ModelConfig& teacher,
   return shares;
 }
 
+std::vector<Share> shares_by_weight(const model::ModelConfig& teacher, const Division& division,
+                                    const Weights& weights) {
+  const std::vector<Share> heads = shares_by_weight(teacher, weights.heads),
+                           columns = shares_by_weight(teacher, weights.columns),
+                           vocabulary = shares_by_weight(teacher, weights.vocabulary);
+  std::vector<Share> shares(weights.rows.size(), whole_share(teacher));
+  for (std::size_t p = 0; p < shares.size(); ++p) {
+    for (std::size_t l = 0; l < teacher.layers.size(); ++l) {
+      if (division.heads) shares[p].layers[l].heads = heads[p].layers[l].heads;
+      if (division.columns) shares[p].layers[l].columns = columns[p].layers[l].columns;
+    }
+    if (division.vocabulary) shares[p].vocabulary = vocabulary[p].vocabulary;
+    if (division.rows) shares[p].rows = weights.rows[p];
+  }
+  return shares;
+}
+
 std::vector<Program> compile_shared(const model::ModelConfig& teacher, const SharedPass& pass,
                                     std::int32_t ranks, const RequestShape& shape,
                                     base::Element element) {
@@ -143,8 +160,9 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
     }
     const auto r = static_cast<std::size_t>(rank);
     Collectives collectives(agent, rank, computing, pass.all_reduce);
-    ForwardBuilder forward(agent, teacher, input.receive(agent), collectives, pass.shares,
-                           {pass.rows, pass.overlap, kept_by(teacher, pass.steps, r)});
+    ForwardBuilder forward(
+        agent, teacher, input.receive(agent), collectives, pass.shares,
+        {pass.rows, pass.overlap, pass.gathered, kept_by(teacher, pass.steps, r)});
     ValueId states = model::states(forward, teacher);
     if (!pass.rows.empty() && by_token)
       states = forward.all_rows(states);
@@ -189,6 +207,7 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
   } else {
     pass.rows = rows_of(pass.shares, rows);
     pass.overlap = plan.overlap;
+    pass.gathered = plan.gathered;
   }
   return compile_shared(config, pass, static_cast<std::int32_t>(plan.parts.size()), shape, element);
 }

@@ -17,6 +17,9 @@ std::vector<Share> equal_shares(const model::ModelConfig& teacher, std::size_t d
 /// The same by weight: heads of keys and values, columns, tokens (ranges_by_weight).
 std::vector<Share> shares_by_weight(const model::ModelConfig& teacher,
                                     const std::vector<std::int64_t>& weights);
+/// Of what is divided by its weights, and of the rest all.
+std::vector<Share> shares_by_weight(const model::ModelConfig& teacher, const Division& division,
+                                    const Weights& weights);
 
 /// One forward pass that ranks compute together. What each of them has whole is not divided.
 struct SharedPass {
@@ -24,6 +27,7 @@ struct SharedPass {
   /// Rows of the stream by rank; none: each keeps all of it.
   std::vector<model::Range> rows;
   bool overlap = false;  // see RowSplit
+  Gathered gathered = Gathered::rows;
   /// Who takes which heads in the steps that continue a text whose queries are divided by rows.
   std::vector<Share> steps;
   AllReduce all_reduce = AllReduce::ring;

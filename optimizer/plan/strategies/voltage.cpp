@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "optimizer/plan/strategies/shared_pass.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
@@ -15,6 +16,9 @@ void check_voltage(const Plan& plan) {
   Division rows;
   rows.rows = true;
   expect_division(plan, rows);
+  if (plan.gathered != Gathered::rows)
+    refuse("gathered", "'" + std::string(name_of(plan.gathered)) + "'",
+           "'" + std::string(name_of(Gathered::rows)) + "': the strategy 'voltage' exchanges rows");
 }
 
 /// By speed.
