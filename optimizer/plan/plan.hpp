@@ -10,6 +10,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "base/element.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::plan {
@@ -113,6 +114,13 @@ struct Candidate {
 enum class AllReduce { ring, star };
 std::string_view name_of(AllReduce all_reduce);
 
+/// What Plan::wire may be, f32 first.
+const std::vector<base::Element>& wire_formats();
+/// Their names.
+std::vector<std::string> wire_names();
+/// Throws std::invalid_argument that lists the known names.
+base::Element wire_named(const std::string& name);
+
 /// The one that cuts sub-models (CoFormer).
 std::string usual_strategy();
 
@@ -130,6 +138,11 @@ struct Plan {
   /// How partial sums become whole ones where devices share layers; of fewer rows than devices
   /// always by a star.
   AllReduce all_reduce = AllReduce::ring;
+  /// How values travel between agents that share the teacher, one of wire_formats(): partial sums,
+  /// gathered rows, a stage's states. Whoever receives casts back, and sums are in what is computed
+  /// in; f32 is no cast at all. The request's input and what the aggregator gets travel as they
+  /// are.
+  base::Element wire = base::Element::f32;
   Prediction prediction;
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;

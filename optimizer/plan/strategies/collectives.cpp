@@ -32,21 +32,21 @@ ValueId Collectives::all_reduce(ValueId partial) {
 
 /// Tags of one rank to another are one each, those of a star's many senders are not.
 ValueId Collectives::receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag) {
-  return program_.receive("t" + std::to_string(tag) + "_" + std::to_string(peer), like, peer, tag,
-                          false);
+  return wire_.receive("t" + std::to_string(tag) + "_" + std::to_string(peer), like, peer, tag);
 }
 
 ValueId Collectives::star(ValueId partial) {
   const std::uint32_t up = tag_++, down = tag_++;
   if (rank_ != 0) {
-    program_.send(partial, 0, up);
-    return receive(program_.info(partial), 0, down);
+    program_.send(wire_.packed(partial), 0, up);
+    return wire_.unpacked(receive(program_.info(partial), 0, down));
   }
   ValueId sum = partial;
   for (std::int32_t peer = 1; peer < ranks_; ++peer)
-    sum = program_.add(sum, receive(program_.info(partial), peer, up));
-  for (std::int32_t peer = 1; peer < ranks_; ++peer) program_.send(sum, peer, down);
-  return sum;
+    sum = program_.add(sum, wire_.unpacked(receive(program_.info(partial), peer, up)));
+  const ValueId sent = wire_.packed(sum);
+  for (std::int32_t peer = 1; peer < ranks_; ++peer) program_.send(sent, peer, down);
+  return wire_.unpacked(sent);
 }
 
 ValueId Collectives::ring(ValueId partial) {
@@ -67,24 +67,31 @@ ValueId Collectives::ring(ValueId partial) {
   pieces[wrapped(rank_)] = own(wrapped(rank_));
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     const std::size_t added_to = wrapped(rank_ - step - 1);
-    program_.send(pieces[wrapped(rank_ - step)], next, tag_);
-    pieces[added_to] = program_.add(next_piece(added_to), own(added_to));
+    program_.send(wire_.packed(pieces[wrapped(rank_ - step)]), next, tag_);
+    const ValueId mine = own(added_to);  // first, whatever a compiler evaluates first
+    pieces[added_to] = program_.add(wire_.unpacked(next_piece(added_to)), mine);
   }
+  // From here on pieces are whole, and go round as their rank has packed them.
+  pieces[wrapped(rank_ + 1)] = wire_.packed(pieces[wrapped(rank_ + 1)]);
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     const std::size_t whole = wrapped(rank_ - step);
     program_.send(pieces[wrapped(rank_ + 1 - step)], next, tag_);
     pieces[whole] = next_piece(whole);
   }
+  for (ValueId& piece : pieces) piece = wire_.unpacked(piece);
   return program_.concat(std::move(pieces), 1);
 }
 
 ValueId Collectives::all_gather(ValueId own, const std::vector<model::Range>& ranges) {
   const std::uint32_t tag = tag_++;
+  if (ranks_ == 1) return own;
+  const ValueId sent = wire_.packed(own);
   for (std::int32_t step = 1; step < ranks_; ++step)
-    program_.send(own, (rank_ + step) % ranks_, tag);
+    program_.send(sent, (rank_ + step) % ranks_, tag);
   std::vector<ValueId> pieces;
   for (std::int32_t rank = 0; rank < ranks_; ++rank)
-    pieces.push_back(rank == rank_ ? own : receive_rows(own, ranges[at(rank)], rank, tag));
+    pieces.push_back(
+        wire_.unpacked(rank == rank_ ? sent : receive_rows(own, ranges[at(rank)], rank, tag)));
   return program_.concat(std::move(pieces), 1);
 }
 
@@ -101,12 +108,13 @@ ValueId Collectives::gather(ValueId own, const std::vector<model::Range>& ranges
     return program_.slice(own, 1, {wanted_of(rank_).begin - begin, wanted_of(rank_).end - begin});
   };
   if (rank_ != 0) {
-    if (wanted_of(rank_).size() > 0) program_.send(mine(), 0, tag);
+    if (wanted_of(rank_).size() > 0) program_.send(wire_.packed(mine()), 0, tag);
     return -1;
   }
   std::vector<ValueId> pieces = {mine()};
   for (std::int32_t rank = 1; rank < ranks_; ++rank)
-    if (wanted_of(rank).size() > 0) pieces.push_back(receive_rows(own, wanted_of(rank), rank, tag));
+    if (wanted_of(rank).size() > 0)
+      pieces.push_back(wire_.unpacked(receive_rows(own, wanted_of(rank), rank, tag)));
   return program_.concat(std::move(pieces), 1);
 }
 

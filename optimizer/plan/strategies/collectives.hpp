@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "optimizer/plan/builder.hpp"
+#include "optimizer/plan/strategies/wire.hpp"
 
 namespace cleave::plan {
 
@@ -12,11 +13,17 @@ namespace cleave::plan {
 std::vector<model::Range> equal_ranges(std::int64_t whole, std::size_t shares);
 
 /// The collectives of ranks 0…P−1, lowered to what one of them sends, receives and adds. Every rank
-/// asks for the same ones in the same order: tags are counted.
+/// asks for the same ones in the same order: tags are counted. What is sent is in the plan's wire
+/// format; what every rank ends with is what the others read of it, also where it was computed.
 class Collectives {
  public:
-  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, AllReduce all_reduce)
-      : program_(program), rank_(rank), ranks_(ranks), all_reduce_(all_reduce) {}
+  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, const Plan& plan,
+              AllReduce all_reduce)
+      : program_(program),
+        wire_(program, plan.wire),
+        rank_(rank),
+        ranks_(ranks),
+        all_reduce_(all_reduce) {}
 
   /// Everybody's partial sum [B, n, D] -> the sum, on everybody, the same bits on all.
   /// A ring goes over rows, n of them in P pieces: P−1 times each rank hands on a piece that it
@@ -32,11 +39,13 @@ class Collectives {
  private:
   ValueId ring(ValueId partial);
   ValueId star(ValueId partial);
+  /// Still packed.
   ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag);
-  /// So many rows of what else is like `like`.
+  /// So many rows of what else is like `like`, still packed.
   ValueId receive_rows(ValueId like, model::Range rows, std::int32_t peer, std::uint32_t tag);
 
   ProgramBuilder& program_;
+  Wire wire_;
   std::int32_t rank_, ranks_;
   AllReduce all_reduce_;
   std::uint32_t tag_ = 0;

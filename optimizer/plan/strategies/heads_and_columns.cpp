@@ -21,10 +21,11 @@ std::vector<Share> equal_shares(const model::ModelConfig& teacher, std::size_t d
   return shares;
 }
 
-std::vector<Program> by_heads_and_columns(const model::ModelConfig& teacher,
-                                          const std::vector<Share>& shares, AllReduce all_reduce,
-                                          std::int32_t ranks, const RequestShape& shape,
+std::vector<Program> by_heads_and_columns(const Plan& plan, const std::vector<Share>& shares,
+                                          AllReduce all_reduce, const RequestShape& shape,
                                           base::Element element) {
+  const model::ModelConfig& teacher = plan.teacher;
+  const auto ranks = static_cast<std::int32_t>(plan.parts.size());
   const auto computing = static_cast<std::int32_t>(shares.size());
   const bool by_vocabulary = teacher.reads_every_token();
   ProgramBuilder aggregator(ranks, element);
@@ -38,7 +39,7 @@ std::vector<Program> by_heads_and_columns(const model::ModelConfig& teacher,
       continue;
     }
     const ValueId given = input.receive(agent);
-    Collectives collectives(agent, rank, computing, all_reduce);
+    Collectives collectives(agent, rank, computing, plan, all_reduce);
     ForwardBuilder forward(agent, teacher, teacher_part, given,
                            shares[static_cast<std::size_t>(rank)],
                            [&](ValueId partial) { return collectives.all_reduce(partial); });

@@ -13,11 +13,10 @@ std::vector<Share> equal_shares(const model::ModelConfig& teacher, std::size_t d
 
 /// Megatron-LM (Shoeybi and others 2019): each device computes its heads and columns on the whole
 /// stream, and two all-reduces a layer add up what they bring. A language model's answer comes from
-/// all of them, each with its tokens; any other from the first. Programs of `ranks` ranks, of which
-/// the first compute, one a share, and of the aggregator, which is rank `ranks`.
-std::vector<Program> by_heads_and_columns(const model::ModelConfig& teacher,
-                                          const std::vector<Share>& shares, AllReduce all_reduce,
-                                          std::int32_t ranks, const RequestShape& shape,
+/// all of them, each with its tokens; any other from the first. Programs of all the plan's ranks,
+/// of which the first compute, one of `shares` each.
+std::vector<Program> by_heads_and_columns(const Plan& plan, const std::vector<Share>& shares,
+                                          AllReduce all_reduce, const RequestShape& shape,
                                           base::Element element);
 
 }  // namespace cleave::plan

@@ -61,8 +61,7 @@ std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
                                     base::Element element) {
   std::vector<Share> shares;
   for (const PlanPart& part : plan.parts) shares.push_back(*part.share());
-  return by_heads_and_columns(plan.teacher, shares, plan.all_reduce,
-                              static_cast<std::int32_t>(shares.size()), shape, element);
+  return by_heads_and_columns(plan, shares, plan.all_reduce, shape, element);
 }
 
 }  // namespace cleave::plan

@@ -121,8 +121,7 @@ std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape
   const std::int64_t rows = config.is_text() ? shape.tokens : config.num_tokens();
   const auto devices = static_cast<std::int32_t>(computing(plan));
   const std::vector<Share> steps = equal_shares(config, stepping(plan));
-  if (rows < devices)
-    return by_heads_and_columns(config, steps, AllReduce::star, ranks, shape, element);
+  if (rows < devices) return by_heads_and_columns(plan, steps, AllReduce::star, shape, element);
 
   const std::vector<model::Range> ranges = rows_of(plan, rows);
   ProgramBuilder aggregator(ranks, element);
@@ -137,7 +136,7 @@ std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape
     }
     const auto r = static_cast<std::size_t>(rank);
     const ValueId given = input.receive(agent);
-    Collectives collectives(agent, rank, devices, plan.all_reduce);
+    Collectives collectives(agent, rank, devices, plan, plan.all_reduce);
     ForwardBuilder forward(agent, config, teacher_part, given, whole_share(config));
     forward.of_rows(
         ranges[r], [&](ValueId own) { return collectives.all_gather(own, ranges); },
