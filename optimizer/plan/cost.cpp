@@ -132,9 +132,9 @@ class Costs {
   std::vector<Kernel> kernels(const Add& i) const { return elementwise(i.result); }
   std::vector<Kernel> kernels(const Concat& i) const { return elementwise(i.result); }
   std::vector<Kernel> kernels(const Cast& i) const { return elementwise(i.result); }
-  /// What is rounded and what it is looked at for, in floats.
+  /// Rows of a slice are copied next to each other first.
   double scratch_bytes(const Cast& i) const {
-    return 4 * 2 * real(rows_of(i.result) * last_of(i.result));
+    return 4 * real(rows_of(i.result) * last_of(i.result));
   }
   std::vector<Kernel> kernels(const ReadOut& i) const {
     if (config_of(i.part).norm_placement == model::NormPlacement::after) return {};
