@@ -1,6 +1,8 @@
 // Exact strategies against the whole model, with what each device holds: its weights alone.
 
+#include <cmath>
 #include <map>
+#include <stdexcept>
 #include <string>
 
 #include <ATen/ATen.h>
@@ -435,6 +437,31 @@ TEST(Exchange, OfFewerBytesIsWhatTheFormatsSay) {
     const auto whole = sent_by(examples::voltage_plan(config, 4), 2);
     for (std::size_t r = 1; r < 4; ++r)
       EXPECT_EQ(gathers[r] * 4 * config.width, whole[r] * row) << base::name_of(wire);
+  }
+}
+
+// A NaN that travels as it is computed makes the answer one; no other format lets it pass.
+TEST(Exchange, FailsARequestWithANumberThatItsFormatDoesNotHave) {
+  Transformer teacher = lively(of_texts(Family::bert));
+  teacher.tensors.at("blocks.1.mlp.down.weight")[0][0] = std::nan("");
+  const net::Value input = input_of(teacher.config, 2, 8);
+  for (const auto strategy : exact) {
+    const plan::Plan plan = strategy(teacher.config, 2);
+    const auto answered = [&](Element wire) {
+      return Fleet(teacher, with_wire(plan, wire), Element::f32, {{2, 8, 0}}).answer(input);
+    };
+    EXPECT_TRUE(tensor_of(answered(Element::f32)).isnan().any().item<bool>());
+    for (const auto& [wire, most] : formats) {
+      try {
+        answered(wire);
+        FAIL() << plan.strategy << ", " << base::name_of(wire) << " was answered";
+      } catch (const std::runtime_error& error) {
+        const std::string text = error.what();
+        EXPECT_EQ(text.rfind("[cast] value ", 0), 0u) << text;
+        EXPECT_NE(text.find("not finite"), std::string::npos) << text;
+        EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+      }
+    }
   }
 }
 
