@@ -63,6 +63,18 @@ TEST(Cast, WritesScalesThenNumbers) {
   EXPECT_TRUE(numbers.equal(at::tensor({0, -127, 2, 127, 0, 0}, at::kChar))) << numbers;
 }
 
+TEST(Cast, IsWhatTheFormulaSays) {
+  at::manual_seed(5);
+  const Tensor x = at::randn({40, 500});
+  const Tensor bytes = packed(x, Element::scaled_i8);
+  const Tensor scales = x.abs().amax({1}, true) / 127;
+  EXPECT_TRUE(bytes.narrow(0, 0, 4 * 40).view(at::kFloat).equal(scales.flatten()));
+  EXPECT_TRUE(bytes.narrow(0, 4 * 40, 40 * 500)
+                  .view(at::kChar)
+                  .view({40, 500})
+                  .equal((x / scales).round().to(at::kChar)));
+}
+
 TEST(Cast, IsOffByHalfAStepAtMost) {
   at::manual_seed(3);
   const Tensor x =
