@@ -29,7 +29,8 @@ at::Tensor last_block(const model::Transformer& model, int layer, const at::Tens
   }
   if (shape.mlp_width > 0) {
     const at::Tensor normed = model::norm(model, prefix + "norm_mlp", y);
-    y = y + model::mlp(model, layer, columns, normed) + model[prefix + "mlp.down.bias"];
+    y = y + model::mlp_down(model, layer, columns, model::mlp_up(model, layer, columns, normed)) +
+        model[prefix + "mlp.down.bias"];
   }
   return y;
 }

@@ -66,11 +66,14 @@ class Walk {
   Vertex project_out(int layer, Vertex context) {
     return *linear(model::output_prefix(layer, model::Half::attention), context);
   }
-  Vertex mlp(int layer, Vertex x) {
+  Vertex mlp_up(int layer, Vertex x) {
     const std::string name = model::block_prefix(layer) + "mlp.";
     const Vertex columns = *linear(name + "up", x);
     if (const auto gate = linear(name + "gate", x)) tie(columns, *gate);
-    return *linear(name + "down", columns);
+    return columns;
+  }
+  Vertex mlp_down(int layer, Vertex columns) {
+    return *linear(model::output_prefix(layer, model::Half::mlp), columns);
   }
   Vertex add(Vertex x, Vertex added) { return tie(x, added); }
   Vertex read_out(Vertex x) { return norm(-1, model::NormOf::feature, x); }

@@ -228,8 +228,12 @@ class TorchEngine : public Engine {
       tensor(i.result) = model::project_out(model, i.layer, of_queries(model, i.heads),
                                             tensor(i.context), i.with_bias);
     }
-    void run_one(const plan::Mlp& i) {
-      tensor(i.result) = model::mlp(weights(i.part), i.layer, i.columns, tensor(i.x), i.with_bias);
+    void run_one(const plan::MlpUp& i) {
+      tensor(i.result) = model::mlp_up(weights(i.part), i.layer, i.columns, tensor(i.x));
+    }
+    void run_one(const plan::MlpDown& i) {
+      tensor(i.result) =
+          model::mlp_down(weights(i.part), i.layer, i.columns, tensor(i.activations), i.with_bias);
     }
     void run_one(const plan::AddBias& i) {
       tensor(i.result) =

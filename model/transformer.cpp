@@ -139,19 +139,6 @@ Tensor mlp_columns(const Transformer& model, const std::string& name, Range colu
   return product(x, weight, &bias, model.compute);
 }
 
-/// Activations of some MLP columns after the non-linearity (and the gate). [B, N, D] -> [B, N,
-/// columns].
-Tensor mlp_activations(const Transformer& model, int layer, Range columns, const Tensor& x,
-                       const Observer* observer) {
-  const std::string name = block_prefix(layer) + "mlp.";
-  const bool gated = model.config.gated;
-  Tensor h = activate(model.config.activation,
-                      mlp_columns(model, name + (gated ? "gate" : "up"), columns, x));
-  if (gated) h = h * mlp_columns(model, name + "up", columns, x);
-  if (observer != nullptr && observer->on_mlp) observer->on_mlp(layer, widened(h));
-  return h;
-}
-
 /// libtorch, as it goes: values are tensors, the stream [B, N, D].
 class Eager {
  public:
@@ -179,9 +166,11 @@ class Eager {
     const Range heads = heads_of(model_, layer, Projection::query);
     return model::project_out(model_, layer, heads, context, true);
   }
-  Tensor mlp(int layer, const Tensor& x) const {
-    const Range columns{0, layer_shape(model_, layer).mlp_width};
-    return model::mlp(model_, layer, columns, x, true, observer_);
+  Tensor mlp_up(int layer, const Tensor& x) const {
+    return model::mlp_up(model_, layer, columns(layer), x, observer_);
+  }
+  Tensor mlp_down(int layer, const Tensor& activations) const {
+    return model::mlp_down(model_, layer, columns(layer), activations, true);
   }
   Tensor add(const Tensor& x, const Tensor& added) const {
     const bool changes = observer_ != nullptr && observer_->change_addition;
@@ -189,6 +178,7 @@ class Eager {
   }
 
  private:
+  Range columns(int layer) const { return {0, layer_shape(model_, layer).mlp_width}; }
   /// What three products read is rounded once, and let go behind them.
   const Tensor& rounded_once(const Tensor& x) {
     if (!read_.is_same(x)) {
@@ -564,11 +554,21 @@ Tensor project_out(const Transformer& model, int layer, Range heads, const Tenso
                 with_bias ? model.find(name + ".bias") : nullptr, model.compute);
 }
 
-Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x, bool with_bias,
-           const Observer* observer) {
+Tensor mlp_up(const Transformer& model, int layer, Range columns, const Tensor& x,
+              const Observer* observer) {
+  const std::string name = block_prefix(layer) + "mlp.";
+  const bool gated = model.config.gated;
+  Tensor h = activate(model.config.activation,
+                      mlp_columns(model, name + (gated ? "gate" : "up"), columns, x));
+  if (gated) h = h * mlp_columns(model, name + "up", columns, x);
+  if (observer != nullptr && observer->on_mlp) observer->on_mlp(layer, widened(h));
+  return h;
+}
+
+Tensor mlp_down(const Transformer& model, int layer, Range columns, const Tensor& activations,
+                bool with_bias) {
   const std::string name = output_prefix(layer, Half::mlp);
-  const Tensor h = mlp_activations(model, layer, columns, x, observer);
-  return linear(h, take(model, name + ".weight", 1, columns),
+  return linear(activations, take(model, name + ".weight", 1, columns),
                 with_bias ? model.find(name + ".bias") : nullptr, model.compute);
 }
 

@@ -142,9 +142,13 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& b
 /// Context of some heads -> its share of the output, its bias as asked. [B, N, h·K] -> [B, N, D].
 Tensor project_out(const Transformer& model, int layer, Range heads, const Tensor& context,
                    bool with_bias = false);
-/// MLP columns' share of the output, bias of the down projection as asked. [B, N, D] -> [B, N, D].
-Tensor mlp(const Transformer& model, int layer, Range columns, const Tensor& x,
-           bool with_bias = false, const Observer* observer = nullptr);
+/// Activations of some MLP columns, behind the non-linearity and the gate. [B, N, D] -> [B, N, c].
+Tensor mlp_up(const Transformer& model, int layer, Range columns, const Tensor& x,
+              const Observer* observer = nullptr);
+/// Activations of some MLP columns -> their share of the output, its bias as asked. [B, N, c] ->
+/// [B, N, D].
+Tensor mlp_down(const Transformer& model, int layer, Range columns, const Tensor& activations,
+                bool with_bias = false);
 /// One whole block, residuals, norms and biases included. [B, N, D] -> [B, N, D].
 Tensor block(const Transformer& model, int layer, const Tensor& x, const Sight& sight = {},
              const Observer* observer = nullptr);

@@ -38,7 +38,8 @@ std::string output_prefix(int layer, Half half);
 //   project(layer, which, x)             queries, keys or values
 //   attend(layer, q, k, v) -> context    with the cache and the rotation that belong to it
 //   project_out(layer, context)          with its bias
-//   mlp(layer, x)                        both its products, with biases
+//   mlp_up(layer, x) -> activations      behind the non-linearity, and the gate
+//   mlp_down(layer, activations)         with its bias
 //   add(x, added)                        into the residual stream
 //   read_out(x) -> feature               what the task reads, after the last norm
 //
@@ -69,7 +70,8 @@ typename Machine::Value block(Machine& machine, const ModelConfig& config, int l
   if (shape.heads > 0)
     half(NormOf::attention, [&](const auto& read) { return attention(machine, layer, read); });
   if (shape.mlp_width > 0)
-    half(NormOf::mlp, [&](const auto& read) { return machine.mlp(layer, read); });
+    half(NormOf::mlp,
+         [&](const auto& read) { return machine.mlp_down(layer, machine.mlp_up(layer, read)); });
   return x;
 }
 

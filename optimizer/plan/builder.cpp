@@ -124,11 +124,25 @@ ValueId ProgramBuilder::project_out(const model::ModelConfig& config, std::int32
   return append(i);
 }
 
-ValueId ProgramBuilder::mlp(std::int32_t part, std::int32_t layer, model::Range columns,
-                            bool with_bias, ValueId x) {
-  Mlp i;
-  i.result = computed("m", info(x).dims);
+ValueId ProgramBuilder::mlp_up(std::int32_t part, std::int32_t layer, model::Range columns,
+                               ValueId x) {
+  const auto& dims = info(x).dims;
+  MlpUp i;
+  i.result = computed("u", {dims.at(0), dims.at(1), columns.size()});
   i.x = x;
+  i.part = part;
+  i.layer = layer;
+  i.columns = columns;
+  return append(i);
+}
+
+ValueId ProgramBuilder::mlp_down(const model::ModelConfig& config, std::int32_t part,
+                                 std::int32_t layer, model::Range columns, bool with_bias,
+                                 ValueId activations) {
+  const auto& dims = info(activations).dims;
+  MlpDown i;
+  i.result = computed("m", {dims.at(0), dims.at(1), config.width});
+  i.activations = activations;
   i.part = part;
   i.layer = layer;
   i.columns = columns;

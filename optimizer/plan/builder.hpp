@@ -32,8 +32,9 @@ class ProgramBuilder {
                  model::Range kept = {});
   ValueId project_out(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
                       model::Range heads, bool with_bias, ValueId context);
-  ValueId mlp(std::int32_t part, std::int32_t layer, model::Range columns, bool with_bias,
-              ValueId x);
+  ValueId mlp_up(std::int32_t part, std::int32_t layer, model::Range columns, ValueId x);
+  ValueId mlp_down(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
+                   model::Range columns, bool with_bias, ValueId activations);
   ValueId add_bias(std::int32_t part, std::int32_t layer, model::Half half, ValueId x);
   ValueId add(ValueId a, ValueId b);
   /// The value itself where nothing is left out.

@@ -113,7 +113,7 @@ class Costs {
   std::vector<Kernel> kernels(const ProjectOut& i) const {
     return {{KernelKind::matmul, rows_of(i.context), last_of(i.context), last_of(i.result)}};
   }
-  std::vector<Kernel> kernels(const Mlp& i) const {
+  std::vector<Kernel> kernels(const MlpUp& i) const {
     const std::int64_t rows = rows_of(i.x), width = last_of(i.x), columns = i.columns.size();
     std::vector<Kernel> kernels = {{KernelKind::matmul, rows, width, columns}};
     if (config_of(i.part).gated) {
@@ -121,12 +121,15 @@ class Costs {
       kernels.push_back({KernelKind::elementwise, rows, 0, columns});
     }
     kernels.push_back({KernelKind::activation, rows, 0, columns});
-    kernels.push_back({KernelKind::matmul, rows, columns, width});
     return kernels;
   }
-  /// The columns before and behind the activation, and the gate.
-  double scratch_bytes(const Mlp& i) const {
-    return 4 * real(rows_of(i.x) * i.columns.size()) * (config_of(i.part).gated ? 3 : 2);
+  /// The columns before the activation, and the gate.
+  double scratch_bytes(const MlpUp& i) const {
+    return 4 * real(rows_of(i.x) * i.columns.size()) * (config_of(i.part).gated ? 2 : 1);
+  }
+  std::vector<Kernel> kernels(const MlpDown& i) const {
+    return {
+        {KernelKind::matmul, rows_of(i.activations), last_of(i.activations), last_of(i.result)}};
   }
   std::vector<Kernel> kernels(const AddBias& i) const { return elementwise(i.result); }
   std::vector<Kernel> kernels(const Add& i) const { return elementwise(i.result); }

@@ -167,19 +167,38 @@ struct ProjectOut {
   }
 };
 
-/// Some columns of the MLP: x [B, n, D] -> what they add [B, n, D].
-struct Mlp {
-  static constexpr std::string_view name = "mlp";
+/// Activations of some columns of the MLP, behind the non-linearity and the gate: x [B, n, D] ->
+/// [B, n, c].
+struct MlpUp {
+  static constexpr std::string_view name = "mlp_up";
   static constexpr bool computes = true;
   static constexpr bool accepts_absent = false;
   ValueId result = -1, x = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Range columns;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.range("columns", i.columns);
+  }
+};
+
+/// Activations of some columns [B, n, c] -> what the MLP adds [B, n, D].
+struct MlpDown {
+  static constexpr std::string_view name = "mlp_down";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, activations = -1;
   std::int32_t part = teacher_part, layer = -1;
   model::Range columns;
   bool with_bias = false;
   template <class Self, class Fields>
   static void fields(Self& i, Fields& fields) {
     fields.result(i.result);
-    fields.operand(i.x);
+    fields.operand(i.activations);
     fields.part(i.part);
     fields.layer(i.layer);
     fields.range("columns", i.columns);
@@ -367,8 +386,8 @@ struct Output {
 };
 
 using Instruction =
-    std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, Mlp, AddBias, Add, Slice,
-                 Concat, ReadOut, Head, Send, Receive, Fuse, Output, Cast>;
+    std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp, MlpDown, AddBias,
+                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output, Cast>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {

@@ -257,7 +257,7 @@ Candidate read_candidate(const base::Reader& reader) {
 Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format, "make the plan again with 'cleave plan'");
   reader.allow({"format", "name", "strategy", "weight_format", "teacher", "teacher_digest", "shape",
-                "parts", "aggregator", "partition", "all_reduce", "wire", "prediction",
+                "parts", "aggregator", "partition", "all_reduce", "wire", "overlap", "prediction",
                 "candidates", "seed", "programs"});
   reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Plan plan;
@@ -275,10 +275,14 @@ Plan read_fields(const base::Reader& reader) {
   plan.aggregator = reader.at("aggregator").text();
   plan.partition = reader.boolean("partition", false);
   if (const auto reduced = reader.find("all_reduce")) {
-    const std::string ring(name_of(AllReduce::ring)), star(name_of(AllReduce::star));
-    plan.all_reduce = reduced->one_of({ring, star}) == ring ? AllReduce::ring : AllReduce::star;
+    std::vector<std::string> names;
+    for (const AllReduce known : all_reduces()) names.emplace_back(name_of(known));
+    const std::string name = reduced->one_of(names);
+    for (const AllReduce known : all_reduces())
+      if (name_of(known) == name) plan.all_reduce = known;
   }
   if (const auto wire = reader.find("wire")) plan.wire = wire_named(wire->one_of(wire_names()));
+  plan.overlap = reader.boolean("overlap", false);
   if (const auto prediction = reader.find("prediction"))
     plan.prediction = read_prediction(*prediction);
   if (const auto candidates = reader.find("candidates"))
@@ -398,6 +402,7 @@ nlohmann::json plan_to_json(const Plan& plan) {
   for (const PlanPart& part : plan.parts) json["parts"].push_back(part_to_json(part));
   if (is_shared(plan)) json["all_reduce"] = name_of(plan.all_reduce);
   if (plan.wire != base::Element::f32) json["wire"] = base::name_of(plan.wire);
+  if (plan.overlap) json["overlap"] = true;
   return json;
 }
 
@@ -468,7 +473,20 @@ Plan whole_plan(const model::ModelConfig& config, const std::string& device) {
 }
 
 std::string_view name_of(AllReduce all_reduce) {
-  return all_reduce == AllReduce::ring ? "ring" : "star";
+  switch (all_reduce) {
+    case AllReduce::ring:
+      return "ring";
+    case AllReduce::star:
+      return "star";
+    case AllReduce::direct:
+      return "direct";
+  }
+  return "?";
+}
+
+const std::vector<AllReduce>& all_reduces() {
+  static const std::vector<AllReduce> all = {AllReduce::ring, AllReduce::star, AllReduce::direct};
+  return all;
 }
 
 const std::vector<base::Element>& wire_formats() {

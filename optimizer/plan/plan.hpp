@@ -109,10 +109,13 @@ struct Candidate {
   std::string reason;
 };
 
-/// ring: each device reduces some of the rows, and sends 2(P−1)/P of them; star: the first device
-/// reduces all of them, in fewer steps.
-enum class AllReduce { ring, star };
+/// How n rows of partial sums become whole ones on P devices. star: the first device adds up all of
+/// them and sends them back, n rows from each other one and (P−1)·n from it. ring, direct: each
+/// adds up some of them and sends 2(P−1)/P·n; in a ring from neighbour to neighbour in 2(P−1)
+/// steps, else straight to who adds, and to everybody, in two.
+enum class AllReduce { ring, star, direct };
 std::string_view name_of(AllReduce all_reduce);
+const std::vector<AllReduce>& all_reduces();
 
 /// What Plan::wire may be, f32 first.
 const std::vector<base::Element>& wire_formats();
@@ -143,6 +146,9 @@ struct Plan {
   /// in; f32 is no cast at all. The request's input and what the aggregator gets travel as they
   /// are.
   base::Element wire = base::Element::f32;
+  /// Where devices have rows of the stream and exchange them: products go piece by piece, beside
+  /// the transfers; else each waits for all rows.
+  bool overlap = false;
   Prediction prediction;
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;

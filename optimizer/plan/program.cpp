@@ -7,6 +7,7 @@
 
 #include "base/digest.hpp"
 #include "optimizer/plan/names.hpp"
+#include "optimizer/plan/strategies/shared_pass.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -102,9 +103,13 @@ const std::vector<Strategy>& strategies() {
       {"pipeline", "consecutive layers on each device, one after the other", PartKind::share,
        compile_pipeline, check_pipeline, propose_pipeline},
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
-       PartKind::share, compile_tensor, check_tensor, propose_tensor},
+       PartKind::share, compile_whole_stream, check_tensor, propose_tensor},
       {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
-       PartKind::share, compile_voltage, check_voltage, propose_voltage},
+       PartKind::share, compile_by_rows, check_voltage, propose_voltage},
+      {"hepti", "rows, rows and columns, or heads and columns on each device, as memory allows",
+       PartKind::share, compile_hepti, check_hepti, nullptr, divisions_hepti},
+      {"galaxy", "heads and columns on each device, the stream by rows, exchange beside products",
+       PartKind::share, compile_by_rows, check_galaxy, nullptr, divisions_galaxy},
   };
   return table;
 }

@@ -56,6 +56,12 @@ enum class PartKind {
   share,      // of the teacher
 };
 
+/// Of what each device has some; of the rest each has all.
+struct Division {
+  bool heads = false, columns = false, vocabulary = false;
+  bool rows = false;  // of the stream
+};
+
 /// One strategy: how shares become programs. Nothing but its source and the table knows its name.
 struct Strategy {
   std::string_view name;
@@ -65,10 +71,13 @@ struct Strategy {
                                   base::Element element);
   /// What its shares must be, beyond check(plan). Throws std::invalid_argument.
   void (*check)(const Plan& plan);
-  /// Shares for devices in this order; null where parts are no shares. Throws std::invalid_argument
-  /// where the model has none for so many.
+  /// Shares for devices in this order, where they follow from speed and memory alone. Throws
+  /// std::invalid_argument where the model has none for so many.
   std::vector<Share> (*propose)(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices) = nullptr;
+  /// What may be divided, where whoever plans finds the best shares. A strategy whose parts are
+  /// shares has one of the two.
+  std::vector<Division> (*divisions)() = nullptr;
 };
 const std::vector<Strategy>& strategies();
 /// The first of the table with such parts.

@@ -41,9 +41,11 @@ class Reads {
     columns(i.part, model::output_prefix(i.layer, model::Half::attention),
             times(i.heads, config.head_width * config.group), i.with_bias);
   }
-  void operator()(const Mlp& i) {
+  void operator()(const MlpUp& i) {
     rows(i.part, model::block_prefix(i.layer) + "mlp.gate", i.columns);
     rows(i.part, model::block_prefix(i.layer) + "mlp.up", i.columns);
+  }
+  void operator()(const MlpDown& i) {
     columns(i.part, model::output_prefix(i.layer, model::Half::mlp), i.columns, i.with_bias);
   }
   void operator()(const AddBias& i) {

@@ -112,14 +112,17 @@ class Kernels {
     work_.matmul(rows_, width, config_.width);
     return config_.width;
   }
-  std::int64_t mlp(int layer, std::int64_t width) {
+  std::int64_t mlp_up(int layer, std::int64_t width) {
     const std::int64_t columns = config_.layers[static_cast<std::size_t>(layer)].mlp_width;
     work_.matmul(rows_, width, columns);
     if (config_.gated) work_.matmul(rows_, width, columns);
     if (config_.gated) work_.add(KernelKind::elementwise, rows_, 0, columns);
     work_.add(KernelKind::activation, rows_, 0, columns);
-    work_.matmul(rows_, columns, width);
-    return width;
+    return columns;
+  }
+  std::int64_t mlp_down(int, std::int64_t columns) {
+    work_.matmul(rows_, columns, config_.width);
+    return config_.width;
   }
   std::int64_t add(std::int64_t width, std::int64_t) {
     work_.add(KernelKind::elementwise, rows_, 0, width);

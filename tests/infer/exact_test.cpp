@@ -105,15 +105,42 @@ Transformer held_of(const Transformer& teacher, const std::vector<plan::WeightRa
 
 plan::Plan local(const ModelConfig& teacher) { return plan::whole_plan(teacher, "d0"); }
 
-plan::Plan star(const ModelConfig& teacher, std::size_t devices) {
+template <plan::AllReduce all_reduce>
+plan::Plan reducing(const ModelConfig& teacher, std::size_t devices) {
   plan::Plan plan = examples::tensor_plan(teacher, devices);
-  plan.all_reduce = plan::AllReduce::star;
+  plan.all_reduce = all_reduce;
   return plan;
 }
 
-using Strategies = std::vector<plan::Plan (*)(const ModelConfig&, std::size_t)>;
-const Strategies exact = {examples::tensor_plan, star, examples::pipeline_plan,
-                          examples::voltage_plan};
+using PlanOf = plan::Plan (*)(const ModelConfig&, std::size_t);
+
+/// With products beside the transfers, or behind them.
+template <PlanOf plan_of>
+plan::Plan overlapping(const ModelConfig& teacher, std::size_t devices) {
+  plan::Plan plan = plan_of(teacher, devices);
+  plan.overlap = true;
+  return plan;
+}
+template <PlanOf plan_of>
+plan::Plan waiting(const ModelConfig& teacher, std::size_t devices) {
+  plan::Plan plan = plan_of(teacher, devices);
+  plan.overlap = false;
+  return plan;
+}
+
+using Strategies = std::vector<PlanOf>;
+const Strategies exact = {examples::tensor_plan,
+                          reducing<plan::AllReduce::star>,
+                          reducing<plan::AllReduce::direct>,
+                          examples::pipeline_plan,
+                          examples::voltage_plan,
+                          examples::hepti_rows_plan,
+                          overlapping<examples::hepti_rows_plan>,
+                          examples::hepti_columns_plan,
+                          overlapping<examples::hepti_columns_plan>,
+                          examples::hepti_heads_plan,
+                          examples::galaxy_plan,
+                          waiting<examples::galaxy_plan>};
 
 /// Devices that hold what their programs read, each with an engine.
 class Fleet {
@@ -356,7 +383,9 @@ TEST_P(Exact, GivesEveryDeviceTheSameBits) {
   for (const Element wire : {Element::f32, Element::f16, Element::bf16, Element::scaled_i8})
     for (const std::size_t devices : {2u, 3u, 4u}) {
       const std::string what = std::string(base::name_of(wire)) + ", " + std::to_string(devices);
-      for (const auto strategy : {examples::tensor_plan, star})
+      for (const auto strategy :
+           {PlanOf(examples::tensor_plan), PlanOf(reducing<plan::AllReduce::star>),
+            PlanOf(reducing<plan::AllReduce::direct>)})
         expect_same(noted<plan::Norm>(teacher, with_wire(strategy(config, devices), wire),
                                       [](const plan::Norm& norm) { return norm.layer >= 0; }),
                     devices, what);
@@ -399,7 +428,8 @@ TEST(Exchange, IsWhatTheFormulasSay) {
   const std::int64_t answer = 4 * 2 * config.width;
   for (const std::int64_t devices : {2, 4}) {
     const auto ring = sent_by(examples::tensor_plan(config, static_cast<std::size_t>(devices)), 2);
-    const auto stars = sent_by(star(config, static_cast<std::size_t>(devices)), 2);
+    const auto stars =
+        sent_by(reducing<plan::AllReduce::star>(config, static_cast<std::size_t>(devices)), 2);
     const auto stages =
         sent_by(examples::pipeline_plan(config, static_cast<std::size_t>(devices)), 2);
     for (std::int64_t rank = 0; rank < devices; ++rank) {
@@ -424,7 +454,7 @@ TEST(Exchange, OfFewerBytesIsWhatTheFormatsSay) {
                                                      {Element::scaled_i8, config.width + 4}};
   for (const auto& [wire, row] : row_bytes) {
     const auto ring = sent_by(with_wire(examples::tensor_plan(config, 4), wire), 2);
-    const auto stars = sent_by(with_wire(star(config, 4), wire), 2);
+    const auto stars = sent_by(with_wire(reducing<plan::AllReduce::star>(config, 4), wire), 2);
     const auto stages = sent_by(with_wire(examples::pipeline_plan(config, 4), wire), 2);
     const auto gathers = sent_by(with_wire(examples::voltage_plan(config, 4), wire), 2);
     for (std::int64_t rank = 0; rank < 4; ++rank) {
@@ -476,6 +506,52 @@ TEST(Exchange, OfRowsIsWhatTheFormulaSays) {
   const std::vector<std::int64_t> rows = {6, 2, 2};
   for (std::size_t rank = 0; rank < rows.size(); ++rank)
     EXPECT_EQ(fleet.sent[rank], 5 * 2 * rows[rank] * row + (rank == 0 ? row : rows[rank] * row));
+}
+
+/// Rows of 10 by rank, 2 : 6 : 2.
+constexpr std::int64_t split_rows[] = {2, 6, 2};
+
+// Hepti-style S2, a block: the rows of attention and of the MLP to whoever reads them, and a
+// reduce-scatter of what the columns add: 3(P−1)/P·N·D of equal shares.
+TEST(Exchange, OfRowsAndColumnsIsWhatTheFormulaSays) {
+  const ModelConfig config = of_texts(Family::bert);
+  const std::int64_t row = 4 * 2 * config.width, layers = 5;
+  Fleet fleet(lively(config), examples::hepti_columns_plan(config, 3), Element::f32, {{2, 10, 0}});
+  fleet.answer(input_of(config, 2, 10));
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    const std::int64_t own = split_rows[rank];
+    const std::int64_t embedding = (10 - own) * row;
+    EXPECT_EQ(fleet.sent[rank],
+              embedding + layers * (2 * 2 * own + 10 - own) * row + (rank == 0 ? row : own * row));
+  }
+}
+
+// Galaxy: each half of a block gathers the rows and scatters what it adds, 4(P−1)/P·N·D of equal
+// shares; beside the products or behind them.
+TEST(Exchange, OfRowsHeadsAndColumnsIsWhatTheFormulaSays) {
+  const ModelConfig config = of_texts(Family::bert);
+  const std::int64_t row = 4 * 2 * config.width, layers = 5;
+  for (const PlanOf plan_of :
+       {PlanOf(examples::galaxy_plan), PlanOf(waiting<examples::galaxy_plan>)}) {
+    Fleet fleet(lively(config), plan_of(config, 3), Element::f32, {{2, 10, 0}});
+    fleet.answer(input_of(config, 2, 10));
+    for (std::size_t rank = 0; rank < 3; ++rank) {
+      const std::int64_t own = split_rows[rank];
+      EXPECT_EQ(fleet.sent[rank], (10 - own) * row + layers * 2 * (2 * own + 10 - own) * row +
+                                      (rank == 0 ? row : own * row));
+    }
+  }
+}
+
+// Who has no heads gathers nothing for them, and adds nothing.
+TEST(Exchange, OfADeviceWithoutHeadsIsThatOfItsRows) {
+  const ModelConfig config = of_texts(Family::bert);
+  const std::int64_t row = 4 * 2 * config.width, layers = 5;
+  Fleet fleet(lively(config), examples::galaxy_plan(config, 5), Element::f32, {{2, 14, 0}});
+  fleet.answer(input_of(config, 2, 14));
+  // Rows 2 : 6 : 2 : 2 : 2; heads of the first four, columns of all, tokens of all but the fourth.
+  EXPECT_EQ(fleet.sent[4], 12 * row + layers * (4 * 2 + 4 * 2 + 12) * row + 2 * row);
+  EXPECT_EQ(fleet.sent[3], layers * (3 * 2 + 12 + 4 * 2 + 12) * row + 2 * row);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Exact, testing::ValuesIn(all_models()),

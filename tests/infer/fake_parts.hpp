@@ -225,7 +225,7 @@ class FakeEngine : public ValueEngine {
     float number = 0;
     const auto* embed = std::get_if<plan::Embed>(&instruction);
     const auto* attention = std::get_if<plan::ProjectOut>(&instruction);
-    const auto* mlp = std::get_if<plan::Mlp>(&instruction);
+    const auto* mlp = std::get_if<plan::MlpDown>(&instruction);
     if (embed)
       number = feature_of(*operands.at(0), std::max<std::int32_t>(0, embed->part));
     else if (!(attention && attention->with_bias) && !(mlp && mlp->with_bias) &&

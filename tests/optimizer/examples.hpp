@@ -6,6 +6,7 @@
 
 #include "optimizer/plan/fleet.hpp"
 #include "optimizer/plan/program.hpp"
+#include "optimizer/plan/strategies/shared_pass.hpp"
 
 namespace cleave::examples {
 
@@ -133,6 +134,61 @@ inline plan::Plan voltage_plan(const model::ModelConfig& teacher, std::size_t de
     parts.push_back({nth_device(p), share});
   }
   return plan_of(teacher, std::move(parts), "d0", "voltage");
+}
+
+/// Heads in proportion 8 : 1 : 2 : 1, columns 3 : 2 : 2 : 2 : 2, tokens 1 : 3 : 1 : 0 : 2; a fifth
+/// device has no heads.
+inline std::vector<plan::Share> uneven_shares(const model::ModelConfig& teacher,
+                                              std::size_t devices) {
+  const auto by = [&](std::vector<std::int64_t> weights) {
+    weights.resize(devices);
+    return plan::shares_by_weight(teacher, weights);
+  };
+  std::vector<plan::Share> shares = by({8, 1, 2, 1, 0});
+  const std::vector<plan::Share> columns = by({3, 2, 2, 2, 2}), tokens = by({1, 3, 1, 0, 2});
+  for (std::size_t p = 0; p < devices; ++p) {
+    for (std::size_t l = 0; l < teacher.layers.size(); ++l)
+      shares[p].layers[l].columns = columns[p].layers[l].columns;
+    shares[p].vocabulary = tokens[p].vocabulary;
+  }
+  return shares;
+}
+
+inline plan::Plan uneven_plan(const model::ModelConfig& teacher, std::vector<plan::Share> shares,
+                              const std::string& strategy) {
+  std::vector<plan::PlanPart> parts;
+  for (plan::Share& share : shares) parts.push_back({nth_device(parts.size()), std::move(share)});
+  return plan_of(teacher, std::move(parts), "d0", strategy);
+}
+
+inline plan::Plan hepti_rows_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  plan::Plan made = voltage_plan(teacher, devices);
+  made.strategy = "hepti";
+  return made;
+}
+
+/// Rows of attention, 1 : 3 : 1 …, and columns.
+inline plan::Plan hepti_columns_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  std::vector<plan::Share> shares = uneven_shares(teacher, devices);
+  for (std::size_t p = 0; p < devices; ++p) {
+    shares[p].rows = p == 1 ? 3 : 1;
+    for (std::size_t l = 0; l < teacher.layers.size(); ++l)
+      shares[p].layers[l].heads = plan::whole_share(teacher).layers[l].heads;
+  }
+  return uneven_plan(teacher, std::move(shares), "hepti");
+}
+
+inline plan::Plan hepti_heads_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  return uneven_plan(teacher, uneven_shares(teacher, devices), "hepti");
+}
+
+/// Rows 1 : 3 : 1 …, with products beside the transfers.
+inline plan::Plan galaxy_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  std::vector<plan::Share> shares = uneven_shares(teacher, devices);
+  for (std::size_t p = 0; p < devices; ++p) shares[p].rows = p == 1 ? 3 : 1;
+  plan::Plan made = uneven_plan(teacher, std::move(shares), "galaxy");
+  made.overlap = true;
+  return made;
 }
 
 /// A layer on each device, and on the first one what is left over.

@@ -234,7 +234,8 @@ TEST(Plan, RefusesNoPartsAndUnknownStrategies) {
             "[check] plan.parts: saw 0, needs 1..256");
   EXPECT_EQ(
       refusal([](Plan& plan) { plan.strategy = "decompose"; }),
-      "[strategy] saw 'decompose', needs one of local, decomposed, pipeline, tensor, voltage");
+      "[strategy] saw 'decompose', needs one of local, decomposed, pipeline, tensor, voltage, "
+      "hepti, galaxy");
 }
 
 TEST(Plan, HoldsAPartitionToItsWord) {
@@ -353,7 +354,7 @@ TEST(Share, SaysInItsFileWhatIsWrong) {
             "[plan.json] parts[2].share.layers[3].heads: saw 2:4, needs a range within 0:3 of the "
             "teacher");
   EXPECT_EQ(refused([](auto& json) { json["all_reduce"] = "tree"; }),
-            "[plan.json] all_reduce: saw \"tree\", needs one of ring, star");
+            "[plan.json] all_reduce: saw \"tree\", needs one of ring, star, direct");
   EXPECT_EQ(refused([](auto& json) { json["parts"][2]["share"]["lines"] = 3; }),
             "[plan.json] parts[2].share.lines: unknown key; known are layers, vocabulary, rows");
   EXPECT_EQ(refused([](auto& json) { json["parts"][2]["share"]["rows"] = -1; }),
@@ -391,6 +392,31 @@ TEST(Share, OfEqualRangesHasNoOther) {
             "teacher does");
 }
 
+TEST(Share, OfWhatIsDividedFollowsTheOneBeforeIt) {
+  const model::ModelConfig teacher = examples::vit(6, 192, 3, 28, 4, 1, 10);
+  const Plan heads = examples::hepti_heads_plan(teacher, 3);
+  EXPECT_NO_THROW(check(heads));
+  EXPECT_EQ(
+      refusal_of(heads, [](Plan& plan) { plan.parts[2].share()->layers[1].columns.begin -= 1; }),
+      "[check] plan.parts[2].share.layers[1].columns: saw 548:768, needs a range from 549 on");
+  EXPECT_EQ(
+      refusal_of(heads, [](Plan& plan) { plan.parts[2].share()->layers[1].columns.end -= 1; }),
+      "[check] plan.parts: saw shares whose layers[1].columns end at 767, needs 768 in all");
+  EXPECT_EQ(
+      refusal_of(heads, [](Plan& plan) { plan.parts[1].share()->rows = 2; }),
+      "[check] plan.parts[1].share.rows: saw 2, needs none: the strategy 'hepti' divides none "
+      "here");
+  EXPECT_EQ(refusal_of(examples::galaxy_plan(teacher, 3),
+                       [](Plan& plan) { plan.parts[2].share()->rows = 0; }),
+            "[check] plan.parts[2].share.rows: saw 0, needs at least 1");
+  EXPECT_EQ(refusal_of(examples::hepti_columns_plan(teacher, 3),
+                       [](Plan& plan) {
+                         plan.parts[1].share()->layers[5].heads = {0, 1};
+                       }),
+            "[check] plan.parts[1].share.layers[5].heads: saw 0:1, needs 0:3, all of them on each "
+            "device");
+}
+
 TEST(Share, HasNoWidthsThatCouldOverlap) {
   Plan plan = tensor();
   plan.partition = true;
@@ -405,10 +431,10 @@ TEST(Share, OfRowsHasAllWeights) {
                        [](Plan& plan) {
                          plan.parts[1].share()->layers[2].heads = {0, 2};
                        }),
-            "[check] plan.parts[1].share: saw some of the weights, needs all of them: the strategy "
-            "'voltage' divides rows");
+            "[check] plan.parts[1].share.layers[2].heads: saw 0:2, needs 0:3, all of them on each "
+            "device");
   EXPECT_EQ(refusal_of(voltage(), [](Plan& plan) { plan.parts[0].share()->rows = 0; }),
-            "[check] plan.parts[0].share.rows: saw 0, needs at least 1: the first device answers");
+            "[check] plan.parts[0].share.rows: saw 0, needs at least 1");
   EXPECT_EQ(refusal_of(voltage(), [](Plan& plan) { plan.parts[1].share()->rows = 0; }),
             "[check] plan.parts[2].share.rows: saw 1 behind a device without rows, needs those "
             "without to be the last");

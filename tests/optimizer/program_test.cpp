@@ -67,6 +67,13 @@ std::vector<Plan> all_plans() {
                              examples::pipeline_plan(examples::fashion_vit(), 3),
                              generating(examples::pipeline_plan(examples::small_llama(), 2)),
                              examples::voltage_plan(examples::fashion_vit(), 5),
+                             examples::hepti_rows_plan(examples::fashion_vit(), 5),
+                             examples::hepti_columns_plan(examples::fashion_vit(), 5),
+                             generating(examples::hepti_columns_plan(examples::small_llama(), 3)),
+                             examples::hepti_heads_plan(examples::fashion_vit(), 5),
+                             generating(examples::hepti_heads_plan(examples::small_llama(), 4)),
+                             examples::galaxy_plan(examples::fashion_vit(), 5),
+                             generating(examples::galaxy_plan(examples::small_llama(), 3)),
                              generating(examples::voltage_plan(examples::small_llama(), 2))};
   std::reverse(plans[2].parts.begin(), plans[2].parts.end());
   return plans;
@@ -213,10 +220,11 @@ TEST(Compile, WritesDecomposedAsDesigned) {
   p7 = project_out(a6, part 0, layer 0, heads 0:4, with bias)  # f32 [1, 50, 128]
   x8 = add(x1, p7)  # f32 [1, 50, 128]
   h9 = norm(x8, part 0, layer 0, mlp)  # f32 [1, 50, 128]
-  m10 = mlp(h9, part 0, layer 0, columns 0:256, with bias)  # f32 [1, 50, 128]
-  x11 = add(x8, m10)  # f32 [1, 50, 128]
-  f12 = read_out(x11, part 0)  # f32 [1, 1, 128]
-  send(f12 -> 2, tag 0)
+  u10 = mlp_up(h9, part 0, layer 0, columns 0:256)  # f32 [1, 50, 256]
+  m11 = mlp_down(u10, part 0, layer 0, columns 0:256, with bias)  # f32 [1, 50, 128]
+  x12 = add(x8, m11)  # f32 [1, 50, 128]
+  f13 = read_out(x12, part 0)  # f32 [1, 1, 128]
+  send(f13 -> 2, tag 0)
 rank 1:
   x = receive(<- 2, tag 0)  # u8 [1, 1, 28, 28]
   x1 = embed(x, part 1, with positions)  # f32 [1, 50, 64]
@@ -228,10 +236,11 @@ rank 1:
   p7 = project_out(a6, part 1, layer 0, heads 0:2, with bias)  # f32 [1, 50, 64]
   x8 = add(x1, p7)  # f32 [1, 50, 64]
   h9 = norm(x8, part 1, layer 0, mlp)  # f32 [1, 50, 64]
-  m10 = mlp(h9, part 1, layer 0, columns 0:96, with bias)  # f32 [1, 50, 64]
-  x11 = add(x8, m10)  # f32 [1, 50, 64]
-  f12 = read_out(x11, part 1)  # f32 [1, 1, 64]
-  send(f12 -> 2, tag 1)
+  u10 = mlp_up(h9, part 1, layer 0, columns 0:96)  # f32 [1, 50, 96]
+  m11 = mlp_down(u10, part 1, layer 0, columns 0:96, with bias)  # f32 [1, 50, 64]
+  x12 = add(x8, m11)  # f32 [1, 50, 64]
+  f13 = read_out(x12, part 1)  # f32 [1, 1, 64]
+  send(f13 -> 2, tag 1)
 rank 2:
   x = input()  # u8 [1, 1, 28, 28]
   send(x -> 0, tag 0)
@@ -255,11 +264,12 @@ TEST(Compile, WritesLocalAsDesigned) {
   p7 = project_out(a6, part 0, layer 0, heads 0:3, with bias)  # f32 [4, 50, 192]
   x8 = add(x1, p7)  # f32 [4, 50, 192]
   h9 = norm(x8, part 0, layer 0, mlp)  # f32 [4, 50, 192]
-  m10 = mlp(h9, part 0, layer 0, columns 0:768, with bias)  # f32 [4, 50, 192]
-  x11 = add(x8, m10)  # f32 [4, 50, 192]
-  f12 = read_out(x11, part 0)  # f32 [4, 1, 192]
-  y13 = head(f12, part 0)  # f32 [4, 10]
-  send(y13 -> 1, tag 0)
+  u10 = mlp_up(h9, part 0, layer 0, columns 0:768)  # f32 [4, 50, 768]
+  m11 = mlp_down(u10, part 0, layer 0, columns 0:768, with bias)  # f32 [4, 50, 192]
+  x12 = add(x8, m11)  # f32 [4, 50, 192]
+  f13 = read_out(x12, part 0)  # f32 [4, 1, 192]
+  y14 = head(f13, part 0)  # f32 [4, 10]
+  send(y14 -> 1, tag 0)
 rank 1:
   x = input()  # u8 [4, 1, 28, 28]
   send(x -> 0, tag 0)
@@ -298,19 +308,20 @@ TEST(Compile, WritesTensorAsDesigned) {
   c20 = concat(t3_1, x18, axis 1)  # f32 [1, 3, 32]
   x21 = add(c8, c20)  # f32 [1, 3, 32]
   h22 = norm(x21, layer 0, mlp)  # f32 [1, 3, 32]
-  m23 = mlp(h22, layer 0, columns 0:24)  # f32 [1, 3, 32]
-  s24 = slice(m23, axis 1, 0:2)  # f32 [1, 2, 32]
-  send(s24 -> 1, tag 4)
-  s25 = slice(m23, axis 1, 2:3)  # f32 [1, 1, 32]
+  u23 = mlp_up(h22, layer 0, columns 0:24)  # f32 [1, 3, 24]
+  m24 = mlp_down(u23, layer 0, columns 0:24)  # f32 [1, 3, 32]
+  s25 = slice(m24, axis 1, 0:2)  # f32 [1, 2, 32]
+  send(s25 -> 1, tag 4)
+  s26 = slice(m24, axis 1, 2:3)  # f32 [1, 1, 32]
   t4_1 = receive(<- 1, tag 4)  # f32 [1, 1, 32]
-  x27 = add(t4_1, s25)  # f32 [1, 1, 32]
-  send(x27 -> 1, tag 5)
+  x28 = add(t4_1, s26)  # f32 [1, 1, 32]
+  send(x28 -> 1, tag 5)
   t5_1 = receive(<- 1, tag 5)  # f32 [1, 2, 32]
-  c29 = concat(t5_1, x27, axis 1)  # f32 [1, 3, 32]
-  x30 = add(x21, c29)  # f32 [1, 3, 32]
-  f31 = read_out(x30, lengths)  # f32 [1, 1, 32]
-  y32 = head(f31, vocabulary 0:50)  # f32 [1, 1, 50]
-  send(y32 -> 2, tag 0)
+  c30 = concat(t5_1, x28, axis 1)  # f32 [1, 3, 32]
+  x31 = add(x21, c30)  # f32 [1, 3, 32]
+  f32 = read_out(x31, lengths)  # f32 [1, 1, 32]
+  y33 = head(f32, vocabulary 0:50)  # f32 [1, 1, 50]
+  send(y33 -> 2, tag 0)
 rank 1:
   x = receive(<- 2, tag 0)  # i32 [1, 3]
   lengths = lengths(x)  # i32 [1]
@@ -339,19 +350,20 @@ rank 1:
   c20 = concat(x18, t3_0, axis 1)  # f32 [1, 3, 32]
   x21 = add(c8, c20)  # f32 [1, 3, 32]
   h22 = norm(x21, layer 0, mlp)  # f32 [1, 3, 32]
-  m23 = mlp(h22, layer 0, columns 24:48)  # f32 [1, 3, 32]
-  s24 = slice(m23, axis 1, 2:3)  # f32 [1, 1, 32]
-  send(s24 -> 0, tag 4)
-  s25 = slice(m23, axis 1, 0:2)  # f32 [1, 2, 32]
+  u23 = mlp_up(h22, layer 0, columns 24:48)  # f32 [1, 3, 24]
+  m24 = mlp_down(u23, layer 0, columns 24:48)  # f32 [1, 3, 32]
+  s25 = slice(m24, axis 1, 2:3)  # f32 [1, 1, 32]
+  send(s25 -> 0, tag 4)
+  s26 = slice(m24, axis 1, 0:2)  # f32 [1, 2, 32]
   t4_0 = receive(<- 0, tag 4)  # f32 [1, 2, 32]
-  x27 = add(t4_0, s25)  # f32 [1, 2, 32]
-  send(x27 -> 0, tag 5)
+  x28 = add(t4_0, s26)  # f32 [1, 2, 32]
+  send(x28 -> 0, tag 5)
   t5_0 = receive(<- 0, tag 5)  # f32 [1, 1, 32]
-  c29 = concat(x27, t5_0, axis 1)  # f32 [1, 3, 32]
-  x30 = add(x21, c29)  # f32 [1, 3, 32]
-  f31 = read_out(x30, lengths)  # f32 [1, 1, 32]
-  y32 = head(f31, vocabulary 50:100)  # f32 [1, 1, 50]
-  send(y32 -> 2, tag 0)
+  c30 = concat(x28, t5_0, axis 1)  # f32 [1, 3, 32]
+  x31 = add(x21, c30)  # f32 [1, 3, 32]
+  f32 = read_out(x31, lengths)  # f32 [1, 1, 32]
+  y33 = head(f32, vocabulary 50:100)  # f32 [1, 1, 50]
+  send(y33 -> 2, tag 0)
 rank 2:
   x = input()  # i32 [1, 3]
   send(x -> 0, tag 0)
@@ -443,21 +455,23 @@ TEST(Compile, WritesPipelineAsDesigned) {
   p8 = project_out(a7, layer 0, heads 0:2, with bias)  # f32 [2, 5, 64]
   x9 = add(s2, p8)  # f32 [2, 5, 64]
   h10 = norm(x9, layer 0, mlp)  # f32 [2, 5, 64]
-  m11 = mlp(h10, layer 0, columns 0:256, with bias)  # f32 [2, 5, 64]
-  x12 = add(x9, m11)  # f32 [2, 5, 64]
-  send(x12 -> 1, tag 0)
-  s13 = slice(x1, axis 0, 2:3)  # f32 [1, 5, 64]
-  h14 = norm(s13, layer 0, attention)  # f32 [1, 5, 64]
-  q15 = project(h14, layer 0, query, heads 0:2)  # f32 [1, 5, 64]
-  k16 = project(h14, layer 0, key, heads 0:2)  # f32 [1, 5, 64]
-  v17 = project(h14, layer 0, value, heads 0:2)  # f32 [1, 5, 64]
-  a18 = attend(q15, k16, v17, layer 0, heads 0:2, texts 2:3)  # f32 [1, 5, 64]
-  p19 = project_out(a18, layer 0, heads 0:2, with bias)  # f32 [1, 5, 64]
-  x20 = add(s13, p19)  # f32 [1, 5, 64]
-  h21 = norm(x20, layer 0, mlp)  # f32 [1, 5, 64]
-  m22 = mlp(h21, layer 0, columns 0:256, with bias)  # f32 [1, 5, 64]
-  x23 = add(x20, m22)  # f32 [1, 5, 64]
-  send(x23 -> 1, tag 1)
+  u11 = mlp_up(h10, layer 0, columns 0:256)  # f32 [2, 5, 256]
+  m12 = mlp_down(u11, layer 0, columns 0:256, with bias)  # f32 [2, 5, 64]
+  x13 = add(x9, m12)  # f32 [2, 5, 64]
+  send(x13 -> 1, tag 0)
+  s14 = slice(x1, axis 0, 2:3)  # f32 [1, 5, 64]
+  h15 = norm(s14, layer 0, attention)  # f32 [1, 5, 64]
+  q16 = project(h15, layer 0, query, heads 0:2)  # f32 [1, 5, 64]
+  k17 = project(h15, layer 0, key, heads 0:2)  # f32 [1, 5, 64]
+  v18 = project(h15, layer 0, value, heads 0:2)  # f32 [1, 5, 64]
+  a19 = attend(q16, k17, v18, layer 0, heads 0:2, texts 2:3)  # f32 [1, 5, 64]
+  p20 = project_out(a19, layer 0, heads 0:2, with bias)  # f32 [1, 5, 64]
+  x21 = add(s14, p20)  # f32 [1, 5, 64]
+  h22 = norm(x21, layer 0, mlp)  # f32 [1, 5, 64]
+  u23 = mlp_up(h22, layer 0, columns 0:256)  # f32 [1, 5, 256]
+  m24 = mlp_down(u23, layer 0, columns 0:256, with bias)  # f32 [1, 5, 64]
+  x25 = add(x21, m24)  # f32 [1, 5, 64]
+  send(x25 -> 1, tag 1)
 rank 1:
   x_0 = receive(<- 0, tag 0)  # f32 [2, 5, 64]
   h1 = norm(x_0, layer 1, attention)  # f32 [2, 5, 64]
@@ -468,23 +482,25 @@ rank 1:
   p6 = project_out(a5, layer 1, heads 0:2, with bias)  # f32 [2, 5, 64]
   x7 = add(x_0, p6)  # f32 [2, 5, 64]
   h8 = norm(x7, layer 1, mlp)  # f32 [2, 5, 64]
-  m9 = mlp(h8, layer 1, columns 0:256, with bias)  # f32 [2, 5, 64]
-  x10 = add(x7, m9)  # f32 [2, 5, 64]
+  u9 = mlp_up(h8, layer 1, columns 0:256)  # f32 [2, 5, 256]
+  m10 = mlp_down(u9, layer 1, columns 0:256, with bias)  # f32 [2, 5, 64]
+  x11 = add(x7, m10)  # f32 [2, 5, 64]
   x_1 = receive(<- 0, tag 1)  # f32 [1, 5, 64]
-  h12 = norm(x_1, layer 1, attention)  # f32 [1, 5, 64]
-  q13 = project(h12, layer 1, query, heads 0:2)  # f32 [1, 5, 64]
-  k14 = project(h12, layer 1, key, heads 0:2)  # f32 [1, 5, 64]
-  v15 = project(h12, layer 1, value, heads 0:2)  # f32 [1, 5, 64]
-  a16 = attend(q13, k14, v15, layer 1, heads 0:2, texts 2:3)  # f32 [1, 5, 64]
-  p17 = project_out(a16, layer 1, heads 0:2, with bias)  # f32 [1, 5, 64]
-  x18 = add(x_1, p17)  # f32 [1, 5, 64]
-  h19 = norm(x18, layer 1, mlp)  # f32 [1, 5, 64]
-  m20 = mlp(h19, layer 1, columns 0:256, with bias)  # f32 [1, 5, 64]
-  x21 = add(x18, m20)  # f32 [1, 5, 64]
-  c22 = concat(x10, x21, axis 0)  # f32 [3, 5, 64]
-  f23 = read_out(c22)  # f32 [3, 1, 64]
-  y24 = head(f23)  # f32 [3, 10]
-  send(y24 -> 2, tag 0)
+  h13 = norm(x_1, layer 1, attention)  # f32 [1, 5, 64]
+  q14 = project(h13, layer 1, query, heads 0:2)  # f32 [1, 5, 64]
+  k15 = project(h13, layer 1, key, heads 0:2)  # f32 [1, 5, 64]
+  v16 = project(h13, layer 1, value, heads 0:2)  # f32 [1, 5, 64]
+  a17 = attend(q14, k15, v16, layer 1, heads 0:2, texts 2:3)  # f32 [1, 5, 64]
+  p18 = project_out(a17, layer 1, heads 0:2, with bias)  # f32 [1, 5, 64]
+  x19 = add(x_1, p18)  # f32 [1, 5, 64]
+  h20 = norm(x19, layer 1, mlp)  # f32 [1, 5, 64]
+  u21 = mlp_up(h20, layer 1, columns 0:256)  # f32 [1, 5, 256]
+  m22 = mlp_down(u21, layer 1, columns 0:256, with bias)  # f32 [1, 5, 64]
+  x23 = add(x19, m22)  # f32 [1, 5, 64]
+  c24 = concat(x11, x23, axis 0)  # f32 [3, 5, 64]
+  f25 = read_out(c24)  # f32 [3, 1, 64]
+  y26 = head(f25)  # f32 [3, 10]
+  send(y26 -> 2, tag 0)
 rank 2:
   x = input()  # u8 [3, 1, 28, 28]
   send(x -> 0, tag 0)
@@ -506,17 +522,18 @@ TEST(Compile, WritesVoltageAsDesigned) {
   c6 = concat(h3, t0_1, axis 1)  # f32 [1, 4, 32]
   k7 = project(c6, layer 0, key, heads 0:2)  # f32 [1, 4, 16]
   v8 = project(c6, layer 0, value, heads 0:2)  # f32 [1, 4, 16]
-  a9 = attend(q4, k7, v8, lengths, layer 0, heads 0:2, texts 0:1, rows 0:3, kept 0:1)  # f32 [1, 3, 32]
+  a9 = attend(q4, k7, v8, lengths, layer 0, heads 0:2, texts 0:1, rows 0:3, kept 0:2)  # f32 [1, 3, 32]
   p10 = project_out(a9, layer 0, heads 0:2, with bias)  # f32 [1, 3, 32]
   x11 = add(x2, p10)  # f32 [1, 3, 32]
   h12 = norm(x11, layer 0, mlp)  # f32 [1, 3, 32]
-  m13 = mlp(h12, layer 0, columns 0:48, with bias)  # f32 [1, 3, 32]
-  x14 = add(x11, m13)  # f32 [1, 3, 32]
+  u13 = mlp_up(h12, layer 0, columns 0:48)  # f32 [1, 3, 48]
+  m14 = mlp_down(u13, layer 0, columns 0:48, with bias)  # f32 [1, 3, 32]
+  x15 = add(x11, m14)  # f32 [1, 3, 32]
   t1_1 = receive(<- 1, tag 1)  # f32 [1, 1, 32]
-  c16 = concat(x14, t1_1, axis 1)  # f32 [1, 4, 32]
-  f17 = read_out(c16, lengths)  # f32 [1, 1, 32]
-  y18 = head(f17, vocabulary 0:100)  # f32 [1, 1, 100]
-  send(y18 -> 2, tag 0)
+  c17 = concat(x15, t1_1, axis 1)  # f32 [1, 4, 32]
+  f18 = read_out(c17, lengths)  # f32 [1, 1, 32]
+  y19 = head(f18, vocabulary 0:100)  # f32 [1, 1, 100]
+  send(y19 -> 2, tag 0)
 rank 1:
   x = receive(<- 2, tag 0)  # i32 [1, 4]
   lengths = lengths(x)  # i32 [1]
@@ -528,18 +545,107 @@ rank 1:
   c6 = concat(t0_0, h3, axis 1)  # f32 [1, 4, 32]
   k7 = project(c6, layer 0, key, heads 0:2)  # f32 [1, 4, 16]
   v8 = project(c6, layer 0, value, heads 0:2)  # f32 [1, 4, 16]
-  a9 = attend(q4, k7, v8, lengths, layer 0, heads 0:2, texts 0:1, rows 3:4, kept 1:2)  # f32 [1, 1, 32]
+  a9 = attend(q4, k7, v8, lengths, layer 0, heads 0:2, texts 0:1, rows 3:4)  # f32 [1, 1, 32]
   p10 = project_out(a9, layer 0, heads 0:2, with bias)  # f32 [1, 1, 32]
   x11 = add(x2, p10)  # f32 [1, 1, 32]
   h12 = norm(x11, layer 0, mlp)  # f32 [1, 1, 32]
-  m13 = mlp(h12, layer 0, columns 0:48, with bias)  # f32 [1, 1, 32]
-  x14 = add(x11, m13)  # f32 [1, 1, 32]
-  send(x14 -> 0, tag 1)
+  u13 = mlp_up(h12, layer 0, columns 0:48)  # f32 [1, 1, 48]
+  m14 = mlp_down(u13, layer 0, columns 0:48, with bias)  # f32 [1, 1, 32]
+  x15 = add(x11, m14)  # f32 [1, 1, 32]
+  send(x15 -> 0, tag 1)
 rank 2:
   x = input()  # i32 [1, 4]
   send(x -> 0, tag 0)
   send(x -> 1, tag 0)
   y_0 = receive(<- 0, tag 0)  # f32 [1, 1, 100]
+  output(y_0)
+)");
+}
+
+TEST(Compile, WritesGalaxyAsDesigned) {
+  EXPECT_EQ(text_of(examples::galaxy_plan(examples::vit(1, 96, 12, 28, 14, 1, 10), 2), {1}),
+            R"(rank 0:
+  x = receive(<- 2, tag 0)  # u8 [1, 1, 28, 28]
+  x1 = embed(x, rows 0:1, with positions)  # f32 [1, 1, 96]
+  h2 = norm(x1, layer 0, attention)  # f32 [1, 1, 96]
+  send(h2 -> 1, tag 0)
+  t0_1 = receive(<- 1, tag 0)  # f32 [1, 4, 96]
+  q4 = project(h2, layer 0, query, heads 0:11)  # f32 [1, 1, 88]
+  q5 = project(t0_1, layer 0, query, heads 0:11)  # f32 [1, 4, 88]
+  c6 = concat(q4, q5, axis 1)  # f32 [1, 5, 88]
+  k7 = project(h2, layer 0, key, heads 0:11)  # f32 [1, 1, 88]
+  k8 = project(t0_1, layer 0, key, heads 0:11)  # f32 [1, 4, 88]
+  c9 = concat(k7, k8, axis 1)  # f32 [1, 5, 88]
+  v10 = project(h2, layer 0, value, heads 0:11)  # f32 [1, 1, 88]
+  v11 = project(t0_1, layer 0, value, heads 0:11)  # f32 [1, 4, 88]
+  c12 = concat(v10, v11, axis 1)  # f32 [1, 5, 88]
+  a13 = attend(c6, c9, c12, layer 0, heads 0:11)  # f32 [1, 5, 88]
+  s14 = slice(a13, axis 1, 1:5)  # f32 [1, 4, 88]
+  p15 = project_out(s14, layer 0, heads 0:11)  # f32 [1, 4, 96]
+  send(p15 -> 1, tag 1)
+  s16 = slice(a13, axis 1, 0:1)  # f32 [1, 1, 88]
+  p17 = project_out(s16, layer 0, heads 0:11)  # f32 [1, 1, 96]
+  t1_1 = receive(<- 1, tag 1)  # f32 [1, 1, 96]
+  x19 = add(p17, t1_1)  # f32 [1, 1, 96]
+  b20 = add_bias(x19, layer 0, attention)  # f32 [1, 1, 96]
+  x21 = add(x1, b20)  # f32 [1, 1, 96]
+  h22 = norm(x21, layer 0, mlp)  # f32 [1, 1, 96]
+  send(h22 -> 1, tag 2)
+  t2_1 = receive(<- 1, tag 2)  # f32 [1, 4, 96]
+  u24 = mlp_up(h22, layer 0, columns 0:230)  # f32 [1, 1, 230]
+  u25 = mlp_up(t2_1, layer 0, columns 0:230)  # f32 [1, 4, 230]
+  m26 = mlp_down(u25, layer 0, columns 0:230)  # f32 [1, 4, 96]
+  send(m26 -> 1, tag 3)
+  m27 = mlp_down(u24, layer 0, columns 0:230)  # f32 [1, 1, 96]
+  t3_1 = receive(<- 1, tag 3)  # f32 [1, 1, 96]
+  x29 = add(m27, t3_1)  # f32 [1, 1, 96]
+  b30 = add_bias(x29, layer 0, mlp)  # f32 [1, 1, 96]
+  x31 = add(x21, b30)  # f32 [1, 1, 96]
+  f32 = read_out(x31)  # f32 [1, 1, 96]
+  y33 = head(f32)  # f32 [1, 10]
+  send(y33 -> 2, tag 0)
+rank 1:
+  x = receive(<- 2, tag 0)  # u8 [1, 1, 28, 28]
+  x1 = embed(x, rows 1:5, with positions)  # f32 [1, 4, 96]
+  h2 = norm(x1, layer 0, attention)  # f32 [1, 4, 96]
+  send(h2 -> 0, tag 0)
+  t0_0 = receive(<- 0, tag 0)  # f32 [1, 1, 96]
+  q4 = project(h2, layer 0, query, heads 11:12)  # f32 [1, 4, 8]
+  q5 = project(t0_0, layer 0, query, heads 11:12)  # f32 [1, 1, 8]
+  c6 = concat(q5, q4, axis 1)  # f32 [1, 5, 8]
+  k7 = project(h2, layer 0, key, heads 11:12)  # f32 [1, 4, 8]
+  k8 = project(t0_0, layer 0, key, heads 11:12)  # f32 [1, 1, 8]
+  c9 = concat(k8, k7, axis 1)  # f32 [1, 5, 8]
+  v10 = project(h2, layer 0, value, heads 11:12)  # f32 [1, 4, 8]
+  v11 = project(t0_0, layer 0, value, heads 11:12)  # f32 [1, 1, 8]
+  c12 = concat(v11, v10, axis 1)  # f32 [1, 5, 8]
+  a13 = attend(c6, c9, c12, layer 0, heads 11:12)  # f32 [1, 5, 8]
+  s14 = slice(a13, axis 1, 0:1)  # f32 [1, 1, 8]
+  p15 = project_out(s14, layer 0, heads 11:12)  # f32 [1, 1, 96]
+  send(p15 -> 0, tag 1)
+  s16 = slice(a13, axis 1, 1:5)  # f32 [1, 4, 8]
+  p17 = project_out(s16, layer 0, heads 11:12)  # f32 [1, 4, 96]
+  t1_0 = receive(<- 0, tag 1)  # f32 [1, 4, 96]
+  x19 = add(t1_0, p17)  # f32 [1, 4, 96]
+  b20 = add_bias(x19, layer 0, attention)  # f32 [1, 4, 96]
+  x21 = add(x1, b20)  # f32 [1, 4, 96]
+  h22 = norm(x21, layer 0, mlp)  # f32 [1, 4, 96]
+  send(h22 -> 0, tag 2)
+  t2_0 = receive(<- 0, tag 2)  # f32 [1, 1, 96]
+  u24 = mlp_up(h22, layer 0, columns 230:384)  # f32 [1, 4, 154]
+  u25 = mlp_up(t2_0, layer 0, columns 230:384)  # f32 [1, 1, 154]
+  m26 = mlp_down(u25, layer 0, columns 230:384)  # f32 [1, 1, 96]
+  send(m26 -> 0, tag 3)
+  m27 = mlp_down(u24, layer 0, columns 230:384)  # f32 [1, 4, 96]
+  t3_0 = receive(<- 0, tag 3)  # f32 [1, 4, 96]
+  x29 = add(t3_0, m27)  # f32 [1, 4, 96]
+  b30 = add_bias(x29, layer 0, mlp)  # f32 [1, 4, 96]
+  x31 = add(x21, b30)  # f32 [1, 4, 96]
+rank 2:
+  x = input()  # u8 [1, 1, 28, 28]
+  send(x -> 0, tag 0)
+  send(x -> 1, tag 0)
+  y_0 = receive(<- 0, tag 0)  # f32 [1, 10]
   output(y_0)
 )");
 }
@@ -565,9 +671,9 @@ TEST(Compile, DividesRowsByTheirShares) {
 TEST(Compile, GivesTheSameDigestEverywhere) {
   // A change here breaks agents of another version: raise the protocol's version with it.
   EXPECT_EQ(compile(three_parts(), {1}).front().digest,
-            "29cf68b2b24fd2bfa70e3c7f6e2a4e0c6cdd5c4b894d2adc8e7a1518de33d554");
+            "a785e822a3e15493bee16ac0ee28cc1280979677b40ad7be5f32340f28d95c78");
   EXPECT_EQ(compile(local_plan(), {1}).front().digest,
-            "1108ea29335395ebd2b62204d342c9d0ac1ccdb549565eda3ad8b8e78e817b97");
+            "f3a21e03683c87cda099285195874270f30284bf9ec8cac6f59397f6441af66a");
 }
 
 TEST(Compile, TellsOtherShapesAndSharesApart) {
@@ -794,7 +900,8 @@ TEST(Price, OfRowsIsWhatTheFormulaSays) {
     double flops = 0;
     for (const Instruction& instruction : programs[static_cast<std::size_t>(rank)].instructions) {
       const bool of_block = std::holds_alternative<Project>(instruction) ||
-                            std::holds_alternative<Mlp>(instruction) ||
+                            std::holds_alternative<MlpUp>(instruction) ||
+                            std::holds_alternative<MlpDown>(instruction) ||
                             std::holds_alternative<Attend>(instruction) ||
                             std::holds_alternative<ProjectOut>(instruction);
       if (!of_block) continue;
@@ -818,7 +925,8 @@ TEST(Price, CountsBytesOfAValue) {
 TEST(FindStrategy, ListsTheKnownOnes) {
   EXPECT_EQ(find_strategy("decomposed").name, "decomposed");
   EXPECT_EQ(message_of([] { find_strategy("magic"); }),
-            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage");
+            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage, "
+            "hepti, galaxy");
 }
 
 }  // namespace

@@ -749,7 +749,8 @@ TEST(Search, RefusesOptionsOutOfRange) {
   PlanOptions options = usual();
   options.strategy = "magic";
   EXPECT_EQ(refusal(options),
-            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage");
+            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage, "
+            "hepti, galaxy");
   options = usual();
   options.limits.latency_s = -1;
   EXPECT_EQ(refusal(options), "[plan] limits.latency_s: saw -1, needs a number from 0");
@@ -759,7 +760,7 @@ TEST(Search, RefusesOptionsOutOfRange) {
     options.strategy = strategy;
     EXPECT_EQ(refusal(options), "[plan] wire: saw int8 and the strategy '" + strategy +
                                     "', needs a strategy whose devices exchange values: pipeline, "
-                                    "tensor, voltage");
+                                    "tensor, voltage, hepti, galaxy");
   }
   options = usual();
   options.width_step = 0;

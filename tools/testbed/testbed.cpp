@@ -283,7 +283,7 @@ std::vector<SpeedCheck> check_speeds(const Ground& ground) {
 }
 
 /// A matrix product, as an engine that can be paced like any other: a large one where the
-/// instruction is an mlp, else one of a few microseconds.
+/// instruction is an mlp_up, else one of a few microseconds.
 class ProductEngine : public infer::Engine {
  public:
   std::unique_ptr<infer::Slots> begin(std::shared_ptr<const plan::Program>,
@@ -295,7 +295,7 @@ class ProductEngine : public infer::Engine {
   class Products : public infer::Slots {
    public:
     void run(const plan::Instruction& instruction) override {
-      const bool large = std::holds_alternative<plan::Mlp>(instruction);
+      const bool large = std::holds_alternative<plan::MlpUp>(instruction);
       result_ = large ? at::mm(left_, right_) : at::mm(small_, small_);
     }
     void set(plan::ValueId, net::Value) override {}
@@ -315,7 +315,7 @@ int speed_check(double share, const std::string& turns) {
   const auto plain = ProductEngine().begin({}, {});
   const auto engine = infer::paced(std::make_unique<ProductEngine>(), 1 / share, turns);
   const auto products = engine->begin({}, {});
-  const plan::Instruction large = plan::Mlp(), small = plan::Norm();
+  const plan::Instruction large = plan::MlpUp(), small = plan::Norm();
   for (int i = 0; i < 20; ++i) plain->run(large);
   timespec before{}, after{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "optimizer/plan/builder.hpp"
@@ -11,38 +12,59 @@ namespace cleave::plan {
 /// `whole` units in `shares` consecutive ranges that are equal up to one unit, the larger ones
 /// first.
 std::vector<model::Range> equal_ranges(std::int64_t whole, std::size_t shares);
+/// `whole` units in consecutive ranges by weight (largest remainder; of equal ones the first), none
+/// where a weight is 0.
+std::vector<model::Range> ranges_by_weight(std::int64_t whole,
+                                           const std::vector<std::int64_t>& weights);
+
+/// What ranks add up together: each that adds has a partial sum of this shape, [B, n, D].
+struct Sum {
+  ValueInfo like;
+  std::vector<bool> adds;  // by rank; at least one does
+};
 
 /// The collectives of ranks 0…P−1, lowered to what one of them sends, receives and adds. Every rank
-/// asks for the same ones in the same order: tags are counted. What is sent is in the plan's wire
-/// format; what every rank ends with is what the others read of it, also where it was computed.
+/// asks for the same ones in the same order: tags are counted. Rows are divided in consecutive
+/// ranges by rank, of which some may be empty; where a rank has none, its value is −1. What is sent
+/// is in the wire format; what a rank sends whole it goes on with as the others read it.
 class Collectives {
  public:
-  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, const Plan& plan,
-              AllReduce all_reduce)
+  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, AllReduce all_reduce,
+              base::Element wire)
       : program_(program),
-        wire_(program, plan.wire),
+        wire_(program, wire),
         rank_(rank),
         ranks_(ranks),
         all_reduce_(all_reduce) {}
 
-  /// Everybody's partial sum [B, n, D] -> the sum, on everybody, the same bits on all.
-  /// A ring goes over rows, n of them in P pieces: P−1 times each rank hands on a piece that it
-  /// adds to, then P−1 times one that is whole: 2(P−1)/P·n rows in all. A star sends all to rank 0
-  /// and gets it back: n rows, and (P−1)·n of rank 0.
-  ValueId all_reduce(ValueId partial);
-  /// Everybody's rows [B, n_p, D], which are `ranges` of all rows -> all of them, on everybody:
-  /// each sends its own to every other one, (P−1)·n_p rows.
-  ValueId all_gather(ValueId own, const std::vector<model::Range>& ranges);
-  /// The same -> those of them that are `wanted`, on rank 0; on the others nothing, −1.
-  ValueId gather(ValueId own, const std::vector<model::Range>& ranges, model::Range wanted);
+  std::size_t rank() const { return static_cast<std::size_t>(rank_); }
+  std::size_t ranks() const { return static_cast<std::size_t>(ranks_); }
+
+  /// Partial sums (−1 on a rank that adds nothing) -> the sum, on everybody, the same bits on all.
+  /// See AllReduce; of fewer rows than ranks it is always a star, and a ring needs everybody to
+  /// add.
+  ValueId all_reduce(ValueId partial, const Sum& sum);
+  /// A rank's partial sum of some rows; it is asked for each piece once, its own last.
+  using PartialOf = std::function<ValueId(std::size_t piece)>;
+  /// Partial sums of all rows -> whole sums of the rank's own rows: each sends what it has of the
+  /// others' rows straight to them, the rank before it first. Sums are added up in the order of
+  /// ranks.
+  ValueId reduce_scatter(const PartialOf& partial_of, const Sum& sum,
+                         const std::vector<model::Range>& rows);
+  /// Own rows -> everybody's, by rank, on those that read them (none said: all do); on the others
+  /// nothing but their own. Each sends its own to every reader, the rank behind it first, (P−1)·n_p
+  /// rows. They are there in the order own, the rank before, the one before that, ….
+  std::vector<ValueId> all_gather(ValueId own, const ValueInfo& like,
+                                  const std::vector<model::Range>& rows,
+                                  const std::vector<bool>& reads = {});
+  /// Own rows -> those of all that are `wanted`, on rank 0; on the others nothing, −1.
+  ValueId gather(ValueId own, const std::vector<model::Range>& rows, model::Range wanted);
 
  private:
   ValueId ring(ValueId partial);
-  ValueId star(ValueId partial);
-  /// Still packed.
-  ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag);
+  std::int32_t wrapped(std::int32_t rank) const { return (rank % ranks_ + ranks_) % ranks_; }
   /// So many rows of what else is like `like`, still packed.
-  ValueId receive_rows(ValueId like, model::Range rows, std::int32_t peer, std::uint32_t tag);
+  ValueId receive_rows(ValueInfo like, model::Range rows, std::int32_t peer, std::uint32_t tag);
 
   ProgramBuilder& program_;
   Wire wire_;

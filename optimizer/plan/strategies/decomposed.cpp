@@ -30,7 +30,7 @@ std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& sh
     const model::ModelConfig& config = plan.parts[static_cast<std::size_t>(p)].sub_model().config;
     const auto tag = static_cast<std::uint32_t>(p);
     ProgramBuilder agent(p, element);
-    ForwardBuilder forward(agent, config, p, input.receive(agent), whole_share(config));
+    ForwardBuilder forward(agent, config, p, input.receive(agent));
     const ValueId feature = model::features(forward, config);
     agent.send(feature, num_parts, tag);
     features.push_back(

@@ -32,7 +32,7 @@ std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
   ProgramBuilder agent(agent_rank, element), aggregator(aggregator_rank, element);
   const model::ModelConfig& config = plan.parts.front().sub_model().config;
   const InputSource input(aggregator, aggregator_rank, config, shape, 1);
-  ForwardBuilder forward(agent, config, 0, input.receive(agent), whole_share(config));
+  ForwardBuilder forward(agent, config, 0, input.receive(agent));
   const ValueId feature = model::features(forward, config);
   const ValueId answer = plan.teacher.answers() ? forward.head(feature) : feature;
   agent.send(answer, aggregator_rank, tag);

@@ -124,7 +124,7 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
     const bool first = rank == 0, last = rank == ranks - 1;
     const ValueId given = first || config.is_text() ? input.receive(agent) : -1;
     const Share& share = *plan.parts[static_cast<std::size_t>(rank)].share();
-    ForwardBuilder forward(agent, config, teacher_part, given, whole_share(config));
+    ForwardBuilder forward(agent, config, teacher_part, given);
     const ValueId embedded = first ? model::embedded(forward, config) : -1;
     std::vector<ValueId> states;
     std::vector<ValueInfo> handing_on;

@@ -40,16 +40,20 @@ void check_pipeline(const Plan& plan);
 std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
                                     const std::vector<Capacity>& devices);
 
-std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape,
-                                     base::Element element);
 void check_voltage(const Plan& plan);
 std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
                                    const std::vector<Capacity>& devices);
 
-std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
-                                    base::Element element);
 void check_tensor(const Plan& plan);
 std::vector<Share> propose_tensor(const model::ModelConfig& teacher,
                                   const std::vector<Capacity>& devices);
+
+std::vector<Program> compile_hepti(const Plan& plan, const RequestShape& shape,
+                                   base::Element element);
+void check_hepti(const Plan& plan);
+std::vector<Division> divisions_hepti();
+
+void check_galaxy(const Plan& plan);
+std::vector<Division> divisions_galaxy();
 
 }  // namespace cleave::plan

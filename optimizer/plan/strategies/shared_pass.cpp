@@ -1,0 +1,234 @@
+#include "optimizer/plan/strategies/shared_pass.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "optimizer/plan/strategies/collectives.hpp"
+#include "optimizer/plan/strategies/input_source.hpp"
+#include "optimizer/plan/strategies/strategies.hpp"
+
+namespace cleave::plan {
+namespace {
+
+std::vector<Share> shares_of(const Plan& plan) {
+  std::vector<Share> shares;
+  for (const PlanPart& part : plan.parts) shares.push_back(*part.share());
+  return shares;
+}
+
+std::vector<std::int64_t> row_weights(const std::vector<Share>& shares) {
+  std::vector<std::int64_t> weights;
+  for (const Share& share : shares) weights.push_back(share.rows);
+  return weights;
+}
+
+/// Each has at least one.
+std::vector<model::Range> rows_of(const std::vector<Share>& shares, std::int64_t rows) {
+  std::vector<std::int64_t> counts;
+  for (const model::Range& range : ranges_by_weight(rows, row_weights(shares)))
+    counts.push_back(range.size());
+  for (std::int64_t& count : counts)
+    if (count == 0) {
+      --*std::max_element(counts.begin(), counts.end());
+      ++count;
+    }
+  return ranges_by_weight(rows, counts);
+}
+
+/// What all have whole, divided by their rows; the rest as it is.
+std::vector<Share> steps_of(const model::ModelConfig& config, const std::vector<Share>& shares) {
+  const Share all = whole_share(config);
+  const auto is_whole = [&](const auto& units_of) {
+    return std::all_of(shares.begin(), shares.end(),
+                       [&](const Share& share) { return units_of(share) == units_of(all); });
+  };
+  const std::vector<Share> divided = shares_by_weight(config, row_weights(shares));
+  std::vector<Share> steps = shares;
+  const auto divide = [&](const auto& units_of) {
+    if (!is_whole(units_of)) return;
+    for (std::size_t p = 0; p < steps.size(); ++p) units_of(steps[p]) = units_of(divided[p]);
+  };
+  for (std::size_t l = 0; l < all.layers.size(); ++l) {
+    divide([l](auto& share) -> auto& { return share.layers[l].heads; });
+    divide([l](auto& share) -> auto& { return share.layers[l].columns; });
+  }
+  divide([](auto& share) -> auto& { return share.vocabulary; });
+  return steps;
+}
+
+/// Heads whose keys and values a rank keeps of its sequence, by layer.
+std::vector<model::Range> kept_by(const model::ModelConfig& config, const std::vector<Share>& steps,
+                                  std::size_t rank) {
+  std::vector<model::Range> kept;
+  if (config.causal && !steps.empty())
+    for (const LayerShare& layer : steps[rank].layers) kept.push_back(layer.heads);
+  return kept;
+}
+
+/// What the task reads of the states, where it does not read them all: the first tokens.
+model::Range rows_read(const model::ModelConfig& config, std::int64_t rows) {
+  return {0, config.task == model::Task::classification ? config.summary_tokens : rows};
+}
+
+bool all_have_vocabulary(const model::ModelConfig& config, const std::vector<Share>& shares) {
+  return std::all_of(shares.begin(), shares.end(), [&](const Share& share) {
+    return share.vocabulary.size() == config.vocabulary;
+  });
+}
+
+/// The ranks' ranges follow each other up to the last of `units`, or each is all of them.
+template <class RangeOf>
+void expect_ranges(const Plan& plan, bool divided, std::int64_t units, const std::string& field,
+                   const RangeOf& range_of) {
+  const auto text = [](const model::Range& range) {
+    return std::to_string(range.begin) + ":" + std::to_string(range.end);
+  };
+  std::int64_t next = 0;
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const std::string where = "parts[" + std::to_string(p) + "].share." + field;
+    const model::Range saw = range_of(*plan.parts[p].share());
+    if (!divided) {
+      if (!(saw == model::Range{0, units}))
+        refuse(where, text(saw), text({0, units}) + ", all of them on each device");
+      continue;
+    }
+    if (saw.begin != next && saw.size() > 0)
+      refuse(where, text(saw), "a range from " + std::to_string(next) + " on");
+    if (saw.size() > 0) next = saw.end;
+  }
+  if (divided && next != units)
+    refuse("parts", "shares whose " + field + " end at " + std::to_string(next),
+           std::to_string(units) + " in all");
+}
+
+}  // namespace
+
+std::vector<Share> equal_shares(const model::ModelConfig& teacher, std::size_t devices) {
+  return shares_by_weight(teacher, std::vector<std::int64_t>(devices, 1));
+}
+
+std::vector<Share> shares_by_weight(const model::ModelConfig& teacher,
+                                    const std::vector<std::int64_t>& weights) {
+  std::vector<Share> shares(weights.size());
+  for (const LayerShare& layer : whole_share(teacher).layers) {
+    const auto heads = ranges_by_weight(layer.heads.size(), weights);
+    const auto columns = ranges_by_weight(layer.columns.size(), weights);
+    for (std::size_t p = 0; p < shares.size(); ++p)
+      shares[p].layers.push_back({heads[p], columns[p]});
+  }
+  const auto vocabulary = ranges_by_weight(teacher.vocabulary, weights);
+  for (std::size_t p = 0; p < shares.size(); ++p) shares[p].vocabulary = vocabulary[p];
+  return shares;
+}
+
+std::vector<Program> compile_shared(const model::ModelConfig& teacher, const SharedPass& pass,
+                                    std::int32_t ranks, const RequestShape& shape,
+                                    base::Element element) {
+  const auto computing = static_cast<std::int32_t>(pass.shares.size());
+  const std::int64_t rows = teacher.is_text() ? shape.tokens : teacher.num_tokens();
+  const bool all_tokens = all_have_vocabulary(teacher, pass.shares);
+  const bool by_token = teacher.reads_every_token() && !all_tokens;
+  const bool by_row = !pass.rows.empty() && teacher.task == model::Task::masked_lm && all_tokens;
+  ProgramBuilder aggregator(ranks, element);
+  const InputSource input(aggregator, ranks, teacher, shape, computing);
+  std::vector<ValueId> answers;
+  std::vector<Program> programs;
+  for (std::int32_t rank = 0; rank < ranks; ++rank) {
+    ProgramBuilder agent(rank, element);
+    if (rank >= computing) {
+      programs.push_back(agent.take());
+      continue;
+    }
+    const auto r = static_cast<std::size_t>(rank);
+    Collectives collectives(agent, rank, computing, pass.all_reduce, pass.wire);
+    ForwardBuilder forward(agent, teacher, input.receive(agent), collectives, pass.shares,
+                           {pass.rows, pass.overlap, kept_by(teacher, pass.steps, r)});
+    ValueId states = model::states(forward, teacher);
+    if (!pass.rows.empty() && by_token)
+      states = forward.all_rows(states);
+    else if (!pass.rows.empty() && !by_row)
+      states = collectives.gather(states, pass.rows, rows_read(teacher, rows));
+    const bool answers_here = by_token ? pass.shares[r].vocabulary.size() > 0 : by_row || rank == 0;
+    if (answers_here) {
+      const ValueId answer = forward.head(forward.read_out(states));
+      agent.send(answer, ranks, 0);
+      answers.push_back(
+          aggregator.receive("y_" + std::to_string(rank), agent.info(answer), rank, 0, false));
+    }
+    programs.push_back(agent.take());
+  }
+  const auto last_axis =
+      static_cast<std::int32_t>(aggregator.info(answers.front()).dims.size()) - 1;
+  aggregator.output(aggregator.concat(std::move(answers), by_row ? 1 : last_axis));
+  programs.push_back(aggregator.take());
+  return programs;
+}
+
+std::vector<Program> compile_whole_stream(const Plan& plan, const RequestShape& shape,
+                                          base::Element element) {
+  SharedPass pass;
+  pass.shares = shares_of(plan);
+  pass.all_reduce = plan.all_reduce;
+  pass.wire = plan.wire;
+  return compile_shared(plan.teacher, pass, static_cast<std::int32_t>(plan.parts.size()), shape,
+                        element);
+}
+
+std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape,
+                                     base::Element element) {
+  const model::ModelConfig& config = plan.teacher;
+  SharedPass pass;
+  for (const Share& share : shares_of(plan))
+    if (share.rows > 0) pass.shares.push_back(share);
+  pass.steps = steps_of(config, pass.shares);
+  pass.all_reduce = plan.all_reduce;
+  pass.wire = plan.wire;
+  const std::int64_t rows = config.is_text() ? shape.tokens : config.num_tokens();
+  if (rows < static_cast<std::int64_t>(pass.shares.size())) {
+    pass.shares = pass.steps;
+  } else {
+    pass.rows = rows_of(pass.shares, rows);
+    pass.overlap = plan.overlap;
+  }
+  return compile_shared(config, pass, static_cast<std::int32_t>(plan.parts.size()), shape, element);
+}
+
+void expect_shares(const Plan& plan) {
+  const std::string strategy = "the strategy '" + plan.strategy + "' ";
+  if (!plan.teacher.answers())
+    refuse("teacher", "no head", "one: " + strategy + "answers as the teacher does");
+  for (std::size_t p = 0; p < plan.parts.size(); ++p)
+    if (!plan.parts[p].share())
+      refuse("parts[" + std::to_string(p) + "]", "a sub-model",
+             "a share: " + strategy + "divides the teacher");
+}
+
+void expect_division(const Plan& plan, const Division& division) {
+  for (std::size_t l = 0; l < plan.teacher.layers.size(); ++l) {
+    const std::string layer = "layers[" + std::to_string(l) + "].";
+    const model::LayerShape& shape = plan.teacher.layers[l];
+    expect_ranges(plan, division.heads, shape.heads / plan.teacher.group, layer + "heads",
+                  [l](const Share& s) { return s.layers[l].heads; });
+    expect_ranges(plan, division.columns, shape.mlp_width, layer + "columns",
+                  [l](const Share& s) { return s.layers[l].columns; });
+  }
+  expect_ranges(plan, division.vocabulary, plan.teacher.vocabulary, "vocabulary",
+                [](const Share& s) { return s.vocabulary; });
+  // Who has no rows has nothing to do, where nothing else is divided.
+  const bool may_be_idle = !division.heads && !division.columns;
+  const auto rows = [&](std::size_t p) { return plan.parts[p].share()->rows; };
+  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
+    const std::string field = "parts[" + std::to_string(p) + "].share.rows";
+    if (rows(p) > 0 && !division.rows)
+      refuse(field, std::to_string(rows(p)),
+             "none: the strategy '" + plan.strategy + "' divides none here");
+    if (rows(p) == 0 && division.rows && !(may_be_idle && p > 0)) refuse(field, "0", "at least 1");
+    if (rows(p) > 0 && p > 0 && rows(p - 1) == 0)
+      refuse(field, std::to_string(rows(p)) + " behind a device without rows",
+             "those without to be the last");
+  }
+}
+
+}  // namespace cleave::plan

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/program.hpp"
+
+namespace cleave::plan {
+
+// What strategies have in common that divide each block among devices.
+
+/// Heads, columns and vocabulary of every layer for `devices` devices, equal up to one unit.
+std::vector<Share> equal_shares(const model::ModelConfig& teacher, std::size_t devices);
+/// The same by weight: heads of keys and values, columns, tokens (ranges_by_weight).
+std::vector<Share> shares_by_weight(const model::ModelConfig& teacher,
+                                    const std::vector<std::int64_t>& weights);
+
+/// One forward pass that ranks compute together. What each of them has whole is not divided.
+struct SharedPass {
+  std::vector<Share> shares;  // of the ranks that compute, the first ones
+  /// Rows of the stream by rank; none: each keeps all of it.
+  std::vector<model::Range> rows;
+  bool overlap = false;  // see RowSplit
+  /// Who takes which heads in the steps that continue a text whose queries are divided by rows.
+  std::vector<Share> steps;
+  AllReduce all_reduce = AllReduce::ring;
+  base::Element wire = base::Element::f32;  // see Plan
+};
+
+/// Programs of `ranks` ranks and of the aggregator, which is rank `ranks`. A language model's
+/// answer comes from each rank that has some of its tokens, or some of its rows; any other from the
+/// first.
+std::vector<Program> compile_shared(const model::ModelConfig& teacher, const SharedPass& pass,
+                                    std::int32_t ranks, const RequestShape& shape,
+                                    base::Element element);
+
+/// The shares of a plan as they are, each rank with the whole stream.
+std::vector<Program> compile_whole_stream(const Plan& plan, const RequestShape& shape,
+                                          base::Element element);
+/// Each rank with rows keeps those of the stream: what is left over goes to the largest remainders,
+/// and who would have none takes one of the most. A sequence of fewer rows than devices, as a step
+/// of a generated text is, is divided by heads, columns and tokens; of what every device has, by
+/// their rows.
+std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape,
+                                     base::Element element);
+
+// Checks of a plan; each throws std::invalid_argument.
+
+/// Each part is a share, of a teacher that answers.
+void expect_shares(const Plan& plan);
+/// Of what is divided the shares are consecutive ranges by rank, all together all there is, and
+/// each has rows; of what is not, each is all, and none has rows. Where rows alone are divided, the
+/// last devices may have none.
+void expect_division(const Plan& plan, const Division& division);
+
+}  // namespace cleave::plan
