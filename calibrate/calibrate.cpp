@@ -665,7 +665,8 @@ at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const St
 
 double Calibration::quality_of_fused(const FusedModel& model) {
   if (validation_.size() == 0 || !group_.leads()) return nan;
-  const auto answer = [this, &model](const at::Tensor& inputs) {
+  const auto answer = [this, &model](const at::Tensor& rows) {
+    const at::Tensor inputs = model::inputs_of(plan_.teacher, rows);
     const auto features = features_of(model, inputs.to(teacher_.device()));
     return std::vector<at::Tensor>{
         fused_answer(model.fusion, features, all_present(features.size()))};
@@ -674,7 +675,8 @@ double Calibration::quality_of_fused(const FusedModel& model) {
 }
 
 double Calibration::alone_quality(std::size_t part) {
-  const auto answer = [this, part](const at::Tensor& inputs) {
+  const auto answer = [this, part](const at::Tensor& rows) {
+    const at::Tensor inputs = model::inputs_of(plan_.teacher, rows);
     const at::Tensor features =
         summary_features(student_.fused.parts[part], inputs.to(teacher_.device()));
     return std::vector<at::Tensor>{student_.classify_alone(part, features)};

@@ -79,7 +79,8 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
   for (const auto& part : plan.parts) devices.push_back(part.device);
   const auto rows = subsets(devices.size());
   const auto answer = [&](const at::Tensor& inputs) {
-    const auto features = features_of(model, inputs.to(compute_device));
+    const auto features =
+        features_of(model, model::inputs_of(plan.teacher, inputs).to(compute_device));
     std::vector<at::Tensor> answers;
     for (const Presence& present : rows)
       answers.push_back(fused_answer(model.fusion, features, present));
@@ -94,6 +95,21 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
     const auto add = answered.size() == devices.size() ? add_whole : add_row;
     add(summary, row_name(devices, rows[row]), answered, found[row]);
   }
+}
+
+/// What the plan's devices answer together, as they do for requests: on one thread, as engines run.
+void evaluate_together(const plan::Plan& plan, const model::Dataset& data, const RunTogether& run,
+                       const base::ProgressCallback& progress, EvaluateSummary& summary) {
+  const bool text = plan.teacher.is_text();
+  const auto answer = [&](const at::Tensor& rows) {
+    return std::vector<at::Tensor>{run(text ? model::inputs_of(plan.teacher, rows) : rows)};
+  };
+  model::Lanes lane(1);
+  const auto found = qualities(plan.teacher, data, 1, answer, lane, [&](std::int64_t done) {
+    return !progress || progress({"evaluate", done, data.size(), ""});
+  });
+  if (found.empty()) throw std::runtime_error("[evaluate] stopped on request");
+  add_whole(summary, "together", plan::devices_of(plan), found.front());
 }
 
 /// Without its rows. Texts in pairs count as pairs.
@@ -126,15 +142,17 @@ nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundl
 EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesystem::path& teacher,
                          model::DatasetSource source, bool write,
                          const base::ProgressCallback& progress, at::Device compute_device,
-                         int threads) {
+                         int threads, const RunTogether& run_together) {
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
+  const bool shared = plan::is_shared(plan);
   if (!teacher.empty()) plan::expect_teacher(bundle, teacher);
-  if (plan::is_shared(plan))
+  if (shared && plan.teacher.causal)
     throw std::invalid_argument("[" + folder.string() + "] plan '" + plan.name + "': strategy " +
                                 plan.strategy +
-                                " answers as the teacher does: evaluate the teacher's folder");
-  bundle.verify("parts/" + plan.name);
+                                " answers as the teacher does, for the last token alone: evaluate "
+                                "the teacher's folder");
+  if (!shared) bundle.verify("parts/" + plan.name);
   const auto tokenizer = tokenizer_of(plan.teacher, bundle.tokenizer_path(plan));
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, plan.teacher);
@@ -145,7 +163,9 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   EvaluateSummary summary = summary_of(plan.teacher, data, source.split);
   if (!teacher.empty())
     add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
-  if (std::filesystem::exists(bundle.fusion_path(plan))) {
+  if (shared) {
+    evaluate_together(plan, data, run_together, progress, summary);
+  } else if (std::filesystem::exists(bundle.fusion_path(plan))) {
     bundle.verify("fusion/" + plan.name);
     evaluate_fused(bundle, plan, data, lanes, progress, compute_device, summary);
   } else {

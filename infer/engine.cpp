@@ -15,6 +15,7 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include "infer/cast.hpp"
 #include "model/checkpoint.hpp"
 #include "model/fusion.hpp"
 #include "model/memory.hpp"
@@ -39,6 +40,7 @@ at::ScalarType scalar_type(base::Element element) {
     case base::Element::i32:
       return at::kInt;
     case base::Element::u8:
+    case base::Element::scaled_i8:  // as bytes
       return at::kByte;
     case base::Element::i8:
       return at::kChar;
@@ -50,20 +52,29 @@ at::ScalarType scalar_type(base::Element element) {
   throw std::invalid_argument("[engine] element: saw an unknown one, needs f32 or u8");
 }
 
-/// A tensor over the value's bytes, which it keeps alive. Nobody writes to operands, so const may
-/// go.
+std::vector<std::int64_t> dims_in_memory(const net::Value& value) {
+  if (value.element == base::Element::scaled_i8) return {value.bytes()};
+  return value.dims;
+}
+
+/// A tensor over the value's bytes, which it keeps alive; of rows with scales [bytes]. Nobody
+/// writes to operands, so const may go.
 Tensor tensor_over(const net::Value& value) {
   auto* bytes = const_cast<std::byte*>(value.data.data());
   const auto options = at::TensorOptions(scalar_type(value.element));
   auto owner = value.data.owner();
   return at::from_blob(
-      bytes, value.dims, [owner](void*) {}, options);
+      bytes, dims_in_memory(value), [owner](void*) {}, options);
 }
 
 base::Element element_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case at::kFloat:
       return base::Element::f32;
+    case at::kHalf:
+      return base::Element::f16;
+    case at::kBFloat16:
+      return base::Element::bf16;
     case at::kDouble:
       return base::Element::f64;
     case at::kInt:
@@ -75,12 +86,14 @@ base::Element element_of(const Tensor& tensor) {
   }
 }
 
-/// A value over the tensor's memory, which it keeps alive.
-net::Value value_over(const Tensor& tensor) {
+/// A value over the tensor's memory, which it keeps alive; `info` says what bytes are rows with
+/// scales, and of what dims.
+net::Value value_over(const Tensor& tensor, const plan::ValueInfo& info) {
   auto owner = std::make_shared<const Tensor>(tensor.contiguous());
+  const bool scaled = info.element == base::Element::scaled_i8;
   net::Value value;
-  value.element = element_of(*owner);
-  value.dims = owner->sizes().vec();
+  value.element = scaled ? info.element : element_of(*owner);
+  value.dims = scaled ? info.dims : owner->sizes().vec();
   const auto* bytes = static_cast<const std::byte*>(owner->data_ptr());
   value.data = net::Buffer(owner, bytes, owner->nbytes());
   return value;
@@ -144,7 +157,7 @@ class TorchEngine : public Engine {
         return 0;
       });
     }
-    net::Value get(plan::ValueId value) override { return value_over(tensor(value)); }
+    net::Value get(plan::ValueId value) override { return value_over(tensor(value), info(value)); }
     void clear(plan::ValueId value) override { slot(value) = {}; }
 
    private:
@@ -152,6 +165,9 @@ class TorchEngine : public Engine {
       Tensor tensor;
       std::shared_ptr<const model::Sight> sight;  // of lengths
     };
+    const plan::ValueInfo& info(plan::ValueId value) const {
+      return program_->values.at(static_cast<std::size_t>(value));
+    }
     const model::Transformer& weights(std::int32_t part) const {
       return engine_.weights(*program_, part);
     }
@@ -231,6 +247,9 @@ class TorchEngine : public Engine {
       std::vector<Tensor> pieces;
       for (const plan::ValueId piece : i.pieces) pieces.push_back(tensor(piece));
       tensor(i.result) = at::cat(pieces, i.axis);
+    }
+    void run_one(const plan::Cast& i) {
+      tensor(i.result) = cast(tensor(i.x), info(i.x), info(i.result));
     }
     void run_one(const plan::ReadOut& i) {
       const model::Transformer& model = weights(i.part);
@@ -339,7 +358,13 @@ class TorchEngine : public Engine {
       plan::for_operands(instruction, [&](plan::ValueId value) { count(value, 1); });
     const auto give = [&](plan::ValueId value) {
       const plan::ValueInfo& info = program->values.at(static_cast<std::size_t>(value));
-      slots->set(value, value_over(at::zeros(info.dims, scalar_type(info.element))));
+      net::Value zeros;
+      zeros.element = info.element;
+      zeros.dims = info.dims;
+      const auto bytes = std::make_shared<const Tensor>(at::zeros({zeros.bytes()}, at::kByte));
+      zeros.data =
+          net::Buffer(bytes, static_cast<const std::byte*>(bytes->data_ptr()), bytes->nbytes());
+      slots->set(value, std::move(zeros));
     };
     for (const plan::Instruction& instruction : program->instructions) {
       if (const auto* input = std::get_if<plan::Input>(&instruction)) give(input->result);

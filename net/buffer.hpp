@@ -49,7 +49,15 @@ struct Value {
     for (auto d : dims) n *= d;
     return n;
   }
-  std::int64_t bytes() const { return count() * base::size_of(element); }
+  /// Rows, which are the last axis; without dims one.
+  std::int64_t rows() const {
+    std::int64_t n = 1;
+    for (std::size_t i = 0; i + 1 < dims.size(); ++i) n *= dims[i];
+    return n;
+  }
+  std::int64_t bytes() const {
+    return count() * base::size_of(element) + rows() * base::scale_bytes_of(element);
+  }
 };
 
 }  // namespace cleave::net

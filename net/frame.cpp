@@ -1,5 +1,6 @@
 #include "net/frame.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -187,16 +188,24 @@ Result<TensorDescriptor> decode_descriptor(const std::byte* bytes, std::size_t s
 
 Result<std::uint64_t> payload_bytes(const TensorDescriptor& descriptor) {
   constexpr auto limit = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  const auto size = static_cast<std::uint64_t>(base::size_of(descriptor.element));
+  const auto scale = static_cast<std::uint64_t>(base::scale_bytes_of(descriptor.element));
+  const auto& dims = descriptor.dims;
+  const auto columns = dims.empty() ? 1 : static_cast<std::uint64_t>(dims.back());
+  if (size == 0) return Errc::unknown_element;
+  if (columns > (limit - scale) / size) return Errc::bad_dims;
   // The product of the non-zero dims must fit too, else a zero would hide an absurd shape.
-  auto bytes = static_cast<std::uint64_t>(base::size_of(descriptor.element));
-  bool empty = false;
-  for (const auto dim : descriptor.dims) {
+  const std::uint64_t row = columns * size + scale;
+  std::uint64_t bytes = std::max(row, std::uint64_t{1});
+  bool empty = row == 0;
+  for (std::size_t i = 0; i + 1 < dims.size(); ++i) {
+    const auto dim = static_cast<std::uint64_t>(dims[i]);
     if (dim == 0) {
       empty = true;
       continue;
     }
-    if (bytes > limit / static_cast<std::uint64_t>(dim)) return Errc::bad_dims;
-    bytes *= static_cast<std::uint64_t>(dim);
+    if (bytes > limit / dim) return Errc::bad_dims;
+    bytes *= dim;
   }
   return empty ? 0 : bytes;
 }

@@ -35,7 +35,7 @@
 // flipped bit must not switch the check off.
 //
 //   offset  size  tensor descriptor
-//   0       1     encoding: 1 raw; reserved: 2 fp16, 3 bf16, 4 int8 with a scale for each row
+//   0       1     encoding: 1 raw, as the element says (2 to 4 were reserved and never sent)
 //   1       1     element (base/element.hpp)
 //   2       1     number of dims, 0..8
 //   3       5     zero
@@ -120,9 +120,9 @@ struct Header {
   std::uint32_t checksum = 0;  // of what follows
 };
 
-/// How the payload holds the tensor. The numbers stand on the wire. Only `raw` is sent and accepted
-/// so far.
-enum class Encoding : std::uint8_t { raw = 1, fp16 = 2, bf16 = 3, int8_scaled = 4 };
+/// How the payload holds the tensor. The numbers stand on the wire. What is smaller than it was
+/// computed has an element of its own.
+enum class Encoding : std::uint8_t { raw = 1 };
 
 struct TensorDescriptor {
   Encoding encoding = Encoding::raw;

@@ -42,11 +42,25 @@ void expect_at_least(const std::string& field, double value, double least) {
     refuse(field, text(value), "a number from " + text(least));
 }
 
+std::vector<std::string_view> sharing_strategies() {
+  std::vector<std::string_view> names;
+  for (const plan::Strategy& strategy : plan::strategies())
+    if (strategy.parts == plan::PartKind::share) names.push_back(strategy.name);
+  return names;
+}
+
 void check(const PlanOptions& options) {
   if (options.objective == Objective::memory && !(options.limits.min_importance > 0))
     refuse("limits.min_importance", text(options.limits.min_importance),
            "a number above 0 where memory is the objective");
   if (options.strategy != "auto") plan::find_strategy(options.strategy);
+  const auto sharing = sharing_strategies();
+  if (options.wire != base::Element::f32 &&
+      std::find(sharing.begin(), sharing.end(), options.strategy) == sharing.end())
+    refuse(
+        "wire",
+        std::string(base::name_of(options.wire)) + " and the strategy '" + options.strategy + "'",
+        "a strategy whose devices exchange values: " + base::joined(sharing));
   expect_at_least("limits.latency_s", options.limits.latency_s, 0);
   expect_at_least("limits.max_part_share", options.limits.max_part_share, 0);
   expect_at_least("limits.min_importance", options.limits.min_importance, 0);
@@ -249,6 +263,7 @@ class Planner {
     wanted.shape = options_.shape;
     wanted.aggregator = fleet().devices[fleet().aggregator()].name;
     wanted.seed = options_.seed;
+    wanted.wire = options_.wire;
     std::vector<plan::Capacity> capacities;
     for (const std::size_t device : team) {
       const plan::Device& given = fleet().devices[device];

@@ -44,6 +44,8 @@ struct PlanOptions {
   /// importance), relative to the teacher's latency on the fastest device: at 1, losing all
   /// importance costs as much time as the teacher takes there.
   double accuracy_weight = 1;
+  /// Of a strategy whose agents share the teacher: Plan::wire.
+  base::Element wire = base::Element::f32;
   /// Σ D_p ≤ D and Σ H_p ≤ H.
   bool partition = false;
   /// Width steps: D_p in multiples of this (SIMD-friendly), MLP widths likewise.

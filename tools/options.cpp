@@ -28,6 +28,12 @@ std::vector<std::string_view> strategy_names() {
   return names;
 }
 
+std::vector<std::string_view> wire_names() {
+  std::vector<std::string_view> names;
+  for (const base::Element format : plan::wire_formats()) names.push_back(base::name_of(format));
+  return names;
+}
+
 std::string number_text(double value) {
   std::ostringstream out;
   out << value;
@@ -204,6 +210,9 @@ const std::vector<Option>& options() {
        0,
        {"latency", "accuracy", "memory"}},
       {"strategy", Kind::choice, "NAME", "auto", "how to share the model", 0, 0, strategy_names()},
+      {"wire", Kind::choice, "FORMAT", "f32",
+       "how values travel between devices that share the model; int8 has a scale for each row", 0,
+       0, wire_names()},
       {"latency-limit", Kind::seconds, "TIME", "0", "refuse plans that are slower; 0: no limit", 0,
        86400},
       {"max-part-share", Kind::number, "SHARE", "0.4",

@@ -656,6 +656,7 @@ void convert_to_f32(Element from, const std::byte* source, std::int64_t count, f
       return convert_each<std::int8_t>(source, count, target, cast);
     case Element::u8:
     case Element::boolean:
+    case Element::scaled_i8:  // no file has it
       return convert_each<std::uint8_t>(source, count, target, cast);
   }
 }

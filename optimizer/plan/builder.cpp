@@ -198,6 +198,15 @@ ValueId ProgramBuilder::concat(std::vector<ValueId> pieces, std::int32_t axis) {
   return append(i);
 }
 
+ValueId ProgramBuilder::cast(ValueId x, base::Element to) {
+  if (info(x).element == to) return x;
+  const auto dims = info(x).dims;
+  Cast i;
+  i.result = value("w" + std::to_string(program_.values.size()), to, dims);
+  i.x = x;
+  return append(i);
+}
+
 ValueId ProgramBuilder::read_out(const model::ModelConfig& config, std::int32_t part, ValueId x,
                                  ValueId lengths) {
   const auto& dims = info(x).dims;

@@ -41,6 +41,8 @@ class ProgramBuilder {
   ValueId slice(ValueId x, std::int32_t axis, model::Range range);
   /// The value itself where it is one.
   ValueId concat(std::vector<ValueId> pieces, std::int32_t axis);
+  /// The value itself where it is of that element.
+  ValueId cast(ValueId x, base::Element to);
   ValueId read_out(const model::ModelConfig& config, std::int32_t part, ValueId x, ValueId lengths);
   ValueId head(const model::ModelConfig& config, std::int32_t part, model::Range vocabulary,
                ValueId feature);
@@ -53,11 +55,11 @@ class ProgramBuilder {
   ValueId fuse(const model::ModelConfig& teacher, std::vector<ValueId> features);
   void output(ValueId value);
 
+  /// What is computed.
+  base::Element element() const { return element_; }
   const ValueInfo& info(ValueId value) const {
     return program_.values[static_cast<std::size_t>(value)];
   }
-  /// Of what is computed.
-  base::Element element() const { return element_; }
   Program take() { return std::move(program_); }
 
  private:

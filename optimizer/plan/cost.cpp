@@ -134,6 +134,11 @@ class Costs {
   std::vector<Kernel> kernels(const AddBias& i) const { return elementwise(i.result); }
   std::vector<Kernel> kernels(const Add& i) const { return elementwise(i.result); }
   std::vector<Kernel> kernels(const Concat& i) const { return elementwise(i.result); }
+  std::vector<Kernel> kernels(const Cast& i) const { return elementwise(i.result); }
+  /// Rows of a slice are copied next to each other first.
+  double scratch_bytes(const Cast& i) const {
+    return 4 * real(rows_of(i.result) * last_of(i.result));
+  }
   std::vector<Kernel> kernels(const ReadOut& i) const {
     if (config_of(i.part).norm_placement == model::NormPlacement::after) return {};
     return {{KernelKind::norm, rows_of(i.result), 0, last_of(i.result)}};

@@ -273,6 +273,23 @@ struct Concat {
   }
 };
 
+/// The same numbers as the result's element has them: from what is computed to a format that
+/// travels (f16, bf16, or int8 with a scale for each row), or back. Numbers become the nearest one
+/// that the format has, of int8 a multiple of max|row| / 127; a row of zeros has scale 0. Fails
+/// where a number is not finite or too large for the format, and on the way back where a scale is
+/// not finite or below 0.
+struct Cast {
+  static constexpr std::string_view name = "cast";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+  }
+};
+
 /// What the task reads of the last states, behind the last norm: x [B, N, D] -> feature [B, T, D]
 /// (model/transformer.hpp); of a causal model each text's last token alone, [B, 1, D].
 struct ReadOut {
@@ -372,7 +389,7 @@ struct Output {
 
 using Instruction =
     std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp, MlpDown, AddBias,
-                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output>;
+                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output, Cast>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {

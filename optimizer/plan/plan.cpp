@@ -11,6 +11,7 @@
 #include "base/digest.hpp"
 #include "base/file.hpp"
 #include "base/reader.hpp"
+#include "base/text.hpp"
 #include "model/config/hugging_face.hpp"
 #include "optimizer/plan/names.hpp"
 #include "optimizer/plan/program.hpp"
@@ -166,6 +167,15 @@ void check_partition(const Plan& plan) {
              "at most " + std::to_string(plan.teacher.layers[layer].heads));
 }
 
+void check_wire(const Plan& plan) {
+  const auto& formats = wire_formats();
+  if (std::find(formats.begin(), formats.end(), plan.wire) == formats.end())
+    refuse("wire", std::string(base::name_of(plan.wire)), "one of " + base::joined(wire_names()));
+  if (plan.wire != base::Element::f32 && !is_shared(plan))
+    refuse("wire", std::string(base::name_of(plan.wire)),
+           "f32: with the strategy '" + plan.strategy + "' devices exchange nothing");
+}
+
 // --- reading ---
 
 /// [begin, end].
@@ -247,7 +257,7 @@ Candidate read_candidate(const base::Reader& reader) {
 Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format, "make the plan again with 'cleave plan'");
   reader.allow({"format", "name", "strategy", "weight_format", "teacher", "teacher_digest", "shape",
-                "parts", "aggregator", "partition", "all_reduce", "overlap", "gathered",
+                "parts", "aggregator", "partition", "all_reduce", "overlap", "gathered", "wire",
                 "prediction", "candidates", "seed", "programs"});
   reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Plan plan;
@@ -271,6 +281,7 @@ Plan read_fields(const base::Reader& reader) {
     for (const AllReduce known : all_reduces())
       if (name_of(known) == name) plan.all_reduce = known;
   }
+  if (const auto wire = reader.find("wire")) plan.wire = wire_named(wire->one_of(wire_names()));
   plan.overlap = reader.boolean("overlap", false);
   if (const auto gathered = reader.find("gathered")) {
     const std::string rows(name_of(Gathered::rows)), both(name_of(Gathered::keys_and_values));
@@ -395,6 +406,7 @@ nlohmann::json plan_to_json(const Plan& plan) {
                          {"seed", plan.seed}};
   for (const PlanPart& part : plan.parts) json["parts"].push_back(part_to_json(part));
   if (is_shared(plan)) json["all_reduce"] = name_of(plan.all_reduce);
+  if (plan.wire != base::Element::f32) json["wire"] = base::name_of(plan.wire);
   if (plan.overlap) json["overlap"] = true;
   if (plan.gathered != Gathered::rows) json["gathered"] = name_of(plan.gathered);
   return json;
@@ -487,6 +499,25 @@ const std::vector<AllReduce>& all_reduces() {
   return all;
 }
 
+const std::vector<base::Element>& wire_formats() {
+  static const std::vector<base::Element> formats = {base::Element::f32, base::Element::f16,
+                                                     base::Element::bf16, base::Element::scaled_i8};
+  return formats;
+}
+
+std::vector<std::string> wire_names() {
+  std::vector<std::string> names;
+  for (const base::Element format : wire_formats()) names.emplace_back(base::name_of(format));
+  return names;
+}
+
+base::Element wire_named(const std::string& name) {
+  for (const base::Element format : wire_formats())
+    if (base::name_of(format) == name) return format;
+  throw std::invalid_argument("[wire] saw " + shown(name) + ", needs one of " +
+                              base::joined(wire_names()));
+}
+
 std::string aggregator_process(const std::string& device) { return "aggregator@" + device; }
 
 DevicePrediction Prediction::of(const std::string& device) const {
@@ -506,6 +537,7 @@ void check(const Plan& plan) {
   for (std::size_t p = 0; p < plan.parts.size(); ++p)
     check_part(plan.parts[p], plan.teacher, "parts[" + std::to_string(p) + "]");
   if (plan.partition) check_partition(plan);
+  check_wire(plan);
   strategy.check(plan);
 }
 

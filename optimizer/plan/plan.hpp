@@ -10,6 +10,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "base/element.hpp"
 #include "model/config/config.hpp"
 
 namespace cleave::plan {
@@ -122,6 +123,13 @@ const std::vector<AllReduce>& all_reduces();
 enum class Gathered { rows, keys_and_values };
 std::string_view name_of(Gathered gathered);
 
+/// What Plan::wire may be, f32 first.
+const std::vector<base::Element>& wire_formats();
+/// Their names.
+std::vector<std::string> wire_names();
+/// Throws std::invalid_argument that lists the known names.
+base::Element wire_named(const std::string& name);
+
 /// The one that cuts sub-models (CoFormer).
 std::string usual_strategy();
 
@@ -139,6 +147,11 @@ struct Plan {
   /// How partial sums become whole ones where devices share layers; of fewer rows than devices
   /// always by a star.
   AllReduce all_reduce = AllReduce::ring;
+  /// How values travel between agents that share the teacher, one of wire_formats(): partial sums,
+  /// gathered rows, a stage's states. Whoever receives casts back, and sums are in what is computed
+  /// in; f32 is no cast at all. The request's input and what the aggregator gets travel as they
+  /// are.
+  base::Element wire = base::Element::f32;
   /// Where devices have rows of the stream and exchange them: products go piece by piece, beside
   /// the transfers; else each waits for all rows.
   bool overlap = false;

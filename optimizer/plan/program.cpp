@@ -78,9 +78,11 @@ std::string digest_of(const std::vector<Program>& programs) {
 }  // namespace
 
 double ValueInfo::bytes() const {
-  double count = static_cast<double>(base::size_of(element));
-  for (const std::int64_t dim : dims) count *= static_cast<double>(dim);
-  return count;
+  const double columns = dims.empty() ? 1 : static_cast<double>(dims.back());
+  double bytes = columns * static_cast<double>(base::size_of(element)) +
+                 static_cast<double>(base::scale_bytes_of(element));
+  for (std::size_t i = 0; i + 1 < dims.size(); ++i) bytes *= static_cast<double>(dims[i]);
+  return bytes;
 }
 
 std::set<std::int32_t> peers_of(const Program& program) {

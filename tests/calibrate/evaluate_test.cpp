@@ -86,6 +86,43 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   EXPECT_EQ(summary.rows[0].value, summary.rows[1].value);
 }
 
+TEST(Evaluate, JudgesWhatDevicesThatShareTheTeacherAnswerTogether) {
+  const Scratch scratch;
+  const auto folder = bars_teacher(scratch, 2);
+  const model::Transformer teacher = model::load(folder);
+  plan::Plan plan;
+  plan.strategy = "pipeline";
+  plan.teacher = teacher.config;
+  plan.aggregator = "hub";
+  for (const std::size_t layer : {0u, 1u}) {
+    plan::Share share;
+    share.layers.resize(2);
+    share.layers[layer] = plan::whole_share(teacher.config).layers[layer];
+    plan.parts.push_back({layer == 0 ? "hub" : "cam", share, 0, 0});
+  }
+  decompose::decompose(folder, {plan}, {}, scratch / "bundle");
+  const model::DatasetSource source{"auto", scratch / "bars", "test", 0};
+  std::int64_t answered = 0;
+  const auto judged = [&](double times) {
+    answered = 0;
+    return evaluate(
+        scratch / "bundle", folder, source, false, {}, at::kCPU, 2, [&](const at::Tensor& images) {
+          EXPECT_EQ(images.scalar_type(), at::kByte);
+          answered += images.size(0);
+          return times *
+                 model::classify(
+                     teacher, model::features(teacher, model::inputs_of(teacher.config, images)));
+        });
+  };
+  const EvaluateSummary right = judged(1);
+  ASSERT_EQ(right.rows.size(), 2U);
+  EXPECT_EQ(answered, 128);
+  EXPECT_EQ(right.rows[1].what, "together");
+  EXPECT_EQ(right.rows[1].present, (std::vector<std::string>{"hub", "cam"}));
+  EXPECT_EQ(right.rows[1].value, right.rows[0].value);
+  EXPECT_LT(judged(-1).rows[1].value, right.rows[0].value) << "what the devices say is not judged";
+}
+
 /// Makes `model` answer one class, whatever it sees.
 void answer_always(const std::filesystem::path& folder, std::int64_t answer) {
   model::Transformer model = model::load(folder);

@@ -8,6 +8,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "infer/compute.hpp"
 #include "infer/machine.hpp"
@@ -234,6 +235,20 @@ TEST_F(AgentTest, RefusesAPlanThatItCannotServe) {
   message.digest = std::string(64, '0');
   EXPECT_EQ(refusal(message), "plan digest: saw '" + std::string(64, '0') + "', needs '" +
                                   plan::digest_of(plan) + "'");
+  // A format of values that it does not know, and one that means nothing here.
+  message = told(plan);
+  message.digest = std::string(64, '1');
+  auto json = nlohmann::json::parse(message.json);
+  json["wire"] = "int4";
+  message.json = json.dump();
+  EXPECT_EQ(refusal(message), "[plan] wire: saw \"int4\", needs one of f32, f16, bf16, int8");
+  json["wire"] = "int8";
+  message.json = json.dump();
+  EXPECT_NE(refusal(message).find("wire: saw int8, needs f32"), std::string::npos);
+  json.erase("wire");
+  json["wires"] = "int8";
+  message.json = json.dump();
+  EXPECT_NE(refusal(message).find("[plan] wires: unknown key"), std::string::npos);
   message.json = "{";
   EXPECT_NE(refusal(message).find("[plan] "), std::string::npos);
   // What was served before is served on.

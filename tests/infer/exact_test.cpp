@@ -1,6 +1,8 @@
 // Exact strategies against the whole model, with what each device holds: its weights alone.
 
+#include <cmath>
 #include <map>
+#include <stdexcept>
 #include <string>
 
 #include <ATen/ATen.h>
@@ -277,6 +279,132 @@ TEST_P(Exact, ContinuesTextsAsTheWholeModelDoes) {
     }
 }
 
+/// What travels smaller than it is computed, and how far an answer may then be off, in parts of the
+/// largest logit.
+const std::map<Element, double> formats = {
+    {Element::f16, 3e-3}, {Element::bf16, 3e-2}, {Element::scaled_i8, 8e-2}};
+
+plan::Plan with_wire(plan::Plan plan, Element wire) {
+  plan.wire = wire;
+  return plan;
+}
+
+TEST_P(Exact, AnswersAsCloselyAsItsWireFormatIs) {
+  const ModelConfig& config = GetParam().second;
+  const Transformer teacher = lively(config);
+  const std::vector<plan::RequestShape> shapes = {{3, 7, 0}};
+  const net::Value input = input_of(config, 3, 7);
+  // Its largest logit is small: every text is nearly as much of one class as of another.
+  const double room = GetParam().first == "bert_classifier" ? 4 : 1;
+  for (const Element element : {Element::f32, Element::f64}) {
+    const net::Value expected = Fleet(teacher, local(config), element, shapes).answer(input);
+    for (const auto strategy : exact)
+      for (const std::size_t devices : {1u, 2u, 3u, 5u})
+        for (const auto& [wire, most] : formats) {
+          const plan::Plan plan = with_wire(strategy(config, devices), wire);
+          const double off =
+              difference(Fleet(teacher, plan, element, shapes).answer(input), expected);
+          const std::string what = plan.strategy + " on " + std::to_string(devices) + ", " +
+                                   std::string(base::name_of(wire));
+          if (devices == 1) {
+            EXPECT_LE(off, element == Element::f64 ? 1e-11 : 1e-5) << what;
+          } else {
+            EXPECT_LE(off, room * most) << what;
+            EXPECT_GE(off, 1e-5) << what << ": was anything cast?";
+          }
+        }
+  }
+}
+
+/// An engine that notes what one kind of instruction gives, rank by rank, in the order of the
+/// program.
+template <class Operation>
+class Noting : public Engine {
+ public:
+  using Notes = std::map<std::int32_t, std::vector<std::string>>;
+  using Wanted = bool (*)(const Operation&);
+  Noting(Engine& inner, Notes& notes, Wanted wanted)
+      : inner_(inner), notes_(notes), wanted_(wanted) {}
+
+  std::unique_ptr<Slots> begin(std::shared_ptr<const plan::Program> program,
+                               const Sequence& sequence) override {
+    auto& notes = notes_[program->rank];
+    return std::make_unique<NotingSlots>(inner_.begin(std::move(program), sequence), notes,
+                                         wanted_);
+  }
+
+ private:
+  class NotingSlots : public Slots {
+   public:
+    NotingSlots(std::unique_ptr<Slots> inner, std::vector<std::string>& notes, Wanted wanted)
+        : inner_(std::move(inner)), notes_(notes), wanted_(wanted) {}
+    void set(plan::ValueId value, net::Value is) override { inner_->set(value, std::move(is)); }
+    void run(const plan::Instruction& instruction) override {
+      inner_->run(instruction);
+      const auto* operation = std::get_if<Operation>(&instruction);
+      if (operation == nullptr || !wanted_(*operation)) return;
+      const net::Value value = inner_->get(operation->result);
+      notes_.emplace_back(reinterpret_cast<const char*>(value.data.data()), value.data.size());
+    }
+    net::Value get(plan::ValueId value) override { return inner_->get(value); }
+    void clear(plan::ValueId value) override { inner_->clear(value); }
+
+   private:
+    std::unique_ptr<Slots> inner_;
+    std::vector<std::string>& notes_;
+    Wanted wanted_;
+  };
+  Engine& inner_;
+  Notes& notes_;
+  Wanted wanted_;
+};
+
+/// By rank, the bytes of each `Operation` of a request that is wanted.
+template <class Operation>
+typename Noting<Operation>::Notes noted(const Transformer& teacher, const plan::Plan& plan,
+                                        typename Noting<Operation>::Wanted wanted) {
+  EngineOptions options;
+  options.warm_up = false;
+  const auto whole = model_engine(teacher, options);
+  typename Noting<Operation>::Notes notes;
+  Noting<Operation> noting(*whole, notes, wanted);
+  plan::RequestShape shape{2, 8, 0};
+  const auto programs = plan::compile(plan, shape);
+  play(std::vector<Engine*>(programs.size(), &noting), programs, input_of(teacher.config, 2, 8));
+  notes.erase(static_cast<std::int32_t>(plan.parts.size()));
+  return notes;
+}
+
+/// Every rank but those without any has the same bits.
+template <class Notes>
+void expect_same(const Notes& notes, std::size_t devices, const std::string& what) {
+  ASSERT_EQ(notes.size(), devices) << what;
+  const auto& first = notes.begin()->second;
+  EXPECT_GE(first.size(), 5u) << what;
+  for (const auto& [rank, bytes] : notes) EXPECT_TRUE(bytes == first) << what << ", rank " << rank;
+}
+
+// Where all have the whole stream, what a norm makes of it; where they have rows, the keys of what
+// was gathered.
+TEST_P(Exact, GivesEveryDeviceTheSameBits) {
+  const ModelConfig& config = GetParam().second;
+  const Transformer teacher = lively(config);
+  for (const Element wire : {Element::f32, Element::f16, Element::bf16, Element::scaled_i8})
+    for (const std::size_t devices : {2u, 3u, 4u}) {
+      const std::string what = std::string(base::name_of(wire)) + ", " + std::to_string(devices);
+      for (const auto strategy :
+           {PlanOf(examples::tensor_plan), PlanOf(reducing<plan::AllReduce::star>),
+            PlanOf(reducing<plan::AllReduce::direct>)})
+        expect_same(noted<plan::Norm>(teacher, with_wire(strategy(config, devices), wire),
+                                      [](const plan::Norm& norm) { return norm.layer >= 0; }),
+                    devices, what);
+      expect_same(noted<plan::Project>(
+                      teacher, with_wire(examples::voltage_plan(config, devices), wire),
+                      [](const plan::Project& i) { return i.which == model::Projection::key; }),
+                  devices, "rows, " + what);
+    }
+}
+
 // Keys and values of what was before lie on the devices by heads.
 TEST(ExactRows, RefuseATextThatContinuesWithSeveralTokens) {
   const ModelConfig config = of_texts(Family::gpt2);
@@ -320,6 +448,58 @@ TEST(Exchange, IsWhatTheFormulasSay) {
       EXPECT_EQ(stars[r],
                 reductions * stream * (rank == 0 ? devices - 1 : 1) + (rank == 0 ? answer : 0));
       EXPECT_EQ(stages[r], rank + 1 < devices ? stream : answer);
+    }
+  }
+}
+
+// Of D numbers a row D + 4 bytes are sent, instead of 4·D; what goes to the aggregator stays as it
+// is.
+TEST(Exchange, OfFewerBytesIsWhatTheFormatsSay) {
+  const ModelConfig config = of_texts(Family::bert);
+  const std::int64_t rows = 2 * 8, answer = 4 * 2 * config.width;
+  const std::map<Element, std::int64_t> row_bytes = {{Element::f32, 4 * config.width},
+                                                     {Element::f16, 2 * config.width},
+                                                     {Element::bf16, 2 * config.width},
+                                                     {Element::scaled_i8, config.width + 4}};
+  for (const auto& [wire, row] : row_bytes) {
+    const auto ring = sent_by(with_wire(examples::tensor_plan(config, 4), wire), 2);
+    const auto stars = sent_by(with_wire(reducing<plan::AllReduce::star>(config, 4), wire), 2);
+    const auto stages = sent_by(with_wire(examples::pipeline_plan(config, 4), wire), 2);
+    const auto gathers = sent_by(with_wire(examples::voltage_plan(config, 4), wire), 2);
+    for (std::int64_t rank = 0; rank < 4; ++rank) {
+      const auto r = static_cast<std::size_t>(rank);
+      const std::int64_t end = rank == 0 ? answer : 0;
+      EXPECT_EQ(ring[r] - end, (2 * 5 + 1) * 2 * 3 * rows * row / 4) << base::name_of(wire);
+      EXPECT_EQ(stars[r] - end, (2 * 5 + 1) * rows * row * (rank == 0 ? 3 : 1));
+      EXPECT_EQ(stages[r], rank < 3 ? rows * row : answer);
+    }
+    const auto whole = sent_by(examples::voltage_plan(config, 4), 2);
+    for (std::size_t r = 1; r < 4; ++r)
+      EXPECT_EQ(gathers[r] * 4 * config.width, whole[r] * row) << base::name_of(wire);
+  }
+}
+
+// A NaN that travels as it is computed makes the answer one; no other format lets it pass.
+TEST(Exchange, FailsARequestWithANumberThatItsFormatDoesNotHave) {
+  Transformer teacher = lively(of_texts(Family::bert));
+  teacher.tensors.at("blocks.1.mlp.down.weight")[0][0] = std::nan("");
+  const net::Value input = input_of(teacher.config, 2, 8);
+  for (const auto strategy : exact) {
+    const plan::Plan plan = strategy(teacher.config, 2);
+    const auto answered = [&](Element wire) {
+      return Fleet(teacher, with_wire(plan, wire), Element::f32, {{2, 8, 0}}).answer(input);
+    };
+    EXPECT_TRUE(tensor_of(answered(Element::f32)).isnan().any().item<bool>());
+    for (const auto& [wire, most] : formats) {
+      try {
+        answered(wire);
+        FAIL() << plan.strategy << ", " << base::name_of(wire) << " was answered";
+      } catch (const std::runtime_error& error) {
+        const std::string text = error.what();
+        EXPECT_EQ(text.rfind("[cast] value ", 0), 0u) << text;
+        EXPECT_NE(text.find("not finite"), std::string::npos) << text;
+        EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+      }
     }
   }
 }

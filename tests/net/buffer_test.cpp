@@ -38,6 +38,9 @@ TEST(Value, CountsItsBytes) {
   value.dims = {2, 3, 4};
   EXPECT_EQ(value.count(), 24);
   EXPECT_EQ(value.bytes(), 48);
+  EXPECT_EQ(value.rows(), 6);
+  value.element = base::Element::scaled_i8;
+  EXPECT_EQ(value.bytes(), 6 * (4 + 4));
   EXPECT_FALSE(Value::absent().present);
 }
 

@@ -194,7 +194,7 @@ TEST(TensorDescriptor, ComesBack) {
 TEST(TensorDescriptor, RefusesForgedBytes) {
   const auto good = bytes_of(descriptor_of({2, 3}));
   auto forged = good;
-  forged[0] = std::byte{4};  // reserved: int8 with scales
+  forged[0] = std::byte{2};
   EXPECT_EQ(descriptor_error(forged), Errc::unknown_encoding);
   forged = good;
   forged[1] = std::byte{0};
@@ -222,6 +222,33 @@ TEST(TensorDescriptor, ProductOfDimsDoesNotOverflow) {
   auto wide = descriptor_of({std::int64_t{1} << 60});
   wide.element = base::Element::f64;
   EXPECT_FALSE(payload_bytes(wide).has_value());
+}
+
+TEST(TensorDescriptor, RowsWithScalesHaveTheirBytes) {
+  constexpr auto large = std::int64_t{1} << 62;
+  const auto bytes = [](std::vector<std::int64_t> dims) {
+    auto rows = descriptor_of(std::move(dims));
+    rows.element = base::Element::scaled_i8;
+    return payload_bytes(rows);
+  };
+  EXPECT_EQ(*bytes({2, 5, 96}), 10u * (96 + 4));
+  EXPECT_EQ(*bytes({7}), 11u);
+  EXPECT_EQ(*bytes({}), 5u);
+  EXPECT_EQ(*bytes({0, 5, 96}), 0u);
+  EXPECT_EQ(*bytes({3, 0}), 12u);
+  EXPECT_EQ(*bytes({std::numeric_limits<std::int64_t>::max() - 4}),
+            static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+  for (const std::vector<std::int64_t>& dims :
+       {std::vector<std::int64_t>{std::numeric_limits<std::int64_t>::max()},
+        {large, 1},
+        {large, 0},
+        {large, large},
+        {large, 0, large},
+        {0, large, large}})
+    EXPECT_FALSE(bytes(dims).has_value()) << dims.size();
+  auto unknown = descriptor_of({2, 3});
+  unknown.element = static_cast<base::Element>(11);
+  EXPECT_FALSE(payload_bytes(unknown).has_value());
 }
 
 TEST(Errc, EveryCodeHasAText) {

@@ -317,6 +317,22 @@ TEST(Message, RefusesTrailingBytes) {
             Errc::trailing_bytes);
 }
 
+TEST(Message, CarriesRowsWithTheirScales) {
+  ValueMessage value;
+  const std::string rows(2 * (3 + 4), 'r');  // two scales, then six numbers
+  value.tensor.element = base::Element::scaled_i8;
+  value.tensor.dims = {2, 3};
+  value.tensor.data = Buffer::copy_of(rows.data(), rows.size());
+  const Value back = round_trip(value).tensor;
+  EXPECT_EQ(back.element, base::Element::scaled_i8);
+  EXPECT_EQ(back.dims, value.tensor.dims);
+  EXPECT_EQ(back.data.size(), rows.size());
+  for (const std::size_t size : {std::size_t{6}, std::size_t{13}})  // without scales; a byte short
+    EXPECT_EQ(
+        forged(value, [&](Header&, auto&, Buffer& p) { p = Buffer(p.owner(), p.data(), size); }),
+        Errc::payload_mismatch);
+}
+
 TEST(Message, RefusesAPayloadThatDoesNotMatchItsDims) {
   ValueMessage value;
   value.tensor = tensor({4, 4});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -292,6 +293,48 @@ TEST(Share, ComesBackFromItsFile) {
     }
     EXPECT_EQ(compile(read, {2}).front().digest, compile(plan, {2}).front().digest);
   }
+}
+
+TEST(Wire, ComesBackFromItsFileAndIsPartOfTheDigest) {
+  std::set<std::string> digests, programs;
+  for (const base::Element wire : wire_formats()) {
+    Plan plan = pipeline();
+    plan.wire = wire;
+    const Plan read = plan_from_json(to_json(plan).dump(), "plan.json");
+    EXPECT_EQ(read.wire, wire);
+    EXPECT_EQ(digest_of(read), digest_of(plan));
+    digests.insert(digest_of(plan));
+    programs.insert(compile(plan, {2}).front().digest);
+  }
+  EXPECT_EQ(digests.size(), 4u);
+  EXPECT_EQ(programs.size(), 4u);
+}
+
+// Plans that were made before the field was known stay what they were.
+TEST(Wire, IsLeftOutWhereItIsWhatIsComputed) {
+  EXPECT_EQ(to_json(pipeline()).count("wire"), 0u);
+  EXPECT_EQ(plan_from_json(to_json(pipeline()).dump(), "plan.json").wire, base::Element::f32);
+  nlohmann::json said = to_json(pipeline());
+  said["wire"] = "f32";
+  EXPECT_EQ(digest_of(plan_from_json(said.dump(), "plan.json")), digest_of(pipeline()));
+}
+
+TEST(Wire, IsOneOfTheFormatsThatThereAre) {
+  nlohmann::json json = to_json(tensor());
+  json["wire"] = "int4";
+  EXPECT_EQ(message_of([&] { plan_from_json(json.dump(), "plan.json"); }),
+            "[plan.json] wire: saw \"int4\", needs one of f32, f16, bf16, int8");
+  json["wire"] = 8;
+  EXPECT_EQ(message_of([&] { plan_from_json(json.dump(), "plan.json"); }),
+            "[plan.json] wire: saw 8, needs one of f32, f16, bf16, int8");
+  EXPECT_EQ(message_of([] { wire_named("i8"); }),
+            "[wire] saw 'i8', needs one of f32, f16, bf16, int8");
+  EXPECT_EQ(refusal_of(tensor(), [](Plan& plan) { plan.wire = base::Element::i8; }),
+            "[check] plan.wire: saw i8, needs one of f32, f16, bf16, int8");
+  Plan local = whole_plan(examples::fashion_vit(), "hub");
+  EXPECT_EQ(refusal_of(local, [](Plan& plan) { plan.wire = base::Element::f16; }),
+            "[check] plan.wire: saw f16, needs f32: with the strategy 'local' devices exchange "
+            "nothing");
 }
 
 TEST(Share, SaysInItsFileWhatIsWrong) {

@@ -375,6 +375,72 @@ rank 2:
 )");
 }
 
+/// A tensor plan of one layer on two devices, whose values travel as int8.
+Plan in_int8() {
+  Plan plan = examples::tensor_plan(examples::llama(1, 32, 4, 2, 48, 100, 64), 2);
+  plan.wire = base::Element::scaled_i8;
+  return plan;
+}
+
+// What is reduced first is cast, and once more when it is whole; it is handed on as it came, and
+// its owner reads what the others read.
+TEST(Compile, CastsWhatGoesBetweenAgents) {
+  const std::string text = text_of(in_int8(), {1, 3});
+  EXPECT_NE(text.find(R"(
+  s3 = slice(x2, axis 1, 0:2)  # f32 [1, 2, 32]
+  w4 = cast(s3)  # int8 [1, 2, 32]
+  send(w4 -> 1, tag 0)
+  s5 = slice(x2, axis 1, 2:3)  # f32 [1, 1, 32]
+  t0_1 = receive(<- 1, tag 0)  # int8 [1, 1, 32]
+  w7 = cast(t0_1)  # f32 [1, 1, 32]
+  x8 = add(w7, s5)  # f32 [1, 1, 32]
+  w9 = cast(x8)  # int8 [1, 1, 32]
+  send(w9 -> 1, tag 1)
+  t1_1 = receive(<- 1, tag 1)  # int8 [1, 2, 32]
+  w11 = cast(t1_1)  # f32 [1, 2, 32]
+  w12 = cast(w9)  # f32 [1, 1, 32]
+  c13 = concat(w11, w12, axis 1)  # f32 [1, 3, 32]
+)"),
+            std::string::npos)
+      << text;
+  for (const Program& program : compile(in_int8(), {1, 3}))
+    for (const Instruction& instruction : program.instructions)
+      if (const auto* send = std::get_if<Send>(&instruction)) {
+        const bool outside = send->peer == 2 || program.rank == 2;
+        EXPECT_EQ(program.values.at(static_cast<std::size_t>(send->value)).element ==
+                      base::Element::scaled_i8,
+                  !outside);
+      }
+}
+
+TEST(Compile, CastsNothingThatTravelsAsItIsComputed) {
+  Plan plan = in_int8();
+  plan.wire = base::Element::f32;
+  for (const auto element : {base::Element::f32, base::Element::f64})
+    for (const Program& program : compile(plan, {1, 3}, element))
+      EXPECT_EQ(find_first<Cast>(program), nullptr);
+  const auto alone = examples::tensor_plan(plan.teacher, 1);
+  Plan small = alone;
+  small.wire = base::Element::scaled_i8;
+  EXPECT_EQ(compile(small, {1, 3}).front().digest, compile(alone, {1, 3}).front().digest);
+}
+
+TEST(Price, OfACastIsOnePassOverWhatIsCast) {
+  const Plan plan = in_int8();
+  const Program program = compile(plan, {1, 3}).front();
+  int casts = 0;
+  for (const Instruction& instruction : program.instructions)
+    if (const auto* cast = std::get_if<Cast>(&instruction)) {
+      const auto kernels = kernels_of(instruction, program, plan);
+      ASSERT_EQ(kernels.size(), 1u);
+      EXPECT_EQ(kernels[0].kind, KernelKind::elementwise);
+      EXPECT_EQ(kernels[0].rows, program.values.at(static_cast<std::size_t>(cast->x)).dims.at(1));
+      EXPECT_EQ(kernels[0].columns, 32);
+      ++casts;
+    }
+  EXPECT_EQ(casts, 3 * 5);
+}
+
 TEST(Compile, WritesPipelineAsDesigned) {
   EXPECT_EQ(text_of(examples::pipeline_plan(examples::vit(2, 64, 2, 28, 14, 1, 10), 2), {3}),
             R"(rank 0:
@@ -852,6 +918,8 @@ TEST(Price, OfRowsIsWhatTheFormulaSays) {
 TEST(Price, CountsBytesOfAValue) {
   EXPECT_EQ((ValueInfo{"x", base::Element::u8, {2, 3, 4}}.bytes()), 24);
   EXPECT_EQ((ValueInfo{"x", base::Element::f32, {2, 3, 4}}.bytes()), 96);
+  EXPECT_EQ((ValueInfo{"x", base::Element::f32, {}}.bytes()), 4);
+  EXPECT_EQ((ValueInfo{"x", base::Element::scaled_i8, {2, 3, 96}}.bytes()), 6 * (96 + 4));
 }
 
 TEST(FindStrategy, ListsTheKnownOnes) {

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <limits>
+#include <map>
 #include <random>
 #include <stdexcept>
 
@@ -697,6 +698,28 @@ TEST(Search, ReducesRoundARingWhereBytesCountAndByAStarWhereStepsDo) {
             plan::AllReduce::star);
 }
 
+// ViT-Base is 768 wide: an int8 row has 772 bytes, where an f32 row has 3072.
+TEST(Search, PredictsTheBytesAndTimesOfTheWireFormat) {
+  const auto teacher = examples::vit_base();
+  const auto fleet = examples::fleet({examples::device("a", 1), examples::device("b", 1)}, 1e6);
+  std::map<base::Element, plan::Plan> plans;
+  for (const base::Element wire : plan::wire_formats()) {
+    PlanOptions options = usual();
+    options.strategy = "tensor";
+    options.wire = wire;
+    plans[wire] = search(teacher, fleet, options).plan;
+    EXPECT_EQ(plans[wire].wire, wire);
+  }
+  const auto sent = [&](base::Element wire) { return plans[wire].prediction.of("b").sent_bytes; };
+  EXPECT_NEAR(sent(base::Element::f16) / sent(base::Element::f32), 0.5, 0.01);
+  EXPECT_NEAR(sent(base::Element::bf16) / sent(base::Element::f32), 0.5, 0.01);
+  EXPECT_NEAR(sent(base::Element::scaled_i8) / sent(base::Element::f32), 772.0 / 3072, 0.01);
+  const auto latency = [&](base::Element wire) { return plans[wire].prediction.latency_s; };
+  EXPECT_GT(latency(base::Element::f32) - latency(base::Element::f16),
+            0.8 * (sent(base::Element::f32) - sent(base::Element::f16)) / 1e6);
+  EXPECT_GT(latency(base::Element::f16), latency(base::Element::scaled_i8));
+}
+
 TEST(Search, GivesTheLayersThatADeviceHasNoRoomForToTheOthers) {
   const auto teacher = examples::vit_base();
   const auto fleet = examples::fleet(
@@ -731,6 +754,14 @@ TEST(Search, RefusesOptionsOutOfRange) {
   options = usual();
   options.limits.latency_s = -1;
   EXPECT_EQ(refusal(options), "[plan] limits.latency_s: saw -1, needs a number from 0");
+  for (const std::string strategy : {"auto", "decomposed"}) {
+    options = usual();
+    options.wire = base::Element::scaled_i8;
+    options.strategy = strategy;
+    EXPECT_EQ(refusal(options), "[plan] wire: saw int8 and the strategy '" + strategy +
+                                    "', needs a strategy whose devices exchange values: pipeline, "
+                                    "tensor, voltage, hepti, galaxy");
+  }
   options = usual();
   options.width_step = 0;
   EXPECT_EQ(refusal(options), "[plan] width_step: saw 0, needs a number from 1");

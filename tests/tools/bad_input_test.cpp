@@ -74,6 +74,23 @@ TEST_F(BadInput, AnUnknownCommandNamesTheNearest) {
   expect_refusal({"evalute"}, 2, {"evalute", "did you mean 'evaluate'"});
 }
 
+TEST_F(BadInput, AWireFormatIsOneOfThoseThatThereAre) {
+  const std::vector<std::string> plan{
+      "plan", *shared_ / "model", "--fleet", *shared_ / "fleet.toml", "--out", own_ / "plan.json"};
+  const auto with = [&plan](std::vector<std::string> more) {
+    more.insert(more.begin(), plan.begin(), plan.end());
+    return more;
+  };
+  expect_refusal(with({"--strategy", "tensor", "--wire", "int4"}), 2,
+                 {"[--wire] saw 'int4', needs one of f32|f16|bf16|int8"});
+  expect_refusal(with({"--wire", "int8"}), 1,
+                 {"wire: saw int8 and the strategy 'auto', needs a strategy whose devices exchange "
+                  "values: pipeline, tensor, voltage, hepti, galaxy"});
+  expect_refusal(with({"--wire", "f16", "--shares-of", *shared_ / "plan.json"}), 2,
+                 {"[--wire] saw --shares-of too"});
+  EXPECT_FALSE(fs::exists(own_ / "plan.json"));
+}
+
 TEST_F(BadInput, AMissingModelIsNamed) {
   expect_refusal({"inspect", own_ / "nowhere"}, 1, {"nowhere"});
 }

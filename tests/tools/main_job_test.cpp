@@ -180,6 +180,30 @@ TEST_F(MainJob, EvaluateListsEverySubsetAndKeepsIt) {
   run({"evaluate", own_ / "cut", "--data", s / "data", "--target", "1"}, 3);
 }
 
+// Of devices that share the model: what they answer together, as values travel between them.
+TEST_F(MainJob, EvaluatesWhatDevicesAnswerTogether) {
+  const Scratch& s = *shared_;
+  for (const std::string strategy : {"tensor", "voltage"})
+    for (const std::string wire : {"f32", "int8"}) {
+      const std::string name = strategy + "-" + wire;
+      run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", strategy, "--wire", wire,
+           "--out", own_ / (name + ".json")});
+      run({"decompose", s / "model", "--plan", own_ / (name + ".json"), "--out", own_ / name});
+      const auto rows =
+          nlohmann::json::parse(run({"evaluate", own_ / name, "--teacher", s / "model", "--data",
+                                     s / "data", "--target", "0.01", "--format", "json"})
+                                    .out)
+              .at("rows");
+      ASSERT_EQ(rows.size(), 2U) << name;
+      EXPECT_EQ(rows[1].at("what"), "together");
+      EXPECT_GE(rows[1].at("present").size(), 2U);
+      EXPECT_NEAR(rows[1].at("value").get<double>(), rows[0].at("value").get<double>(),
+                  wire == "f32" ? 1e-9 : 0.1);
+      EXPECT_EQ(plan::read_measured(own_ / name).at("accuracy").at("rows").size(), 2U);
+    }
+  run({"evaluate", own_ / "tensor-int8", "--data", s / "data", "--target", "1"}, 3);
+}
+
 TEST_F(MainJob, EveryPrintingCommandSpeaksJson) {
   const Scratch& s = *shared_;
   for (const std::vector<std::string>& words :

@@ -84,6 +84,25 @@ TEST_F(TextJob, AgentsAndAServerGenerateTheLocalText) {
   EXPECT_EQ(via.at("ids"), local.at("ids"));
 }
 
+// Agents exchange what --local does, bit for bit.
+TEST_F(TextJob, SendsValuesInTheFormatOfThePlan) {
+  const Scratch& s = *shared_;
+  const json whole = generated({s / "model", "one two"}, "100");
+  const std::vector<std::string> plan{
+      "plan",   s / "model", "--fleet", s / "fleet.toml",  "--strategy",
+      "tensor", "--tokens",  "16",      "--generate",      "32",
+      "--wire", "int8",      "--out",   own_ / "plan.json"};
+  EXPECT_TRUE(contains(run(plan).out, "strategy tensor, aggregator on "));
+  EXPECT_TRUE(contains(run(plan).out, ", values travel as int8\n"));
+  run({"decompose", s / "model", "--plan", own_ / "plan.json", "--out", own_ / "bundle"});
+  const plan::Plan made = plan::Bundle(own_ / "bundle").plan();
+  EXPECT_EQ(made.wire, base::Element::scaled_i8);
+  const auto agents = start_agents(own_ / "bundle", own_, plan::devices_of(made));
+  const json fleet = generated({own_ / "bundle", "one two", "--hosts", own_ / "hosts.toml"}, "100");
+  EXPECT_EQ(fleet.at("ids"), generated({own_ / "bundle", "one two", "--local"}, "100").at("ids"));
+  EXPECT_EQ(fleet.at("ids").size(), whole.at("ids").size());
+}
+
 // Greedily, from the same prompt, each token is the whole model's.
 TEST_F(TextJob, SharesTheWholeModelTokenForToken) {
   const Scratch& s = *shared_;

@@ -2,12 +2,15 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 
+#include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
 #include "calibrate/accelerator.hpp"
 #include "infer/engine.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "tools/commands/answers.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/output.hpp"
 #include "tools/commands/statistics.hpp"
@@ -21,6 +24,27 @@ const calibrate::QualityRow* find_row(const calibrate::EvaluateSummary& summary,
   for (const auto& row : summary.rows)
     if (row.what == what) return &row;
   return nullptr;
+}
+
+/// Runs what the devices of the bundle's plan would, all in this process; nothing where they do not
+/// share the teacher.
+calibrate::RunTogether together(const std::string& folder) {
+  const plan::Bundle bundle(folder);
+  const plan::Plan plan = bundle.plan();
+  if (!plan::is_shared(plan) || plan.teacher.causal) return {};
+  infer::EngineOptions options;
+  options.warm_up = false;
+  const std::shared_ptr<infer::Engine> engine = infer::local_engine(bundle, plan, options);
+  return [plan, engine](const at::Tensor& given) {
+    const at::Tensor inputs = given.contiguous();
+    net::Value value;
+    value.element = plan.teacher.is_text() ? base::Element::i32 : base::Element::u8;
+    value.dims = inputs.sizes().vec();
+    value.data = net::Buffer::copy_of(inputs.data_ptr(), inputs.nbytes());
+    const net::Value answer = infer::run_locally(*engine, plan, value);
+    const std::vector<float> numbers = floats_of(answer);
+    return at::tensor(numbers).view(answer.dims);
+  };
 }
 
 int evaluate(const Args& args) {
@@ -49,7 +73,7 @@ int evaluate(const Args& args) {
     ProgressBar bar;
     summary = bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
                                            whole && !args.flag("dry-run"), bar.callback(),
-                                           compute_device, threads)
+                                           compute_device, threads, together(args.at(0)))
                      : calibrate::evaluate_model(args.at(0), source, compute_device, threads);
   }
   const auto& measure = summary.measure;
@@ -59,6 +83,7 @@ int evaluate(const Args& args) {
                      std::string(measure.name) + " is");
   const auto* teacher = find_row(summary, "teacher");
   const auto* fused = find_row(summary, bundle ? "fused" : "model");
+  if (fused == nullptr) fused = find_row(summary, "together");
   Table table({"what", std::string(measure.name),
                measure.more_is_better ? "against teacher" : "% above teacher"});
   nlohmann::json json{{"measure", measure.name},        {"size", summary.size},

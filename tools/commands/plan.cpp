@@ -48,6 +48,7 @@ optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& te
   options.limits.min_importance = args.number("min-importance");
   options.accuracy_weight = args.number("accuracy-weight");
   options.width_step = args.integer("width-step");
+  options.wire = plan::wire_named(args.text("wire"));
   options.partition = args.flag("partition");
   options.shape.batch = args.integer("batch");
   read_tokens(args, teacher, options.shape);
@@ -58,7 +59,7 @@ optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& te
 /// Nothing is searched: the shares of another model's plan, and what they bring here.
 optimizer::PlanSummary take_shares(const Args& args, const model::ModelConfig& teacher,
                                    const plan::Fleet& fleet) {
-  for (const char* option : {"strategy", "objective"})
+  for (const char* option : {"strategy", "objective", "wire"})
     if (args.given(option))
       throw UsageError(std::string("[--") + option + "] saw --shares-of too, needs one of them");
   optimizer::PlanSummary summary;
@@ -150,27 +151,17 @@ Command plan_command() {
   return {"plan",
           "choose a strategy and each device's share, and predict what it brings",
           {{"MODEL", "model folder"}},
-          {"fleet",
-           "out",
-           "into",
-           "name",
-           "objective",
-           "strategy",
-           "latency-limit",
-           "max-part-share",
-           "min-width-share",
-           "min-importance",
-           "accuracy-weight",
-           "shares-of",
-           "width-step",
-           "partition",
-           "batch",
-           "tokens",
-           "generate",
-           "seed",
-           "dry-run",
-           "format",
-           "verbose"},
+          {"fleet",          "out",
+           "into",           "name",
+           "objective",      "strategy",
+           "wire",           "latency-limit",
+           "max-part-share", "min-width-share",
+           "min-importance", "accuracy-weight",
+           "shares-of",      "width-step",
+           "partition",      "batch",
+           "tokens",         "generate",
+           "seed",           "dry-run",
+           "format",         "verbose"},
           "cleave plan teacher/ --fleet fleet.toml --out plan.json",
           plan};
 }

@@ -125,8 +125,10 @@ std::string describe(const plan::RequestShape& shape) {
 }
 
 std::string describe(const plan::Plan& plan) {
-  std::string text = "strategy " + plan.strategy + ", aggregator on " + plan.aggregator + "\n\n" +
-                     parts_table(plan) + overlap_line(plan);
+  std::string text = "strategy " + plan.strategy + ", aggregator on " + plan.aggregator;
+  if (plan.wire != base::Element::f32)
+    text += ", values travel as " + std::string(base::name_of(plan.wire));
+  text += "\n\n" + parts_table(plan) + overlap_line(plan);
   text +=
       "\npredicted for " + describe(plan.shape) + ": latency " +
       base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +

@@ -57,15 +57,11 @@ ValueId Collectives::all_reduce(ValueId partial, const Sum& sum) {
 }
 
 /// Tags of one rank to another are one each, those of many senders to one are not.
-ValueId Collectives::receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag) {
-  return program_.receive("t" + std::to_string(tag) + "_" + std::to_string(peer), like, peer, tag,
-                          false);
-}
-
 ValueId Collectives::receive_rows(ValueInfo like, model::Range rows, std::int32_t peer,
                                   std::uint32_t tag) {
   like.dims.at(1) = rows.size();
-  return receive(like, peer, tag);
+  return wire_.receive("t" + std::to_string(tag) + "_" + std::to_string(peer), std::move(like),
+                       peer, tag);
 }
 
 ValueId Collectives::reduce_scatter(const PartialOf& partial_of, const Sum& sum,
@@ -74,7 +70,7 @@ ValueId Collectives::reduce_scatter(const PartialOf& partial_of, const Sum& sum,
   const bool adds = sum.adds.at(rank());
   for (std::int32_t step = 1; adds && step < ranks_; ++step) {
     const std::int32_t owner = wrapped(rank_ - step);
-    if (rows[at(owner)].size() > 0) program_.send(partial_of(at(owner)), owner, tag);
+    if (rows[at(owner)].size() > 0) program_.send(wire_.packed(partial_of(at(owner))), owner, tag);
   }
   if (rows[rank()].size() == 0) return -1;
   const ValueId own = adds ? partial_of(rank()) : -1;
@@ -82,7 +78,7 @@ ValueId Collectives::reduce_scatter(const PartialOf& partial_of, const Sum& sum,
   for (std::int32_t rank = 0; rank < ranks_; ++rank) {
     if (!sum.adds[at(rank)]) continue;
     const ValueId partial =
-        rank == rank_ ? own : receive_rows(sum.like, rows[this->rank()], rank, tag);
+        rank == rank_ ? own : wire_.unpacked(receive_rows(sum.like, rows[this->rank()], rank, tag));
     whole = whole < 0 ? partial : program_.add(whole, partial);
   }
   return whole;
@@ -92,15 +88,19 @@ std::vector<ValueId> Collectives::all_gather(ValueId own, const ValueInfo& like,
                                              const std::vector<model::Range>& rows,
                                              const std::vector<bool>& reads) {
   const std::uint32_t tag = tag_++;
+  ValueId sent = -1;
   const auto is_reader = [&](std::int32_t rank) { return reads.empty() || reads[at(rank)]; };
-  for (std::int32_t step = 1; own >= 0 && step < ranks_; ++step)
-    if (const std::int32_t reader = wrapped(rank_ + step); is_reader(reader))
-      program_.send(own, reader, tag);
   std::vector<ValueId> pieces(ranks(), -1);
   pieces[rank()] = own;
+  for (std::int32_t step = 1; own >= 0 && step < ranks_; ++step)
+    if (const std::int32_t reader = wrapped(rank_ + step); is_reader(reader)) {
+      if (sent < 0) sent = wire_.packed(own);
+      program_.send(sent, reader, tag);
+    }
+  if (sent >= 0) pieces[rank()] = wire_.unpacked(sent);
   for (std::int32_t rank = 0; rank < ranks_; ++rank)
     if (rank != rank_ && is_reader(rank_) && rows[at(rank)].size() > 0)
-      pieces[at(rank)] = receive_rows(like, rows[at(rank)], rank, tag);
+      pieces[at(rank)] = wire_.unpacked(receive_rows(like, rows[at(rank)], rank, tag));
   return pieces;
 }
 
@@ -108,12 +108,13 @@ std::vector<ValueId> Collectives::all_gather_around(ValueId own,
                                                     const std::vector<model::Range>& rows) {
   const ValueInfo like = program_.info(own);
   std::vector<ValueId> pieces(ranks(), -1);
-  pieces[rank()] = own;
+  pieces[rank()] = wire_.packed(own);
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     program_.send(pieces[at(wrapped(rank_ - step))], wrapped(rank_ + 1), tag_);
     const std::size_t next = at(wrapped(rank_ - step - 1));
     pieces[next] = receive_rows(like, rows[next], wrapped(rank_ - 1), tag_);
   }
+  for (ValueId& piece : pieces) piece = wire_.unpacked(piece);
   return pieces;
 }
 
@@ -123,12 +124,11 @@ ValueId Collectives::reduce_scatter_around(const PartialOf& partial_of, const Su
   for (std::int32_t step = 1; step <= ranks_; ++step) {
     const std::size_t piece = at(wrapped(rank_ - step));
     const ValueId partial = partial_of(piece);
+    const std::uint32_t tag = tag_ + static_cast<std::uint32_t>(step) - 1;
     if (step > 1)
-      so_far = receive_rows(sum.like, rows[piece], wrapped(rank_ - 1),
-                            tag_ + static_cast<std::uint32_t>(step) - 2);
+      so_far = wire_.unpacked(receive_rows(sum.like, rows[piece], wrapped(rank_ - 1), tag - 1));
     so_far = so_far < 0 ? partial : program_.add(so_far, partial);
-    if (step < ranks_)
-      program_.send(so_far, wrapped(rank_ + 1), tag_ + static_cast<std::uint32_t>(step) - 1);
+    if (step < ranks_) program_.send(wire_.packed(so_far), wrapped(rank_ + 1), tag);
   }
   tag_ += static_cast<std::uint32_t>(ranks_) - 1;
   return so_far;
@@ -148,14 +148,19 @@ ValueId Collectives::ring(ValueId partial) {
   pieces[rank()] = own(rank());
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     const std::size_t added_to = at(wrapped(rank_ - step - 1));
-    program_.send(pieces[at(wrapped(rank_ - step))], next, tag_);
-    pieces[added_to] = program_.add(next_piece(added_to), own(added_to));
+    program_.send(wire_.packed(pieces[at(wrapped(rank_ - step))]), next, tag_);
+    const ValueId mine = own(added_to);  // first, whatever a compiler evaluates first
+    pieces[added_to] = program_.add(wire_.unpacked(next_piece(added_to)), mine);
   }
+  // From here on pieces are whole, and go round as their rank has packed them.
+  ValueId& reduced = pieces[at(wrapped(rank_ + 1))];
+  reduced = wire_.packed(reduced);
   for (std::int32_t step = 0; step + 1 < ranks_; ++step, ++tag_) {
     const std::size_t whole = at(wrapped(rank_ - step));
     program_.send(pieces[at(wrapped(rank_ + 1 - step))], next, tag_);
     pieces[whole] = next_piece(whole);
   }
+  for (ValueId& piece : pieces) piece = wire_.unpacked(piece);
   return program_.concat(std::move(pieces), 1);
 }
 
@@ -172,13 +177,14 @@ ValueId Collectives::gather(ValueId own, const std::vector<model::Range>& rows,
     return program_.slice(own, 1, {wanted_of(rank()).begin - begin, wanted_of(rank()).end - begin});
   };
   if (rank_ != 0) {
-    if (wanted_of(rank()).size() > 0) program_.send(mine(), 0, tag);
+    if (wanted_of(rank()).size() > 0) program_.send(wire_.packed(mine()), 0, tag);
     return -1;
   }
   std::vector<ValueId> pieces = {mine()};
   for (std::int32_t rank = 1; rank < ranks_; ++rank)
     if (wanted_of(at(rank)).size() > 0)
-      pieces.push_back(receive_rows(program_.info(own), wanted_of(at(rank)), rank, tag));
+      pieces.push_back(
+          wire_.unpacked(receive_rows(program_.info(own), wanted_of(at(rank)), rank, tag)));
   return program_.concat(std::move(pieces), 1);
 }
 

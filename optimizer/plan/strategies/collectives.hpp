@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "optimizer/plan/builder.hpp"
+#include "optimizer/plan/strategies/wire.hpp"
 
 namespace cleave::plan {
 
@@ -24,11 +25,17 @@ struct Sum {
 
 /// The collectives of ranks 0…P−1, lowered to what one of them sends, receives and adds. Every rank
 /// asks for the same ones in the same order: tags are counted. Rows are divided in consecutive
-/// ranges by rank, of which some may be empty; where a rank has none, its value is −1.
+/// ranges by rank, of which some may be empty; where a rank has none, its value is −1. What is sent
+/// is in the wire format; what a rank sends whole it goes on with as the others read it.
 class Collectives {
  public:
-  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, AllReduce all_reduce)
-      : program_(program), rank_(rank), ranks_(ranks), all_reduce_(all_reduce) {}
+  Collectives(ProgramBuilder& program, std::int32_t rank, std::int32_t ranks, AllReduce all_reduce,
+              base::Element wire)
+      : program_(program),
+        wire_(program, wire),
+        rank_(rank),
+        ranks_(ranks),
+        all_reduce_(all_reduce) {}
 
   std::size_t rank() const { return static_cast<std::size_t>(rank_); }
   std::size_t ranks() const { return static_cast<std::size_t>(ranks_); }
@@ -62,11 +69,11 @@ class Collectives {
  private:
   ValueId ring(ValueId partial);
   std::int32_t wrapped(std::int32_t rank) const { return (rank % ranks_ + ranks_) % ranks_; }
-  ValueId receive(const ValueInfo& like, std::int32_t peer, std::uint32_t tag);
-  /// So many rows of what else is like `like`.
+  /// So many rows of what else is like `like`, still packed.
   ValueId receive_rows(ValueInfo like, model::Range rows, std::int32_t peer, std::uint32_t tag);
 
   ProgramBuilder& program_;
+  Wire wire_;
   std::int32_t rank_, ranks_;
   AllReduce all_reduce_;
   std::uint32_t tag_ = 0;

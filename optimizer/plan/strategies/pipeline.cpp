@@ -6,6 +6,7 @@
 #include "optimizer/plan/strategies/collectives.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
+#include "optimizer/plan/strategies/wire.hpp"
 
 namespace cleave::plan {
 namespace {
@@ -119,6 +120,7 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
   const InputSource input(aggregator, ranks, config, shape, config.is_text() ? ranks : 1);
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
     ProgramBuilder agent(rank, element);
+    Wire wire(agent, plan.wire);
     const bool first = rank == 0, last = rank == ranks - 1;
     const ValueId given = first || config.is_text() ? input.receive(agent) : -1;
     const Share& share = *plan.parts[static_cast<std::size_t>(rank)].share();
@@ -129,13 +131,14 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
     for (std::size_t m = 0; m < batches.size(); ++m) {
       const auto tag = static_cast<std::uint32_t>(m);
       forward.of_texts(batches[m]);
-      ValueId x = first
-                      ? agent.slice(embedded, 0, batches[m])
-                      : agent.receive("x_" + std::to_string(m), handed_on[m], rank - 1, tag, false);
+      ValueId x =
+          first
+              ? agent.slice(embedded, 0, batches[m])
+              : wire.unpacked(wire.receive("x_" + std::to_string(m), handed_on[m], rank - 1, tag));
       const model::Range layers = layers_of(share);
       for (std::int64_t l = layers.begin; l < layers.end; ++l)
         x = model::block(forward, config, static_cast<int>(l), x);
-      if (!last) agent.send(x, rank + 1, tag);
+      if (!last) agent.send(wire.packed(x), rank + 1, tag);
       states.push_back(x);
       handing_on.push_back(agent.info(x));
     }

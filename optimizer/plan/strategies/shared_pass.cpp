@@ -159,7 +159,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
       continue;
     }
     const auto r = static_cast<std::size_t>(rank);
-    Collectives collectives(agent, rank, computing, pass.all_reduce);
+    Collectives collectives(agent, rank, computing, pass.all_reduce, pass.wire);
     ForwardBuilder forward(
         agent, teacher, input.receive(agent), collectives, pass.shares,
         {pass.rows, pass.overlap, pass.gathered, kept_by(teacher, pass.steps, r)});
@@ -189,6 +189,7 @@ std::vector<Program> compile_whole_stream(const Plan& plan, const RequestShape& 
   SharedPass pass;
   pass.shares = shares_of(plan);
   pass.all_reduce = plan.all_reduce;
+  pass.wire = plan.wire;
   return compile_shared(plan.teacher, pass, static_cast<std::int32_t>(plan.parts.size()), shape,
                         element);
 }
@@ -201,6 +202,7 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
     if (share.rows > 0) pass.shares.push_back(share);
   pass.steps = steps_of(config, pass.shares);
   pass.all_reduce = plan.all_reduce;
+  pass.wire = plan.wire;
   const std::int64_t rows = config.is_text() ? shape.tokens : config.num_tokens();
   if (rows < static_cast<std::int64_t>(pass.shares.size())) {
     pass.shares = pass.steps;

@@ -31,6 +31,7 @@ struct SharedPass {
   /// Who takes which heads in the steps that continue a text whose queries are divided by rows.
   std::vector<Share> steps;
   AllReduce all_reduce = AllReduce::ring;
+  base::Element wire = base::Element::f32;  // see Plan
 };
 
 /// Programs of `ranks` ranks and of the aggregator, which is rank `ranks`. A language model's
