@@ -1,6 +1,7 @@
 #include "optimizer/plan/program.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <variant>
@@ -91,6 +92,27 @@ std::set<std::int32_t> peers_of(const Program& program) {
   return peers;
 }
 
+std::vector<std::int64_t> divided(std::int64_t units, const std::vector<std::int64_t>& weights) {
+  const std::int64_t all = std::accumulate(weights.begin(), weights.end(), std::int64_t{0});
+  std::vector<std::int64_t> counts, remainders;
+  for (const std::int64_t weight : weights) {
+    counts.push_back(units * weight / all);
+    remainders.push_back(units * weight % all);
+  }
+  std::vector<std::size_t> order(weights.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return remainders[a] > remainders[b]; });
+  std::int64_t left = units - std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+  for (std::size_t i = 0; left > 0; ++i, --left) ++counts[order[i]];
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0 || weights[i] == 0) continue;
+    --*std::max_element(counts.begin(), counts.end());
+    ++counts[i];
+  }
+  return counts;
+}
+
 const std::vector<Strategy>& strategies() {
   static const std::vector<Strategy> table = {
       {"local", "the best single device runs everything", PartKind::teacher, compile_local,
@@ -98,11 +120,11 @@ const std::vector<Strategy>& strategies() {
       {"decomposed", "a sub-model on each device, features fused at the end", PartKind::sub_model,
        compile_decomposed, check_decomposed},
       {"pipeline", "consecutive layers on each device, one after the other", PartKind::share,
-       compile_pipeline, check_pipeline, propose_pipeline},
+       compile_pipeline, check_pipeline, propose_pipeline, divide_pipeline},
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
        PartKind::share, compile_tensor, check_tensor, propose_tensor},
       {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
-       PartKind::share, compile_voltage, check_voltage, propose_voltage},
+       PartKind::share, compile_voltage, check_voltage, propose_voltage, divide_voltage},
   };
   return table;
 }

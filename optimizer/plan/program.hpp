@@ -42,6 +42,11 @@ const Operation* find_first(const Program& program) {
 /// The other ranks that a program sends to or receives from.
 std::set<std::int32_t> peers_of(const Program& program);
 
+/// `units` of whatever is shared as whole weights want it, none of them negative: what is left over
+/// goes to the largest remainders, of equal ones to the first; whoever has a weight and would have
+/// none takes one of the most.
+std::vector<std::int64_t> divided(std::int64_t units, const std::vector<std::int64_t>& weights);
+
 /// What a device brings where shares are proposed: its speed beside the others', and the weights
 /// that it has room for (0: no limit).
 struct Capacity {
@@ -69,6 +74,10 @@ struct Strategy {
   /// where the model has none for so many.
   std::vector<Share> (*propose)(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices) = nullptr;
+  /// Shares by hand, as whole weights above 0 want them; null where nothing is left to choose.
+  /// Throws std::invalid_argument as `propose` does.
+  std::vector<Share> (*divide)(const model::ModelConfig& teacher,
+                               const std::vector<std::int64_t>& weights) = nullptr;
 };
 const std::vector<Strategy>& strategies();
 /// The first of the table with such parts.
@@ -89,7 +98,12 @@ std::vector<Program> drafts(const Plan& plan, const RequestShape& shape,
 /// What a plan of this shape prices: the request, or one step behind half of what is generated.
 Load planned_load(const RequestShape& shape);
 
-/// "h3 = norm(x, layer 0, attention)": one line an instruction, for people.
+/// One line an instruction, for people.
 std::string to_text(const Program& program);
+/// Of instructions from one to another, that too: "layers 0-5"; without any layer the first one's
+/// operation.
+std::string stretch_name(const Program& program, std::size_t first, std::size_t last);
+/// "h3 = norm(x, layer 0, attention)".
+std::string to_text(const Instruction& instruction, const Program& program);
 
 }  // namespace cleave::plan

@@ -137,5 +137,133 @@ TEST_F(SeveralPlans, NeedNamesOfTheirOwnAndWeightsThatAreThere) {
   run({"plan", s / "model", "--fleet", s / "fleet.toml", "--name", "../x"}, 2);
 }
 
+TEST_F(SeveralPlans, AreMadeTogetherOneForEachStrategy) {
+  const Scratch& s = *shared_;
+  const auto made = run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                         "voltage,tensor,pipeline", "--out", own_ / "plans"});
+  for (const std::string name : {"voltage", "tensor", "pipeline"}) {
+    const auto plan = nlohmann::json::parse(base::read_text(own_ / ("plans/" + name + ".json")));
+    EXPECT_EQ(plan.at("name"), name);
+    EXPECT_EQ(plan.at("strategy"), name);
+  }
+  const std::string paths = own_ / "plans/voltage.json" + "," + own_ / "plans/tensor.json" + "," +
+                            own_ / "plans/pipeline.json";
+  EXPECT_TRUE(contains(made.out, "  cleave decompose " + s / "model" + " --plan " + paths))
+      << made.out;
+  run({"decompose", s / "model", "--plan", paths, "--out", own_ / "bundle"});
+  const auto inspect = [](const std::string& bundle) {
+    return nlohmann::json::parse(run({"inspect", bundle, "--format", "json"}).out);
+  };
+  EXPECT_EQ(inspect(own_ / "bundle")["plans"],
+            (std::vector<std::string>{"voltage", "pipeline", "tensor"}));
+  // A folder of plans is all of them; the first by name is the default one.
+  run({"decompose", s / "model", "--plan", own_ / "plans", "--out", own_ / "other"});
+  EXPECT_EQ(inspect(own_ / "other")["plans"],
+            (std::vector<std::string>{"pipeline", "tensor", "voltage"}));
+  EXPECT_EQ(inspect(own_ / "other")["identity"], inspect(own_ / "bundle")["identity"])
+      << "holdings are cut once";
+
+  // Into a bundle that has their weights.
+  run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "tensor,pipeline", "--into",
+       own_ / "other", "--batch", "2"});
+  EXPECT_EQ(inspect(own_ / "other")["plans"],
+            (std::vector<std::string>{"pipeline", "tensor", "voltage"}));
+}
+
+TEST_F(SeveralPlans, WhatCannotRunTheModelSaysWhyAndTheOthersArePlanned) {
+  write_text(own_ / "tiny/config.json", [] {
+    std::string config = tiny_config();
+    const std::string layers = "\"num_hidden_layers\": 2";
+    return config.replace(config.find(layers), layers.size(), "\"num_hidden_layers\": 1");
+  }());
+  run({"init", "--config", own_ / "tiny", "--out", own_ / "model"});
+  const std::string fleet = *shared_ / "fleet.toml";
+  const auto some = run({"plan", own_ / "model", "--fleet", fleet, "--strategy", "pipeline,tensor",
+                         "--out", own_ / "plans"});
+  EXPECT_TRUE(contains(some.out,
+                       "no plan with pipeline: [check] plan.parts: saw 3 devices, needs at most 1, "
+                       "one for each of the teacher's layers\n"))
+      << some.out;
+  EXPECT_FALSE(std::filesystem::exists(own_ / "plans/pipeline.json"));
+  EXPECT_TRUE(std::filesystem::exists(own_ / "plans/tensor.json"));
+  const auto json = nlohmann::json::parse(run({"plan", own_ / "model", "--fleet", fleet,
+                                               "--strategy", "pipeline,tensor", "--format", "json"})
+                                              .out);
+  ASSERT_EQ(json["plans"].size(), 1U);
+  EXPECT_EQ(json["plans"][0]["name"], "tensor");
+  EXPECT_EQ(json["refused"][0]["strategy"], "pipeline");
+  const auto none = run({"plan", own_ / "model", "--fleet", fleet, "--strategy", "pipeline",
+                         "--out", own_ / "one.json"},
+                        3);
+  EXPECT_TRUE(contains(none.out, "no plan with pipeline: ")) << none.out;
+  EXPECT_FALSE(std::filesystem::exists(own_ / "one.json"));
+}
+
+TEST_F(SeveralPlans, SharesCanBeGivenByHand) {
+  const Scratch& s = *shared_;
+  const auto rows_of = [&](const std::string& shares) {
+    const auto plan =
+        nlohmann::json::parse(run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                                   "voltage", "--shares", shares, "--format", "json"})
+                                  .out);
+    std::vector<double> rows;
+    for (const auto& part : plan.at("parts")) rows.push_back(part.at("share").at("rows"));
+    return rows;
+  };
+  EXPECT_EQ(rows_of("3,1,1"), (std::vector<double>{600000, 200000, 200000}));
+  EXPECT_EQ(rows_of("1,0,1"), (std::vector<double>{500000, 500000})) << "0 leaves a device out";
+
+  const auto wrong = [&](const std::string& shares, const std::string& strategy = "voltage") {
+    return run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", strategy,
+                "--shares", shares},
+               2)
+        .error;
+  };
+  EXPECT_EQ(wrong("3,1"),
+            "cleave: [plan] shares: saw 2 numbers, needs 3, one for each agent of the fleet: hub, "
+            "cam, door\n");
+  EXPECT_EQ(wrong("0,0,0"), "cleave: [plan] shares: saw no number above 0, needs one at least\n");
+  EXPECT_EQ(wrong("3,-1,1"), "cleave: [plan] shares: saw -1, needs numbers from 0 on\n");
+  EXPECT_EQ(wrong("3,x,1"),
+            "cleave: [--shares] saw 'x', needs numbers with commas between: 3,1,1\n");
+  EXPECT_EQ(wrong("3,,1"), "cleave: [--shares] saw '', needs numbers with commas between: 3,1,1\n");
+  EXPECT_TRUE(contains(wrong("3,1,1", "tensor"),
+                       "cleave: [--shares] saw strategy tensor, which leaves no shares to choose; "
+                       "needs one of pipeline, voltage"))
+      << wrong("3,1,1", "tensor");
+  // Beside one that takes them the others are refused.
+  const auto both = run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                         "tensor,voltage", "--shares", "3,1,1"});
+  EXPECT_TRUE(contains(both.out,
+                       "no plan with tensor: [plan] shares: saw some, needs none: the "
+                       "strategy 'tensor' leaves no shares to choose\n"))
+      << both.out;
+}
+
+TEST_F(SeveralPlans, BadListsOfStrategiesAreWrongUsage) {
+  const Scratch& s = *shared_;
+  const auto wrong = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"plan", s / "model", "--fleet", s / "fleet.toml"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words, 2).error;
+  };
+  EXPECT_TRUE(contains(wrong({"--strategy", "tensor,voltag"}),
+                       "cleave: [--strategy] saw 'voltag', needs one of auto|"));
+  EXPECT_EQ(wrong({"--strategy", "tensor,tensor"}),
+            "cleave: [--strategy] saw one twice, needs each once\n");
+  EXPECT_EQ(wrong({"--strategy", "tensor,auto"}),
+            "cleave: [--strategy] saw 'auto' among several, needs it alone\n");
+  EXPECT_EQ(wrong({"--strategy", "tensor,voltage", "--name", "x"}),
+            "cleave: [--name] saw several strategies, after which their plans are named\n");
+  write_text(own_ / "file", "x");
+  EXPECT_EQ(wrong({"--strategy", "tensor,voltage", "--out", own_ / "file"}),
+            "cleave: [--out] saw " + own_ / "file" +
+                ", a file; needs a folder, where each strategy's plan gets a file\n");
+  std::filesystem::create_directory(own_ / "empty");
+  EXPECT_EQ(
+      run({"decompose", s / "model", "--plan", own_ / "empty", "--out", own_ / "none"}, 2).error,
+      "cleave: [--plan] saw no plan in " + own_ / "empty" + ", needs one or more\n");
+}
+
 }  // namespace
 }  // namespace cleave::tools

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -25,32 +24,13 @@ std::size_t computing(const Plan& plan) {
                     [](const PlanPart& part) { return part.share()->rows > 0; }));
 }
 
-/// Rows of the sequence as the shares want them, for each device that computes: what is left over
-/// goes to the largest remainders, of equal ones to the first. Who would have none takes one of the
-/// most.
+/// Rows of the sequence as the shares want them, for each device that computes.
 std::vector<model::Range> rows_of(const Plan& plan, std::int64_t rows) {
-  const std::size_t devices = computing(plan);
-  std::int64_t all = 0;
-  for (std::size_t p = 0; p < devices; ++p) all += plan.parts[p].share()->rows;
-  std::vector<std::int64_t> counts, remainders;
-  for (std::size_t p = 0; p < devices; ++p) {
-    counts.push_back(rows * plan.parts[p].share()->rows / all);
-    remainders.push_back(rows * plan.parts[p].share()->rows % all);
-  }
-  std::vector<std::size_t> order(devices);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return remainders[a] > remainders[b]; });
-  std::int64_t left = rows - std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-  for (std::size_t i = 0; left > 0; ++i, --left) ++counts[order[i]];
-  for (std::int64_t& count : counts)
-    if (count == 0) {
-      --*std::max_element(counts.begin(), counts.end());
-      ++count;
-    }
+  std::vector<std::int64_t> weights;
+  for (std::size_t p = 0; p < computing(plan); ++p) weights.push_back(plan.parts[p].share()->rows);
   std::vector<model::Range> ranges;
   std::int64_t begin = 0;
-  for (const std::int64_t count : counts) {
+  for (const std::int64_t count : divided(rows, weights)) {
     ranges.push_back({begin, begin + count});
     begin += count;
   }
@@ -111,6 +91,13 @@ std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
   std::vector<Share> shares(devices.size(), whole_share(teacher));
   for (std::size_t p = 0; p < devices.size(); ++p)
     shares[p].rows = std::max<std::int64_t>(1, std::llround(grain * devices[p].speed / fastest));
+  return shares;
+}
+
+std::vector<Share> divide_voltage(const model::ModelConfig& teacher,
+                                  const std::vector<std::int64_t>& weights) {
+  std::vector<Share> shares(weights.size(), whole_share(teacher));
+  for (std::size_t p = 0; p < weights.size(); ++p) shares[p].rows = weights[p];
   return shares;
 }
 
