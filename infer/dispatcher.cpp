@@ -57,9 +57,12 @@ void Dispatcher::take_value(std::size_t device, net::ValueMessage message, const
     return go_on_without(job->id, device, wrong);
   }
   job->take_value(device, message.tag);
+  const Id id = job->id;
+  if (message.last) job->forgo_account(device);  // nothing comes behind it
   job->take_times(device, message.queued_s, message.compute_s);
   compute_.deliver(job->id, job->plan->rank(device), message.tag, std::move(message.tensor));
   if (job->contribution(device).owed.empty()) take_whole_contribution(*job, device);
+  hooks_.told(id);
 }
 
 /// True: the request still wants the device's part.

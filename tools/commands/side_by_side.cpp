@@ -229,6 +229,7 @@ nlohmann::json to_json(const std::vector<Side>& sides, const std::vector<Bound>&
                            {"requests", side.latency_s.size()},
                            {"failed", side.failed},
                            {"partial", side.partial},
+                           {"latency_s", side.latency_s},
                            {"predicted_latency_s", predicted_latency_s(side)},
                            {"devices", nlohmann::json::object()}};
     if (!side.latency_s.empty()) {
