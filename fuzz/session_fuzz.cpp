@@ -411,10 +411,10 @@ class Forge {
     done.account.wait_s = real();
     done.account.flops = real();
     for (auto i = random_.below(4); i > 0; --i)
-      done.account.links.push_back({text(), random_.any(), random_.any()});
+      done.account.links.push_back({text().substr(0, 100'000), random_.any(), random_.any()});
     for (auto i = random_.below(4); i > 0; --i)
-      done.account.happenings.push_back(
-          {net::Happening::What::send, text(), text(), real(), real(), random_.any()});
+      done.account.happenings.push_back({net::Happening::What::send, text().substr(0, 100'000),
+                                         text().substr(0, 100'000), real(), real(), random_.any()});
     return done;
   }
   net::Observe observe() {
