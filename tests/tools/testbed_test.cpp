@@ -194,14 +194,14 @@ TEST_F(Testbed, AsksSeveralPlansInTurnBesideTheWholeModelAndABound) {
             "lower bound (formula): all work at all devices' speeds, nothing sent");
   EXPECT_GT(bounds[1]["latency_s"], 0);
   EXPECT_LT(bounds[1]["latency_s"], bounds[0]["latency_s"]);
-  EXPECT_TRUE(contains(base::read_text(own_ / "out.csv"), "\nbound,lower bound"));
+  EXPECT_TRUE(contains(base::read_text(own_ / "out.csv"), "\nbound,\"lower bound"));
   expect_nothing_left(id);
 }
 
 TEST_F(Testbed, MeasuresBothSidesOnLoopback) {
-  setenv("CLEAVE_PLAN", "another", 1);  // the user's, not the emulated devices'
+  setenv("CLEAVE_THREADS", "2", 1);  // the user's, not the emulated devices', which are paced
   Process testbed = start({"--loopback", "--original", *shared_ / "model", "--requests", "5"});
-  unsetenv("CLEAVE_PLAN");
+  unsetenv("CLEAVE_THREADS");
   expect_measured(testbed, 5);
 }
 
