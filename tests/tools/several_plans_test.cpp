@@ -298,6 +298,7 @@ TEST_F(SeveralPlans, AreAskedInTurnAndMeasuredBesideEachOther) {
     const auto& figures = json["plans"][0]["devices"][device];
     EXPECT_GT(figures["computing"]["median"], 0);
     EXPECT_GT(figures["waiting"]["median"], 0);
+    EXPECT_GE(figures["queued"]["median"], 0);
     EXPECT_GT(figures["transferring"]["median"], 0);
     const auto& links = figures["links"];
     EXPECT_GT(links[device == std::string("hub") ? "cam" : "hub"]["sent_bytes"], 0) << links;

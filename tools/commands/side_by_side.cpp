@@ -56,6 +56,7 @@ double received(const net::Account& account) {
   for (const auto& link : account.links) bytes += static_cast<double>(link.received_bytes);
   return bytes;
 }
+/// Nothing is predicted.
 double nothing(const plan::DevicePrediction&) { return 0; }
 std::string flops_text(double value) { return base::format_count(value); }
 std::string seconds_text(double value) { return base::format_seconds(value); }
@@ -71,6 +72,7 @@ const std::vector<Quantity>& quantities() {
       {"computing", true, [](const Account& a) { return a.compute_s; },
        [](const Device& d) { return d.compute_s; }, seconds_text},
       {"waiting", true, [](const Account& a) { return a.wait_s; }, nothing, seconds_text},
+      {"queued", true, [](const Account& a) { return a.queued_s; }, nothing, seconds_text},
       {"transferring", true, [](const Account& a) { return a.transfer_s; },
        [](const Device& d) { return d.send_s + d.receive_s; }, seconds_text},
       {"peak memory", false, [](const Account& a) { return a.peak_memory_bytes; },

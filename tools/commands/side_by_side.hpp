@@ -50,7 +50,9 @@ struct Bound {
 /// the first; and one for each bound.
 Table sides_table(const std::vector<Side>& sides, const std::vector<Bound>& bounds = {});
 /// A row for each process of each side: what it did for a request, medians, as it told itself; what
-/// is predicted beside it. Of the memory the largest.
+/// is predicted beside it. Computing, waiting (nothing of it was ready) and queued (something was)
+/// are together the time that it was there; transferring goes on beside them. Of the memory the
+/// largest, with the weights of all plans that the process serves.
 Table devices_table(const std::vector<Side>& sides);
 /// Both, a number a row: "what,plan,device,median,MAD,predicted", in SI units.
 Table numbers_table(const std::vector<Side>& sides, const std::vector<Bound>& bounds = {});
