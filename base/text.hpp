@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace cleave::base {
 
@@ -24,6 +25,17 @@ std::string joined(const Texts& texts, std::string_view between = ", ") {
     first = false;
   }
   return all;
+}
+
+/// What stands between the separators, one text at least: "a,,b" -> "a", "", "b".
+inline std::vector<std::string> split(std::string_view text, char separator) {
+  std::vector<std::string> parts;
+  for (std::size_t at = 0; at != std::string_view::npos;) {
+    const std::size_t end = text.find(separator, at);
+    parts.emplace_back(text.substr(at, end == std::string_view::npos ? end : end - at));
+    at = end == std::string_view::npos ? end : end + 1;
+  }
+  return parts;
 }
 
 /// Control characters as "\n" or "\x1b", so that what a peer calls itself neither forges a line nor

@@ -404,6 +404,23 @@ class Forge {
     abort.text = text();
     return abort;
   }
+  net::Done done() {
+    auto done = envelope(net::Done{});
+    done.compute_s = real();
+    done.account.told = random_.chance(80);
+    done.account.wait_s = real();
+    done.account.flops = real();
+    for (auto i = random_.below(4); i > 0; --i)
+      done.account.links.push_back({text().substr(0, 100'000), random_.any(), random_.any()});
+    for (auto i = random_.below(4); i > 0; --i)
+      done.account.happenings.push_back({net::Happening::What::send, text().substr(0, 100'000),
+                                         text().substr(0, 100'000), real(), real(), random_.any()});
+    return done;
+  }
+  net::Observe observe() {
+    return random_.chance(80) ? net::Observe::nothing
+                              : random_.pick({net::Observe::account, net::Observe::trace});
+  }
   /// Of any kind.
   Message any() {
     switch (random_.below(20)) {
@@ -433,7 +450,7 @@ class Forge {
         return value;
       }
       case 5:
-        return envelope(net::Done{});
+        return done();
       case 6: {
         auto failed = envelope(net::Failed{});
         failed.text = text();
@@ -712,6 +729,7 @@ class Forge {
     }
     admit.digest = random_.chance(95) ? scene_.digests.of(input) : text();
     admit.deadline_ms = deadline_ms();
+    admit.observe = observe();
     add_sequence(&admit);
     return admit;
   }
@@ -721,6 +739,7 @@ class Forge {
     request.tensor = tensor();
     request.deadline_ms = deadline_ms();
     request.require_all = random_.chance(10);
+    request.observe = observe();
     add_sequence(&request);
     return request;
   }
@@ -1187,7 +1206,7 @@ class HostileAgent {
         wire.send(about_it(net::Busy{}));
         return;
       case 10:
-        wire.send(about_it(net::Done{}));
+        wire.send(about_it(forge_.done()));
         return;
       case 11: {
         auto failed = about_it(net::Failed{});

@@ -17,6 +17,7 @@
 #include "infer/links.hpp"
 #include "infer/lot.hpp"
 #include "infer/machine.hpp"
+#include "infer/observation.hpp"
 #include "infer/served_plan.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/cost.hpp"
@@ -75,6 +76,16 @@ struct Agent::State {
     RequestName name;  // to the other agents
     bool dropping = false;
   };
+  /// One that is observed, until the aggregator has been told of it: its last values may be under
+  /// way when it is no task any more.
+  struct Observed {
+    std::weak_ptr<Session> session;
+    std::shared_ptr<DevicePlan> plan;
+    net::Envelope envelope;
+    std::int64_t past = 0;
+    Clock::time_point received_at;
+    std::shared_ptr<Observation> observation;
+  };
 
   State(const plan::Bundle& of, const std::vector<plan::Plan>& held, std::unique_ptr<Engine> engine,
         AgentOptions wanted)
@@ -114,7 +125,7 @@ struct Agent::State {
   std::string objection(const net::Hello& hello) const;
   net::Welcome welcome(const net::Hello& hello) const;
   void end(const std::shared_ptr<Session>& session, const std::string& why);
-  bool handle(const std::shared_ptr<Session>& session, net::Message message);
+  bool handle(const std::shared_ptr<Session>& session, Connection::Received received);
 
   // Plans.
   void know_devices(const plan::Plan& plan);
@@ -122,8 +133,10 @@ struct Agent::State {
 
   // Other agents.
   Links::Events link_events();
-  void take_input(const Session& session, net::ValueMessage message);
-  void take_value(const std::string& from, net::ValueMessage message);
+  void take_input(const Session& session, net::ValueMessage message, const Arrival& arrival);
+  void take_value(const std::string& from, net::ValueMessage message, const Arrival& arrival);
+  void deliver(std::uint64_t id, std::int32_t rank, const std::string& from,
+               net::ValueMessage message, const Arrival& arrival);
   void lose_link(const std::string& from);
   void expire_lot();
 
@@ -138,6 +151,11 @@ struct Agent::State {
   void forward(const Task& task, Compute::Event event, bool last);
   bool forward_to_agent(std::uint64_t id, Compute::Event event);
   void finish(std::uint64_t id);
+  std::shared_ptr<Observation> observe(std::uint64_t id, const net::Admit& admit,
+                                       std::shared_ptr<const plan::Program> program);
+  std::shared_ptr<Observation::Sending> sending(std::uint64_t id, std::int32_t to,
+                                                std::uint32_t tag);
+  void tell(std::uint64_t id);
   void fail(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
             const std::string& text);
   void abort(const std::shared_ptr<Session>& session, const net::Envelope& envelope,
@@ -171,6 +189,7 @@ struct Agent::State {
   asio::steady_timer leaving_timer, resting_timer, lot_timer;
   std::set<std::shared_ptr<Session>> sessions;
   std::map<std::uint64_t, Task> tasks;
+  std::map<std::uint64_t, Observed> observed;
   std::map<RequestName, std::uint64_t> named;  // those of `tasks` that are not being dropped
   std::map<std::uint64_t, Text> texts;
   std::uint64_t next_task = 1, next_sequence = 1;
@@ -288,7 +307,7 @@ asio::awaitable<std::string> Agent::State::attend(std::shared_ptr<Session> sessi
     auto receiving = session->connection->receive();
     auto received = co_await std::move(receiving);
     if (!received) co_return received.error().message();
-    if (!handle(session, std::move(received->message))) {
+    if (!handle(session, std::move(*received))) {
       session->connection->close(net::Errc::unexpected_message);
       co_return session->connection->why().message();
     }
@@ -306,14 +325,15 @@ void Agent::State::end(const std::shared_ptr<Session>& session, const std::strin
 }
 
 /// False: the message does not belong here.
-bool Agent::State::handle(const std::shared_ptr<Session>& session, net::Message message) {
+bool Agent::State::handle(const std::shared_ptr<Session>& session, Connection::Received received) {
+  net::Message& message = received.message;
   if (const auto* offered = std::get_if<net::Admit>(&message)) {
     // A stale plan: whoever sent it has learnt of a newer one by now.
     if (offered->epoch == session->epoch) admit(session, *offered);
     return true;
   }
   if (auto* value = std::get_if<net::ValueMessage>(&message)) {
-    take_input(*session, std::move(*value));
+    take_input(*session, std::move(*value), arrival_of(received));
     return true;
   }
   if (const auto* cancel = std::get_if<net::Cancel>(&message)) {
@@ -431,11 +451,59 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
   tasks[id] = Task{session, served, envelope, received_at, request};
   named[request] = id;
   admission.begin(id, room, sequence.id, Clock::now());
+  const auto observation =
+      admit.observe == net::Observe::nothing ? nullptr : observe(id, admit, program);
   compute.admit(id, std::move(program), {},
-                received_at + std::chrono::milliseconds(admit.deadline_ms), sequence);
+                received_at + std::chrono::milliseconds(admit.deadline_ms), sequence,
+                observation ? observation->most_recorded() : 0);
   for (Lot::Waiting& value : lot.take(request))
     if (const auto from = served->rank_of(value.from))
-      compute.deliver(id, *from, value.message.tag, std::move(value.message.tensor));
+      deliver(id, *from, value.from, std::move(value.message), value.arrival);
+}
+
+/// Of a task that has just begun.
+std::shared_ptr<Observation> Agent::State::observe(std::uint64_t id, const net::Admit& admit,
+                                                   std::shared_ptr<const plan::Program> program) {
+  if (tasks.size() == 1) reset_recent_peak();
+  const Task& task = tasks.at(id);
+  const auto observation =
+      std::make_shared<Observation>(admit.observe, std::move(program), [this, id] { tell(id); });
+  observed[id] = {task.session, task.plan,        task.envelope,
+                  admit.past,   task.received_at, observation};
+  return observation;
+}
+
+/// What a value of an observed request holds while it is sent; of any other null.
+std::shared_ptr<Observation::Sending> Agent::State::sending(std::uint64_t id, std::int32_t to,
+                                                            std::uint32_t tag) {
+  const auto at = observed.find(id);
+  if (at == observed.end()) return nullptr;
+  const DevicePlan& plan = *at->second.plan;
+  const std::string peer = to == plan.aggregator_rank()
+                               ? plan::aggregator_process(plan.plan().aggregator)
+                               : plan.device(to);
+  return Observation::send(at->second.observation, to, peer, tag, Clock::now());
+}
+
+/// All that there is to tell of an observed request is known.
+void Agent::State::tell(std::uint64_t id) {
+  const auto at = observed.find(id);
+  if (at == observed.end()) return;
+  const Observed request = std::move(at->second);
+  observed.erase(at);
+  const auto session = request.session.lock();
+  if (!session) return;
+  net::Done done;
+  static_cast<net::Envelope&>(done) = request.envelope;
+  done.last = true;
+  done.account = request.observation->account();
+  done.account.flops =
+      plan::flops_of(request.observation->program(), request.plan->plan(), request.past);
+  done.account.peak_memory_bytes = recent_peak_bytes();
+  done.queued_s = done.account.queued_s;
+  done.compute_s = done.account.compute_s;
+  done.wait_s = done.account.wait_s;
+  session->connection->send(done);
 }
 
 void Agent::State::refuse_for_now(const Session& session, const net::Envelope& envelope,
@@ -540,9 +608,8 @@ void Agent::State::drop(std::uint64_t id) {
 
 Links::Events Agent::State::link_events() {
   Links::Events events;
-  events.value = [this](const std::string& from, net::ValueMessage message) {
-    take_value(from, std::move(message));
-  };
+  events.value = [this](const std::string& from, net::ValueMessage message,
+                        const Arrival& arrival) { take_value(from, std::move(message), arrival); };
   events.lost = [this](const std::string& from, const std::string&) { lose_link(from); };
   events.log = [this](base::LogLevel level, const std::string& line) {
     if (options.log) options.log(level, line);
@@ -551,22 +618,32 @@ Links::Events Agent::State::link_events() {
 }
 
 /// Behind a request that is admitted; one that was refused has no use for it.
-void Agent::State::take_input(const Session& session, net::ValueMessage message) {
+void Agent::State::take_input(const Session& session, net::ValueMessage message,
+                              const Arrival& arrival) {
   const auto at = named.find({session.origin, message.request});
   if (at == named.end() || message.epoch != session.epoch) return;
-  const auto rank = tasks.at(at->second).plan->aggregator_rank();
-  compute.deliver(at->second, rank, message.tag, std::move(message.tensor));
+  const DevicePlan& plan = *tasks.at(at->second).plan;
+  deliver(at->second, plan.aggregator_rank(), plan::aggregator_process(plan.plan().aggregator),
+          std::move(message), arrival);
+}
+
+void Agent::State::deliver(std::uint64_t id, std::int32_t rank, const std::string& from,
+                           net::ValueMessage message, const Arrival& arrival) {
+  if (const auto at = observed.find(id); at != observed.end())
+    at->second.observation->received(rank, from, message.tag, arrival);
+  compute.deliver(id, rank, message.tag, std::move(message.tensor));
 }
 
 /// For a request that is admitted, or for one that may be.
-void Agent::State::take_value(const std::string& from, net::ValueMessage message) {
+void Agent::State::take_value(const std::string& from, net::ValueMessage message,
+                              const Arrival& arrival) {
   const RequestName request{message.origin, message.request};
   if (const auto at = named.find(request); at != named.end()) {
     if (const auto rank = tasks.at(at->second).plan->rank_of(from))
-      compute.deliver(at->second, *rank, message.tag, std::move(message.tensor));
+      deliver(at->second, *rank, from, std::move(message), arrival);
     return;
   }
-  lot.add(request, from, std::move(message), Clock::now());
+  lot.add(request, from, std::move(message), Clock::now(), arrival);
   if (lot_timer.expiry() <= Clock::now()) expire_lot();
 }
 
@@ -610,9 +687,9 @@ void Agent::State::take(std::vector<Compute::Event> events) {
       continue;
     }
     if (event.what == What::send) {
-      // The last value says so itself and saves a frame.
-      const bool last =
-          i + 1 < events.size() && events[i + 1].id == id && events[i + 1].what == What::finished;
+      // The last value says so itself and saves a frame, where nobody is to be told more.
+      const bool last = i + 1 < events.size() && events[i + 1].id == id &&
+                        events[i + 1].what == What::finished && observed.count(id) == 0;
       forward(task, std::move(event), last);
       if (!last) continue;
       ++i;
@@ -623,6 +700,13 @@ void Agent::State::take(std::vector<Compute::Event> events) {
         fail(session, task.envelope, event.text);
     } else if (event.what == What::output) {
       continue;
+    } else if (const auto watched = observed.find(id);
+               watched != observed.end() && event.what == What::finished) {
+      const auto observation = watched->second.observation;  // the last word may end it
+      const std::chrono::duration<double> total = Clock::now() - task.received_at;
+      event.times.queued_s =
+          std::max(0.0, total.count() - event.times.compute_s - event.times.wait_s);
+      observation->finished(event.times, std::move(event.ran));
     } else if (session) {
       net::Done done;
       static_cast<net::Envelope&>(done) = task.envelope;
@@ -632,6 +716,7 @@ void Agent::State::take(std::vector<Compute::Event> events) {
       done.queued_s = event.times.queued_s;
       session->connection->send(done);
     }
+    if (event.what != What::finished) observed.erase(id);
     finish(id);
   }
 }
@@ -649,7 +734,9 @@ void Agent::State::forward(const Task& task, Compute::Event event, bool last) {
   // Everything else is waiting for its turn, also before the executor saw it.
   message.queued_s = std::max(0.0, total.count() - message.compute_s - message.wait_s);
   message.tensor = std::move(event.value);
-  session->connection->send(message);
+  const auto until_written = sending(event.id, event.peer, event.tag);
+  const auto bytes = session->connection->send(message, until_written);
+  if (until_written) until_written->bytes = bytes;
 }
 
 /// False: there is no link.
@@ -663,7 +750,10 @@ bool Agent::State::forward_to_agent(std::uint64_t id, Compute::Event event) {
   message.wait_s = event.times.wait_s;
   message.queued_s = event.times.queued_s;
   message.tensor = std::move(event.value);
-  return links.send(task.plan->device(event.peer), message);
+  const auto until_written = sending(id, event.peer, event.tag);
+  const auto bytes = links.send(task.plan->device(event.peer), message, until_written);
+  if (until_written) until_written->bytes = bytes;
+  return bytes > 0;
 }
 
 void Agent::State::finish(std::uint64_t id) {

@@ -20,9 +20,11 @@
 #include "infer/dispatcher.hpp"
 #include "infer/fleet_plans.hpp"
 #include "infer/jobs.hpp"
+#include "infer/machine.hpp"
 #include "infer/roster.hpp"
 #include "infer/sequences.hpp"
 #include "net/mesh.hpp"
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/names.hpp"
 #include "optimizer/plan/weights.hpp"
 
@@ -74,6 +76,7 @@ struct Aggregator::State {
   void queue_piece(const std::shared_ptr<Batch>& batch);
   void end_batch(const std::shared_ptr<Batch>& batch, Response response);
   void launch_next();
+  void finish_if_told(Id id);
   void post_events(std::vector<Compute::Event> events);
   void take(std::vector<Compute::Event> events);
   void finish(Id id, Status status, const std::string& message,
@@ -138,6 +141,7 @@ Dispatcher::Hooks Aggregator::State::dispatcher_hooks() {
   hooks.end = [this](Id id, Status status, const std::string& message) {
     finish(id, status, message);
   };
+  hooks.told = [this](Id id) { finish_if_told(id); };
   hooks.new_id = [this] { return next_id++; };
   hooks.log = [this](base::LogLevel level, const std::string& line) { log(level, line); };
   return hooks;
@@ -295,24 +299,41 @@ void Aggregator::State::take(std::vector<Compute::Event> events) {
   using What = Compute::Event::What;
   for (auto& event : events) {
     // What is sent is the request's input, which went behind each 'admit'.
-    if (event.what == What::send || !jobs.find_running(event.id)) continue;
-    if (event.what == What::output)
+    Job* job = jobs.find_running(event.id);
+    if (event.what == What::send || !job) continue;
+    const auto observation = job->observation;  // outlives the job
+    if (event.what == What::output && observation)
+      job->hold(std::move(event.value), event.times.compute_s, Clock::now());
+    else if (event.what == What::finished && observation)
+      observation->finished(event.times, std::move(event.ran));
+    else if (event.what == What::output)
       finish(event.id, Status::answered, "", std::move(event.value), event.times.compute_s);
     else if (event.what == What::failed)
       finish(event.id, Status::failed, event.text);
   }
 }
 
+void Aggregator::State::finish_if_told(Id id) {
+  if (const Job* job = jobs.find_running(id); job && job->is_told())
+    finish(id, Status::answered, "");
+}
+
 void Aggregator::State::finish(Id id, Status status, const std::string& message, net::Value output,
                                double fuse_s) {
   const auto job = jobs.remove(id);
   auto response = job->response(status, Clock::now());
-  response.message = message;
-  response.output = std::move(output);
-  response.fuse_s = fuse_s;
+  if (job->is_held()) {
+    response.aggregator.flops =
+        plan::flops_of(job->observation->program(), job->plan->plan(), job->request.sequence.past);
+    response.aggregator.peak_memory_bytes = peak_memory_bytes();
+  } else {
+    response.message = message;
+    response.output = std::move(output);
+    response.fuse_s = fuse_s;
+  }
   answer(id, job->on_done, std::move(response));
   if (job->is_running()) jobs.free_place(*job);
-  dispatcher.forget(*job, status == Status::answered || status == Status::failed);
+  dispatcher.forget(*job, job->is_held() || status == Status::answered || status == Status::failed);
   if (const auto text = job->request.sequence.id; sequences.close(text, id)) tell_ended(text);
   if (jobs.empty() && draining)
     for (auto& waiter : std::exchange(drained, {})) waiter.set_value();

@@ -11,6 +11,33 @@ namespace {
 constexpr std::int64_t most_rows = 64;
 constexpr std::int64_t most_tokens = 64 * 32;
 
+void add(const net::Account& piece, net::Account* whole) {
+  whole->told = whole->told && piece.told;
+  whole->queued_s = std::max(whole->queued_s, piece.queued_s);
+  whole->compute_s += piece.compute_s;
+  whole->wait_s += piece.wait_s;
+  whole->transfer_s += piece.transfer_s;
+  whole->flops += piece.flops;
+  whole->peak_memory_bytes = std::max(whole->peak_memory_bytes, piece.peak_memory_bytes);
+  for (const net::LinkBytes& link : piece.links) {
+    const auto same = std::find_if(whole->links.begin(), whole->links.end(),
+                                   [&](const auto& other) { return other.peer == link.peer; });
+    if (same == whole->links.end()) {
+      whole->links.push_back(link);
+      continue;
+    }
+    same->sent_bytes += link.sent_bytes;
+    same->received_bytes += link.received_bytes;
+  }
+  whole->left_out += piece.left_out;
+  for (const net::Happening& happening : piece.happenings) {
+    if (whole->happenings.size() < net::most_happenings)
+      whole->happenings.push_back(happening);
+    else
+      ++whole->left_out;
+  }
+}
+
 void add(const DeviceReport& piece, DeviceReport* whole) {
   whole->queued_s = std::max(whole->queued_s, piece.queued_s);
   whole->compute_s += piece.compute_s;
@@ -18,6 +45,7 @@ void add(const DeviceReport& piece, DeviceReport* whole) {
   whole->predicted_s += piece.predicted_s;
   whole->sent_bytes += piece.sent_bytes;
   whole->received_bytes += piece.received_bytes;
+  add(piece.account, &whole->account);
   if (!whole->present || piece.present) return;
   whole->present = false;
   whole->why = piece.why;
@@ -72,6 +100,7 @@ Response join_pieces(const std::vector<Response>& pieces) {
   for (std::size_t i = 1; i < pieces.size(); ++i) {
     whole.fuse_s += pieces[i].fuse_s;
     whole.overhead_s += pieces[i].overhead_s;
+    add(pieces[i].aggregator, &whole.aggregator);
     for (std::size_t p = 0; p < whole.devices.size(); ++p)
       add(pieces[i].devices.at(p), &whole.devices[p]);
   }
@@ -97,6 +126,7 @@ std::optional<Batch::Piece> Batch::next() {
   piece.request.plan = whole_.plan;
   piece.request.deadline = whole_.deadline;
   piece.request.require_all = whole_.require_all;
+  piece.request.observe = whole_.observe;
   piece.request.input = rows_of(whole_.input, next_row_, rows);
   next_row_ += rows;
   answers_.emplace_back();

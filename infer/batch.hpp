@@ -24,9 +24,9 @@ std::int64_t rows_at_once(const net::Value& input, bool is_text);
 net::Value rows_of(const net::Value& value, std::int64_t first, std::int64_t count);
 
 /// One response of those of all pieces in order, each of them answered. Outputs are concatenated; a
-/// device is present where it is in every piece. Seconds of computing, fusing and overhead, and
-/// bytes, are added; a device's queue is its longest, the request's is its first piece's. total_s
-/// is the caller's. Throws std::runtime_error where outputs do not fit each other.
+/// device is present where it is in every piece. Seconds of computing, fusing and overhead, bytes
+/// and what was done are added; a device's queue is its longest, the request's is its first
+/// piece's. total_s is the caller's. Throws std::runtime_error where outputs do not fit each other.
 Response join_pieces(const std::vector<Response>& pieces);
 
 /// A request of more rows than one job takes. Its pieces queue behind whoever came before them: the
@@ -43,6 +43,7 @@ class Batch {
   Id id() const { return id_; }
   const std::function<void(Response)>& on_done() const { return on_done_; }
   Clock::time_point deadline() const { return deadline_; }
+  Clock::time_point submitted() const { return submitted_; }
 
   /// The next piece, where there is one and it may queue.
   std::optional<Piece> next();

@@ -39,6 +39,7 @@ Response response_of(net::InferAnswer answer) {
   response.total_s = answer.total_s;
   response.overhead_s = answer.overhead_s;
   response.devices = std::move(answer.devices);
+  response.aggregator = std::move(answer.aggregator);
   if (response.status == Status::answered && !response.output.present) {
     response.status = Status::failed;
     response.message = "the server's answer holds no output";
@@ -220,6 +221,7 @@ std::uint64_t Client::submit(Request request, std::function<void(Response)> on_d
       std::clamp<std::int64_t>(request.deadline.count(), 0, longest_deadline.count()));
   message.plan = request.plan.empty() ? state_->plan : std::move(request.plan);
   message.require_all = request.require_all;
+  message.observe = request.observe;
   message.sequence = request.sequence.id;
   message.past = request.sequence.past;
   message.capacity = request.sequence.capacity;

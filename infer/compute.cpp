@@ -54,11 +54,11 @@ Compute::~Compute() {
 
 void Compute::admit(RequestId id, std::shared_ptr<const plan::Program> program,
                     std::vector<net::Value> inputs, Clock::time_point deadline,
-                    const Sequence& sequence) {
+                    const Sequence& sequence, std::size_t most_recorded) {
   // Whoever decides that a value is late says so by delivering an absent one.
-  post(id, [id, program = std::move(program), inputs = std::move(inputs), deadline,
-            sequence](Executor& executor) {
-    executor.admit(id, program, inputs, deadline, deadline, sequence);
+  post(id, [id, program = std::move(program), inputs = std::move(inputs), deadline, sequence,
+            most_recorded](Executor& executor) {
+    executor.admit(id, program, inputs, deadline, deadline, sequence, most_recorded);
   });
 }
 
@@ -152,19 +152,20 @@ Executor::Hooks Compute::hooks() {
   Executor::Hooks hooks;
   hooks.send = [this](RequestId id, std::int32_t peer, std::uint32_t tag, const net::Value& value,
                       const RunTimes& times) {
-    events_.push_back({What::send, id, peer, tag, value, times, {}});
+    events_.push_back({What::send, id, peer, tag, value, times, {}, {}});
   };
   hooks.output = [this](RequestId id, const net::Value& value, const RunTimes& times) {
-    events_.push_back({What::output, id, -1, 0, value, times, {}});
+    events_.push_back({What::output, id, -1, 0, value, times, {}, {}});
   };
   hooks.failed = [this](RequestId id, const std::string& text, std::int32_t lost) {
-    events_.push_back({What::failed, id, lost, 0, {}, {}, text});
+    events_.push_back({What::failed, id, lost, 0, {}, {}, text, {}});
   };
+  hooks.ran = [this](RequestId, std::vector<Ran> ran) { ran_ = std::move(ran); };
   hooks.finished = [this](RequestId id, const RunTimes& times) {
-    events_.push_back({What::finished, id, -1, 0, {}, times, {}});
+    events_.push_back({What::finished, id, -1, 0, {}, times, {}, std::exchange(ran_, {})});
   };
   hooks.dropped = [this](RequestId id) {
-    events_.push_back({What::dropped, id, -1, 0, {}, {}, {}});
+    events_.push_back({What::dropped, id, -1, 0, {}, {}, {}, {}});
   };
   return hooks;
 }

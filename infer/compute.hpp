@@ -32,6 +32,7 @@ class Compute {
     net::Value value;        // send, output
     RunTimes times;          // send, output, finished
     std::string text;        // failed
+    std::vector<Ran> ran;    // finished, of one that is recorded
   };
   /// Called on the compute thread with what one step brought, in order.
   using OnEvents = std::function<void(std::vector<Event>)>;
@@ -44,7 +45,7 @@ class Compute {
   /// Any thread.
   void admit(RequestId id, std::shared_ptr<const plan::Program> program,
              std::vector<net::Value> inputs, Clock::time_point deadline,
-             const Sequence& sequence = {});
+             const Sequence& sequence = {}, std::size_t most_recorded = 0);
   /// Frees what the engine keeps of a sequence, after what was admitted before.
   void forget(std::uint64_t sequence);
   void deliver(RequestId id, std::int32_t peer, std::uint32_t tag, net::Value value);
@@ -64,6 +65,7 @@ class Compute {
 
   OnEvents on_events_;
   std::vector<Event> events_;  // compute thread only
+  std::vector<Ran> ran_;       // of what finishes next; compute thread only
   double rested_bytes_ = 0;    // resident when it last rested; compute thread only
   std::mutex mutex_;
   std::condition_variable wake_;

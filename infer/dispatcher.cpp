@@ -25,8 +25,8 @@ Peer::Events Dispatcher::events_of(std::size_t device) {
   events.changed = [this] { roster_.count_joined(); };
   events.lost = [this, device](const std::string& why) { take_lost(device, why); };
   events.draining = [this, device] { lose_all(device, Stage::waiting, "draining"); };
-  events.value = [this, device](net::ValueMessage message, std::uint64_t wire_bytes) {
-    take_value(device, std::move(message), wire_bytes);
+  events.value = [this, device](net::ValueMessage message, const Arrival& arrival) {
+    take_value(device, std::move(message), arrival);
   };
   events.busy = [this, device](Id id, const std::string& why, std::uint64_t wire_bytes) {
     return take_busy(device, id, why, wire_bytes);
@@ -41,23 +41,28 @@ Peer::Events Dispatcher::events_of(std::size_t device) {
   return events;
 }
 
-void Dispatcher::take_value(std::size_t device, net::ValueMessage message,
-                            std::uint64_t wire_bytes) {
+void Dispatcher::take_value(std::size_t device, net::ValueMessage message, const Arrival& arrival) {
   Job* job = jobs_.find_running(message.request);
   // Late: of a request that is answered, or of another epoch.
   if (!job || message.epoch != options_.epoch) return;
   if (!job->plan->has(device)) return;
-  job->count_received(device, wire_bytes);
+  job->count_received(device, arrival.wire_bytes);
   if (!job->owes(device, message.tag)) return;
+  if (job->observation)
+    job->observation->received(job->plan->rank(device), roster_[device].device(), message.tag,
+                               arrival);
   if (const auto wrong = job->plan->objection(*job->programs, device, message.tag, message.tensor);
       !wrong.empty()) {
     job->mark_wrong(device);
     return go_on_without(job->id, device, wrong);
   }
   job->take_value(device, message.tag);
+  const Id id = job->id;
+  if (message.last) job->forgo_account(device);  // nothing comes behind it
   job->take_times(device, message.queued_s, message.compute_s);
   compute_.deliver(job->id, job->plan->rank(device), message.tag, std::move(message.tensor));
   if (job->contribution(device).owed.empty()) take_whole_contribution(*job, device);
+  hooks_.told(id);
 }
 
 /// True: the request still wants the device's part.
@@ -75,7 +80,9 @@ bool Dispatcher::take_busy(std::size_t device, Id id, const std::string& why,
 /// The device has computed all that the request has there.
 void Dispatcher::take_done(std::size_t device, Id id, const net::Done& done) {
   Job* job = jobs_.find_running(id);
-  if (!job || !job->contribution(device).is_open()) return;
+  if (!job) return;
+  if (job->observation && !job->is_returning()) take_account(*job, device, done.account);
+  if (!job->contribution(device).is_open()) return hooks_.told(id);
   if (job->is_returning()) {
     job->mark_returned(device);
     return offer_again_if_returned(*job);
@@ -84,6 +91,14 @@ void Dispatcher::take_done(std::size_t device, Id id, const net::Done& done) {
     return go_on_without(id, device, "ended without a value");
   job->take_times(device, done.queued_s, done.compute_s);
   take_whole_contribution(*job, device);
+  hooks_.told(id);
+}
+
+/// On our clock, from when the request was submitted.
+void Dispatcher::take_account(Job& job, std::size_t device, net::Account account) {
+  account = credible(std::move(account));
+  move_clock(account, -roster_[device].clock_ahead_s() - seconds_of(job.begun_at()));
+  job.take_account(device, std::move(account));
 }
 
 void Dispatcher::take_whole_contribution(Job& job, std::size_t device) {
@@ -111,6 +126,11 @@ void Dispatcher::take_lost(std::size_t device, const std::string& why) {
   for (const auto text : sequences_.leave_all(device, why)) log_left(device, text, why);
   for (const Stage stage : {Stage::waiting, Stage::sent, Stage::returned})
     lose_all(device, stage, "lost: " + why);
+  for (const Id id : jobs_.with_stage(device, Stage::received))
+    if (Job* job = jobs_.find_running(id); job && job->observation) {
+      job->forgo_account(device);
+      hooks_.told(id);
+    }
 }
 
 std::chrono::milliseconds Dispatcher::least_wait_of(const Request& request) const {
@@ -121,6 +141,9 @@ void Dispatcher::launch(Job& job) {
   const Id id = job.id;
   auto contributions = contributions_of(job.request, *job.plan, *job.programs, roster_.devices());
   jobs_.take_place(job);
+  if (job.request.observe != net::Observe::nothing)
+    job.observation = std::make_shared<Observation>(
+        job.request.observe, job.plan->own(*job.programs), [this, id] { hooks_.told(id); });
   job.launch(std::move(contributions), least_wait_of(job.request), Clock::now());
   for (std::size_t device = 0; device < roster_.size(); ++device)
     if (job.contribution(device).is_open()) enqueue(job, device);
@@ -172,6 +195,9 @@ void Dispatcher::send_admit(std::size_t device, Id id) {
   offer.admit.sequence = job->request.sequence.id;
   offer.admit.past = job->request.sequence.past;
   offer.admit.capacity = job->request.sequence.capacity;
+  offer.admit.observe = job->request.observe;
+  offer.observation = job->observation;
+  offer.rank = job->plan->rank(device);
   const auto now = Clock::now();
   job->mark_sent(device, roster_[device].admit(offer), now);
 }
@@ -205,7 +231,8 @@ Offer Dispatcher::offer_of(const Job& job, Id id, std::size_t device) const {
 /// The aggregator's own program waits for the devices' values.
 void Dispatcher::fuse(const Job& job) {
   const auto& own = job.plan->own(*job.programs);
-  compute_.admit(job.id, own, {job.request.input}, job.deadline);
+  compute_.admit(job.id, own, {job.request.input}, job.deadline, {},
+                 job.observation ? job.observation->most_recorded() : 0);
 }
 
 void Dispatcher::deliver_absent(Job& job, std::size_t device) {
@@ -305,6 +332,11 @@ bool Dispatcher::lose(Id id, std::size_t device, const std::string& why) {
   const auto text = job.request.sequence.id;
   roster_[device].withdraw(id);
   if (sequences_.leave(text, device, why)) log_left(device, text, why);
+  if (job.is_held()) {  // there is an answer, which waits for nothing but what the device tells
+    job.lose(device, why, Clock::now());
+    hooks_.told(id);
+    return jobs_.find_running(id) != nullptr;
+  }
   switch (job.lose(device, why, Clock::now())) {
     case Job::Loss::bearable:
       deliver_absent(job, device);

@@ -36,6 +36,8 @@ class Dispatcher {
   struct Hooks {
     /// The job is over, without an output: removes it and calls forget().
     std::function<void(Id, Status, const std::string& message)> end;
+    /// A device has told what it did for a job that is observed, or never will.
+    std::function<void(Id)> told;
     /// A number that no job has.
     std::function<Id()> new_id;
     base::Log log;
@@ -72,7 +74,8 @@ class Dispatcher {
   };
 
   // What agents say.
-  void take_value(std::size_t device, net::ValueMessage message, std::uint64_t wire_bytes);
+  void take_value(std::size_t device, net::ValueMessage message, const Arrival& arrival);
+  void take_account(Job& job, std::size_t device, net::Account account);
   bool take_busy(std::size_t device, Id id, const std::string& why, std::uint64_t wire_bytes);
   void take_done(std::size_t device, Id id, const net::Done& done);
   void take_ended(std::size_t device, Id id, const std::string& why, bool refused);

@@ -36,7 +36,6 @@ struct Executor::Request {
   /// What is known of a value, beside what the engine keeps in its slot.
   struct Known {
     bool absent = false;
-    Clock::time_point at;
     std::int32_t uses_left = 0;
     Index first_user = 0;  // in `users`; behind the last is the next value's
   };
@@ -107,16 +106,15 @@ struct Executor::Request {
   }
 
   /// From outside.
-  void set(plan::ValueId which, net::Value is, Clock::time_point arrived) {
+  void set(plan::ValueId which, net::Value is) {
     value(which).absent = !is.present;
     if (value(which).uses_left > 0) slots->set(which, std::move(is));
-    mark_known(which, arrived);
+    mark_known(which);
   }
 
   /// Its slot is full.
-  void mark_known(plan::ValueId which, Clock::time_point at) {
-    Known& known = value(which);
-    known.at = at;
+  void mark_known(plan::ValueId which) {
+    const Known& known = value(which);
     if (known.uses_left == 0) slots->clear(which);
     const Index last = values[static_cast<Index>(which) + 1].first_user;
     for (Index user = known.first_user; user < last; ++user)
@@ -147,7 +145,7 @@ struct Executor::Request {
       if (next < inputs.size()) {
         const std::string wrong = wrong_value(inputs[next], info(input->result), " as input");
         if (!wrong.empty() && error.empty()) error = "[admit] " + wrong;
-        set(input->result, std::move(inputs[next]), admitted_at);
+        set(input->result, std::move(inputs[next]));
         mark_done(i);
       }
       ++next;
@@ -169,15 +167,15 @@ struct Executor::Request {
     return found ? &*at : nullptr;
   }
 
-  void receive(Outstanding& at, net::Value value, Clock::time_point arrived) {
+  void receive(Outstanding& at, net::Value value) {
     at.done = true;
     if (at.receive->may_be_absent) --optional_left;
-    set(at.receive->result, std::move(value), arrived);
+    set(at.receive->result, std::move(value));
     mark_done(at.instruction);
   }
 
   void give_up(Outstanding& at, const std::string& reason, bool lost = false) {
-    if (at.receive->may_be_absent) return receive(at, net::Value::absent(), Clock::now());
+    if (at.receive->may_be_absent) return receive(at, net::Value::absent());
     if (!error.empty()) return;
     error = "[receive] " + reason;
     if (lost) lost_peer = at.receive->peer;
@@ -212,8 +210,49 @@ struct Executor::Request {
   }
 
   RunTimes times() const {
-    const double total_s = seconds(Clock::now() - admitted_at);
-    return {queued_s, compute_s, std::max(0.0, total_s - queued_s - compute_s)};
+    const auto now = Clock::now();
+    const double total_s = seconds(now - admitted_at),
+                 wait_s = waited_s + (idle_since ? seconds(now - *idle_since) : 0);
+    return {std::max(0.0, total_s - compute_s - wait_s), compute_s, wait_s};
+  }
+
+  /// From `at` on something is ready, or nothing any more.
+  void note_idle(bool idle, Clock::time_point at) {
+    if (idle == idle_since.has_value()) return;
+    if (idle) {
+      idle_since = at;
+      return;
+    }
+    at = std::max(at, *idle_since);
+    waited_s += seconds(at - *idle_since);
+    if (at > *idle_since) record({Ran::What::idle, num_done, num_done, *idle_since, at});
+    idle_since.reset();
+  }
+
+  void note_computed(Index instruction, Clock::time_point start, Clock::time_point end) {
+    compute_s += seconds(end - start);
+    record({Ran::What::instruction, instruction, instruction, start, end});
+    if (!stretch) stretch = {Ran::What::stretch, instruction, instruction, start, end};
+    stretch->last = std::max(stretch->last, instruction);
+    stretch->end = end;
+  }
+
+  /// What was computed is done with, at `end`, after the engine took from `start` on to say so.
+  void end_stretch(Clock::time_point start, Clock::time_point end) {
+    if (!stretch) return;
+    compute_s += seconds(end - start);
+    stretch->end = end;
+    close_stretch();
+    if (idle_since) idle_since = std::max(*idle_since, end);
+  }
+
+  void close_stretch() {
+    if (stretch) record(*stretch);
+    stretch.reset();
+  }
+
+  void record(const Ran& entry) {
+    if (ran.size() < most_recorded) ran.push_back(entry);
   }
 
   RequestId id;
@@ -229,7 +268,11 @@ struct Executor::Request {
   Queue to_hand_over, to_compute;        // ready
   Index num_done = 0;
   Clock::time_point admitted_at, absent_at, deadline;
-  double queued_s = 0, compute_s = 0;
+  double compute_s = 0, waited_s = 0;
+  std::optional<Clock::time_point> idle_since;  // nothing is ready
+  std::optional<Ran> stretch;                   // under way
+  std::size_t most_recorded = 0;
+  std::vector<Ran> ran;
   std::string error;
   std::int32_t lost_peer = -1;             // whose loss it is
   std::optional<Clock::time_point> timer;  // as it stands among the executor's
@@ -244,13 +287,15 @@ Executor::~Executor() = default;
 
 bool Executor::admit(RequestId id, std::shared_ptr<const plan::Program> program,
                      std::vector<net::Value> inputs, Clock::time_point absent_at,
-                     Clock::time_point deadline, const Sequence& sequence) {
+                     Clock::time_point deadline, const Sequence& sequence,
+                     std::size_t most_recorded) {
   if (find(id)) return false;
   auto slots = engine_.begin(program, sequence);
   auto request =
       std::make_unique<Request>(id, ++admitted_, std::move(program), std::move(slots), sequence);
   request->absent_at = absent_at;
   request->deadline = deadline;
+  request->most_recorded = most_recorded;
   request->take_inputs(std::move(inputs));
   sort_in(*request);
   requests_.emplace(id, std::move(request));
@@ -265,10 +310,10 @@ std::string Executor::deliver(RequestId id, std::int32_t peer, std::uint32_t tag
   if (!at) return {};
   std::string wrong = wrong_value(value, request->info(at->receive->result), from_rank(peer));
   if (wrong.empty())
-    request->receive(*at, std::move(value), arrived);
+    request->receive(*at, std::move(value));
   else
     request->give_up(*at, wrong);
-  sort_in(*request);
+  sort_in(*request, arrived);
   return wrong;
 }
 
@@ -301,7 +346,7 @@ bool Executor::step(Clock::time_point now) {
     sort_in(request);
   }
   if (runnable_.empty()) {
-    engine_.settle();
+    settle();
     return false;
   }
   Request& request = **runnable_.begin();
@@ -326,7 +371,7 @@ void Executor::run(Request& request, Index index) {
   try {
     request.expect_operands(instruction);
     if (plan::computes(instruction))
-      compute(request, instruction);
+      compute(request, index);
     else
       hand_over(request, instruction);
   } catch (const std::exception& error) {
@@ -343,26 +388,32 @@ void Executor::run(Request& request, Index index) {
 }
 
 void Executor::finish(Request& request) {
+  if (request.stretch) settle();  // its last instruction was no send
   const auto ended = take(request);
+  if (hooks_.ran && ended->most_recorded > 0) hooks_.ran(ended->id, std::move(ended->ran));
   if (hooks_.finished) hooks_.finished(ended->id, ended->times());
 }
 
-void Executor::compute(Request& request, const plan::Instruction& instruction) {
-  auto ready_since = request.admitted_at;
-  plan::for_operands(instruction, [&](plan::ValueId operand) {
-    ready_since = std::max(ready_since, request.value(operand).at);
-  });
+void Executor::compute(Request& request, Index index) {
+  const plan::Instruction& instruction = request.program->instructions[index];
   const auto start = Clock::now();
-  request.queued_s += seconds(start - ready_since);
   request.slots->run(instruction);
-  request.compute_s += seconds(Clock::now() - start);
-  request.mark_known(plan::result_of(instruction), Clock::now());
+  request.note_computed(index, start, Clock::now());
+  if (Request* last = find(computed_last_); last && last != &request) last->close_stretch();
+  computed_last_ = request.id;
+  request.mark_known(plan::result_of(instruction));
+}
+
+/// Whoever computed last waits for the engine to be done; the stretches of others end with it.
+void Executor::settle() {
+  const auto start = Clock::now();
+  engine_.settle();
+  const auto end = Clock::now();
+  if (Request* last = find(computed_last_)) last->end_stretch(start, end);
 }
 
 void Executor::hand_over(Request& request, const plan::Instruction& instruction) {
-  const auto start = Clock::now();
-  engine_.settle();
-  request.compute_s += seconds(Clock::now() - start);
+  settle();
   const RunTimes times = request.times();
   // Values of their own: the hook may cancel the request.
   if (const auto* send = std::get_if<plan::Send>(&instruction)) {
@@ -406,7 +457,8 @@ Executor::Request* Executor::find(RequestId id) const {
 }
 
 /// Where a request stands among those that can run, and among the timers.
-void Executor::sort_in(Request& request) {
+void Executor::sort_in(Request& request, Clock::time_point changed_at) {
+  request.note_idle(!request.is_runnable(), changed_at);
   if (request.is_runnable())
     runnable_.insert(&request);
   else

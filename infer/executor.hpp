@@ -19,10 +19,22 @@ namespace cleave::infer {
 
 using Clock = std::chrono::steady_clock;
 
-/// Where the time of one request on one device went, from its admission to now: ready but behind
-/// others, computing, and the rest, which is waiting for peers.
+/// Where the time of one request on one device went, from its admission to now: computing; nothing
+/// of it ready, so that it waits for peers; and the rest, in which it is ready but behind others.
 struct RunTimes {
   double queued_s = 0, compute_s = 0, wait_s = 0;
+};
+
+/// When instructions of a request ran.
+struct Ran {
+  enum class What {
+    instruction,  // one
+    stretch,      // from this one on, until values left or nothing was ready
+    idle,         // nothing was ready, before this one or whatever came instead
+  };
+  What what = What::instruction;
+  std::size_t instruction = 0, last = 0;  // the second: of a stretch
+  Clock::time_point start, end;
 };
 
 /// The device's side of running programs: keeps each request's values, runs instructions when their
@@ -47,6 +59,8 @@ class Executor {
     std::function<void(RequestId, const std::string& error, std::int32_t lost)> failed;
     /// All instructions have run.
     std::function<void(RequestId, const RunTimes&)> finished;
+    /// Before `finished`, of a request that is recorded.
+    std::function<void(RequestId, std::vector<Ran>)> ran;
     /// The request ended at its deadline.
     std::function<void(RequestId)> dropped;
   };
@@ -55,10 +69,11 @@ class Executor {
 
   /// `inputs` feed `input` instructions in order. Receives marked may_be_absent become absent at
   /// `absent_at`; at `deadline` the request is dropped. False: the id is in flight, nothing
-  /// changed.
+  /// changed. `most_recorded`: so many entries of what ran are kept for Hooks::ran.
   bool admit(RequestId id, std::shared_ptr<const plan::Program> program,
              std::vector<net::Value> inputs, Clock::time_point absent_at,
-             Clock::time_point deadline, const Sequence& sequence = {});
+             Clock::time_point deadline, const Sequence& sequence = {},
+             std::size_t most_recorded = 0);
   /// Frees what the engine keeps of a sequence, once its requests in flight have ended.
   void forget(std::uint64_t sequence);
   /// A value that a peer sent. Unknown requests, a value that came twice and one that came after
@@ -89,10 +104,11 @@ class Executor {
   Request* find(RequestId id) const;
   std::unique_ptr<Request> take(Request& request);
   bool computes(std::uint64_t sequence) const;
-  void sort_in(Request& request);
+  void sort_in(Request& request, Clock::time_point changed_at = Clock::now());
+  void settle();
   void take_out(Request& request);
   void run(Request& request, std::size_t instruction);
-  void compute(Request& request, const plan::Instruction& instruction);
+  void compute(Request& request, std::size_t instruction);
   void hand_over(Request& request, const plan::Instruction& instruction);
   void fail(Request& request, const std::string& error, std::int32_t lost = -1);
   void finish(Request& request);
@@ -101,6 +117,7 @@ class Executor {
   Hooks hooks_;
   std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
   std::uint64_t admitted_ = 0;
+  RequestId computed_last_ = 0;         // whose computing the engine may not have ended
   std::set<Request*, ByAge> runnable_;  // something is ready, or wrong, or all is done
   std::set<std::tuple<Clock::time_point, std::uint64_t, Request*>> timers_;  // one each
   std::set<std::uint64_t> ended_;  // sequences to forget after their requests

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/text.hpp"
+#include "infer/batch.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -271,11 +272,43 @@ std::string Job::text_of_deadline() const {
          (missing.empty() ? "" : " without " + base::joined(missing, ", "));
 }
 
+Job::Time Job::begun_at() const { return batch ? batch->submitted() : submitted; }
+
+void Job::hold(net::Value output, double fuse_s, Time now) {
+  held_ = Held{std::move(output), fuse_s, now};
+}
+
+void Job::take_account(std::size_t device, net::Account account) {
+  Contribution& contribution = contributions_.at(device);
+  contribution.tells_no_more = true;
+  contribution.report.account = std::move(account);
+}
+
+bool Job::is_told() const {
+  return held_ && observation->is_complete() &&
+         std::none_of(
+             contributions_.begin(), contributions_.end(), [](const Contribution& contribution) {
+               const bool may_tell =
+                   contribution.stage == Stage::sent || contribution.stage == Stage::received;
+               return may_tell && !contribution.tells_no_more;
+             });
+}
+
 Response Job::response(Status status, Time now) const {
+  if (held_) {
+    status = Status::answered;
+    now = held_->at;
+  }
   // Who computes together has computed it together.
   const bool together = status == Status::answered && plan != nullptr && plan->is_coupled();
   Response response;
   response.status = status;
+  if (held_) {
+    response.output = held_->output;
+    response.fuse_s = held_->fuse_s;
+    response.aggregator = observation->account();
+    move_clock(response.aggregator, -seconds_of(begun_at()));
+  }
   response.total_s = Seconds(now - submitted).count();
   response.queue_s = Seconds((running_ ? launched_ : now) - arrived).count();
   double slowest_s = 0;

@@ -7,10 +7,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "infer/observation.hpp"
 #include "infer/served_plan.hpp"
 #include "infer/service.hpp"
 
@@ -47,6 +49,7 @@ struct Contribution {
   bool refused = false;             // the device says that it cannot compute the request
   bool wrong = false;               // what came is no value of its
   double predicted_compute_s = 0;   // 0: nothing is predicted
+  bool tells_no_more = false;       // its account has come, or will not
   DeviceReport report;
   Clock::time_point sent_at, decided_at;  // decided: received or lost
 };
@@ -87,6 +90,10 @@ class Job {
   FleetPlan* plan = nullptr;  // with `programs`: before launch()
   std::shared_ptr<const Programs::Ranks> programs;
   std::shared_ptr<Batch> batch;  // where it is a piece of one
+  /// Of what the aggregator does itself, where the request is observed.
+  std::shared_ptr<Observation> observation;
+  /// When the request was submitted that it is, or is a piece of.
+  Time begun_at() const;
 
   /// When it is looked at again, if nothing happens until then: see give_up().
   Time wakes_at() const { return wakes_at_; }
@@ -163,6 +170,16 @@ class Job {
   /// answers.
   void reopen(std::size_t device, bool has_it, Time now);
 
+  // ---- where it is observed: the answer is held until all have told what they did ----
+
+  void hold(net::Value output, double fuse_s, Time now);
+  bool is_held() const { return held_.has_value(); }
+  void take_account(std::size_t device, net::Account account);
+  /// It will not come.
+  void forgo_account(std::size_t device) { contributions_.at(device).tells_no_more = true; }
+  /// The answer is held and there is nothing to wait for.
+  bool is_told() const;
+
   // ---- the answer ----
 
   /// "'hub' failed: no such file" of each that was there and will send nothing.
@@ -171,7 +188,8 @@ class Job {
   bool was_refused() const;
   /// That the deadline has passed, and who is missing.
   std::string text_of_deadline() const;
-  /// With times and devices, without message and output.
+  /// With times and devices; where it was held the answer, whatever the status says; else without
+  /// message and output.
   Response response(Status status, Time now) const;
 
  private:
@@ -179,6 +197,12 @@ class Job {
   /// To give up who has not come and still answer by the deadline.
   Time last_moment() const;
 
+  struct Held {
+    net::Value output;
+    double fuse_s = 0;
+    Time at;
+  };
+  std::optional<Held> held_;
   std::vector<Contribution> contributions_;
   std::chrono::milliseconds least_wait_{0};
   Time launched_, wakes_at_;

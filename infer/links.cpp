@@ -95,10 +95,11 @@ boost::asio::awaitable<std::string> Links::attend(std::string device,
   co_return why;
 }
 
-bool Links::send(const std::string& device, const net::ValueMessage& message) {
+std::uint64_t Links::send(const std::string& device, const net::ValueMessage& message,
+                          std::shared_ptr<const void> until_written) {
   const auto link = links_.find(device);
-  return link != links_.end() && link->second.connection &&
-         link->second.connection->send(message) > 0;
+  if (link == links_.end() || !link->second.connection) return 0;
+  return link->second.connection->send(message, std::move(until_written));
 }
 
 std::string Links::missing(const std::set<std::string>& devices) const {
@@ -115,7 +116,7 @@ std::string Links::missing(const std::set<std::string>& devices) const {
 
 void Links::take(const std::string& device, net::Connection::Received received) {
   if (auto* value = std::get_if<net::ValueMessage>(&received.message))
-    return events_.value(device, std::move(*value));
+    return events_.value(device, std::move(*value), arrival_of(received));
   if (std::holds_alternative<net::Bye>(received.message) ||
       std::holds_alternative<net::Drain>(received.message))
     return;

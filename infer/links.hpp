@@ -12,6 +12,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "base/log.hpp"
+#include "infer/lot.hpp"
 #include "net/mesh.hpp"
 
 namespace cleave::infer {
@@ -24,7 +25,7 @@ class Links {
  public:
   struct Events {
     /// A value from that device.
-    std::function<void(const std::string& device, net::ValueMessage)> value;
+    std::function<void(const std::string& device, net::ValueMessage, const Arrival&)> value;
     std::function<void(const std::string& device, const std::string& why)> lost;
     base::Log log;
   };
@@ -45,8 +46,9 @@ class Links {
   boost::asio::awaitable<std::string> attend(std::string device,
                                              std::shared_ptr<net::Connection> connection);
 
-  /// False: there is no link.
-  bool send(const std::string& device, const net::ValueMessage& message);
+  /// As Connection::send(); 0: there is no link.
+  std::uint64_t send(const std::string& device, const net::ValueMessage& message,
+                     std::shared_ptr<const void> until_written = {});
   /// Those of `devices` without a link, and why where one was tried: "'cam' at 127.0.0.1:7103
   /// (Connection refused)". Empty where there are all.
   std::string missing(const std::set<std::string>& devices) const;

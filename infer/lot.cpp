@@ -4,8 +4,8 @@
 
 namespace cleave::infer {
 
-void Lot::add(const RequestName& name, const std::string& from, net::ValueMessage message,
-              Time now) {
+void Lot::add(const RequestName& name, const std::string& from, net::ValueMessage message, Time now,
+              const Arrival& arrival) {
   const auto [at, begins] = entries_.try_emplace(name);
   Entry& entry = at->second;
   if (begins) entry.since = now;
@@ -21,7 +21,7 @@ void Lot::add(const RequestName& name, const std::string& from, net::ValueMessag
   }
   entry.bytes += bytes;
   bytes_ += bytes;
-  entry.values.push_back({from, std::move(message)});
+  entry.values.push_back({from, std::move(message), arrival});
 }
 
 std::vector<Lot::Waiting> Lot::take(const RequestName& name) {

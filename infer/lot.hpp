@@ -20,6 +20,17 @@ struct RequestName {
   }
 };
 
+/// How a value came.
+struct Arrival {
+  std::chrono::steady_clock::time_point began{}, ended{};  // its frame's header, and its end
+  std::uint64_t wire_bytes = 0;
+};
+/// Of what a connection has just received.
+template <class Received>
+Arrival arrival_of(const Received& received) {
+  return {received.began, std::chrono::steady_clock::now(), received.wire_bytes};
+}
+
 /// Where values of peers wait whose request is not admitted here yet; bounded in bytes and time, so
 /// that reading never stops. No clock and no sockets.
 class Lot {
@@ -32,12 +43,14 @@ class Lot {
   struct Waiting {
     std::string from;  // a device
     net::ValueMessage message;
+    Arrival arrival;
   };
   explicit Lot(const Options& options) : options_(options) {}
   Lot() : Lot(Options()) {}
 
   /// Where it has no room, all that waits for the request goes: see overflowed().
-  void add(const RequestName& name, const std::string& from, net::ValueMessage message, Time now);
+  void add(const RequestName& name, const std::string& from, net::ValueMessage message, Time now,
+           const Arrival& arrival = {});
   /// What came for a request that is admitted now, in order.
   std::vector<Waiting> take(const RequestName& name);
   /// Some of what came for it is lost. Forgotten with take(), or in time.

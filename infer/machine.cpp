@@ -1,6 +1,7 @@
 #include "infer/machine.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <filesystem>
@@ -29,6 +30,9 @@ std::string proc_field(const char* file, const std::string& key) {
   }
   return {};
 }
+
+/// Before the last reset.
+std::atomic<double> earlier_peak{0};
 
 double status_bytes(const std::string& key) {
   const std::string text = proc_field("/proc/self/status", key);
@@ -97,7 +101,14 @@ BlasInfo openblas_info() {
 
 }  // namespace
 
-double peak_memory_bytes() { return status_bytes("VmHWM"); }
+double peak_memory_bytes() { return std::max(earlier_peak.load(), recent_peak_bytes()); }
+double recent_peak_bytes() { return status_bytes("VmHWM"); }
+
+void reset_recent_peak() {
+  earlier_peak = peak_memory_bytes();
+  std::ofstream("/proc/self/clear_refs") << '5';
+}
+
 double resident_memory_bytes() { return status_bytes("VmRSS"); }
 
 void give_back_memory() {

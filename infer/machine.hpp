@@ -6,6 +6,10 @@ namespace cleave::infer {
 
 /// VmHWM of this process: the most memory it ever held at once, bytes. 0 where /proc does not say.
 double peak_memory_bytes();
+/// The same since the last call of reset_recent_peak(), or at all where the system cannot reset it.
+double recent_peak_bytes();
+/// peak_memory_bytes() stays what it was; what others read of this process under /proc does not.
+void reset_recent_peak();
 /// VmRSS: what it holds now, bytes.
 double resident_memory_bytes();
 /// Gives the system what was freed and the allocator kept. Takes milliseconds where that is much;

@@ -248,9 +248,24 @@ void Peer::offer() {
 }
 
 std::uint64_t Peer::send(const Offer& offer) {
-  std::uint64_t bytes = dialer_->connection()->send(offer.admit);
-  for (const net::ValueMessage& value : offer.values) bytes += dialer_->connection()->send(value);
+  net::Connection& connection = *dialer_->connection();
+  if (offer.admit.observe == net::Observe::trace) connection.ping();
+  std::uint64_t bytes = connection.send(offer.admit);
+  for (const net::ValueMessage& value : offer.values) {
+    std::shared_ptr<Observation::Sending> sending;
+    if (offer.observation)
+      sending = Observation::send(offer.observation, offer.rank, device_, value.tag, Clock::now());
+    const std::uint64_t sent = connection.send(value, sending);
+    if (sending) sending->bytes = sent;
+    bytes += sent;
+  }
   return bytes;
+}
+
+double Peer::clock_ahead_s() const {
+  const auto& connection = dialer_->connection();
+  const auto ahead = connection ? connection->clock_ahead() : std::nullopt;
+  return ahead ? ahead->count() : 0;
 }
 
 std::uint64_t Peer::admit(const Offer& offer) {
@@ -442,7 +457,7 @@ void Peer::receive(net::Connection::Received received) {
   };
   if (auto* value = std::get_if<net::ValueMessage>(&message)) {
     if (value->last) release(id);
-    events_.value(std::move(*value), received.wire_bytes);
+    events_.value(std::move(*value), arrival_of(received));
   } else if (const auto* busy = std::get_if<net::Busy>(&message)) {
     take_busy(id, busy->text, received.wire_bytes);
   } else if (const auto* done = std::get_if<net::Done>(&message)) {

@@ -14,7 +14,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "base/log.hpp"
-#include "infer/executor.hpp"
+#include "infer/observation.hpp"
 #include "infer/service.hpp"
 #include "net/mesh.hpp"
 
@@ -151,6 +151,9 @@ constexpr char ejected_late[] = "ejected: late";
 struct Offer {
   net::Admit admit;
   std::vector<net::ValueMessage> values;  // that the aggregator's program sends it
+  /// Null: nobody is told when they were sent. Else of that program, and the device's rank there.
+  std::shared_ptr<Observation> observation;
+  std::int32_t rank = 0;
 };
 
 /// One agent as seen from the aggregator: dials it for ever, sends it requests as its window
@@ -167,7 +170,7 @@ class Peer {
     std::function<void(const std::string& why)> lost;
     /// What waits will not be sent.
     std::function<void()> draining;
-    std::function<void(net::ValueMessage, std::uint64_t wire_bytes)> value;
+    std::function<void(net::ValueMessage, const Arrival&)> value;
     /// It did not take the request. True: it is to be offered again, before all others.
     std::function<bool(Id, const std::string& why, std::uint64_t wire_bytes)> busy;
     /// All that the request has there was computed.
@@ -202,6 +205,8 @@ class Peer {
     return found == refusals_.end() ? "" : found->second;
   }
   bool ejected() const { return standing_.ejected(); }
+  /// By how much its clock is ahead of ours, as far as that is known.
+  double clock_ahead_s() const;
   /// Not joined, and dialled in vain for half a second or more.
   bool out_of_reach() const { return out_of_reach_; }
   /// Why it is not joined; empty where it was never tried.

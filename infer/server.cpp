@@ -31,10 +31,19 @@ Request request_of(net::InferRequest message) {
   Request request;
   request.deadline = std::chrono::milliseconds(message.deadline_ms);
   request.require_all = message.require_all;
+  request.observe = message.observe;
   request.plan = std::move(message.plan);
   request.sequence = {message.sequence, message.past, message.capacity};
   request.input = std::move(message.tensor);
   return request;
+}
+
+constexpr std::size_t most_happenings_of_an_answer = 5000;
+
+void keep_happenings(net::Account& account, std::size_t most) {
+  if (account.happenings.size() <= most) return;
+  account.left_out += account.happenings.size() - most;
+  account.happenings.resize(most);
 }
 
 net::InferAnswer answer_of(std::uint64_t request, Response response) {
@@ -49,6 +58,11 @@ net::InferAnswer answer_of(std::uint64_t request, Response response) {
   answer.overhead_s = response.overhead_s;
   answer.devices = std::move(response.devices);
   for (DeviceReport& report : answer.devices) report.why = report.why.substr(0, 400);
+  answer.aggregator = std::move(response.aggregator);
+  // A frame holds so many.
+  const std::size_t most = most_happenings_of_an_answer / (answer.devices.size() + 1);
+  for (DeviceReport& report : answer.devices) keep_happenings(report.account, most);
+  keep_happenings(answer.aggregator, most);
   if (response.status == Status::answered) answer.tensor = std::move(response.output);
   return answer;
 }

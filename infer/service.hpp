@@ -23,6 +23,8 @@ struct Request {
   std::chrono::milliseconds deadline{10000};
   /// Only an answer from every device counts. Refused at once while a device is ejected.
   bool require_all = false;
+  /// What the answer tells beside: see net::Account. It comes when the devices have told it.
+  net::Observe observe = net::Observe::nothing;
 };
 
 enum class Status : std::uint8_t {
@@ -43,6 +45,7 @@ struct Response {
   std::string message;
   net::Value output;  // logits [B, C], directions [B, D], or a language model's [B, T, V]
   std::vector<DeviceReport> devices;
+  net::Account aggregator;  // where the request is observed
   double queue_s = 0, fuse_s = 0, total_s = 0;
   /// total − slowest device's round trip: what the aggregator adds.
   double overhead_s = 0;

@@ -1,5 +1,6 @@
 #include "net/connection.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <new>
 
@@ -57,6 +58,13 @@ std::span<asio::mutable_buffer> without_front(std::span<asio::mutable_buffer> bu
   }
   if (!buffers.empty()) buffers.front() += count;
   return buffers;
+}
+
+/// Round trips that are looked at for the peer's clock: clocks drift, so old ones say little.
+constexpr std::size_t most_trips = 16;
+
+double seconds_of(Clock::time_point time) {
+  return std::chrono::duration<double>(time.time_since_epoch()).count();
 }
 
 /// A peer that is gone is one thing, however the system says it: which word comes first is a race.
@@ -161,6 +169,7 @@ asio::awaitable<error_code> Connection::read_header() {
     if (size < front_bytes) continue;
     if (const auto foreign = check_front(header_.data())) co_return foreign;
   }
+  header_at_ = alive_;
   co_return error_code();
 }
 
@@ -230,13 +239,20 @@ asio::awaitable<Result<std::optional<Connection::Received>>> Connection::receive
   auto second = read_all(rest);
   if (const auto error = co_await std::move(second)) co_return error;
 
-  if (checksum_of(body_.data(), body_.size(), payload) != header->checksum)
-    co_return error_code(Errc::bad_checksum);
-  const auto size = header->header_length + header->body_length + payload.size();
-  auto message = decode(*header, body_.data() + tail, std::move(payload));
-  if (!message) co_return message.error();
+  co_return take_apart(*header, std::move(payload));
+}
+
+/// What was read: `body_`, behind the header's tail, and the payload.
+Result<std::optional<Connection::Received>> Connection::take_apart(const Header& header,
+                                                                   Buffer payload) {
+  if (checksum_of(body_.data(), body_.size(), payload) != header.checksum)
+    return error_code(Errc::bad_checksum);
+  const std::size_t tail = header.header_length - header_bytes;
+  const auto size = header.header_length + header.body_length + payload.size();
+  auto message = decode(header, body_.data() + tail, std::move(payload));
+  if (!message) return message.error();
   greeted_ = true;
-  co_return Received{std::move(*message), size};
+  return std::optional(Received{std::move(*message), size, header_at_});
 }
 
 /// It shows what a frame of ours is to it, an unknown version, where a mere close says nothing.
@@ -281,21 +297,37 @@ bool Connection::keep_to_itself(const Message& message) {
     Pong pong;
     pong.stamp = ping->stamp;
     if (options_.describe) options_.describe(pong);
+    pong.clock_s = seconds_of(Clock::now());
     send(pong);
     return true;
   }
   if (const auto* pong = std::get_if<Pong>(&message)) {
-    const auto now = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
-    // A stamp from the future is not ours.
-    if (pong->stamp <= now)
-      round_trip_ = Clock::duration(static_cast<Clock::rep>(now - pong->stamp));
+    note_clock(*pong, Clock::now());
     last_pong_ = *pong;
     return true;
   }
   return false;
 }
 
-std::uint64_t Connection::send(const Message& message) {
+void Connection::note_clock(const Pong& pong, Clock::time_point now) {
+  const auto count = static_cast<std::uint64_t>(now.time_since_epoch().count());
+  if (pong.stamp > count) return;  // a stamp from the future is not ours
+  const Clock::duration trip(static_cast<Clock::rep>(count - pong.stamp));
+  round_trip_ = trip;
+  // The peer looked at its clock somewhere in between, most likely in the middle.
+  trips_.push_back(
+      {trip, std::chrono::duration<double>(pong.clock_s - seconds_of(now - trip / 2))});
+  if (trips_.size() > most_trips) trips_.pop_front();
+}
+
+std::optional<std::chrono::duration<double>> Connection::clock_ahead() const {
+  const auto shortest =
+      std::min_element(trips_.begin(), trips_.end(),
+                       [](const Trip& a, const Trip& b) { return a.length < b.length; });
+  return shortest == trips_.end() ? std::nullopt : std::optional(shortest->ahead);
+}
+
+std::uint64_t Connection::send(const Message& message, std::shared_ptr<const void> until_written) {
   if (why_) return 0;
   auto frame = encode(message);
   const auto size = frame.size();
@@ -304,7 +336,7 @@ std::uint64_t Connection::send(const Message& message) {
     return 0;
   }
   queued_bytes_ += size;
-  queue_.push_back(std::move(frame));
+  queue_.push_back({std::move(frame), std::move(until_written)});
   if (!writing_) {
     writing_ = true;
     spawn(io_, flush(), [self = shared_from_this()](const std::string&) {
@@ -318,7 +350,7 @@ std::uint64_t Connection::send(const Message& message) {
 void Connection::gather() {
   gathered_.clear();
   std::size_t skip = written_;
-  for (const auto& frame : queue_) {
+  for (const auto& [frame, until_written] : queue_) {
     const std::array<asio::const_buffer, 2> parts{
         asio::buffer(frame.head), asio::buffer(frame.payload.data(), frame.payload.size())};
     for (auto part : parts) {
@@ -334,9 +366,10 @@ void Connection::gather() {
 /// Lets go of the frames that are written.
 void Connection::consume(std::size_t count) {
   written_ += count;
-  while (!queue_.empty() && written_ >= queue_.front().size()) {
-    written_ -= queue_.front().size();
-    queued_bytes_ -= queue_.front().size();
+  while (!queue_.empty() && written_ >= queue_.front().frame.size()) {
+    written_ -= queue_.front().frame.size();
+    queued_bytes_ -= queue_.front().frame.size();
+    const auto written = std::move(queue_.front().until_written);  // whoever hears of it may send
     queue_.pop_front();
   }
 }
@@ -356,7 +389,7 @@ asio::awaitable<void> Connection::flush() {
     blocked_ = count < wanted;
     consume(count);
   }
-  if (why_) queue_.clear();
+  if (why_) std::exchange(queue_, {});
   writing_ = false;
   flushed_.cancel();
 }
@@ -379,7 +412,7 @@ void Connection::close(error_code why) {
   stream_->close();
   deadline_.cancel();
   heartbeat_.cancel();
-  if (!writing_) queue_.clear();
+  if (!writing_) std::exchange(queue_, {});
 }
 
 void Connection::expire_after(std::chrono::milliseconds timeout) {
@@ -400,15 +433,19 @@ void Connection::start_heartbeat() {
   beat();
 }
 
+void Connection::ping() {
+  Ping ping;
+  ping.stamp = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
+  send(ping);
+}
+
 void Connection::beat() {
   if (why_) return;
   if (Clock::now() - alive_ > options_.dead_after) {
     close(Errc::deadline);
     return;
   }
-  Ping ping;
-  ping.stamp = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
-  send(ping);
+  ping();
   heartbeat_.expires_after(options_.ping_interval);
   heartbeat_.async_wait([weak = weak_from_this()](error_code error) {
     const auto self = weak.lock();

@@ -98,6 +98,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   struct Received {
     Message message;
     std::uint64_t wire_bytes = 0;
+    Clock::time_point began{};  // its header was there
   };
 
   Connection(asio::io_context& io, std::unique_ptr<Stream> stream, Options options);
@@ -108,8 +109,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// refusal before. One reader at a time.
   asio::awaitable<Result<Received>> receive();
   /// Queues a message and starts writing, straight from the tensor's memory, whose owner is kept
-  /// until then. Returns its bytes on the wire; 0 where the connection is closed.
-  std::uint64_t send(const Message& message);
+  /// until then. Returns its bytes on the wire; 0 where the connection is closed. `until_written`
+  /// is let go when the whole frame has been written, or never will be.
+  std::uint64_t send(const Message& message, std::shared_ptr<const void> until_written = {});
   /// Writes what is queued (at most `timeout`), then tells the peer that nothing follows. receive()
   /// goes on until the peer closes, at most `timeout` again.
   asio::awaitable<void> finish(std::chrono::milliseconds timeout);
@@ -118,6 +120,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Closes with Errc::deadline unless called again in time. Zero: no deadline.
   void expire_after(std::chrono::milliseconds timeout);
   void start_heartbeat();
+  /// One more than the heartbeat's, which tells round trip and clock.
+  void ping();
 
   bool is_open() const { return !why_; }
   /// Why it is closed.
@@ -125,6 +129,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Of the last ping; zero before.
   std::chrono::duration<double> round_trip() const { return round_trip_; }
   const Pong& last_pong() const { return last_pong_; }
+  /// By how much the peer's clock is ahead of ours, from the shortest of the last round trips:
+  /// wrong by at most half of that. Nothing before the first one.
+  std::optional<std::chrono::duration<double>> clock_ahead() const;
   void set_limits(const Limits& limits) { options_.limits = limits; }
 
  private:
@@ -133,8 +140,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<bool> wait_for_budget(std::uint64_t bytes);
   asio::awaitable<error_code> throw_away(Header header);
   asio::awaitable<Result<std::optional<Received>>> receive_frame();
+  Result<std::optional<Received>> take_apart(const Header& header, Buffer payload);
   asio::awaitable<void> part_from_foreigner();
   bool keep_to_itself(const Message& message);
+  void note_clock(const Pong& pong, Clock::time_point now);
   asio::awaitable<void> flush();
   void gather();
   void consume(std::size_t count);
@@ -146,7 +155,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   error_code why_, verdict_;  // the second: decided while it is still open
   std::array<std::byte, header_bytes> header_{};
   std::vector<std::byte> body_;
-  std::deque<Frame> queue_;
+  struct Queued {
+    Frame frame;
+    std::shared_ptr<const void> until_written;
+  };
+  struct Trip {
+    Clock::duration length;
+    std::chrono::duration<double> ahead;
+  };
+  std::deque<Queued> queue_;
+  std::deque<Trip> trips_;   // the last ones
   std::size_t written_ = 0;  // of the frame in front
   std::uint64_t queued_bytes_ = 0;
   std::vector<asio::const_buffer> gathered_;
@@ -154,7 +172,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool blocked_ = false;  // the last write was cut short: the next one's progress is the peer's
   bool greeted_ = false;  // a whole frame has come
   asio::steady_timer deadline_, heartbeat_, flushed_;
-  Clock::time_point alive_;
+  Clock::time_point alive_, header_at_;  // the second: of the last frame
   std::chrono::duration<double> round_trip_{0};
   Pong last_pong_;
 };

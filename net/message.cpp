@@ -35,7 +35,11 @@ class Writer {
   void put(std::uint64_t value) { integer(value); }
   void put(std::int64_t value) { integer(value); }
   void put(bool value) { integer(static_cast<std::uint8_t>(value)); }
-  void put(Role value) { integer(static_cast<std::uint8_t>(value)); }
+  template <class Name, class = std::enable_if_t<std::is_enum_v<Name>>>
+  void put(Name value) {
+    integer(static_cast<std::uint8_t>(value));
+  }
+  void put(const Account& account) { Account::fields(account, *this); }
   void put(double value) {
     std::uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof bits);
@@ -85,11 +89,18 @@ class Reader {
     if (byte > 1) fail(Errc::bad_field);
     value = byte == 1;
   }
-  void get(Role& value) {
+  void get(Role& value) { name(value, Role::aggregator, Role::client); }
+  void get(Observe& value) { name(value, Observe::nothing, Observe::trace); }
+  void get(Happening::What& value) { name(value, Happening::What::stretch, Happening::What::wait); }
+  void get(Account& account) { Account::fields(account, *this); }
+  /// The last one too.
+  template <class Name>
+  void name(Name& value, Name first, Name last) {
     std::uint8_t byte = 0;
     integer(byte);
-    if (!error_ && (byte < 1 || byte > 3)) fail(Errc::bad_field);
-    value = static_cast<Role>(byte);
+    const auto named = static_cast<Name>(byte);
+    if (!error_ && (named < first || named > last)) fail(Errc::bad_field);
+    value = named;
   }
   void get(double& value) {
     std::uint64_t bits = 0;

@@ -88,6 +88,65 @@ struct Envelope {
 
 enum class Role : std::uint8_t { aggregator = 1, agent = 2, client = 3 };
 
+/// What those who work on a request are to tell of it beside its answer.
+enum class Observe : std::uint8_t {
+  nothing = 0,
+  account = 1,  // what each device did: see Account
+  trace = 2,    // and when it did what
+};
+
+/// One thing that a device did for a request.
+struct Happening {
+  enum class What : std::uint8_t {
+    stretch = 0,  // instructions, until their values leave or nothing is ready
+    compute = 1,  // one instruction of it
+    send = 2,     // from when the link takes the value until it is written
+    receive = 3,  // from the frame's header to its end
+    wait = 4,     // nothing is ready
+  };
+  What what = What::compute;
+  std::string name;  // of a stretch's first instruction, the instruction, or the value
+  std::string peer;  // of a value: who has the other end
+  /// By the device's own clock; in an answer since the request was submitted, by the aggregator's.
+  double start_s = 0, end_s = 0;
+  std::uint64_t bytes = 0;  // on the wire
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.what, m.name, m.peer, m.start_s, m.end_s, m.bytes);
+  }
+};
+
+/// Of a request's values, frames' headers included.
+struct LinkBytes {
+  std::string peer;
+  std::uint64_t sent_bytes = 0, received_bytes = 0;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.peer, m.sent_bytes, m.received_bytes);
+  }
+};
+
+/// What a device did for a request, as it saw it itself.
+struct Account {
+  bool told = false;  // false: nobody has told it
+  /// Ready but behind other requests; computing; nothing to run while the request was open.
+  double queued_s = 0, compute_s = 0, wait_s = 0;
+  /// Some value was under way: being written, or being read since its header came.
+  double transfer_s = 0;
+  double flops = 0;              // of the instructions that ran
+  double peak_memory_bytes = 0;  // of the process, while it had this request
+  std::vector<LinkBytes> links;
+  std::vector<Happening> happenings;  // of a trace, in no order
+  std::uint64_t left_out = 0;         // happenings that there was no room for
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.told, m.queued_s, m.compute_s, m.wait_s, m.transfer_s, m.flops, m.peak_memory_bytes,
+            m.links, m.happenings, m.left_out);
+  }
+};
+/// Happenings of one device that are kept of a request.
+constexpr std::size_t most_happenings = 2000;
+
 /// Opens a connection. A client leaves bundle and device empty; the epoch is the one that the
 /// sender is in. An aggregator names its requests by a random `origin`; an agent greets by
 /// its device's name.
@@ -158,9 +217,10 @@ struct Admit : Envelope {
   std::int64_t batch = 0, tokens = 0;
   /// Of the envelope's sequence: tokens before this request, and those to make room for.
   std::int64_t past = 0, capacity = 0;
+  Observe observe = Observe::nothing;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.plan, m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity);
+    archive(m.plan, m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity, m.observe);
   }
 };
 
@@ -186,12 +246,14 @@ struct ValueMessage : Envelope {
   }
 };
 
+/// Of a request that is observed it comes when all its values are written, and says what was done.
 struct Done : Envelope {
   static constexpr Kind kind = Kind::done;
   double queued_s = 0, compute_s = 0, wait_s = 0;
+  Account account;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.queued_s, m.compute_s, m.wait_s);
+    archive(m.queued_s, m.compute_s, m.wait_s, m.account);
   }
 };
 
@@ -235,9 +297,10 @@ struct Pong : Envelope {
   std::uint64_t stamp = 0;
   double memory_bytes = 0;  // peak of the process so far; 0: not known
   std::int64_t queued = 0;  // requests admitted
+  double clock_s = 0;       // what the sender's clock says: seconds since some moment of its own
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.stamp, m.memory_bytes, m.queued);
+    archive(m.stamp, m.memory_bytes, m.queued, m.clock_s);
   }
 };
 
@@ -297,10 +360,11 @@ struct InferRequest : Envelope {
   std::uint32_t deadline_ms = 0;
   bool require_all = false;
   std::int64_t past = 0, capacity = 0;  // as in Admit
+  Observe observe = Observe::nothing;
   Value tensor;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.plan, m.deadline_ms, m.require_all, m.past, m.capacity);
+    archive(m.plan, m.deadline_ms, m.require_all, m.past, m.capacity, m.observe);
   }
 };
 
@@ -314,10 +378,11 @@ struct DeviceReport {
   std::uint64_t sent_bytes = 0,
                 received_bytes = 0;  // of this request, headers included, seen from the aggregator
   std::string why;                   // not present
+  Account account;                   // where the request was observed
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
     archive(m.device, m.present, m.queued_s, m.compute_s, m.round_trip_s, m.predicted_s,
-            m.sent_bytes, m.received_bytes, m.why);
+            m.sent_bytes, m.received_bytes, m.why, m.account);
   }
 };
 
@@ -328,10 +393,12 @@ struct InferAnswer : Envelope {
   std::string text;
   double queue_s = 0, fuse_s = 0, total_s = 0, overhead_s = 0;
   std::vector<DeviceReport> devices;
+  Account aggregator;  // its own, where the request was observed
   Value tensor = Value::absent();
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.status, m.text, m.queue_s, m.fuse_s, m.total_s, m.overhead_s, m.devices);
+    archive(m.status, m.text, m.queue_s, m.fuse_s, m.total_s, m.overhead_s, m.devices,
+            m.aggregator);
   }
 };
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -89,24 +90,18 @@ bool better(const Considered& a, const Considered& b) {
 /// For reading: what each part has of the teacher's parameters and multiply-adds.
 void fill_in_portions(plan::Plan& plan) {
   const double parameters = static_cast<double>(model::count_parameters(plan.teacher));
-  const auto flops = [&plan](const plan::Program& program) {
-    double sum = 0;
-    for (const plan::Instruction& instruction : program.instructions)
-      for (const plan::Kernel& kernel : plan::kernels_of(instruction, program, plan))
-        sum += kernel.flops();
-    return sum;
-  };
   double whole = 0;
   for (const plan::Kernel& kernel :
        plan::kernels_of_model(plan.teacher, plan::planned_load(plan.shape), true))
     whole += kernel.flops();
   const auto programs = plan::compile(plan, plan.shape);
+  const std::int64_t past = plan::planned_load(plan.shape).past;
   for (std::size_t p = 0; p < plan.parts.size(); ++p) {
     double held = 0;
     for (const model::ParameterRange& weights : plan::holding_of({plan}, plan.parts[p].device))
       held += static_cast<double>(model::count_of(weights, plan.teacher));
     plan.parts[p].parameter_share = held / parameters;
-    plan.parts[p].compute_share = flops(programs[p]) / whole;
+    plan.parts[p].compute_share = plan::flops_of(programs[p], plan, past) / whole;
   }
 }
 
@@ -157,6 +152,7 @@ class Planner {
   /// as that makes it better. Throws std::invalid_argument where the strategy has none for any
   /// number.
   void consider_shares(const plan::Strategy& strategy) {
+    if (!options_.shares.empty()) return consider_shares_by_hand(strategy);
     Team team;
     for (std::size_t device = 0; device < fleet().devices.size(); ++device)
       if (fleet().devices[device].agent) team.push_back(device);
@@ -257,6 +253,29 @@ class Planner {
                    space_.teacher(), plan::planned_load(options_.shape), false));
   }
 
+  void consider_shares_by_hand(const plan::Strategy& strategy) {
+    constexpr double grain = 1e6;
+    if (strategy.divide == nullptr && strategy.divisions == nullptr)
+      refuse("shares", "some",
+             "none: the strategy '" + std::string(strategy.name) + "' leaves no shares to choose");
+    const double all = std::accumulate(options_.shares.begin(), options_.shares.end(), 0.0);
+    Team team;
+    std::vector<std::int64_t> weights;
+    std::size_t agent = 0;
+    for (std::size_t device = 0; device < fleet().devices.size(); ++device) {
+      if (!fleet().devices[device].agent) continue;
+      const double share = options_.shares[agent++] / all;
+      if (share <= 0) continue;
+      team.push_back(device);
+      weights.push_back(std::max<std::int64_t>(1, std::llround(grain * share)));
+    }
+    ShareSearch search = share_search(strategy, team);
+    Considered candidate;
+    candidate.plan = search.by_weight(weights);
+    evaluations_ += search.evaluations();
+    add_exact(std::move(candidate));
+  }
+
   ShareSearch share_search(const plan::Strategy& strategy, const Team& team) const {
     plan::Plan wanted;
     wanted.teacher = space_.teacher();
@@ -296,12 +315,17 @@ class Planner {
       if (round > 0 && (fits || round > repairs)) break;
       candidate.plan = search.improve();
     }
-    candidate.plan.prediction.kept_importance = 1;
-    fill_in_portions(candidate.plan);
     evaluations_ += search.evaluations();
+    return add_exact(std::move(candidate));
+  }
+
+  std::size_t add_exact(Considered candidate) {
+    candidate.plan.prediction.kept_importance = 1;
+    predict(candidate.plan, fleet());
+    fill_in_portions(candidate.plan);
     finish(candidate);
     const std::string what =
-        std::string(strategy.name) + " on " + base::joined(plan::devices_of(candidate.plan));
+        candidate.plan.strategy + " on " + base::joined(plan::devices_of(candidate.plan));
     return add(std::move(candidate), what);
   }
 
@@ -436,6 +460,12 @@ PlanSummary plan_with(const model::ModelConfig& teacher, const plan::Fleet& flee
   const auto is_forced = [forced](plan::PartKind parts) {
     return forced != nullptr && forced->parts == parts;
   };
+  if (!options.shares.empty()) {
+    check_shares(options.shares, fleet);
+    if (!is_forced(plan::PartKind::share))
+      refuse("shares", "some",
+             "none: the strategy '" + options.strategy + "' leaves no shares to choose");
+  }
   if (is_forced(plan::PartKind::share)) {
     planner.consider_shares(*forced);
     PlanSummary exact = planner.take();
@@ -507,6 +537,20 @@ Objective objective_named(std::string_view name) {
   if (found == objective_names.end())
     refuse("objective", "'" + std::string(name) + "'", "one of latency, accuracy, memory");
   return static_cast<Objective>(found - objective_names.begin());
+}
+
+void check_shares(const std::vector<double>& shares, const plan::Fleet& fleet) {
+  std::vector<std::string> agents;
+  for (const plan::Device& device : fleet.devices)
+    if (device.agent) agents.push_back(device.name);
+  if (shares.size() != agents.size())
+    refuse("shares", std::to_string(shares.size()) + " numbers",
+           std::to_string(agents.size()) +
+               ", one for each agent of the fleet: " + base::joined(agents));
+  for (const double share : shares)
+    if (!(share >= 0) || !std::isfinite(share)) refuse("shares", text(share), "numbers from 0 on");
+  if (!(std::accumulate(shares.begin(), shares.end(), 0.0) > 0))
+    refuse("shares", "no number above 0", "one at least");
 }
 
 PlanSummary search(const model::ModelConfig& teacher, const plan::Fleet& fleet,

@@ -40,6 +40,9 @@ struct PlanOptions {
   /// "auto" considers the whole model on one device and sub-models on several, and takes the best;
   /// a name of the table of strategies (plan::strategies) forces that one.
   std::string strategy = "auto";
+  /// Of a forced strategy of shares: what each agent of the fleet takes beside the others, in the
+  /// fleet's order; 0 leaves it out. Empty: the strategy proposes.
+  std::vector<double> shares;
   /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept
   /// importance), relative to the teacher's latency on the fastest device: at 1, losing all
   /// importance costs as much time as the teacher takes there.
@@ -55,6 +58,10 @@ struct PlanOptions {
   double max_time_s = 0.8;
   std::uint64_t seed = 1;
 };
+
+/// Throws std::invalid_argument where shares by hand are not one number from 0 on for each agent of
+/// the fleet, some of them above 0.
+void check_shares(const std::vector<double>& shares, const plan::Fleet& fleet);
 
 enum class Termination { found, infeasible };
 

@@ -114,16 +114,21 @@ ShareSearch::Found ShareSearch::with(const Found& base, const plan::Weights& wei
   return found;
 }
 
-ShareSearch::Found ShareSearch::by_speed(const plan::Division& division) {
+std::vector<std::int64_t> ShareSearch::speeds() const {
   constexpr double grain = 1e6;
   double fastest = 0;
   for (const plan::Capacity& device : capacities_) fastest = std::max(fastest, device.speed);
   std::vector<std::int64_t> speeds;
   for (const plan::Capacity& device : capacities_)
     speeds.push_back(std::max<std::int64_t>(1, std::llround(grain * device.speed / fastest)));
+  return speeds;
+}
+
+ShareSearch::Found ShareSearch::by(const plan::Division& division,
+                                   const std::vector<std::int64_t>& shares) {
   Weights weights;
   for (const Axis& axis : axes_of(wanted_))
-    for (const model::Range& range : plan::ranges_by_weight(axis.whole, speeds))
+    for (const model::Range& range : plan::ranges_by_weight(axis.whole, shares))
       (weights.*axis.weights).push_back(std::max(axis.least, range.size()));
   Found found;
   found.plan = wanted_;
@@ -131,17 +136,26 @@ ShareSearch::Found ShareSearch::by_speed(const plan::Division& division) {
   return with(found, weights);
 }
 
+ShareSearch::Found ShareSearch::of(const std::vector<plan::Share>& shares) const {
+  Found found;
+  found.plan = wanted_;
+  for (std::size_t p = 0; p < shares.size(); ++p) found.plan.parts[p].runs = shares[p];
+  return found;
+}
+
 const plan::Plan& ShareSearch::start() {
+  if (strategy_.divisions != nullptr) return by_weight(speeds());
+  found_ = {best_exchange(of(strategy_.propose(wanted_.teacher, capacities_)))};
+  return best().plan;
+}
+
+const plan::Plan& ShareSearch::by_weight(const std::vector<std::int64_t>& weights) {
   found_.clear();
-  if (strategy_.divisions == nullptr) {
-    Found proposed;
-    proposed.plan = wanted_;
-    const auto shares = strategy_.propose(wanted_.teacher, capacities_);
-    for (std::size_t p = 0; p < shares.size(); ++p) proposed.plan.parts[p].runs = shares[p];
-    found_ = {best_exchange(std::move(proposed))};
-  } else {
+  if (strategy_.divisions != nullptr) {
     for (const plan::Division& division : strategy_.divisions())
-      found_.push_back(best_exchange(by_speed(division)));
+      found_.push_back(best_exchange(by(division, weights)));
+  } else {
+    found_ = {best_exchange(of(strategy_.divide(wanted_.teacher, weights)))};
   }
   return best().plan;
 }

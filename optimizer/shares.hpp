@@ -24,6 +24,8 @@ class ShareSearch {
   const plan::Plan& start();
   /// The best that is found; the next call begins there.
   const plan::Plan& improve();
+  /// Shares by hand: of each axis that is divided by the same weights, whole numbers above 0.
+  const plan::Plan& by_weight(const std::vector<std::int64_t>& weights);
   /// A device has another room for weights than was thought: improve() then finds others.
   void set_room(std::size_t member, double bytes);
   double room(std::size_t member) const { return capacities_[member].weight_bytes; }
@@ -52,7 +54,10 @@ class ShareSearch {
   /// Of these shares, the best ways to exchange.
   Found best_exchange(Found shares);
   Found with(const Found& base, const plan::Weights& weights);
-  Found by_speed(const plan::Division& division);
+  Found of(const std::vector<plan::Share>& shares) const;
+  /// Of what the division divides by these weights.
+  Found by(const plan::Division& division, const std::vector<std::int64_t>& weights);
+  std::vector<std::int64_t> speeds() const;
   /// One round of moves of `pieces` to a whole; whether one of them helped.
   bool move(Found& found, std::int64_t pieces);
   Found climbed(Found found);

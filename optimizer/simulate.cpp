@@ -44,7 +44,9 @@ class Namer {
 
   /// "layers 0-5", "fuse", "send x -> cam", "f_1".
   std::string what(const Task& task) const {
-    if (task.kind == Task::Kind::compute) return computing(task);
+    if (task.kind == Task::Kind::compute)
+      return plan::stretch_name(programs_[at(task.rank)], at(task.instruction),
+                                at(task.last_instruction));
     const Message& message = messages_[at(task.message)];
     const std::string& value = programs_[at(message.to)].values[at(message.value)].name;
     if (task.kind == Task::Kind::send) return "send " + value + " -> " + device(message.to);
@@ -54,26 +56,6 @@ class Namer {
 
  private:
   const std::string& device(std::int32_t rank) const { return devices_[at(rank)]; }
-
-  /// The layers of a stretch; of one without any its first instruction.
-  std::string computing(const Task& task) const {
-    struct Layers : plan::AnyField {
-      void layer(std::int32_t layer) {
-        if (layer < 0) return;
-        first = first < 0 ? layer : std::min(first, layer);
-        last = std::max(last, layer);
-      }
-      std::int32_t first = -1, last = -1;
-    } layers;
-    const Program& program = programs_[at(task.rank)];
-    for (std::int32_t i = task.instruction; i <= task.last_instruction; ++i)
-      std::visit([&layers](const auto& instruction) { instruction.fields(instruction, layers); },
-                 program.instructions[at(i)]);
-    if (layers.first < 0)
-      return std::string(plan::name_of(program.instructions[at(task.instruction)]));
-    if (layers.first == layers.last) return "layer " + std::to_string(layers.first);
-    return "layers " + std::to_string(layers.first) + "-" + std::to_string(layers.last);
-  }
 
   const std::vector<Program>& programs_;
   const std::vector<Message>& messages_;
@@ -114,6 +96,32 @@ void draw(const Event& event, std::string& row, std::size_t begin, std::size_t e
     row.replace(begin + (end - begin - event.what.size()) / 2, event.what.size(), event.what);
 }
 
+/// A process of the trace, its lanes as threads.
+void add_trace(const TraceGroup& group, std::size_t pid, nlohmann::json& events) {
+  constexpr double microseconds = 1e6;
+  const std::vector<std::string> lanes = lanes_of(group.timeline);
+  const auto name = [&](const char* what, std::size_t lane, const nlohmann::json& args) {
+    events.push_back({{"ph", "M"}, {"pid", pid}, {"tid", lane}, {"name", what}, {"args", args}});
+  };
+  name("process_name", 0, {{"name", group.name}});
+  name("process_sort_index", 0, {{"sort_index", pid}});
+  for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
+    name("thread_name", lane + 1, {{"name", lanes[lane]}});
+    name("thread_sort_index", lane + 1, {{"sort_index", lane}});
+  }
+  for (const Event& event : group.timeline.events) {
+    const auto lane = std::find(lanes.begin(), lanes.end(), event.lane) - lanes.begin();
+    events.push_back({{"ph", "X"},
+                      {"pid", pid},
+                      {"tid", lane + 1},
+                      {"name", event.what},
+                      {"cat", event.critical ? "critical" : "other"},
+                      {"ts", event.start_s * microseconds},
+                      {"dur", (event.end_s - event.start_s) * microseconds},
+                      {"args", {{"critical", event.critical}}}});
+  }
+}
+
 }  // namespace
 
 Timeline simulate(const plan::Plan& plan, const std::vector<Program>& programs,
@@ -140,38 +148,21 @@ Timeline simulate(const plan::Plan& plan, const std::vector<Program>& programs,
   return timeline;
 }
 
-std::string to_trace(const Timeline& timeline) {
-  constexpr double microseconds = 1e6;
-  const std::vector<std::string> lanes = lanes_of(timeline);
-  nlohmann::json events = nlohmann::json::array();
-  for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
-    events.push_back({{"ph", "M"},
-                      {"pid", 1},
-                      {"tid", lane + 1},
-                      {"name", "thread_name"},
-                      {"args", {{"name", lanes[lane]}}}});
-    events.push_back({{"ph", "M"},
-                      {"pid", 1},
-                      {"tid", lane + 1},
-                      {"name", "thread_sort_index"},
-                      {"args", {{"sort_index", lane}}}});
-  }
-  for (const Event& event : timeline.events) {
-    const auto lane = std::find(lanes.begin(), lanes.end(), event.lane) - lanes.begin();
-    events.push_back({{"ph", "X"},
-                      {"pid", 1},
-                      {"tid", lane + 1},
-                      {"name", event.what},
-                      {"cat", event.critical ? "critical" : "other"},
-                      {"ts", event.start_s * microseconds},
-                      {"dur", (event.end_s - event.start_s) * microseconds},
-                      {"args", {{"critical", event.critical}}}});
+std::string to_trace(const Timeline& timeline) { return to_trace({{"simulated", timeline}}); }
+
+std::string to_trace(const std::vector<TraceGroup>& groups) {
+  nlohmann::json events = nlohmann::json::array(), other = nlohmann::json::object();
+  for (std::size_t group = 0; group < groups.size(); ++group) {
+    add_trace(groups[group], group + 1, events);
+    // The first group's, where programs have always looked for them.
+    const Timeline& timeline = groups[group].timeline;
+    const std::string of = group == 0 ? "" : groups[group].name + ": ";
+    other[of + "latency_s"] = timeline.latency_s;
+    other[of + "bottleneck"] = timeline.bottleneck;
   }
   const nlohmann::json trace = {
-      {"displayTimeUnit", "ms"},
-      {"otherData", {{"latency_s", timeline.latency_s}, {"bottleneck", timeline.bottleneck}}},
-      {"traceEvents", events}};
-  return trace.dump(1) + "\n";
+      {"displayTimeUnit", "ms"}, {"otherData", other}, {"traceEvents", events}};
+  return trace.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 std::string to_gantt(const Timeline& timeline, int columns) {

@@ -30,7 +30,15 @@ struct Timeline {
 Timeline simulate(const plan::Plan& plan, const std::vector<plan::Program>& programs,
                   const plan::Fleet& fleet);
 
-/// Chrome/Perfetto trace JSON, and a text Gantt of `columns` characters.
+/// A timeline that a trace shows as a process of its own.
+struct TraceGroup {
+  std::string name;  // "measured: default"
+  Timeline timeline;
+};
+
+/// Chrome/Perfetto trace JSON of several timelines above each other; of one; and a text Gantt of
+/// `columns` characters.
+std::string to_trace(const std::vector<TraceGroup>& groups);
 std::string to_trace(const Timeline& timeline);
 std::string to_gantt(const Timeline& timeline, int columns = 100);
 

@@ -12,6 +12,7 @@
 #include <cxxopts.hpp>
 
 #include "base/reader.hpp"
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "optimizer/plan/names.hpp"
 #include "optimizer/plan/program.hpp"
@@ -68,10 +69,12 @@ void check_value(const Option& option, const std::string& text, const std::strin
     if (text == "1" || text == "0" || text == "true" || text == "false") return;
     throw UsageError("[" + where + "] saw '" + text + "', needs 1 or 0");
   }
-  if (option.kind == Kind::choice) {
-    if (std::find(option.choices.begin(), option.choices.end(), text) != option.choices.end())
-      return;
-    throw UsageError("[" + where + "] saw '" + text + "', needs one of " + option.range());
+  if (option.kind == Kind::choice || option.kind == Kind::choices) {
+    for (const std::string& word :
+         option.kind == Kind::choice ? std::vector{text} : base::split(text, ','))
+      if (std::find(option.choices.begin(), option.choices.end(), word) == option.choices.end())
+        throw UsageError("[" + where + "] saw '" + word + "', needs one of " + option.range());
+    return;
   }
   if (option.kind == Kind::address) return check_address(text, where, static_cast<int>(option.low));
   double value = 0;
@@ -114,7 +117,7 @@ std::string Option::variable() const {
 }
 
 std::string Option::range() const {
-  if (kind == Kind::choice) {
+  if (kind == Kind::choice || kind == Kind::choices) {
     std::string result;
     for (const auto& choice : choices) result += (result.empty() ? "" : "|") + std::string(choice);
     return result;
@@ -151,9 +154,8 @@ const std::vector<Option>& options() {
        {"none", "cuda"}},
       {"fleet", Kind::text, "FILE", "", "fleet.toml: devices, what they give, links"},
       {"plan", Kind::text, "PLAN", "",
-       "plan.json (several with commas between, the default one first), or the name of a plan in "
-       "the "
-       "bundle"},
+       "plan.json or a folder of them, or the name of a plan in the bundle; several with commas "
+       "between, the default one first"},
       {"name", Kind::text, "NAME", "default", "what the plan is called"},
       {"into", Kind::text, "BUNDLE", "",
        "write the plan into a bundle whose devices hold its weights already"},
@@ -209,7 +211,13 @@ const std::vector<Option>& options() {
        0,
        0,
        {"latency", "accuracy", "memory"}},
-      {"strategy", Kind::choice, "NAME", "auto", "how to share the model", 0, 0, strategy_names()},
+      {"strategy", Kind::choices, "NAME", "auto",
+       "how to share the model; of several with commas between each gets a plan, named after it", 0,
+       0, strategy_names()},
+      {"shares", Kind::text, "SHARES", "",
+       "what each agent of the fleet takes, in its order, as 3,1,1: for strategies that leave it "
+       "to "
+       "choose"},
       {"wire", Kind::choice, "FORMAT", "f32",
        "how values travel between devices that share the model; int8 has a scale for each row", 0,
        0, wire_names()},
@@ -421,6 +429,10 @@ std::string Args::text(std::string_view name) const {
   if (found != values_.end()) return found->second;
   throw UsageError("[--" + std::string(name) +
                    "] is missing: " + std::string(find_option(name).help));
+}
+
+std::vector<std::string> Args::list(std::string_view name) const {
+  return base::split(text(name), ',');
 }
 
 double Args::number(std::string_view name) const {

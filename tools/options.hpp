@@ -20,8 +20,8 @@ class UsageError : public std::runtime_error {
 /// One row of the table of options. An option means the same in every command that takes it, and
 /// can be given as --name or as the environment variable CLEAVE_NAME (the flag wins).
 struct Option {
-  /// texts: may be given several times.
-  enum class Kind { flag, text, texts, choice, integer, number, seconds, bytes, address };
+  /// texts: may be given several times; choices: some of them with commas between.
+  enum class Kind { flag, text, texts, choice, choices, integer, number, seconds, bytes, address };
   std::string_view name;
   Kind kind = Kind::text;
   std::string_view value;     // what the help calls its value: "FILE"
@@ -76,6 +76,8 @@ class Args {
   std::string text_or(std::string_view name, const std::string& fallback = {}) const;
   /// Each time that it was given.
   std::vector<std::string> texts(std::string_view name) const;
+  /// What stands between its commas.
+  std::vector<std::string> list(std::string_view name) const;
   std::int64_t integer(std::string_view name) const;
   double number(std::string_view name) const;
   double seconds(std::string_view name) const;

@@ -290,6 +290,16 @@ std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& pr
   return std::visit([&costs](const auto& i) { return costs.kernels(i); }, instruction);
 }
 
+double flops_of(const Program& program, const Plan& plan, std::int64_t past) {
+  Plan asked = plan;  // whose planned step stands behind so many tokens
+  asked.shape.tokens = past;
+  asked.shape.generate = past > 0 ? 1 : 0;
+  double sum = 0;
+  for (const Instruction& instruction : program.instructions)
+    for (const Kernel& kernel : kernels_of(instruction, program, asked)) sum += kernel.flops();
+  return sum;
+}
+
 double values_bytes(const Program& program) {
   return peak_of(program, [](const Instruction&) { return 0.0; }) + bytes_under_way(program);
 }

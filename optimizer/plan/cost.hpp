@@ -10,6 +10,9 @@ namespace cleave::plan {
 /// Compute of one instruction (send and receive have none).
 std::vector<Kernel> kernels_of(const Instruction& instruction, const Program& program,
                                const Plan& plan);
+/// Floating-point operations of all its instructions. `past`: of a text, tokens before this
+/// request.
+double flops_of(const Program& program, const Plan& plan, std::int64_t past);
 /// The most bytes of the program's values that are alive at once, and those that are being sent:
 /// the largest for each link.
 double values_bytes(const Program& program);

@@ -1,6 +1,7 @@
 #include "optimizer/plan/program.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <variant>
@@ -101,15 +102,15 @@ const std::vector<Strategy>& strategies() {
       {"decomposed", "a sub-model on each device, features fused at the end", PartKind::sub_model,
        compile_decomposed, check_decomposed},
       {"pipeline", "consecutive layers on each device, one after the other", PartKind::share,
-       compile_pipeline, check_pipeline, propose_pipeline},
+       compile_pipeline, check_pipeline, propose_pipeline, divide_pipeline},
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
        PartKind::share, compile_whole_stream, check_tensor, propose_tensor},
       {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
-       PartKind::share, compile_by_rows, check_voltage, propose_voltage},
+       PartKind::share, compile_by_rows, check_voltage, propose_voltage, divide_voltage},
       {"hepti", "rows, rows and columns, or heads and columns on each device, as memory allows",
-       PartKind::share, compile_hepti, check_hepti, nullptr, divisions_hepti},
+       PartKind::share, compile_hepti, check_hepti, nullptr, nullptr, divisions_hepti},
       {"galaxy", "heads and columns on each device, the stream by rows, exchange beside products",
-       PartKind::share, compile_by_rows, check_galaxy, nullptr, divisions_galaxy},
+       PartKind::share, compile_by_rows, check_galaxy, nullptr, nullptr, divisions_galaxy},
   };
   return table;
 }

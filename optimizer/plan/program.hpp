@@ -80,6 +80,10 @@ struct Strategy {
   /// std::invalid_argument where the model has none for so many.
   std::vector<Share> (*propose)(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices) = nullptr;
+  /// Shares by hand, as whole weights above 0 want them; null where nothing is left to choose,
+  /// or there are `divisions`. Throws std::invalid_argument as `propose` does.
+  std::vector<Share> (*divide)(const model::ModelConfig& teacher,
+                               const std::vector<std::int64_t>& weights) = nullptr;
   /// What may be divided, where whoever plans finds the best shares. A strategy whose parts are
   /// shares has one of the two.
   std::vector<Division> (*divisions)() = nullptr;
@@ -103,7 +107,12 @@ std::vector<Program> drafts(const Plan& plan, const RequestShape& shape,
 /// What a plan of this shape prices: the request, or one step behind half of what is generated.
 Load planned_load(const RequestShape& shape);
 
-/// "h3 = norm(x, layer 0, attention)": one line an instruction, for people.
+/// One line an instruction, for people.
 std::string to_text(const Program& program);
+/// Of instructions from one to another, that too: "layers 0-5"; without any layer the first one's
+/// operation.
+std::string stretch_name(const Program& program, std::size_t first, std::size_t last);
+/// "h3 = norm(x, layer 0, attention)".
+std::string to_text(const Instruction& instruction, const Program& program);
 
 }  // namespace cleave::plan

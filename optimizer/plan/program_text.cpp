@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "base/element.hpp"
 #include "optimizer/plan/program.hpp"
 
@@ -54,23 +56,46 @@ std::string dims_text(const std::vector<std::int64_t>& dims) {
   return text + "]";
 }
 
-std::string line_text(const Instruction& instruction, const Program& program) {
-  Arguments arguments(program);
-  std::visit([&arguments](const auto& i) { i.fields(i, arguments); }, instruction);
-  std::string text = std::string(name_of(instruction)) + "(" + arguments.text() + ")";
+/// What is known of the value that the instruction writes.
+std::string result_text(const Instruction& instruction, const Program& program) {
   const ValueId written = result_of(instruction);
-  if (written < 0) return text + "\n";
+  if (written < 0) return "";
   const ValueInfo& result = program.values.at(static_cast<std::size_t>(written));
-  return result.name + " = " + text + "  # " + std::string(base::name_of(result.element)) + " " +
-         dims_text(result.dims) + "\n";
+  return "  # " + std::string(base::name_of(result.element)) + " " + dims_text(result.dims);
 }
 
 }  // namespace
 
+std::string to_text(const Instruction& instruction, const Program& program) {
+  Arguments arguments(program);
+  std::visit([&arguments](const auto& i) { i.fields(i, arguments); }, instruction);
+  const std::string text = std::string(name_of(instruction)) + "(" + arguments.text() + ")";
+  const ValueId written = result_of(instruction);
+  return written < 0 ? text
+                     : program.values.at(static_cast<std::size_t>(written)).name + " = " + text;
+}
+
+std::string stretch_name(const Program& program, std::size_t first, std::size_t last) {
+  struct Layers : AnyField {
+    void layer(std::int32_t layer) {
+      if (layer < 0) return;
+      lowest = lowest < 0 ? layer : std::min(lowest, layer);
+      highest = std::max(highest, layer);
+    }
+    std::int32_t lowest = -1, highest = -1;
+  } layers;
+  for (std::size_t i = first; i <= last; ++i)
+    std::visit([&layers](const auto& instruction) { instruction.fields(instruction, layers); },
+               program.instructions.at(i));
+  if (layers.lowest < 0) return std::string(name_of(program.instructions.at(first)));
+  if (layers.lowest == layers.highest) return "layer " + std::to_string(layers.lowest);
+  return "layers " + std::to_string(layers.lowest) + "-" + std::to_string(layers.highest);
+}
+
 std::string to_text(const Program& program) {
   std::string text = "rank " + std::to_string(program.rank) + ":\n";
   for (const Instruction& instruction : program.instructions)
-    text += "  " + line_text(instruction, program);
+    text += "  " + to_text(instruction, program) + result_text(instruction, program) + "\n";
   return text;
 }
 

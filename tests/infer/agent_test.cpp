@@ -12,6 +12,7 @@
 
 #include "infer/compute.hpp"
 #include "infer/machine.hpp"
+#include "infer/observation.hpp"
 #include "net/mesh.hpp"
 #include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/program.hpp"
@@ -292,6 +293,55 @@ TEST_F(AgentTest, ComputesItsPart) {
   EXPECT_EQ(value.tensor.dims, (std::vector<std::int64_t>{1, 1, 8}));
   EXPECT_EQ(first_number(value.tensor), feature_of(pixels(3), 2));
   EXPECT_GE(value.queued_s, 0);
+}
+
+TEST_F(AgentTest, TellsWhatItDidForARequestThatIsObserved) {
+  const RunningAgent agent(bundle, plan, "cam", 2ms);
+  const auto caller = join(agent);
+  auto asked = admit(7, 3);
+  asked.observe = net::Observe::trace;
+  caller->send(asked);
+  const auto value = caller->receive_as<net::ValueMessage>();
+  EXPECT_FALSE(value.last) << "what it did comes behind";
+  const auto done = caller->receive_as<net::Done>();
+  EXPECT_TRUE(done.last);
+  EXPECT_EQ(done.request, 7u);
+  const net::Account& account = done.account;
+  EXPECT_TRUE(account.told);
+  EXPECT_GE(account.compute_s, 0.002);
+  EXPECT_GT(account.transfer_s, 0);
+  EXPECT_GT(account.peak_memory_bytes, 1e6);
+  const auto programs = plan::compile(plan, {1, 0, 0});
+  EXPECT_EQ(account.flops, plan::flops_of(programs.at(2), plan, 0));
+  ASSERT_EQ(account.links.size(), 1u);
+  EXPECT_EQ(account.links[0].peer, "aggregator@" + plan.aggregator);
+  EXPECT_EQ(account.links[0].sent_bytes, net::encode(value).size());
+  EXPECT_EQ(account.links[0].received_bytes, net::encode(asked.input()).size());
+  std::map<net::Happening::What, int> happened;
+  for (const net::Happening& happening : account.happenings) {
+    ++happened[happening.what];
+    EXPECT_LE(happening.start_s, happening.end_s);
+    EXPECT_LE(happening.end_s, seconds_of(Clock::now()));
+    EXPECT_GE(happening.start_s, seconds_of(Clock::now()) - 60);
+  }
+  EXPECT_EQ(happened[net::Happening::What::send], 1);
+  EXPECT_EQ(happened[net::Happening::What::receive], 1);
+  EXPECT_GE(happened[net::Happening::What::compute], 1);
+  EXPECT_GE(happened[net::Happening::What::stretch], 1);
+
+  // Where only the sums are asked for, and where nothing is.
+  asked.request = 8;
+  asked.observe = net::Observe::account;
+  caller->send(asked);
+  caller->receive_as<net::ValueMessage>();
+  const auto summed = caller->receive_as<net::Done>().account;
+  EXPECT_TRUE(summed.told);
+  EXPECT_EQ(summed.flops, account.flops);
+  EXPECT_TRUE(summed.happenings.empty());
+  asked.request = 9;
+  asked.observe = net::Observe::nothing;
+  caller->send(asked);
+  EXPECT_TRUE(caller->receive_as<net::ValueMessage>().last);
 }
 
 /// Allocates many small blocks, of which a few stay, as the parts of a large computation do.

@@ -64,6 +64,95 @@ TEST_F(AggregatorTest, AnswersFromEveryDevice) {
   }
 }
 
+TEST_F(AggregatorTest, AnswersAnObservedRequestWithWhatEveryDeviceDid) {
+  start_agents(all, 2ms);
+  const auto service = aggregator(options(), 3);
+  auto request = request_of(1);
+  request.observe = net::Observe::trace;
+  const auto response = ask(*service, std::move(request));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_EQ(first_number(response.output), expected_answer(pixels(1), {0, 1, 2}));
+  std::uint64_t sent = 0, received = 0;
+  const auto add = [&](const net::Account& account) {
+    EXPECT_TRUE(account.told);
+    EXPECT_FALSE(account.happenings.empty());
+    for (const auto& link : account.links) {
+      sent += link.sent_bytes;
+      received += link.received_bytes;
+    }
+    for (const auto& happening : account.happenings) {
+      // On one clock, since it was submitted; here all clocks are the same.
+      EXPECT_GE(happening.start_s, -0.01) << happening.name;
+      EXPECT_LE(happening.end_s, response.total_s + 0.1) << happening.name;
+    }
+  };
+  for (const auto& report : response.devices) {
+    EXPECT_GE(report.account.compute_s, 0.002);
+    add(report.account);
+  }
+  add(response.aggregator);
+  EXPECT_EQ(response.aggregator.links.size(), 3u);
+  EXPECT_GT(sent, 0u);
+  EXPECT_EQ(sent, received);
+
+  const auto unobserved = ask(*service, request_of(2));
+  EXPECT_FALSE(unobserved.aggregator.told);
+  EXPECT_FALSE(unobserved.devices.at(0).account.told);
+}
+
+// The answer is there: a device that is lost before it has told what it did takes nothing from it.
+TEST_F(AggregatorTest, AnswersAnObservedRequestThoughADeviceDoesNotTell) {
+  const ScriptedAgent cam([&](const net::Admit& admit) {
+    auto value = value_for(admit, 1);
+    value.last = false;
+    return std::vector<net::Message>{value, net::Bye{}, net::Hello{}};  // no agent says hello
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  auto request = request_of(1);
+  request.observe = net::Observe::account;
+  request.deadline = 20s;
+  const auto response = ask(*service, std::move(request));
+  ASSERT_EQ(response.status, Status::answered) << response.message;
+  EXPECT_TRUE(response.devices.at(0).account.told);
+  EXPECT_FALSE(response.devices.at(2).account.told);
+  EXPECT_LT(response.total_s, 10);
+}
+
+// Numbers of another device are only believed as far as they can be.
+TEST_F(AggregatorTest, BelievesNoMoreThanCanBe) {
+  const ScriptedAgent cam([&](const net::Admit& admit) {
+    auto value = value_for(admit, 1);
+    value.last = false;
+    net::Done done;
+    done.request = admit.request;
+    done.epoch = admit.epoch;
+    done.last = true;
+    done.account.told = true;
+    done.account.compute_s = -1;
+    done.account.wait_s = 1e308;
+    done.account.flops = 1e308;
+    done.account.links = {{std::string(5000, 'x'), 1, 2}};
+    done.account.happenings.resize(3000);
+    done.account.happenings[0].start_s = 1e308;
+    return std::vector<net::Message>{value, done};
+  });
+  hosts["cam"] = cam.address();
+  start_agents({"hub", "desk"});
+  const auto service = aggregator(options(), 3);
+  auto request = request_of(1);
+  request.observe = net::Observe::trace;
+  const auto account = ask(*service, std::move(request)).devices.at(2).account;
+  EXPECT_EQ(account.compute_s, 0);
+  EXPECT_LE(account.wait_s, 86400);
+  EXPECT_LE(account.flops, 1e24);
+  EXPECT_EQ(account.links.at(0).peer.size(), 64u);
+  EXPECT_EQ(account.happenings.size(), net::most_happenings);
+  EXPECT_EQ(account.left_out, 3000u - net::most_happenings);
+  EXPECT_LE(account.happenings[0].start_s, 1e12);
+}
+
 TEST_F(AggregatorTest, AnswersABatch) {
   start_agents(all);
   const auto service = aggregator(options(), 3);

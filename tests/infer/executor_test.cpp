@@ -10,6 +10,7 @@
 #include <system_error>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -506,6 +507,62 @@ TEST(Executor, TellsComputingFromWaiting) {
   const std::chrono::duration<double> all = std::chrono::steady_clock::now() - begin;
   EXPECT_LE(bench.times.compute_s + bench.times.wait_s + bench.times.queued_s, all.count())
       << "no moment counts twice";
+}
+
+// What is ready behind its own request's other instructions does not wait for a peer.
+TEST(Executor, CountsNoWaitingWhileSomethingRuns) {
+  class SlowEngine : public AddingEngine {
+    net::Value compute(const Instruction& instruction, const Program& program,
+                       const std::vector<const net::Value*>& operands,
+                       const Sequence& sequence) override {
+      std::this_thread::sleep_for(10ms);
+      return AddingEngine::compute(instruction, program, operands, sequence);
+    }
+  };
+  auto program = std::make_shared<Program>();
+  program->values = {info("x"), info("a"), info("b"), info("c")};
+  program->instructions = {receive(0, 0, false), norm(1, 0), norm(2, 0), norm(3, 0),
+                           plan::Send{3, 2, 7}};
+  Bench bench;
+  SlowEngine engine;
+  Executor executor(engine, bench.hooks());
+  executor.admit(1, program, {}, in_an_hour, in_an_hour);
+  std::this_thread::sleep_for(20ms);
+  executor.deliver(1, 0, 0, value_of(1));
+  while (executor.step(start)) {
+  }
+  EXPECT_GE(bench.times.compute_s, 0.029);
+  EXPECT_GE(bench.times.wait_s, 0.019);
+  EXPECT_LT(bench.times.queued_s, 0.009);
+}
+
+TEST(Executor, RecordsWhatRanWhereItIsAskedTo) {
+  std::vector<Ran> ran;
+  Bench bench;
+  auto hooks = bench.hooks();
+  hooks.ran = [&](auto, std::vector<Ran> all) { ran = std::move(all); };
+  Executor executor(bench.engine, hooks);
+  const auto run = [&](std::size_t most) {
+    executor.admit(1, fusion_program(), {}, in_an_hour, in_an_hour, {}, most);
+    std::this_thread::sleep_for(5ms);
+    for (int peer : {0, 1})
+      executor.deliver(1, peer, static_cast<std::uint32_t>(peer), value_of(1));
+    while (executor.step(start)) {
+    }
+    return std::exchange(ran, {});
+  };
+  const auto all = run(100);
+  ASSERT_EQ(all.size(), 3u);
+  EXPECT_EQ(all[0].what, Ran::What::idle);
+  EXPECT_GE(all[0].end - all[0].start, 5ms);
+  EXPECT_EQ(all[1].what, Ran::What::instruction);
+  EXPECT_EQ(all[1].instruction, 2u);
+  EXPECT_EQ(all[2].what, Ran::What::stretch);
+  EXPECT_EQ(all[2].instruction, 2u);
+  EXPECT_LE(all[2].start, all[1].start);
+  EXPECT_GE(all[2].end, all[1].end);
+  EXPECT_EQ(run(1).size(), 1u) << "no more than there is room for";
+  EXPECT_TRUE(run(0).empty());
 }
 
 double thread_seconds() {

@@ -76,6 +76,7 @@ std::vector<Message> one_of_each() {
   admit.sequence = 6;
   admit.past = 20;
   admit.capacity = 84;
+  admit.observe = Observe::account;
   messages.emplace_back(admit);
   Busy busy;
   busy.text = "no link to 'cam'";
@@ -94,6 +95,19 @@ std::vector<Message> one_of_each() {
   done.queued_s = 0.5;
   done.compute_s = 0.75;
   done.wait_s = 0.25;
+  done.account.told = true;
+  done.account.queued_s = 0.5;
+  done.account.compute_s = 0.75;
+  done.account.wait_s = 0.25;
+  done.account.transfer_s = 0.125;
+  done.account.flops = 3e9;
+  done.account.peak_memory_bytes = 2e8;
+  done.account.links = {{"cam", 512, 1024}};
+  done.account.happenings = {
+      {Happening::What::send, "h_3", "cam", 100.25, 100.5, 512},
+      {Happening::What::stretch, "layers 0-1", "", 100, 100.25, 0},
+  };
+  done.account.left_out = 7;
   messages.emplace_back(done);
   Failed failed;
   failed.text = "out of memory";
@@ -109,6 +123,7 @@ std::vector<Message> one_of_each() {
   pong.stamp = 77;
   pong.memory_bytes = 1e8;
   pong.queued = 2;
+  pong.clock_s = 1234.5;
   messages.emplace_back(pong);
   messages.emplace_back(StatusRequest{});
   StatusReply reply;
@@ -133,6 +148,7 @@ std::vector<Message> one_of_each() {
   ask.sequence = 6;
   ask.past = 20;
   ask.capacity = 84;
+  ask.observe = Observe::trace;
   ask.tensor = tensor({2, 2});
   messages.emplace_back(ask);
   InferAnswer answer;
@@ -153,6 +169,9 @@ std::vector<Message> one_of_each() {
   answer.devices[0].sent_bytes = 1234;
   answer.devices[0].received_bytes = 4321;
   answer.devices[0].why = "late";
+  answer.devices[0].account = done.account;
+  answer.aggregator.told = true;
+  answer.aggregator.flops = 5;
   messages.emplace_back(answer);
   answer.tensor = tensor({2, 10});
   messages.emplace_back(answer);
@@ -196,6 +215,12 @@ TEST(Message, FieldsComeBack) {
   EXPECT_EQ(value.tag, 1u);
   EXPECT_EQ(value.compute_s, 0.5);
   EXPECT_EQ(value.tensor.dims, (std::vector<std::int64_t>{1, 1, 8}));
+  const auto done = round_trip(std::get<Done>(messages[6]));
+  EXPECT_EQ(done.account.flops, 3e9);
+  ASSERT_EQ(done.account.happenings.size(), 2u);
+  EXPECT_EQ(done.account.happenings[0].what, Happening::What::send);
+  EXPECT_EQ(done.account.happenings[0].peer, "cam");
+  EXPECT_EQ(done.account.links.at(0).received_bytes, 1024u);
   const auto reply = round_trip(std::get<StatusReply>(messages[13]));
   ASSERT_EQ(reply.agents.size(), 2u);
   EXPECT_TRUE(reply.agents[1].connected);
@@ -203,6 +228,10 @@ TEST(Message, FieldsComeBack) {
   const auto answer = round_trip(std::get<InferAnswer>(messages[15]));
   EXPECT_FALSE(answer.tensor.present);
   EXPECT_EQ(answer.devices[0].sent_bytes, 1234u);
+  EXPECT_EQ(answer.devices[0].account.left_out, 7u);
+  EXPECT_EQ(answer.aggregator.flops, 5);
+  EXPECT_EQ(round_trip(std::get<InferRequest>(messages[14])).observe, Observe::trace);
+  EXPECT_EQ(round_trip(std::get<Admit>(messages[3])).observe, Observe::account);
 }
 
 // What both ends misread alike comes back the same: the bytes themselves are compared.
@@ -215,7 +244,7 @@ TEST(Message, IsTheSameOnTheWireAsEver) {
   }
   // A change here breaks peers of another version: raise the protocol's version with it.
   EXPECT_EQ(base::sha256(bytes),
-            "b25cdd2b0d838c5481bc0245848bb929327eb3c2cb8f5d4cb537b1b8fe71baf3");
+            "b73e40700c925b3e67bfa41d4db54f8bcd7fc716007a1b89526eaeb380fee100");
 }
 
 // Seeds of an older version are refused at the header and lead a fuzzer nowhere.
@@ -360,6 +389,9 @@ TEST(Message, RefusesAMissingOrUnexpectedTensor) {
 TEST(Message, RefusesFieldsOutOfRange) {
   Hello hello;
   EXPECT_EQ(forged(hello, [](Header&, auto& body, auto&) { body[0] = std::byte{9}; }),
+            Errc::bad_field);
+  Admit admit;  // what is to be observed is its last byte
+  EXPECT_EQ(forged(admit, [](Header&, auto& body, auto&) { body.back() = std::byte{3}; }),
             Errc::bad_field);
   Pong pong;  // stamp, then a double: all ones is not a number
   EXPECT_EQ(forged(pong,

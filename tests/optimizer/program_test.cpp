@@ -668,6 +668,35 @@ TEST(Compile, DividesRowsByTheirShares) {
   EXPECT_EQ(rows({1, 1, 1}, 2), (Counts{0, 0, 0})) << "so few are divided by heads";
 }
 
+TEST(Divided, GoesByLargestRemainders) {
+  using Counts = std::vector<std::int64_t>;
+  EXPECT_EQ(divided(10, {3, 1, 1}), (Counts{6, 2, 2}));
+  EXPECT_EQ(divided(12, {600000, 200000, 200000}), (Counts{7, 3, 2})) << "7.2, 2.4, 2.4";
+  EXPECT_EQ(divided(4, {1000, 1, 1}), (Counts{2, 1, 1})) << "nobody with a weight gets nothing";
+  EXPECT_EQ(divided(4, {1000, 0, 1}), (Counts{3, 0, 1}));
+}
+
+TEST(Compile, DividesLayersByHand) {
+  const auto& teacher = examples::small_llama();
+  const Strategy& strategy = find_strategy("pipeline");
+  const auto shares = strategy.divide(teacher, {1000, 1});
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_EQ(shares[1].layers.back(), whole_share(teacher).layers.back()) << "the last one";
+  EXPECT_EQ(shares[0].layers.front(), whole_share(teacher).layers.front());
+  EXPECT_EQ(find_strategy("tensor").divide, nullptr);
+}
+
+TEST(Flops, AreThoseOfAllKernelsAndOfWhatIsCached) {
+  const plan::Plan plan = examples::voltage_plan(examples::small_llama(), 1);
+  const Program program = compile(plan, {1, 4}).front();
+  double sum = 0;
+  for (const Instruction& instruction : program.instructions)
+    for (const Kernel& kernel : kernels_of(instruction, program, plan)) sum += kernel.flops();
+  EXPECT_GT(sum, 0);
+  EXPECT_EQ(flops_of(program, plan, 0), sum);
+  EXPECT_GT(flops_of(program, plan, 100), sum) << "each token attends to those before it";
+}
+
 TEST(Compile, GivesTheSameDigestEverywhere) {
   // A change here breaks agents of another version: raise the protocol's version with it.
   EXPECT_EQ(compile(three_parts(), {1}).front().digest,

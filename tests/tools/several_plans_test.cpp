@@ -2,6 +2,8 @@
 // stay as they are while plans come.
 
 #include <cmath>
+#include <map>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -135,6 +137,251 @@ TEST_F(SeveralPlans, NeedNamesOfTheirOwnAndWeightsThatAreThere) {
             "cleave: [--name] saw 'default', a plan of the bundle of another kind; needs another "
             "name\n");
   run({"plan", s / "model", "--fleet", s / "fleet.toml", "--name", "../x"}, 2);
+}
+
+TEST_F(SeveralPlans, AreMadeTogetherOneForEachStrategy) {
+  const Scratch& s = *shared_;
+  const auto made = run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                         "voltage,tensor,pipeline", "--out", own_ / "plans"});
+  for (const std::string name : {"voltage", "tensor", "pipeline"}) {
+    const auto plan = nlohmann::json::parse(base::read_text(own_ / ("plans/" + name + ".json")));
+    EXPECT_EQ(plan.at("name"), name);
+    EXPECT_EQ(plan.at("strategy"), name);
+  }
+  const std::string paths = own_ / "plans/voltage.json" + "," + own_ / "plans/tensor.json" + "," +
+                            own_ / "plans/pipeline.json";
+  EXPECT_TRUE(contains(made.out, "  cleave decompose " + s / "model" + " --plan " + paths))
+      << made.out;
+  run({"decompose", s / "model", "--plan", paths, "--out", own_ / "bundle"});
+  const auto inspect = [](const std::string& bundle) {
+    return nlohmann::json::parse(run({"inspect", bundle, "--format", "json"}).out);
+  };
+  EXPECT_EQ(inspect(own_ / "bundle")["plans"],
+            (std::vector<std::string>{"voltage", "pipeline", "tensor"}));
+  // A folder of plans is all of them; the first by name is the default one.
+  run({"decompose", s / "model", "--plan", own_ / "plans", "--out", own_ / "other"});
+  EXPECT_EQ(inspect(own_ / "other")["plans"],
+            (std::vector<std::string>{"pipeline", "tensor", "voltage"}));
+  EXPECT_EQ(inspect(own_ / "other")["identity"], inspect(own_ / "bundle")["identity"])
+      << "holdings are cut once";
+
+  // Into a bundle that has their weights.
+  run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", "tensor,pipeline", "--into",
+       own_ / "other", "--batch", "2"});
+  EXPECT_EQ(inspect(own_ / "other")["plans"],
+            (std::vector<std::string>{"pipeline", "tensor", "voltage"}));
+}
+
+TEST_F(SeveralPlans, WhatCannotRunTheModelSaysWhyAndTheOthersArePlanned) {
+  write_text(own_ / "tiny/config.json", [] {
+    std::string config = tiny_config();
+    const std::string layers = "\"num_hidden_layers\": 2";
+    return config.replace(config.find(layers), layers.size(), "\"num_hidden_layers\": 1");
+  }());
+  run({"init", "--config", own_ / "tiny", "--out", own_ / "model"});
+  const std::string fleet = *shared_ / "fleet.toml";
+  const auto some = run({"plan", own_ / "model", "--fleet", fleet, "--strategy", "pipeline,tensor",
+                         "--out", own_ / "plans"});
+  EXPECT_TRUE(contains(some.out,
+                       "no plan with pipeline: [check] plan.parts: saw 3 devices, needs at most 1, "
+                       "one for each of the teacher's layers\n"))
+      << some.out;
+  EXPECT_FALSE(std::filesystem::exists(own_ / "plans/pipeline.json"));
+  EXPECT_TRUE(std::filesystem::exists(own_ / "plans/tensor.json"));
+  const auto json = nlohmann::json::parse(run({"plan", own_ / "model", "--fleet", fleet,
+                                               "--strategy", "pipeline,tensor", "--format", "json"})
+                                              .out);
+  ASSERT_EQ(json["plans"].size(), 1U);
+  EXPECT_EQ(json["plans"][0]["name"], "tensor");
+  EXPECT_EQ(json["refused"][0]["strategy"], "pipeline");
+  const auto none = run({"plan", own_ / "model", "--fleet", fleet, "--strategy", "pipeline",
+                         "--out", own_ / "one.json"},
+                        3);
+  EXPECT_TRUE(contains(none.out, "no plan with pipeline: ")) << none.out;
+  EXPECT_FALSE(std::filesystem::exists(own_ / "one.json"));
+}
+
+TEST_F(SeveralPlans, SharesCanBeGivenByHand) {
+  const Scratch& s = *shared_;
+  const auto rows_of = [&](const std::string& shares) {
+    const auto plan =
+        nlohmann::json::parse(run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                                   "voltage", "--shares", shares, "--format", "json"})
+                                  .out);
+    std::vector<double> rows;
+    for (const auto& part : plan.at("parts")) rows.push_back(part.at("share").at("rows"));
+    return rows;
+  };
+  EXPECT_EQ(rows_of("3,1,1"), (std::vector<double>{600000, 200000, 200000}));
+  EXPECT_EQ(rows_of("1,0,1"), (std::vector<double>{500000, 500000})) << "0 leaves a device out";
+
+  const auto wrong = [&](const std::string& shares, const std::string& strategy = "voltage") {
+    return run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", strategy,
+                "--shares", shares},
+               2)
+        .error;
+  };
+  EXPECT_EQ(wrong("3,1"),
+            "cleave: [plan] shares: saw 2 numbers, needs 3, one for each agent of the fleet: hub, "
+            "cam, door\n");
+  EXPECT_EQ(wrong("0,0,0"), "cleave: [plan] shares: saw no number above 0, needs one at least\n");
+  EXPECT_EQ(wrong("3,-1,1"), "cleave: [plan] shares: saw -1, needs numbers from 0 on\n");
+  EXPECT_EQ(wrong("3,x,1"),
+            "cleave: [--shares] saw 'x', needs numbers with commas between: 3,1,1\n");
+  EXPECT_EQ(wrong("3,,1"), "cleave: [--shares] saw '', needs numbers with commas between: 3,1,1\n");
+  EXPECT_TRUE(contains(wrong("3,1,1", "tensor"),
+                       "cleave: [--shares] saw strategy tensor, which leaves no shares to choose; "
+                       "needs one of pipeline, voltage"))
+      << wrong("3,1,1", "tensor");
+  // Beside one that takes them the others are refused.
+  const auto both = run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy",
+                         "tensor,voltage", "--shares", "3,1,1"});
+  EXPECT_TRUE(contains(both.out,
+                       "no plan with tensor: [plan] shares: saw some, needs none: the "
+                       "strategy 'tensor' leaves no shares to choose\n"))
+      << both.out;
+}
+
+TEST_F(SeveralPlans, BadListsOfStrategiesAreWrongUsage) {
+  const Scratch& s = *shared_;
+  const auto wrong = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"plan", s / "model", "--fleet", s / "fleet.toml"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words, 2).error;
+  };
+  EXPECT_TRUE(contains(wrong({"--strategy", "tensor,voltag"}),
+                       "cleave: [--strategy] saw 'voltag', needs one of auto|"));
+  EXPECT_EQ(wrong({"--strategy", "tensor,tensor"}),
+            "cleave: [--strategy] saw one twice, needs each once\n");
+  EXPECT_EQ(wrong({"--strategy", "tensor,auto"}),
+            "cleave: [--strategy] saw 'auto' among several, needs it alone\n");
+  EXPECT_EQ(wrong({"--strategy", "tensor,voltage", "--name", "x"}),
+            "cleave: [--name] saw several strategies, after which their plans are named\n");
+  write_text(own_ / "file", "x");
+  EXPECT_EQ(wrong({"--strategy", "tensor,voltage", "--out", own_ / "file"}),
+            "cleave: [--out] saw " + own_ / "file" +
+                ", a file; needs a folder, where each strategy's plan gets a file\n");
+  std::filesystem::create_directory(own_ / "empty");
+  EXPECT_EQ(
+      run({"decompose", s / "model", "--plan", own_ / "empty", "--out", own_ / "none"}, 2).error,
+      "cleave: [--plan] saw no plan in " + own_ / "empty" + ", needs one or more\n");
+}
+
+TEST_F(SeveralPlans, AreAskedInTurnAndMeasuredBesideEachOther) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents(s / "bundle", own_);
+  const auto json = nlohmann::json::parse(
+      run({"bench", s / "bundle", "--hosts", own_ / "hosts.toml", "--plan", "heads,line,default",
+           "--requests", "5", "--warmup", "1", "--format", "json", "--csv", own_ / "out.csv"})
+          .out);
+  ASSERT_EQ(json.at("plans").size(), 3U);
+  EXPECT_EQ(json["plans"][0]["plan"], "heads");
+  EXPECT_EQ(json["plans"][0]["ratio"], 1.0);
+  EXPECT_EQ(json["plans"][1]["requests"], 5);
+  for (const auto& plan : json["plans"]) {
+    EXPECT_GT(plan["median_s"], 0) << plan;
+    ASSERT_TRUE(plan["devices"].contains("aggregator@hub")) << plan;
+    double sent = 0, received = 0;
+    for (const auto& [device, figures] : plan["devices"].items()) {
+      // The same programs do the same work and send the same values as was planned.
+      EXPECT_EQ(figures["flops"]["median"], figures["flops"]["predicted"]) << device << plan;
+      EXPECT_GE(figures["sent"]["median"], figures["sent"]["predicted"]) << device << plan;
+      EXPECT_GT(figures["peak memory"]["median"], 1e6) << device;
+      sent += figures["sent"]["median"].get<double>();
+      received += figures["received"]["median"].get<double>();
+    }
+    EXPECT_GT(sent, 0);
+    EXPECT_EQ(sent, received) << "what leaves one device comes to another: " << plan;
+  }
+  // Of the plan in which every device adds up with the others.
+  for (const std::string device : {"hub", "cam"}) {
+    const auto& figures = json["plans"][0]["devices"][device];
+    EXPECT_GT(figures["computing"]["median"], 0);
+    EXPECT_GT(figures["waiting"]["median"], 0);
+    EXPECT_GE(figures["queued"]["median"], 0);
+    EXPECT_GT(figures["transferring"]["median"], 0);
+    const auto& links = figures["links"];
+    EXPECT_GT(links[device == std::string("hub") ? "cam" : "hub"]["sent_bytes"], 0) << links;
+  }
+  const auto csv = base::read_text(own_ / "out.csv");
+  EXPECT_TRUE(contains(csv, "what,plan,device,median,MAD,predicted\nlatency,heads,,")) << csv;
+  EXPECT_TRUE(contains(csv, "\nflops,line,hub,")) << csv;
+  const auto text = run({"bench", s / "bundle", "--hosts", own_ / "hosts.toml", "--plan",
+                         "heads,line", "--requests", "2"})
+                        .out;
+  EXPECT_TRUE(contains(text, "beside the first")) << text;
+  EXPECT_TRUE(contains(text, "transferring")) << text;
+
+  const auto bench = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"bench", s / "bundle", "--hosts", own_ / "hosts.toml"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words, 2).error;
+  };
+  EXPECT_EQ(bench({"--plan", "heads,line", "--concurrency", "2"}),
+            "cleave: [--concurrency] saw 2 and 2 plans, which are asked in turn: needs 1\n");
+  EXPECT_EQ(bench({"--plan", "heads,heads"}), "cleave: [--plan] saw one twice, needs each once\n");
+  EXPECT_EQ(run({"infer", s / "bundle", s / "images", "--plan", "heads,line", "--local"}, 2).error,
+            "cleave: [--plan] saw 2 plans, needs one here\n");
+  EXPECT_EQ(bench({"--local", "--trace", own_ / "t.json"}),
+            "cleave: [--trace] saw parts in this process, needs agents that tell what they do\n");
+}
+
+/// Events of a trace by the name of their process ("measured: heads") and lane.
+using Lanes = std::map<std::pair<std::string, std::string>, std::vector<nlohmann::json>>;
+Lanes lanes_of(const nlohmann::json& trace) {
+  std::map<int, std::string> processes;
+  std::map<std::pair<int, int>, std::string> threads;
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event["name"] == "process_name") processes[event["pid"]] = event["args"]["name"];
+    if (event["name"] == "thread_name")
+      threads[{event["pid"], event["tid"]}] = event["args"]["name"];
+  }
+  Lanes lanes;
+  for (const auto& event : trace.at("traceEvents"))
+    if (event["ph"] == "X")
+      lanes[{processes.at(event["pid"]), threads.at({event["pid"], event["tid"]})}].push_back(
+          event);
+  return lanes;
+}
+
+TEST_F(SeveralPlans, ATraceShowsWhatEveryDeviceDidOnOneClock) {
+  const Scratch& s = *shared_;
+  const auto agents = start_agents(s / "bundle", own_);
+  run({"bench", s / "bundle", "--hosts", own_ / "hosts.toml", "--fleet", s / "fleet.toml", "--plan",
+       "heads,line", "--requests", "3", "--warmup", "1", "--trace", own_ / "trace.json"});
+  const auto lanes = lanes_of(nlohmann::json::parse(base::read_text(own_ / "trace.json")));
+  for (const std::string lane : {"hub", "cam", "aggregator@hub", "hub -> cam, sending",
+                                 "hub -> cam, receiving", "cam -> hub, sending"}) {
+    EXPECT_TRUE(lanes.count({"measured: heads", lane})) << lane;
+  }
+  EXPECT_TRUE(lanes.count({"measured: line", "hub"}));
+  EXPECT_TRUE(lanes.count({"simulated: heads", "hub"}));
+  EXPECT_TRUE(lanes.count({"simulated: line", "hub"}));
+  std::set<std::string> names;
+  for (const auto& event : lanes.at({"measured: heads", "hub"})) {
+    names.insert(event["name"].get<std::string>().substr(0, 6));
+    EXPECT_GT(event["ts"], -1e4) << "microseconds since the request was submitted: " << event;
+    EXPECT_LT(event["ts"], 1e7) << event;
+  }
+  EXPECT_TRUE(names.count("waits")) << nlohmann::json(names);
+  EXPECT_TRUE(names.count("layers") || names.count("layer ")) << nlohmann::json(names);
+  // Here all clocks are one: a value is not read long before it is sent.
+  const auto& sent = lanes.at({"measured: heads", "hub -> cam, sending"});
+  const auto& read = lanes.at({"measured: heads", "hub -> cam, receiving"});
+  ASSERT_EQ(sent.size(), read.size());
+  EXPECT_GT(read.front()["ts"].get<double>() + read.front()["dur"].get<double>() + 2000,
+            sent.front()["ts"].get<double>());
+
+  const auto [server, address] = start_server(s / "bundle", own_);
+  run({"infer", "--via", address, s / "images/low/0.png", "--plan", "heads", "--trace",
+       own_ / "one.json"});
+  const auto one = lanes_of(nlohmann::json::parse(base::read_text(own_ / "one.json")));
+  EXPECT_TRUE(one.count({"measured: heads", "cam"}));
+  write_text(own_ / "note.txt", "no trace");
+  EXPECT_TRUE(contains(
+      run({"infer", "--via", address, s / "images/low/0.png", "--trace", own_ / "note.txt"}, 1)
+          .error,
+      "exists and is no trace"));
 }
 
 }  // namespace

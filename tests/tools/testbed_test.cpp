@@ -161,10 +161,47 @@ bool can_enter_namespaces() {
   return able;
 }
 
+TEST_F(Testbed, AsksSeveralPlansInTurnBesideTheWholeModelAndABound) {
+  const auto run = [&](const std::vector<std::string>& words) {
+    const auto ran = run_cleave(own_, words);
+    ASSERT_EQ(ran.code, 0) << ran.error;
+  };
+  run({"plan", *shared_ / "model", "--fleet", *shared_ / "fleet.toml", "--strategy",
+       "tensor,pipeline", "--out", own_ / "plans"});
+  run({"decompose", *shared_ / "model", "--plan", own_ / "plans", "--out", own_ / "several"});
+  auto testbed = start({"--plan", "tensor,pipeline", "--original", *shared_ / "model", "--requests",
+                        "4", "--warmup", "1", "--csv", own_ / "out.csv"},
+                       own_ / "several");
+  const int id = testbed.id();
+  const auto json = expect_end(testbed);
+  ASSERT_TRUE(json.is_object());
+  ASSERT_EQ(json.at("systems").size(), 3U);
+  EXPECT_EQ(json["systems"][0]["what"], "tensor");
+  EXPECT_EQ(json["systems"][2]["what"], "original");
+  const auto& plans = json.at("side_by_side").at("plans");
+  ASSERT_EQ(plans.size(), 3U);
+  for (const auto& plan : plans) {
+    EXPECT_EQ(plan["requests"], 4) << plan;
+    EXPECT_GT(plan["predicted_latency_s"], 0) << plan;
+    for (const auto& [device, figures] : plan["devices"].items())
+      EXPECT_EQ(figures["flops"]["median"], figures["flops"]["predicted"]) << device;
+  }
+  // No division of the work is faster than all of it at all speeds together.
+  const auto& bounds = json["side_by_side"]["bounds"];
+  ASSERT_EQ(bounds.size(), 2U);
+  EXPECT_EQ(bounds[0]["what"], "whole model on hub, the best that has room (formula)");
+  EXPECT_EQ(bounds[1]["what"],
+            "lower bound (formula): all work at all devices' speeds, nothing sent");
+  EXPECT_GT(bounds[1]["latency_s"], 0);
+  EXPECT_LT(bounds[1]["latency_s"], bounds[0]["latency_s"]);
+  EXPECT_TRUE(contains(base::read_text(own_ / "out.csv"), "\nbound,\"lower bound"));
+  expect_nothing_left(id);
+}
+
 TEST_F(Testbed, MeasuresBothSidesOnLoopback) {
-  setenv("CLEAVE_PLAN", "another", 1);  // the user's, not the emulated devices'
+  setenv("CLEAVE_THREADS", "2", 1);  // the user's, not the emulated devices', which are paced
   Process testbed = start({"--loopback", "--original", *shared_ / "model", "--requests", "5"});
-  unsetenv("CLEAVE_PLAN");
+  unsetenv("CLEAVE_THREADS");
   expect_measured(testbed, 5);
 }
 

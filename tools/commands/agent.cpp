@@ -24,8 +24,7 @@ std::vector<plan::Plan> plans_of(const Args& args, const plan::Bundle& bundle,
                                  const std::string& device) {
   std::vector<plan::Plan> plans;
   std::set<std::string> known;
-  for (const std::string& name :
-       args.has("plan") ? std::vector{args.text("plan")} : bundle.manifest().plans()) {
+  for (const std::string& name : args.has("plan") ? args.list("plan") : bundle.manifest().plans()) {
     plan::Plan plan = bundle.plan(name);
     for (const plan::PlanPart& part : plan.parts) known.insert(part.device);
     if (plan::rank_of(plan, device)) plans.push_back(std::move(plan));

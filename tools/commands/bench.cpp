@@ -15,7 +15,9 @@
 #include "tools/commands/commands.hpp"
 #include "tools/commands/output.hpp"
 #include "tools/commands/serving.hpp"
+#include "tools/commands/side_by_side.hpp"
 #include "tools/commands/statistics.hpp"
+#include "tools/commands/trace.hpp"
 #include "tools/commands/workload.hpp"
 #include "tools/print.hpp"
 #include "tools/signals.hpp"
@@ -120,7 +122,8 @@ nlohmann::json to_json(const std::vector<double>& values) {
 /// What is asked, and what is known of it.
 struct Target {
   std::unique_ptr<infer::Service> service;
-  plan::Plan plan;  // of a model alone or a server: what it takes, no prediction
+  plan::Plan plan;                // of a model alone or a server: what it takes, no prediction
+  std::vector<plan::Plan> plans;  // all that are asked
   std::string what;
   plan::WeightsState weights = plan::WeightsState::unknown;
   std::string where;  // the folder or server that has them
@@ -135,8 +138,10 @@ Target find_target(const Args& args) {
   const std::filesystem::path folder = via ? "" : target.what;
   if (!via && args.has("without") && !plan::is_bundle(folder))
     throw UsageError("[--without] saw " + target.what + ", a model folder; needs a bundle");
-  const Source source = source_of(args, folder);
+  check_trace(args, via || plan::is_bundle(folder));
+  const Source source = source_of(args, folder, true);
   target.plan = source.plan;
+  target.plans = source.plans;
   target.weights = source.weights;
   target.where = source.where;
   target.service = source.open();
@@ -183,9 +188,70 @@ void print_json(const Measured& measured, const Target& target, const Workload& 
   std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
 }
 
+/// One more request of each plan, which is traced.
+void trace(const Args& args, const Target& target, const Workload& workload) {
+  std::vector<Traced> all;
+  for (const plan::Plan& plan : target.plans) {
+    Side side;
+    side.plan = plan;
+    side.service = target.service.get();
+    auto response = ask_once(side, workload, args.milliseconds("deadline"), net::Observe::trace);
+    workload.end(side.stream, *side.service);
+    all.push_back({std::move(response), plan, workload.shape()});
+  }
+  write_trace(args, all);
+}
+
+/// Several plans, asked in turn.
+int bench_side_by_side(const Args& args, const Target& target, const Workload& workload) {
+  if (args.integer("concurrency") > 1)
+    throw UsageError("[--concurrency] saw " + args.text("concurrency") + " and " +
+                     std::to_string(target.plans.size()) +
+                     " plans, which are asked in turn: needs 1");
+  std::vector<Side> sides;
+  for (const plan::Plan& plan : target.plans) {
+    Side side;
+    side.what = plan.name;
+    side.plan = plan;
+    side.service = target.service.get();
+    side.is_predicted = !args.flag("local") && workload.shape() == plan.shape;
+    sides.push_back(std::move(side));
+  }
+  {
+    ProgressBar bar;
+    ask_in_turn(sides, workload, args.milliseconds("deadline"), args.integer("warmup"),
+                args.integer("requests"), bar.callback());
+  }
+  write_csv(args, numbers_table(sides));
+  if (args.has("trace") && !stop_wanted()) trace(args, target, workload);
+  if (!sides.front().latency_s.empty()) warn_of_weights(target.weights, target.where);
+  bool failed = stop_wanted();
+  if (args.json()) {
+    auto json = to_json(sides);
+    json["what"] = target.what;
+    json["batch"] = workload.shape().batch;
+    json["tokens"] = workload.shape().tokens;
+    json["generate"] = workload.shape().generate;
+    std::printf("%s\n", json.dump(2, ' ', false, replace_invalid).c_str());
+  } else {
+    const std::string devices = devices_table(sides).text();
+    std::printf("%s\n%s", sides_table(sides).text().c_str(), devices.c_str());
+  }
+  for (const Side& side : sides) {
+    failed = failed || side.failed > 0;
+    if (side.failed > 0 && !args.json())
+      std::printf("%s: %zu requests failed: %s\n", side.what.c_str(), side.failed,
+                  side.last_failure.c_str());
+    if (side.partial > 0 && !args.json())
+      std::printf("%s: %zu answers are without some device\n", side.what.c_str(), side.partial);
+  }
+  return failed ? exit_failed : exit_done;
+}
+
 int bench(const Args& args) {
   infer::set_threads(1);
   expect_output(args, "csv", OutputKind::table);
+  expect_output(args, "trace", OutputKind::trace);
   const auto concurrency = args.integer("concurrency");
   check_way(args);
   const Target target = find_target(args);
@@ -195,6 +261,7 @@ int bench(const Args& args) {
                     static_cast<std::uint64_t>(args.integer("seed")));
   });
   catch_signals();
+  if (target.plans.size() > 1) return bench_side_by_side(args, target, workload);
   const auto deadline = args.milliseconds("deadline");
   const Measured measured = [&] {
     ProgressBar bar;
@@ -221,6 +288,7 @@ int bench(const Args& args) {
   add_row(table, "fuse", measured.fuse_s, on_fleet ? predicted_fuse_s(target.plan) : 0);
   add_row(table, "aggregator overhead", measured.overhead_s);
   write_csv(args, table);
+  if (args.has("trace") && !stop_wanted()) trace(args, target, workload);
   if (!measured.latency_s.empty()) warn_of_weights(target.weights, target.where);
 
   const double rate = static_cast<double>(workload.shape().batch) *
@@ -239,11 +307,11 @@ int bench(const Args& args) {
 
 Command bench_command() {
   return {"bench",
-          "latency and throughput with their spread",
+          "latency and throughput with their spread; several plans are asked in turn",
           {{"BUNDLE", "bundle folder, or a model folder (the original, in this process)", false}},
           {"via",         "local", "fleet",  "hosts",    "plan",     "requests",     "warmup",
            "concurrency", "batch", "tokens", "generate", "deadline", "join-timeout", "max-queue",
-           "without",     "seed",  "csv",    "dry-run",  "format",   "verbose"},
+           "without",     "seed",  "csv",    "trace",    "dry-run",  "format",       "verbose"},
           "cleave bench bundle/ --requests 500 --concurrency 8",
           bench};
 }

@@ -146,18 +146,28 @@ void print_intent(const Args& args, const std::vector<plan::Plan>& plans) {
   for (const auto& plan : plans) std::printf("\n%s", describe(plan).c_str());
 }
 
-/// "a.json,b.json": the first is the bundle's default plan.
-std::vector<plan::Plan> read_plans(const std::string& paths) {
+/// The first is the bundle's default plan; those of a folder stand in the order of their names.
+std::vector<plan::Plan> read_plans(const std::vector<std::string>& paths) {
+  namespace fs = std::filesystem;
   std::vector<plan::Plan> plans;
-  std::istringstream list(paths);
-  for (std::string path; std::getline(list, path, ',');) plans.push_back(plan::read_plan(path));
-  if (plans.empty()) throw UsageError("[--plan] saw no file, needs one or more");
+  for (const std::string& path : paths) {
+    std::vector<fs::path> files{path};
+    if (fs::is_directory(path)) {
+      files.clear();
+      for (const auto& entry : fs::directory_iterator(path))
+        if (entry.path().extension() == ".json") files.push_back(entry.path());
+      std::sort(files.begin(), files.end());
+      if (files.empty())
+        throw UsageError("[--plan] saw no plan in " + path + ", needs one or more");
+    }
+    for (const fs::path& file : files) plans.push_back(plan::read_plan(file));
+  }
   return plans;
 }
 
 int decompose(const Args& args) {
   const std::string teacher = args.at(0), out = args.text("out");
-  const auto plans = read_plans(args.text("plan"));
+  const auto plans = read_plans(args.list("plan"));
   const auto& plan = plans.front();
   std::map<std::string, std::string> hosts;
   if (args.has("fleet")) hosts = addresses_of(args.text("fleet"), plans);

@@ -20,7 +20,9 @@
 #include "model/tokenizer/tokenizer.hpp"
 #include "tools/commands/answers.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/commands/serving.hpp"
+#include "tools/commands/trace.hpp"
 #include "tools/print.hpp"
 
 namespace cleave::tools {
@@ -223,6 +225,7 @@ int ask_all(const Args& args, infer::Service& service, const Source& source,
   };
   std::deque<Pending> pending;
   infer::Response last;
+  plan::RequestShape shape;  // of the last
   // Lines that scroll by are progress enough.
   std::unique_ptr<ProgressBar> bar;
   if (isatty(STDOUT_FILENO) == 0) bar = std::make_unique<ProgressBar>();
@@ -235,6 +238,7 @@ int ask_all(const Args& args, infer::Service& service, const Source& source,
     progress({"infer", ++done, static_cast<std::int64_t>(asked.size()), ""});
   };
   for (const auto& one : asked) {
+    const bool traced = args.has("trace") && &one == &asked.back();
     infer::Request request;
     Question question = one.question;
     try {
@@ -251,6 +255,11 @@ int ask_all(const Args& args, infer::Service& service, const Source& source,
     request.input = question.input;
     request.deadline = args.milliseconds("deadline");
     request.require_all = args.flag("require-all");
+    if (traced) {
+      request.observe = net::Observe::trace;
+      shape.batch = request.input.dims.at(0);
+      shape.tokens = plan.teacher.is_text() ? request.input.dims.at(1) : 0;
+    }
     auto answer = std::make_shared<std::promise<infer::Response>>();
     pending.push_back({std::move(question), answer->get_future()});
     service.submit(std::move(request),
@@ -263,6 +272,8 @@ int ask_all(const Args& args, infer::Service& service, const Source& source,
   if (counts.partial > 0 && !args.json())
     std::fprintf(stderr, "%zu of %zu answers are without some device\n", counts.partial,
                  asked.size());
+  if (args.has("trace") && last.status == infer::Status::answered)
+    write_trace(args, {{last, plan, shape}});
   if (counts.failed == 0) return exit_done;
   const bool only_devices = counts.failed == counts.without_device;
   return args.flag("require-all") && only_devices ? exit_negative : exit_failed;
@@ -292,6 +303,8 @@ int infer(const Args& args) {
         std::string("[infer] needs ") +
         (args.has("via") ? "IMAGE… or TEXT…" : "MODEL and IMAGE… or TEXT…, or --via HOST:PORT") +
         "; see --help");
+  expect_output(args, "trace", OutputKind::trace);
+  check_trace(args, args.has("via") || plan::is_bundle(folder));
   const Source source = source_of(args, folder);
   const model::ModelConfig& config = source.plan.teacher;
   const bool pairs = args.flag("pairs");
@@ -318,16 +331,16 @@ int infer(const Args& args) {
 }  // namespace
 
 Command infer_command() {
-  return {
-      "infer",
-      "answer for images or texts: a model alone, or a bundle as aggregator, --local or --via",
-      {{"MODEL", "model or bundle folder (not with --via)", false},
-       {"INPUT", "images or folders of images; of models of text, texts", false, true}},
-      {"texts",       "pairs", "tokenizer", "lossy",   "exif-rotation", "local",    "via",
-       "fleet",       "hosts", "plan",      "without", "require-all",   "deadline", "join-timeout",
-       "concurrency", "top",   "logits",    "times",   "max-queue",     "format",   "verbose"},
-      "cleave infer bundle/ cat.png --top 3",
-      infer};
+  return {"infer",
+          "answer for images or texts: a model alone, or a bundle as aggregator, --local or --via",
+          {{"MODEL", "model or bundle folder (not with --via)", false},
+           {"INPUT", "images or folders of images; of models of text, texts", false, true}},
+          {"texts",    "pairs",        "tokenizer",   "lossy",  "exif-rotation", "local",
+           "via",      "fleet",        "hosts",       "plan",   "without",       "require-all",
+           "deadline", "join-timeout", "concurrency", "top",    "logits",        "times",
+           "trace",    "max-queue",    "format",      "verbose"},
+          "cleave infer bundle/ cat.png --top 3",
+          infer};
 }
 
 }  // namespace cleave::tools

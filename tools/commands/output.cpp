@@ -21,8 +21,10 @@ constexpr std::array<Mark, 4> marks = {{{"plan", "{", "\"strategy\":"},
 }  // namespace
 
 void expect_output(const Args& args, std::string_view option, OutputKind kind) {
-  if (!args.has(option)) return;
-  const std::string path = args.text(option);
+  if (args.has(option)) expect_output(args.text(option), option, kind);
+}
+
+void expect_output(const std::string& path, std::string_view option, OutputKind kind) {
   // A pipe or a terminal holds nothing.
   if (!std::filesystem::is_regular_file(path) || std::filesystem::file_size(path) == 0) return;
   const Mark& mark = marks[static_cast<std::size_t>(kind)];

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "tools/options.hpp"
@@ -13,5 +14,7 @@ enum class OutputKind { plan, profile, trace, table };
 /// `option` names a file that holds something else: a slip of the fingers would replace a fleet, a
 /// recipe or a model's config.
 void expect_output(const Args& args, std::string_view option, OutputKind kind);
+/// The same of a file in the folder that `option` names.
+void expect_output(const std::string& path, std::string_view option, OutputKind kind);
 
 }  // namespace cleave::tools

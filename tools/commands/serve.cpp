@@ -27,10 +27,13 @@ std::size_t most_clients(std::size_t agents) {
   return std::max<std::size_t>(1, files.rlim_cur > kept ? files.rlim_cur - kept : 1);
 }
 
-/// The plan of --plan, or all of the bundle's whose devices have addresses, the default one first.
+/// Those of --plan, or all of the bundle's whose devices have addresses, the default one first.
 std::vector<plan::Plan> plans_of(const Args& args, const plan::Bundle& bundle) {
-  if (args.has("plan")) return {bundle.plan(args.text("plan"))};
   std::vector<plan::Plan> plans;
+  if (args.has("plan")) {
+    for (const std::string& name : args.list("plan")) plans.push_back(bundle.plan(name));
+    return plans;
+  }
   for (const std::string& name : bundle.manifest().plans()) {
     plan::Plan plan = bundle.plan(name);
     try {

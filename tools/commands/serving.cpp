@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
+#include <set>
 #include <sstream>
 
 #include "base/file.hpp"
@@ -142,28 +143,71 @@ void expect_same_model(const model::ModelConfig& config, const base::Reader& ser
                                value.dump());
 }
 
-/// What the weights are of the server's plan that is asked. Throws UsageError where it has no such
-/// plan.
-plan::WeightsState weights_of(const Args& args, const base::Reader& served) {
+/// What the weights are of the first of the server's plans that are asked; a name that is empty is
+/// its default one. Throws UsageError where it has no such plan.
+plan::WeightsState weights_of(const std::vector<std::string>& names, const base::Reader& served) {
   const auto plans = served.find(infer::plans_key);
   if (!plans) return plan::WeightsState::unknown;
-  const std::string name = args.text_or("plan", served.text(infer::default_plan_key, ""));
-  if (const auto weights = plans->find(name))
-    return plan::weights_state_named(weights->text()).value_or(plan::WeightsState::unknown);
-  throw UsageError("[--plan] saw '" + name + "', the server needs one of " +
-                   base::joined(plans->keys()));
+  auto state = plan::WeightsState::unknown;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string name = names[i].empty() ? served.text(infer::default_plan_key, "") : names[i];
+    const auto weights = plans->find(name);
+    if (!weights)
+      throw UsageError("[--plan] saw '" + name + "', the server needs one of " +
+                       base::joined(plans->keys()));
+    if (i == 0)
+      state = plan::weights_state_named(weights->text()).value_or(plan::WeightsState::unknown);
+  }
+  return state;
+}
+
+/// Of each plan the parts in this process; a request names its plan.
+class LocalPlans : public infer::Service {
+ public:
+  void add(const std::string& plan, std::unique_ptr<infer::Service> service) {
+    if (services_.empty()) default_ = plan;
+    services_[plan] = std::move(service);
+  }
+  std::uint64_t submit(infer::Request request,
+                       std::function<void(infer::Response)> on_done) override {
+    const std::string plan = request.plan.empty() ? default_ : request.plan;
+    return services_.at(plan)->submit(std::move(request), std::move(on_done));
+  }
+  void cancel(std::uint64_t) override {}
+  std::uint64_t new_sequence() override { return ++last_sequence_; }
+  void end_sequence(std::uint64_t id) override {
+    for (const auto& [plan, service] : services_) service->end_sequence(id);
+  }
+
+ private:
+  std::map<std::string, std::unique_ptr<infer::Service>> services_;
+  std::string default_;
+  std::uint64_t last_sequence_ = 0;
+};
+
+/// --plan; an empty name is the default one.
+std::vector<std::string> names_of(const Args& args, bool several) {
+  if (args.text_or("plan").empty()) return {""};
+  const auto names = args.list("plan");
+  if (names.size() > 1 && !several)
+    throw UsageError("[--plan] saw " + std::to_string(names.size()) + " plans, needs one here");
+  if (std::set(names.begin(), names.end()).size() < names.size())
+    throw UsageError("[--plan] saw one twice, needs each once");
+  return names;
 }
 
 }  // namespace
 
-Source source_of(const Args& args, const std::filesystem::path& folder) {
+Source source_of(const Args& args, const std::filesystem::path& folder, bool several) {
+  const std::vector<std::string> names = names_of(args, several);
   Source source;
   source.where = folder.string();
   const bool bundled = !folder.empty() && plan::is_bundle(folder);
   std::shared_ptr<const plan::Bundle> bundle;
   if (bundled) {
     bundle = std::make_shared<plan::Bundle>(folder);
-    source.plan = bundle->plan(args.text_or("plan"));
+    for (const std::string& name : names) source.plans.push_back(bundle->plan(name));
+    source.plan = source.plans.front();
     source.tokenizer = bundle->tokenizer_path(source.plan);
     source.weights = plan::weights_state(*bundle, source.plan);
   } else {
@@ -172,28 +216,40 @@ Source source_of(const Args& args, const std::filesystem::path& folder) {
   if (args.has("via")) {
     const std::string address = args.text("via");
     const auto client = std::make_shared<std::unique_ptr<infer::Service>>();
-    auto dialled = std::make_unique<infer::Client>(address, args.text_or("plan"));
+    auto dialled = std::make_unique<infer::Client>(address, names.front());
     const auto served = base::Reader::json_text(dialled->model_json(), address);
-    source.weights = weights_of(args, served);
-    if (bundled)
+    source.weights = weights_of(names, served);
+    if (bundled) {
       expect_same_model(source.plan.teacher, served, folder);
-    else
+    } else {
       source.plan.teacher = model::config_from_json(served);
+      for (const std::string& name : names) {
+        source.plan.name = name.empty() ? served.text(infer::default_plan_key, "") : name;
+        source.plan.strategy = "–";  // the server's business
+        source.plans.push_back(source.plan);
+      }
+      source.plan = source.plans.front();
+    }
     source.where = address;
     *client = std::move(dialled);
     source.open = [client] { return std::move(*client); };
   } else if (!bundled) {
     say_notes(folder);
     source.plan = whole_model(folder.string());
+    source.plans = {source.plan};
     source.weights =
         source.plan.teacher.random_weights ? plan::WeightsState::random : plan::WeightsState::exact;
     source.open = [folder] { return make_original(folder.string()); };
   } else if (args.flag("local")) {
-    source.open = [&args, bundle, plan = source.plan] { return make_local(args, *bundle, plan); };
+    source.open = [&args, bundle, plans = source.plans] {
+      auto all = std::make_unique<LocalPlans>();
+      for (const plan::Plan& plan : plans) all->add(plan.name, make_local(args, *bundle, plan));
+      return all;
+    };
   } else {
-    source.open = [&args, bundle, plan = source.plan]() -> std::unique_ptr<infer::Service> {
+    source.open = [&args, bundle, plans = source.plans]() -> std::unique_ptr<infer::Service> {
       const base::Log log = args.flag("verbose") ? stderr_log(true) : nullptr;
-      auto aggregator = make_aggregator(args, *bundle, {plan}, log);
+      auto aggregator = make_aggregator(args, *bundle, plans, log);
       join_agents(args, *aggregator);
       return aggregator;
     };
@@ -258,7 +314,7 @@ std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle
                                             const plan::Plan& plan) {
   std::map<std::string, std::string> hosts;
   std::string source;
-  if (args.has("fleet")) {
+  if (args.has("fleet") && !args.has("hosts")) {
     source = args.text("fleet");
     for (const auto& device : plan::read_fleet(source).devices) hosts[device.name] = device.address;
   } else {

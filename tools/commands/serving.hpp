@@ -18,6 +18,8 @@ namespace cleave::tools {
 struct Source {
   /// Of a server or a model alone: what it takes, and no prediction.
   plan::Plan plan;
+  /// All that --plan names, `plan` first; of a model alone that one.
+  std::vector<plan::Plan> plans;
   /// The folder with a text model's tokenizer; empty where it is not known (--via).
   std::filesystem::path tokenizer;
   /// What the weights are that answer; `unknown` of an older server.
@@ -30,9 +32,9 @@ struct Source {
 
 /// The server of --via, or what is in `folder`: a bundle's agents (its parts in this process with
 /// --local), or a model alone, whole. With --via a folder is asked for its tokenizer only, and may
-/// be empty. Throws std::runtime_error where the server
+/// be empty. `several`: --plan may name more than one. Throws std::runtime_error where the server
 /// of --via runs another model than that of the folder's bundle.
-Source source_of(const Args& args, const std::filesystem::path& folder);
+Source source_of(const Args& args, const std::filesystem::path& folder, bool several = false);
 
 /// No agent could be reached, or not one that is needed.
 struct NobodyAnswers : std::runtime_error {
@@ -71,7 +73,7 @@ GivenPair pair_of(const GivenText& line);
 /// Throws UsageError where --via, --local and --without contradict each other.
 void check_way(const Args& args);
 
-/// Where the agents are: --fleet, or --hosts, or the bundle's hosts.toml. Throws std::runtime_error
+/// Where the agents are: --hosts, or --fleet, or the bundle's hosts.toml. Throws std::runtime_error
 /// where a device of the plan has none.
 std::map<std::string, std::string> hosts_of(const Args& args, const plan::Bundle& bundle,
                                             const plan::Plan& plan);

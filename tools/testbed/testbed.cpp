@@ -12,6 +12,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
 #include <thread>
 #include <time.h>
 
@@ -19,6 +20,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.hpp"
+#include "base/text.hpp"
 #include "base/units.hpp"
 #include "decompose/decompose.hpp"
 #include "infer/client.hpp"
@@ -26,9 +28,13 @@
 #include "infer/machine.hpp"
 #include "infer/paced.hpp"
 #include "model/config/hugging_face.hpp"
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/fleet.hpp"
+#include "optimizer/pricer.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/output.hpp"
 #include "tools/commands/serving.hpp"
+#include "tools/commands/side_by_side.hpp"
 #include "tools/commands/statistics.hpp"
 #include "tools/commands/workload.hpp"
 #include "tools/link_file.hpp"
@@ -97,18 +103,19 @@ struct Ground {
 struct System {
   std::string what;
   bool limited = true;  // to what its devices give; the original is not
-  plan::Plan plan;
+  std::vector<plan::Plan> plans;
   std::vector<std::unique_ptr<MemoryCgroup>> cgroups;  // outlive the processes in them
   std::map<std::string, Process> agents;
   std::unique_ptr<Process> server;
   std::map<std::string, double> runtime_bytes;  // of each process, before its model
   std::unique_ptr<infer::Client> client;
-  Workload::Stream stream;
-  std::vector<double> latency_s, overhead_s, fuse_s;
-  std::map<std::string, std::vector<double>> compute_s, round_trip_s;
-  double bytes_on_wire = 0;
-  std::size_t partial = 0, failed = 0;
-  std::string last_failure;
+
+  std::string plan_names() const {
+    std::vector<std::string> names;
+    for (const plan::Plan& plan : plans) names.push_back(plan.name);
+    return base::joined(names, ",");
+  }
+  const std::string& aggregator() const { return plans.front().aggregator; }
 };
 
 Process start_agent(System& system, const Ground& ground, const fs::path& bundle,
@@ -121,7 +128,7 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
                    "--device",
                    device,
                    "--plan",
-                   system.plan.name,
+                   system.plan_names(),
                    "--listen",
                    ground.host_of(index) + ":0",
                    "--pace",
@@ -138,6 +145,8 @@ Process start_agent(System& system, const Ground& ground, const fs::path& bundle
     options.words.insert(options.words.end(), {"--memory", format("%.0f B", memory)});
     system.cgroups.push_back(MemoryCgroup::make(device, memory));
     if (system.cgroups.back()) options.cgroup = system.cgroups.back()->members();
+  } else {
+    options.words.insert(options.words.end(), {"--memory", "0 B"});
   }
   options.network_namespace = ground.namespace_of(index);
   options.log = ground.logs / (system.what + "-" + device + ".log");
@@ -151,24 +160,28 @@ std::string announced_address(System& system, const std::string& name, Process& 
   return said.at("address");
 }
 
-void start(System& system, const Ground& ground, const fs::path& bundle) {
-  system.plan = plan::Bundle(bundle).plan();
-  for (const auto& part : system.plan.parts)
-    system.agents.emplace(part.device, start_agent(system, ground, bundle, part.device));
+/// `plans`: names, of the default one where there is none.
+void start(System& system, const Ground& ground, const fs::path& bundle,
+           const std::vector<std::string>& plans = {""}) {
+  for (const std::string& name : plans) system.plans.push_back(plan::Bundle(bundle).plan(name));
+  for (const plan::Plan& plan : system.plans)
+    for (const auto& part : plan.parts)
+      if (system.agents.count(part.device) == 0)
+        system.agents.emplace(part.device, start_agent(system, ground, bundle, part.device));
   std::map<std::string, std::string> hosts;
   for (auto& [device, process] : system.agents)
     hosts[device] = announced_address(system, device, process);
   const fs::path hosts_file = ground.logs / (system.what + "-hosts.toml");
   plan::write_hosts(hosts, hosts_file);
 
-  const auto aggregator = ground.index_of(system.plan.aggregator);
+  const auto aggregator = ground.index_of(system.aggregator());
   Process::Options options;
   options.own_settings = false;
   options.words = {(ground.programs / "cleave").string(),
                    "serve",
                    bundle.string(),
                    "--plan",
-                   system.plan.name,
+                   system.plan_names(),
                    "--hosts",
                    hosts_file.string(),
                    "--listen",
@@ -185,7 +198,7 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
   options.log = ground.logs / (system.what + "-aggregator.log");
   system.server = std::make_unique<Process>(options);
   const std::string address =
-      announced_address(system, plan::aggregator_process(system.plan.aggregator), *system.server);
+      announced_address(system, plan::aggregator_process(system.aggregator()), *system.server);
   if (ground.network) enter_network_namespace(ground.namespace_of(aggregator));
   system.client = std::make_unique<infer::Client>(address);
   for (int i = 0; i < 200; ++i) {
@@ -199,60 +212,52 @@ void start(System& system, const Ground& ground, const fs::path& bundle) {
                            " was joined within 10 s");
 }
 
-/// The whole model on the fastest device, as a bundle.
-fs::path make_original_bundle(const Ground& ground, const fs::path& model,
-                              const plan::RequestShape& shape, const fs::path& out) {
-  plan::Plan plan = plan::whole_plan(model::read_config(model),
-                                     ground.fleet.devices[ground.fleet.aggregator()].name);
+/// The whole model on a device, which also aggregates, as it is predicted.
+plan::Plan whole_on(const Ground& ground, const model::ModelConfig& config,
+                    const plan::RequestShape& shape, const std::string& device) {
+  plan::Plan plan = plan::whole_plan(config, device);
   plan.shape = shape;
+  optimizer::predict(plan, ground.fleet);
+  return plan;
+}
+
+const std::string& fastest_device(const Ground& ground) {
+  return ground.fleet.devices[ground.fleet.aggregator()].name;
+}
+
+/// The device that is predicted to answer first of those that have room for the whole model; empty
+/// where none has.
+std::string best_device_with_room(const Ground& ground, const model::ModelConfig& config,
+                                  const plan::RequestShape& shape) {
+  std::string best;
+  double soonest_s = 0;
+  for (const plan::Device& device : ground.fleet.devices) {
+    if (!device.agent) continue;
+    const plan::Plan plan = whole_on(ground, config, shape, device.name);
+    const plan::DevicePrediction needs = plan.prediction.of(device.name);
+    if (needs.runtime_bytes + needs.model_bytes > device.memory_bytes) continue;
+    if (!best.empty() && plan.prediction.latency_s >= soonest_s) continue;
+    best = device.name;
+    soonest_s = plan.prediction.latency_s;
+  }
+  return best;
+}
+
+/// No way to divide the work is faster: all floating-point operations, at the speeds of all devices
+/// that have room for any weights together, and nothing to send. 0 where none has.
+double least_latency_s(const Ground& ground, const model::ModelConfig& config,
+                       const plan::RequestShape& shape) {
+  const auto kernels = plan::kernels_of_model(config, plan::planned_load(shape), true);
+  double requests_per_s = 0;
+  for (const plan::Device& device : ground.fleet.devices)
+    if (device.agent && device.memory_bytes > device.profile.runtime_bytes + plan::serving_bytes)
+      requests_per_s += 1 / device.seconds(kernels);
+  return requests_per_s > 0 ? 1 / requests_per_s : 0;
+}
+
+fs::path make_whole_bundle(const plan::Plan& plan, const fs::path& model, const fs::path& out) {
   decompose::decompose(model, {plan}, decompose::weight_importance(model), out);
   return out;
-}
-
-/// One request that counts, behind the prompt that it needs.
-void ask_once(System& system, const Workload& workload, milliseconds deadline, bool count) {
-  infer::Response response;
-  for (bool counts = false; !counts;) {
-    auto item = workload.next(system.stream, *system.client);
-    counts = item.counts;
-    item.request.deadline = deadline;
-    response = ask(*system.client, std::move(item.request));
-    if (response.status == infer::Status::answered) continue;
-    workload.end(system.stream, *system.client);
-    break;
-  }
-  if (!count) return;
-  if (response.status != infer::Status::answered) {
-    ++system.failed;
-    system.last_failure = response.message;
-    return;
-  }
-  system.latency_s.push_back(response.total_s);
-  system.overhead_s.push_back(response.overhead_s);
-  system.fuse_s.push_back(response.fuse_s);
-  system.bytes_on_wire = 0;
-  bool partial = false;
-  for (const auto& device : response.devices) {
-    partial = partial || !device.present;
-    system.bytes_on_wire += static_cast<double>(device.sent_bytes + device.received_bytes);
-    if (!device.present) continue;
-    system.compute_s[device.device].push_back(device.compute_s);
-    system.round_trip_s[device.device].push_back(device.round_trip_s);
-  }
-  system.partial += partial ? 1 : 0;
-}
-
-/// Asks each system once in every round; the first `warmup` rounds do not count.
-void ask_in_turn(std::vector<System>& systems, const Workload& workload, milliseconds deadline,
-                 std::int64_t warmup, std::int64_t requests) {
-  ProgressBar bar;
-  const auto progress = bar.callback();
-  base::Progress now{"testbed", 0, warmup + requests, ""};
-  for (; now.done < now.total && !stop_wanted(); ++now.done) {
-    for (auto& system : systems) ask_once(system, workload, deadline, now.done >= warmup);
-    progress(now);
-  }
-  for (auto& system : systems) workload.end(system.stream, *system.client);
 }
 
 /// Every device multiplies matrices at once, each in its own process; measured share of a core
@@ -339,18 +344,19 @@ int speed_check(double share, const std::string& turns) {
   return exit_done;
 }
 
-/// The fused answer over the wire against every part in this process.
-double largest_difference(System& system, const fs::path& bundle, const net::Value& input,
+/// The answer over the wire against every part in this process.
+double largest_difference(Side& side, const fs::path& bundle, const net::Value& input,
                           milliseconds deadline) {
   const plan::Bundle files(bundle);
-  const auto engine = infer::local_engine(files, system.plan);
+  const auto engine = infer::local_engine(files, side.plan);
   engine->prepare();
-  const auto expected = infer::run_locally(*engine, system.plan, input);
+  const auto expected = infer::run_locally(*engine, side.plan, input);
   infer::Request request;
   request.input = input;
+  request.plan = side.plan.name;
   request.deadline = deadline;
   request.require_all = true;
-  const auto response = ask(*system.client, request);
+  const auto response = ask(*side.service, request);
   if (response.status != infer::Status::answered)
     throw std::runtime_error("[testbed] the first request was not answered: " + response.message);
   const auto* a = reinterpret_cast<const float*>(expected.data.data());
@@ -380,59 +386,70 @@ struct MemoryRow {
 
 std::vector<MemoryRow> memory_of(const System& system, const Ground& ground) {
   std::vector<MemoryRow> rows;
+  const auto agents = system.client->status().agents;
   const auto add = [&](const std::string& name, const Process& process, const std::string& device) {
-    const auto predicted = system.plan.prediction.of(name);
-    rows.push_back({name, process.peak_memory_bytes(), system.runtime_bytes.at(name),
-                    predicted.runtime_bytes, predicted.model_bytes,
+    double runtime_bytes = 0, model_bytes = 0;  // of the plan that takes most
+    for (const plan::Plan& plan : system.plans) {
+      const auto predicted = plan.prediction.of(name);
+      runtime_bytes = std::max(runtime_bytes, predicted.runtime_bytes);
+      model_bytes = std::max(model_bytes, predicted.model_bytes);
+    }
+    double peak = process.peak_memory_bytes();
+    // The system's figure is of the time since the last request that was observed.
+    for (const auto& agent : agents)
+      if (agent.device == name) peak = std::max(peak, agent.memory_bytes);
+    rows.push_back({name, peak, system.runtime_bytes.at(name), runtime_bytes, model_bytes,
                     ground.fleet.devices[ground.index_of(device)].memory_bytes, system.limited});
   };
   for (const auto& [device, process] : system.agents) add(device, process, device);
-  add(plan::aggregator_process(system.plan.aggregator), *system.server, system.plan.aggregator);
+  add(plan::aggregator_process(system.aggregator()), *system.server, system.aggregator());
   return rows;
 }
 
 /// What did not hold, in words; nothing where all did.
 std::vector<std::string> shortfalls(const std::vector<SpeedCheck>& speeds,
-                                    const std::vector<System>& systems, const Ground& ground) {
+                                    const std::vector<System>& systems,
+                                    const std::vector<Side>& sides, const Ground& ground) {
   std::vector<std::string> found;
   for (const auto& speed : speeds)
     if (!speed.holds()) found.push_back("the speed of " + speed.device);
-  for (const auto& system : systems) {
+  for (const Side& side : sides) {
     const auto add = [&](std::size_t count, const std::string& what) {
       if (count > 0)
-        found.push_back(std::to_string(count) + " requests to the " + system.what + what);
+        found.push_back(std::to_string(count) + " requests to the " + side.what + what);
     };
-    add(system.failed, " failed (" + system.last_failure + ")");
-    add(system.partial, " were answered without some device");
+    add(side.failed, " failed (" + side.last_failure + ")");
+    add(side.partial, " were answered without some device");
+  }
+  for (const auto& system : systems)
     for (const auto& row : memory_of(system, ground))
       if (!row.holds()) found.push_back("the memory limit of " + row.process);
-  }
   return found;
 }
 
-nlohmann::json to_json(const System& system, const Ground& ground) {
-  nlohmann::json json{{"what", system.what},
-                      {"failed", system.failed},
-                      {"partial", system.partial},
-                      {"bytes_on_wire", system.bytes_on_wire},
-                      {"predicted_latency_s", system.plan.prediction.latency_s},
-                      {"latency_s", system.latency_s},
+nlohmann::json to_json(const Side& side, const System& system, const Ground& ground) {
+  nlohmann::json json{{"what", side.what},
+                      {"failed", side.failed},
+                      {"partial", side.partial},
+                      {"bytes_on_wire", side.bytes_on_wire},
+                      {"predicted_latency_s", side.plan.prediction.latency_s},
+                      {"latency_s", side.latency_s},
                       {"devices", nlohmann::json::object()},
                       {"memory", nlohmann::json::object()}};
-  if (!system.latency_s.empty()) {
-    const auto spread = spread_of(system.latency_s);
+  if (!side.latency_s.empty()) {
+    const auto spread = spread_of(side.latency_s);
     json["median_s"] = spread.median;
     json["mad_s"] = spread.mad;
     json["p90_s"] = spread.p90;
     json["p99_s"] = spread.p99;
-    json["overhead_median_s"] = median_of(system.overhead_s);
-    json["fuse_median_s"] = median_of(system.fuse_s);
-    json["predicted_fuse_s"] = predicted_fuse_s(system.plan);
+    json["overhead_median_s"] = median_of(side.overhead_s);
+    json["fuse_median_s"] = median_of(side.fuse_s);
+    json["predicted_fuse_s"] = predicted_fuse_s(side.plan);
   }
-  for (const auto& [device, values] : system.compute_s)
+  for (const auto& [device, values] : side.compute_s)
     json["devices"][device] = {{"compute_median_s", median_of(values)},
-                               {"predicted_compute_s", system.plan.prediction.of(device).compute_s},
-                               {"round_trip_median_s", median_of(system.round_trip_s.at(device))}};
+                               {"predicted_compute_s", side.plan.prediction.of(device).compute_s},
+                               {"round_trip_median_s", median_of(side.round_trip_s.at(device))}};
   for (const auto& row : memory_of(system, ground))
     json["memory"][row.process] = {{"peak_bytes", row.peak},
                                    {"runtime_bytes", row.runtime},
@@ -445,23 +462,23 @@ nlohmann::json to_json(const System& system, const Ground& ground) {
   return json;
 }
 
-void print(const System& system, const Ground& ground) {
-  std::printf("\n%s: strategy %s, %zu requests\n\n", system.what.c_str(),
-              system.plan.strategy.c_str(), system.latency_s.size());
+void print(const Side& side, const System& system, const Ground& ground) {
+  std::printf("\n%s: strategy %s, %zu requests\n\n", side.what.c_str(), side.plan.strategy.c_str(),
+              side.latency_s.size());
   Table times({"where", "median (MAD)", "predicted", "round trip"});
-  for (const auto& [device, values] : system.compute_s) {
-    const double predicted = system.plan.prediction.of(device).compute_s;
+  for (const auto& [device, values] : side.compute_s) {
+    const double predicted = side.plan.prediction.of(device).compute_s;
     times.row({"compute " + device, with_spread(values),
                predicted > 0 ? base::format_seconds(predicted) : "–",
-               with_spread(system.round_trip_s.at(device))});
+               with_spread(side.round_trip_s.at(device))});
   }
-  const double fuse_s = predicted_fuse_s(system.plan);
+  const double fuse_s = predicted_fuse_s(side.plan);
   times.row(
-      {"fuse", with_spread(system.fuse_s), fuse_s > 0 ? base::format_seconds(fuse_s) : "–", "–"});
-  times.row({"aggregator's own share", with_spread(system.overhead_s), "–", "–"});
-  times.row({"latency", with_spread(system.latency_s),
-             system.plan.prediction.latency_s > 0
-                 ? base::format_seconds(system.plan.prediction.latency_s)
+      {"fuse", with_spread(side.fuse_s), fuse_s > 0 ? base::format_seconds(fuse_s) : "–", "–"});
+  times.row({"aggregator's own share", with_spread(side.overhead_s), "–", "–"});
+  times.row({"latency", with_spread(side.latency_s),
+             side.plan.prediction.latency_s > 0
+                 ? base::format_seconds(side.plan.prediction.latency_s)
                  : "–",
              "–"});
   std::printf("%s\n", times.text().c_str());
@@ -476,8 +493,8 @@ void print(const System& system, const Ground& ground) {
                 : row.holds() ? "yes"
                               : "NO"});
   std::printf("%s%s on the wire a request\n", memory.text().c_str(),
-              base::format_bytes(system.bytes_on_wire).c_str());
-  if (system.partial > 0) std::printf("%zu answers are without some device\n", system.partial);
+              base::format_bytes(side.bytes_on_wire).c_str());
+  if (side.partial > 0) std::printf("%zu answers are without some device\n", side.partial);
 }
 
 /// Network namespaces. Throws std::runtime_error where there can be none: what they need (veth,
@@ -538,8 +555,17 @@ int verdict(const std::vector<std::string>& failures, double difference, bool co
   return text.empty() ? exit_done : exit_negative;
 }
 
+Side side_of(const std::string& what, const plan::Plan& plan, const System& system) {
+  Side side;
+  side.what = what;
+  side.plan = plan;
+  side.service = system.client.get();
+  return side;
+}
+
 int testbed(const Args& args) {
   infer::set_threads(1);
+  expect_output(args, "csv", OutputKind::table);
   const fs::path bundle = fs::absolute(args.at(0));
   if (args.has("original")) plan::expect_teacher(plan::Bundle(bundle), args.text("original"));
   ScratchFolder scratch;
@@ -553,39 +579,77 @@ int testbed(const Args& args) {
   if (ways > 1) throw UsageError("needs at most one of --loopback, --namespaces and --link");
   const std::string network_note = make_network(ground, args);
   const std::string identity = plan::Bundle(bundle).identity();
-  const auto wanted = plan::Bundle(bundle).plan();
-  ground.index_of(wanted.aggregator);
-  for (const auto& part : wanted.parts) ground.index_of(part.device);
+  const auto names = args.has("plan") ? args.list("plan") : std::vector<std::string>{""};
+  if (std::set(names.begin(), names.end()).size() < names.size())
+    throw UsageError("[--plan] saw one twice, needs each once");
+  for (const std::string& name : names) {
+    const auto plan = plan::Bundle(bundle).plan(name);
+    ground.index_of(plan.aggregator);
+    for (const auto& part : plan.parts) ground.index_of(part.device);
+  }
+  const auto wanted = plan::Bundle(bundle).plan(names.front());
   const Workload workload = from_options([&] {
     return Workload(wanted.teacher, shape_of(args, wanted.shape, wanted.teacher),
                     static_cast<std::uint64_t>(args.integer("seed")));
   });
   const auto speeds = check_speeds(ground);
-  std::vector<System> systems(args.has("original") ? 2 : 1);
+  std::vector<System> systems(1);
   systems[0].what = "system";
-  start(systems[0], ground, bundle);
-  if (systems.size() > 1) {
-    systems[1].what = "original";
-    systems[1].limited = false;
-    start(systems[1], ground,
-          make_original_bundle(ground, args.text("original"), workload.shape(),
-                               scratch.path() / "original"));
+  start(systems[0], ground, bundle, names);
+  std::vector<Side> sides;
+  for (const plan::Plan& plan : systems[0].plans)
+    sides.push_back(side_of(names.size() > 1 ? plan.name : systems[0].what, plan, systems[0]));
+  const std::string roomy = best_device_with_room(ground, wanted.teacher, workload.shape());
+  std::vector<Bound> bounds;
+  if (args.has("original")) {
+    const auto add_whole = [&](const std::string& what, const std::string& device, bool limited) {
+      System system;
+      system.what = what;
+      system.limited = limited;
+      const plan::Plan plan =
+          whole_on(ground, model::read_config(args.text("original")), workload.shape(), device);
+      start(system, ground,
+            make_whole_bundle(plan, args.text("original"), scratch.path() / (what + device)));
+      systems.push_back(std::move(system));
+    };
+    add_whole("original", fastest_device(ground), false);
+    if (!roomy.empty() && roomy != fastest_device(ground))
+      add_whole("whole model on " + roomy + ", the best that has room", roomy, true);
+    for (std::size_t i = 1; i < systems.size(); ++i)
+      sides.push_back(side_of(systems[i].what, systems[i].plans.front(), systems[i]));
   }
+  if (roomy.empty())
+    bounds.push_back({"whole model on one device: none has room", 0});
+  else if (!args.has("original") || roomy == fastest_device(ground))
+    bounds.push_back(
+        {"whole model on " + roomy + ", the best that has room (formula)",
+         whole_on(ground, wanted.teacher, workload.shape(), roomy).prediction.latency_s});
+  bounds.push_back({"lower bound (formula): all work at all devices' speeds, nothing sent",
+                    least_latency_s(ground, wanted.teacher, workload.shape())});
 
+  for (Side& side : sides) side.is_predicted = workload.shape() == side.plan.shape;
   const auto deadline = args.milliseconds("deadline");
-  const double difference = largest_difference(systems[0], bundle, workload.input(), deadline);
-  ask_in_turn(systems, workload, deadline, args.integer("warmup"), args.integer("requests"));
+  double difference = 0;
+  for (std::size_t i = 0; i < systems[0].plans.size(); ++i)
+    difference =
+        std::max(difference, largest_difference(sides[i], bundle, workload.input(), deadline));
+  {
+    ProgressBar bar;
+    ask_in_turn(sides, workload, deadline, args.integer("warmup"), args.integer("requests"),
+                bar.callback());
+  }
   if (stop_wanted()) {
     std::fprintf(stderr, "cleave-testbed: stopped\n");
     return exit_failed;
   }
 
-  const bool complete = std::all_of(systems.begin(), systems.end(),
-                                    [](const auto& system) { return !system.latency_s.empty(); });
-  const double ratio = systems.size() > 1 && complete
-                           ? median_of(systems[1].latency_s) / median_of(systems[0].latency_s)
+  const bool complete = std::all_of(sides.begin(), sides.end(),
+                                    [](const Side& side) { return !side.latency_s.empty(); });
+  const std::size_t original = systems[0].plans.size();  // where there is one
+  const double ratio = sides.size() > original && complete
+                           ? median_of(sides[original].latency_s) / median_of(sides[0].latency_s)
                            : 0;
-  const auto failures = shortfalls(speeds, systems, ground);
+  const auto failures = shortfalls(speeds, systems, sides, ground);
   nlohmann::json json{{"bundle", identity},
                       {"batch", workload.shape().batch},
                       {"tokens", workload.shape().tokens},
@@ -602,7 +666,13 @@ int testbed(const Args& args) {
                               {"stated", speed.stated},
                               {"measured", speed.measured},
                               {"holds", speed.holds()}});
-  for (const auto& system : systems) json["systems"].push_back(to_json(system, ground));
+  const auto system_of = [&](std::size_t side) -> const System& {
+    return systems[side < original ? 0 : side - original + 1];
+  };
+  for (std::size_t i = 0; i < sides.size(); ++i)
+    json["systems"].push_back(to_json(sides[i], system_of(i), ground));
+  json["side_by_side"] = cleave::tools::to_json(sides, bounds);
+  write_csv(args, numbers_table(sides, bounds));
   const bool dry = args.flag("dry-run");
   if (!dry) plan::write_measured(bundle, "testbed", json);
   if (args.json()) {
@@ -615,8 +685,10 @@ int testbed(const Args& args) {
                  speed.holds() ? "yes" : "NO: this machine is too busy"});
     std::printf("%sanswers differ from the local run by %.1e of the largest logit\n",
                 table.text().c_str(), difference);
-    for (const auto& system : systems)
-      if (!system.latency_s.empty()) print(system, ground);
+    for (std::size_t i = 0; i < sides.size(); ++i)
+      if (!sides[i].latency_s.empty()) print(sides[i], system_of(i), ground);
+    std::printf("\n%s\n%s", sides_table(sides, bounds).text().c_str(),
+                devices_table(sides).text().c_str());
     if (dry) std::printf("\nwould write %s\n", (bundle / "measured.json").c_str());
     if (ratio > 0)
       std::printf("\nthe system answers %.2f times as fast as the original on the fastest device\n",
@@ -629,8 +701,9 @@ Command testbed_command() {
   return {"testbed",
           "a fleet on this one machine: paced agents, shaped links, the original in turn",
           {{"BUNDLE", "bundle folder"}},
-          {"fleet", "original", "requests", "warmup", "batch", "tokens", "generate", "deadline",
-           "dilate", "loopback", "namespaces", "link", "seed", "dry-run", "format", "verbose"},
+          {"fleet", "plan", "original", "csv", "requests", "warmup", "batch", "tokens", "generate",
+           "deadline", "dilate", "loopback", "namespaces", "link", "seed", "dry-run", "format",
+           "verbose"},
           "cleave-testbed bundle/ --fleet fleet.toml --original teacher/",
           testbed};
 }

@@ -40,6 +40,17 @@ std::vector<model::Range> ranges_by_weight(std::int64_t whole,
   return ranges;
 }
 
+std::vector<std::int64_t> divided(std::int64_t units, const std::vector<std::int64_t>& weights) {
+  std::vector<std::int64_t> counts;
+  for (const model::Range& range : ranges_by_weight(units, weights)) counts.push_back(range.size());
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0 || weights[i] == 0) continue;
+    --*std::max_element(counts.begin(), counts.end());
+    ++counts[i];
+  }
+  return counts;
+}
+
 ValueId Collectives::all_reduce(ValueId partial, const Sum& sum) {
   if (ranks_ == 1) return partial;
   const std::int64_t rows = sum.like.dims.at(1);

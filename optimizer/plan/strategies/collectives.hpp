@@ -16,6 +16,9 @@ std::vector<model::Range> equal_ranges(std::int64_t whole, std::size_t shares);
 /// where a weight is 0.
 std::vector<model::Range> ranges_by_weight(std::int64_t whole,
                                            const std::vector<std::int64_t>& weights);
+/// How many each gets: by weight as above, but nobody with a weight gets none, as long as there is
+/// one for each.
+std::vector<std::int64_t> divided(std::int64_t units, const std::vector<std::int64_t>& weights);
 
 /// What ranks add up together: each that adds has a partial sum of this shape, [B, n, D].
 struct Sum {

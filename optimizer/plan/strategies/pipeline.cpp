@@ -26,6 +26,31 @@ std::vector<model::Range> micro_batches(std::int64_t batch, std::size_t stages) 
   return equal_ranges(batch, std::min(static_cast<std::size_t>(batch), stages));
 }
 
+/// Throws std::invalid_argument.
+void expect_a_layer_each(const model::ModelConfig& teacher, std::size_t devices) {
+  if (teacher.num_layers() < static_cast<std::int64_t>(devices))
+    refuse("parts", std::to_string(devices) + " devices",
+           "at most " + std::to_string(teacher.num_layers()) +
+               ", one for each of the teacher's layers");
+}
+
+/// So many layers each, one after the other.
+std::vector<Share> shares_of(const model::ModelConfig& teacher,
+                             const std::vector<std::int64_t>& counts) {
+  const Share all = whole_share(teacher);
+  std::vector<Share> shares;
+  std::size_t begin = 0;
+  for (const std::int64_t count : counts) {
+    Share share;
+    share.layers.resize(all.layers.size());
+    share.vocabulary = all.vocabulary;
+    for (const std::size_t end = begin + static_cast<std::size_t>(count); begin < end; ++begin)
+      share.layers[begin] = all.layers[begin];
+    shares.push_back(std::move(share));
+  }
+  return shares;
+}
+
 }  // namespace
 
 void check_pipeline(const Plan& plan) {
@@ -61,9 +86,7 @@ std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
                                     const std::vector<Capacity>& devices) {
   const std::int64_t layers = teacher.num_layers();
   const auto parts = static_cast<std::int64_t>(devices.size());
-  if (layers < parts)
-    refuse("parts", std::to_string(parts) + " devices",
-           "at most " + std::to_string(layers) + ", one for each of the teacher's layers");
+  expect_a_layer_each(teacher, devices.size());
   const double layer_bytes = 4.0 * static_cast<double>(model::count_parameters(teacher, true)) /
                              static_cast<double>(std::max<std::int64_t>(1, layers));
   const auto room = [&](std::size_t p) {
@@ -92,18 +115,13 @@ std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
                                       devices.begin());
     ++counts[best];
   }
-  const Share all = whole_share(teacher);
-  std::vector<Share> shares;
-  std::size_t begin = 0;
-  for (const std::int64_t count : counts) {
-    Share share;
-    share.layers.resize(all.layers.size());
-    share.vocabulary = all.vocabulary;
-    for (const std::size_t end = begin + static_cast<std::size_t>(count); begin < end; ++begin)
-      share.layers[begin] = all.layers[begin];
-    shares.push_back(std::move(share));
-  }
-  return shares;
+  return shares_of(teacher, counts);
+}
+
+std::vector<Share> divide_pipeline(const model::ModelConfig& teacher,
+                                   const std::vector<std::int64_t>& weights) {
+  expect_a_layer_each(teacher, weights.size());
+  return shares_of(teacher, divided(teacher.num_layers(), weights));
 }
 
 /// Each device computes its layers and hands the stream on; the last one answers. A batch goes in

@@ -26,15 +26,7 @@ std::vector<std::int64_t> row_weights(const std::vector<Share>& shares) {
 
 /// Each has at least one.
 std::vector<model::Range> rows_of(const std::vector<Share>& shares, std::int64_t rows) {
-  std::vector<std::int64_t> counts;
-  for (const model::Range& range : ranges_by_weight(rows, row_weights(shares)))
-    counts.push_back(range.size());
-  for (std::int64_t& count : counts)
-    if (count == 0) {
-      --*std::max_element(counts.begin(), counts.end());
-      ++count;
-    }
-  return ranges_by_weight(rows, counts);
+  return ranges_by_weight(rows, divided(rows, row_weights(shares)));
 }
 
 /// What all have whole, divided by their rows; the rest as it is.
@@ -44,11 +36,11 @@ std::vector<Share> steps_of(const model::ModelConfig& config, const std::vector<
     return std::all_of(shares.begin(), shares.end(),
                        [&](const Share& share) { return units_of(share) == units_of(all); });
   };
-  const std::vector<Share> divided = shares_by_weight(config, row_weights(shares));
+  const std::vector<Share> by_rows = shares_by_weight(config, row_weights(shares));
   std::vector<Share> steps = shares;
   const auto divide = [&](const auto& units_of) {
     if (!is_whole(units_of)) return;
-    for (std::size_t p = 0; p < steps.size(); ++p) units_of(steps[p]) = units_of(divided[p]);
+    for (std::size_t p = 0; p < steps.size(); ++p) units_of(steps[p]) = units_of(by_rows[p]);
   };
   for (std::size_t l = 0; l < all.layers.size(); ++l) {
     divide([l](auto& share) -> auto& { return share.layers[l].heads; });

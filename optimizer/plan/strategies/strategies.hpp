@@ -9,8 +9,8 @@
 
 namespace cleave::plan {
 
-// One source a strategy: how shares become programs, what shares it takes and which it proposes
-// (the latter two throw std::invalid_argument).
+// One source a strategy: how shares become programs, what shares it takes, which it proposes, and
+// what it makes of shares by hand (all but the first throw std::invalid_argument).
 
 /// Throws std::invalid_argument "[check] plan.parts: saw …, needs …".
 [[noreturn]] inline void refuse(const std::string& where, const std::string& saw,
@@ -39,10 +39,14 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
 void check_pipeline(const Plan& plan);
 std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
                                     const std::vector<Capacity>& devices);
+std::vector<Share> divide_pipeline(const model::ModelConfig& teacher,
+                                   const std::vector<std::int64_t>& weights);
 
 void check_voltage(const Plan& plan);
 std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
                                    const std::vector<Capacity>& devices);
+std::vector<Share> divide_voltage(const model::ModelConfig& teacher,
+                                  const std::vector<std::int64_t>& weights);
 
 void check_tensor(const Plan& plan);
 std::vector<Share> propose_tensor(const model::ModelConfig& teacher,

@@ -33,4 +33,11 @@ std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
   return shares;
 }
 
+std::vector<Share> divide_voltage(const model::ModelConfig& teacher,
+                                  const std::vector<std::int64_t>& weights) {
+  std::vector<Share> shares(weights.size(), whole_share(teacher));
+  for (std::size_t p = 0; p < weights.size(); ++p) shares[p].rows = weights[p];
+  return shares;
+}
+
 }  // namespace cleave::plan
