@@ -356,7 +356,8 @@ void Executor::compute(Request& request, const plan::Instruction& instruction) {
   request.queued_s += seconds(start - ready_since);
   request.slots->run(instruction);
   request.compute_s += seconds(Clock::now() - start);
-  request.mark_known(plan::result_of(instruction), Clock::now());
+  const auto now = Clock::now();
+  plan::for_results(instruction, [&](plan::ValueId result) { request.mark_known(result, now); });
 }
 
 void Executor::hand_over(Request& request, const plan::Instruction& instruction) {

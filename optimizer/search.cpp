@@ -230,7 +230,9 @@ class Planner {
                    space_.teacher(), plan::planned_load(options_.shape), false));
   }
 
-  void consider_shares(const plan::Strategy& strategy, const Team& team) {
+  void consider_shares(const plan::Strategy& strategy, Team team) {
+    // The last device sees all of a causal model's text, and goes on with it alone.
+    if (strategy.has_segments && space_.teacher().causal) std::reverse(team.begin(), team.end());
     std::vector<plan::Capacity> capacities;
     for (const std::size_t device : team) {
       const plan::Device& given = fleet().devices[device];
@@ -272,6 +274,7 @@ class Planner {
       plan.aggregator = fleet().devices[fleet().aggregator()].name;
       plan.seed = options_.seed;
       plan.all_reduce = all_reduce;
+      if (strategy.has_segments) plan.segments = options_.segments;
       for (std::size_t p = 0; p < team.size(); ++p)
         plan.parts.push_back({fleet().devices[team[p]].name, shares[p]});
       fill_in_portions(plan);

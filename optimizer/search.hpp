@@ -40,6 +40,8 @@ struct PlanOptions {
   /// "auto" considers the whole model on one device and sub-models on several, and takes the best;
   /// a name of the table of strategies (plan::strategies) forces that one.
   std::string strategy = "auto";
+  /// Of strategies that exchange segments (plan::Strategy::has_segments).
+  plan::Segments segments;
   /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept
   /// importance), relative to the teacher's latency on the fastest device: at 1, losing all
   /// importance costs as much time as the teacher takes there.

@@ -30,9 +30,9 @@ ValueId ForwardBuilder::norm(int layer, model::NormOf which, ValueId x) {
 
 ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
   if (gather_ && which != model::Projection::query) {
-    if (gathered_of_ != x) gathered_ = gather_(x);
+    if (gathered_of_ != x) gathered_ = gather_(layer, x);
     gathered_of_ = x;
-    x = gathered_;
+    x = gathered_.x;
   }
   return program_.project(config_, part_, layer, which, share_of(layer).heads, x);
 }
@@ -40,7 +40,7 @@ ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
 ValueId ForwardBuilder::attend(int layer, ValueId query, ValueId key, ValueId value) {
   const model::Range kept = kept_.empty() ? model::Range() : kept_[static_cast<std::size_t>(layer)];
   return program_.attend(part_, layer, share_of(layer).heads, texts_, query, key, value, lengths_,
-                         rows_, kept);
+                         gathered_.own, kept, gathered_.marks);
 }
 
 ValueId ForwardBuilder::project_out(int layer, ValueId context) {
@@ -61,6 +61,10 @@ ValueId ForwardBuilder::add(ValueId x, ValueId added) { return program_.add(x, a
 
 ValueId ForwardBuilder::read_out(ValueId x) {
   return program_.read_out(config_, part_, x, lengths_);
+}
+
+ValueId ForwardBuilder::read_out_rows(ValueId x) {
+  return program_.read_out(config_, part_, x, lengths_, rows_);
 }
 
 ValueId ForwardBuilder::head(ValueId feature) {

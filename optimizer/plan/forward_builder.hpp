@@ -16,6 +16,14 @@ class ForwardBuilder {
  public:
   using Value = ValueId;
   using Reduce = std::function<ValueId(ValueId partial)>;
+  /// What keys and values are computed from: rows of the sequence, or what stands for them, then
+  /// with marks; which of them the queries' are.
+  struct KeyRows {
+    ValueId x = -1;
+    model::Range own;
+    ValueId marks = -1;
+  };
+  using Gather = std::function<KeyRows(int layer, ValueId own)>;
 
   /// `given`: pixels or ids of the whole batch; −1 where the rank does not embed and no text is
   /// read.
@@ -23,9 +31,9 @@ class ForwardBuilder {
                  ValueId given, Share share, Reduce reduce = {});
   /// From here on values are of these texts of the batch.
   void of_texts(model::Range texts) { texts_ = texts; }
-  /// Values are of these rows of each sequence, and `gather` gives those of all rows where keys and
-  /// values are computed. `kept`: heads whose keys and values a sequence keeps, by layer.
-  void of_rows(model::Range rows, Reduce gather, std::vector<model::Range> kept) {
+  /// Values are of these rows of each sequence, and `gather` gives those that keys and values are
+  /// computed from. `kept`: heads whose keys and values a sequence keeps, by layer.
+  void of_rows(model::Range rows, Gather gather, std::vector<model::Range> kept) {
     rows_ = rows;
     gather_ = std::move(gather);
     kept_ = std::move(kept);
@@ -39,6 +47,10 @@ class ForwardBuilder {
   ValueId mlp(int layer, ValueId x);
   ValueId add(ValueId x, ValueId added);
   ValueId read_out(ValueId x);
+  /// What its rows bring to the feature.
+  ValueId read_out_rows(ValueId x);
+  /// How many tokens each text has; of images −1.
+  ValueId lengths() const { return lengths_; }
   /// The feature -> the answer; a language model's for the vocabulary of the share.
   ValueId head(ValueId feature);
 
@@ -60,9 +72,10 @@ class ForwardBuilder {
   model::Range texts_;
   Reduce reduce_;
   model::Range rows_;
-  Reduce gather_;
+  Gather gather_;
   std::vector<model::Range> kept_;
-  ValueId gathered_ = -1, gathered_of_ = -1;  // the last one
+  KeyRows gathered_;  // the last ones
+  ValueId gathered_of_ = -1;
 };
 
 }  // namespace cleave::plan

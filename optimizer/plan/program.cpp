@@ -7,6 +7,7 @@
 
 #include "base/digest.hpp"
 #include "optimizer/plan/names.hpp"
+#include "optimizer/plan/strategies/row_shares.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 namespace cleave::plan {
@@ -102,7 +103,10 @@ const std::vector<Strategy>& strategies() {
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
        PartKind::share, compile_tensor, check_tensor, propose_tensor},
       {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
-       PartKind::share, compile_voltage, check_voltage, propose_voltage},
+       PartKind::share, compile_voltage, check_voltage, propose_row_shares},
+      {"prism",
+       "rows of the sequence on each device with all weights, which the others see as segments",
+       PartKind::share, compile_prism, check_prism, propose_row_shares, true},
   };
   return table;
 }

@@ -69,6 +69,8 @@ struct Strategy {
   /// where the model has none for so many.
   std::vector<Share> (*propose)(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices) = nullptr;
+  /// Its plans say what devices' rows are for the others (Plan::segments).
+  bool has_segments = false;
 };
 const std::vector<Strategy>& strategies();
 /// The first of the table with such parts.

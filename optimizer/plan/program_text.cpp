@@ -58,11 +58,15 @@ std::string line_text(const Instruction& instruction, const Program& program) {
   Arguments arguments(program);
   std::visit([&arguments](const auto& i) { i.fields(i, arguments); }, instruction);
   std::string text = std::string(name_of(instruction)) + "(" + arguments.text() + ")";
-  const ValueId written = result_of(instruction);
-  if (written < 0) return text + "\n";
-  const ValueInfo& result = program.values.at(static_cast<std::size_t>(written));
-  return result.name + " = " + text + "  # " + std::string(base::name_of(result.element)) + " " +
-         dims_text(result.dims) + "\n";
+  std::string names, kinds;
+  for_results(instruction, [&](ValueId written) {
+    const ValueInfo& result = program.values.at(static_cast<std::size_t>(written));
+    const std::string_view comma = names.empty() ? "" : ", ";
+    names += std::string(comma) + result.name;
+    kinds += std::string(comma) + std::string(base::name_of(result.element)) + " " +
+             dims_text(result.dims);
+  });
+  return names.empty() ? text + "\n" : names + " = " + text + "  # " + kinds + "\n";
 }
 
 }  // namespace

@@ -9,6 +9,13 @@
 
 namespace cleave::infer {
 
+/// The first value that an instruction writes: here all that it does.
+inline plan::ValueId result_of(const plan::Instruction& instruction) {
+  std::vector<plan::ValueId> results;
+  plan::for_results(instruction, [&](plan::ValueId value) { results.push_back(value); });
+  return results.at(0);
+}
+
 /// An engine that computes net::Values from net::Values, an instruction at a time.
 class ValueEngine : public Engine {
  public:
@@ -42,8 +49,7 @@ class ValueEngine : public Engine {
       operands_.clear();
       plan::for_operands(instruction,
                          [&](plan::ValueId operand) { operands_.push_back(&at(operand)); });
-      at(plan::result_of(instruction)) =
-          engine_.compute(instruction, *program_, operands_, sequence_);
+      at(result_of(instruction)) = engine_.compute(instruction, *program_, operands_, sequence_);
     }
     net::Value get(plan::ValueId value) override {
       if (given_.count(value) != 0) return at(value);
@@ -70,7 +76,7 @@ inline net::Value run_one(Engine& engine, const plan::Instruction& instruction,
   auto next = operands.begin();
   plan::for_operands(instruction, [&](plan::ValueId value) { slots->set(value, *next++); });
   slots->run(instruction);
-  return slots->get(plan::result_of(instruction));
+  return slots->get(result_of(instruction));
 }
 
 }  // namespace cleave::infer

@@ -726,7 +726,8 @@ TEST(Search, RefusesOptionsOutOfRange) {
   PlanOptions options = usual();
   options.strategy = "magic";
   EXPECT_EQ(refusal(options),
-            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage");
+            "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage, "
+            "prism");
   options = usual();
   options.limits.latency_s = -1;
   EXPECT_EQ(refusal(options), "[plan] limits.latency_s: saw -1, needs a number from 0");

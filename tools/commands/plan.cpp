@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 
 #include <nlohmann/json.hpp>
@@ -12,6 +13,7 @@
 #include "optimizer/plan/bundle.hpp"
 #include "optimizer/plan/fleet.hpp"
 #include "optimizer/plan/names.hpp"
+#include "optimizer/plan/program.hpp"
 #include "optimizer/plan/transfer.hpp"
 #include "optimizer/plan/weights.hpp"
 #include "optimizer/pricer.hpp"
@@ -38,10 +40,29 @@ void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::Requ
                      teacher.context_name());
 }
 
+/// Of strategies that exchange them.
+plan::Segments read_segments(const Args& args) {
+  const std::string strategy = args.text("strategy");
+  const bool known = strategy != "auto" && plan::find_strategy(strategy).has_segments;
+  for (const char* option : {"compression", "clusters"})
+    if (args.given(option) && !known)
+      throw UsageError(std::string("[--") + option + "] saw strategy '" + strategy +
+                       "', needs one that exchanges segments (prism)");
+  const double hundredths = 100 * args.number("compression");
+  if (std::abs(hundredths - std::round(hundredths)) > 1e-6)
+    throw UsageError("[--compression] saw " + args.text("compression") +
+                     ", needs a number of two decimals");
+  plan::Segments segments;
+  segments.compression = {std::llround(hundredths)};
+  if (args.flag("clusters")) segments.content = plan::Segments::Content::clusters;
+  return segments;
+}
+
 optimizer::PlanOptions options_of(const Args& args, const model::ModelConfig& teacher) {
   optimizer::PlanOptions options;
   options.objective = optimizer::objective_named(args.text("objective"));
   options.strategy = args.text("strategy");
+  options.segments = read_segments(args);
   options.limits.latency_s = args.seconds("latency-limit");
   options.limits.max_part_share = args.number("max-part-share");
   options.limits.min_width_share = args.number("min-width-share");
@@ -156,6 +177,8 @@ Command plan_command() {
            "name",
            "objective",
            "strategy",
+           "compression",
+           "clusters",
            "latency-limit",
            "max-part-share",
            "min-width-share",

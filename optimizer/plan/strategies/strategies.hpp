@@ -43,8 +43,10 @@ std::vector<Share> propose_pipeline(const model::ModelConfig& teacher,
 std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape,
                                      base::Element element);
 void check_voltage(const Plan& plan);
-std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
-                                   const std::vector<Capacity>& devices);
+
+std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
+                                   base::Element element);
+void check_prism(const Plan& plan);
 
 std::vector<Program> compile_tensor(const Plan& plan, const RequestShape& shape,
                                     base::Element element);

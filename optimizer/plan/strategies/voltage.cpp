@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -8,6 +6,7 @@
 #include "optimizer/plan/strategies/collectives.hpp"
 #include "optimizer/plan/strategies/heads_and_columns.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
+#include "optimizer/plan/strategies/row_shares.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
 // Voltage (Hu and Li 2024), the "full-tensor exchange" of later papers: each device has all weights
@@ -18,48 +17,9 @@
 namespace cleave::plan {
 namespace {
 
-/// Devices with rows; the others have nothing to do.
-std::size_t computing(const Plan& plan) {
-  return static_cast<std::size_t>(
-      std::count_if(plan.parts.begin(), plan.parts.end(),
-                    [](const PlanPart& part) { return part.share()->rows > 0; }));
-}
-
-/// Rows of the sequence as the shares want them, for each device that computes: what is left over
-/// goes to the largest remainders, of equal ones to the first. Who would have none takes one of the
-/// most.
-std::vector<model::Range> rows_of(const Plan& plan, std::int64_t rows) {
-  const std::size_t devices = computing(plan);
-  std::int64_t all = 0;
-  for (std::size_t p = 0; p < devices; ++p) all += plan.parts[p].share()->rows;
-  std::vector<std::int64_t> counts, remainders;
-  for (std::size_t p = 0; p < devices; ++p) {
-    counts.push_back(rows * plan.parts[p].share()->rows / all);
-    remainders.push_back(rows * plan.parts[p].share()->rows % all);
-  }
-  std::vector<std::size_t> order(devices);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return remainders[a] > remainders[b]; });
-  std::int64_t left = rows - std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-  for (std::size_t i = 0; left > 0; ++i, --left) ++counts[order[i]];
-  for (std::int64_t& count : counts)
-    if (count == 0) {
-      --*std::max_element(counts.begin(), counts.end());
-      ++count;
-    }
-  std::vector<model::Range> ranges;
-  std::int64_t begin = 0;
-  for (const std::int64_t count : counts) {
-    ranges.push_back({begin, begin + count});
-    begin += count;
-  }
-  return ranges;
-}
-
 /// Devices that compute a step: the first ones, as many as every layer has heads and columns for.
 std::size_t stepping(const Plan& plan) {
-  auto most = static_cast<std::int64_t>(computing(plan));
+  auto most = static_cast<std::int64_t>(computing_rows(plan));
   for (const model::LayerShape& layer : plan.teacher.layers) {
     if (layer.heads > 0) most = std::min(most, layer.heads / plan.teacher.group);
     if (layer.mlp_width > 0) most = std::min(most, layer.mlp_width);
@@ -83,48 +43,19 @@ model::Range rows_read(const model::ModelConfig& config, std::int64_t rows) {
 
 }  // namespace
 
-void check_voltage(const Plan& plan) {
-  if (!plan.teacher.answers())
-    refuse("teacher", "no head", "one: the strategy 'voltage' answers as the teacher does");
-  const Share all = whole_share(plan.teacher);
-  for (std::size_t p = 0; p < plan.parts.size(); ++p) {
-    const std::string where = "parts[" + std::to_string(p) + "]";
-    const Share* share = plan.parts[p].share();
-    if (!share) refuse(where, "a sub-model", "a share: the strategy 'voltage' divides the teacher");
-    if (!(share->layers == all.layers) || !(share->vocabulary == all.vocabulary))
-      refuse(where + ".share", "some of the weights",
-             "all of them: the strategy 'voltage' divides rows");
-    if (p == 0 && share->rows == 0)
-      refuse(where + ".share.rows", "0", "at least 1: the first device answers");
-    if (share->rows > 0 && p > 0 && plan.parts[p - 1].share()->rows == 0)
-      refuse(where + ".share.rows", std::to_string(share->rows) + " behind a device without rows",
-             "those without to be the last");
-  }
-}
-
-/// By speed.
-std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
-                                   const std::vector<Capacity>& devices) {
-  constexpr double grain = 1000;
-  double fastest = 0;
-  for (const Capacity& device : devices) fastest = std::max(fastest, device.speed);
-  std::vector<Share> shares(devices.size(), whole_share(teacher));
-  for (std::size_t p = 0; p < devices.size(); ++p)
-    shares[p].rows = std::max<std::int64_t>(1, std::llround(grain * devices[p].speed / fastest));
-  return shares;
-}
+void check_voltage(const Plan& plan) { check_row_shares(plan); }
 
 std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape,
                                      base::Element element) {
   const model::ModelConfig& config = plan.teacher;
   const auto ranks = static_cast<std::int32_t>(plan.parts.size());
   const std::int64_t rows = config.is_text() ? shape.tokens : config.num_tokens();
-  const auto devices = static_cast<std::int32_t>(computing(plan));
+  const auto devices = static_cast<std::int32_t>(computing_rows(plan));
   const std::vector<Share> steps = equal_shares(config, stepping(plan));
   if (rows < devices)
     return by_heads_and_columns(config, steps, AllReduce::star, ranks, shape, element);
 
-  const std::vector<model::Range> ranges = rows_of(plan, rows);
+  const std::vector<model::Range> ranges = divided_rows(plan, rows);
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, config, shape, devices);
   std::vector<ValueId> answers;
@@ -140,7 +71,10 @@ std::vector<Program> compile_voltage(const Plan& plan, const RequestShape& shape
     Collectives collectives(agent, rank, devices, plan.all_reduce);
     ForwardBuilder forward(agent, config, teacher_part, given, whole_share(config));
     forward.of_rows(
-        ranges[r], [&](ValueId own) { return collectives.all_gather(own, ranges); },
+        ranges[r],
+        [&](int, ValueId own) -> ForwardBuilder::KeyRows {
+          return {collectives.all_gather(own, ranges), ranges[r]};
+        },
         kept_by(config, steps, r));
     ValueId states = model::states(forward, config);
     // A masked language model answers where its rows are, any other where they meet.
