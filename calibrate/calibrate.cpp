@@ -665,8 +665,9 @@ at::Tensor Calibration::joint_loss(const CalibrateRecipe::Joint& joint, const St
 
 double Calibration::quality_of_fused(const FusedModel& model) {
   if (validation_.size() == 0 || !group_.leads()) return nan;
-  const auto answer = [this, &model](const at::Tensor& inputs) {
-    const auto features = features_of(model, inputs.to(teacher_.device()));
+  const auto answer = [this, &model](const at::Tensor& rows) {
+    const auto features =
+        features_of(model, model::inputs_of(plan_.teacher, rows).to(teacher_.device()));
     return std::vector<at::Tensor>{
         fused_answer(model.fusion, features, all_present(features.size()))};
   };
@@ -674,9 +675,9 @@ double Calibration::quality_of_fused(const FusedModel& model) {
 }
 
 double Calibration::alone_quality(std::size_t part) {
-  const auto answer = [this, part](const at::Tensor& inputs) {
-    const at::Tensor features =
-        summary_features(student_.fused.parts[part], inputs.to(teacher_.device()));
+  const auto answer = [this, part](const at::Tensor& rows) {
+    const at::Tensor inputs = model::inputs_of(plan_.teacher, rows).to(teacher_.device());
+    const at::Tensor features = summary_features(student_.fused.parts[part], inputs);
     return std::vector<at::Tensor>{student_.classify_alone(part, features)};
   };
   return qualities(plan_.teacher, validation_, 1, answer, lanes_).front();

@@ -78,8 +78,9 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
   std::vector<std::string> devices;
   for (const auto& part : plan.parts) devices.push_back(part.device);
   const auto rows = subsets(devices.size());
-  const auto answer = [&](const at::Tensor& inputs) {
-    const auto features = features_of(model, inputs.to(compute_device));
+  const auto answer = [&](const at::Tensor& taken) {
+    const auto features =
+        features_of(model, model::inputs_of(plan.teacher, taken).to(compute_device));
     std::vector<at::Tensor> answers;
     for (const Presence& present : rows)
       answers.push_back(fused_answer(model.fusion, features, present));
@@ -94,6 +95,26 @@ void evaluate_fused(const plan::Bundle& bundle, const plan::Plan& plan, const mo
     const auto add = answered.size() == devices.size() ? add_whole : add_row;
     add(summary, row_name(devices, rows[row]), answered, found[row]);
   }
+}
+
+/// Devices that share the model answer together or not at all.
+void evaluate_shared(const plan::Plan& plan, const model::Dataset& data, model::Lanes& lanes,
+                     const base::ProgressCallback& progress, const Answer& answer,
+                     EvaluateSummary& summary) {
+  const auto report = [&](std::int64_t done) {
+    return !progress || progress({"evaluate", done, data.size(), ""});
+  };
+  const auto found = qualities(
+      plan.teacher, data, 1,
+      [&](const at::Tensor& rows) {
+        // As a request has them: pixels, or ids.
+        const bool text = plan.teacher.is_text();
+        return std::vector<at::Tensor>{
+            answer(plan, text ? model::inputs_of(plan.teacher, rows) : rows)};
+      },
+      lanes, report);
+  if (found.empty()) throw std::runtime_error("[evaluate] stopped on request");
+  add_whole(summary, "fused", plan::devices_of(plan), found.front());
 }
 
 /// Without its rows. Texts in pairs count as pairs.
@@ -126,15 +147,21 @@ nlohmann::json to_json(const EvaluateSummary& summary, const plan::Bundle& bundl
 EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesystem::path& teacher,
                          model::DatasetSource source, bool write,
                          const base::ProgressCallback& progress, at::Device compute_device,
-                         int threads) {
+                         int threads, const Answer& answer) {
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
   if (!teacher.empty()) plan::expect_teacher(bundle, teacher);
-  if (plan::is_shared(plan))
+  const bool shared = plan::is_shared(plan);
+  const auto refuse = [&](const std::string& why) {
     throw std::invalid_argument("[" + folder.string() + "] plan '" + plan.name + "': strategy " +
-                                plan.strategy +
-                                " answers as the teacher does: evaluate the teacher's folder");
-  bundle.verify("parts/" + plan.name);
+                                plan.strategy + " " + why);
+  };
+  if (shared && !plan.segments)
+    refuse("answers as the teacher does: evaluate the teacher's folder");
+  if (shared && !answer) refuse("runs on an engine: saw none");
+  if (shared && plan.teacher.task == model::Task::causal_lm)
+    refuse("answers with a text's last token, needs a model whose quality is in one answer");
+  if (!shared) bundle.verify("parts/" + plan.name);
   const auto tokenizer = tokenizer_of(plan.teacher, bundle.tokenizer_path(plan));
   source.tokenizer = tokenizer.get();
   const model::Dataset data = model::read_dataset(source, plan.teacher);
@@ -145,7 +172,9 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   EvaluateSummary summary = summary_of(plan.teacher, data, source.split);
   if (!teacher.empty())
     add_row(summary, "teacher", {}, quality(loaded(teacher, compute_device), data, lanes));
-  if (std::filesystem::exists(bundle.fusion_path(plan))) {
+  if (shared) {
+    evaluate_shared(plan, data, lanes, progress, answer, summary);
+  } else if (std::filesystem::exists(bundle.fusion_path(plan))) {
     bundle.verify("fusion/" + plan.name);
     evaluate_fused(bundle, plan, data, lanes, progress, compute_device, summary);
   } else {

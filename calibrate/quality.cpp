@@ -100,7 +100,7 @@ std::vector<double> qualities(
   const auto pieces = static_cast<std::size_t>((data.size() + rows - 1) / rows);
   std::vector<std::vector<at::Tensor>> found(variants, std::vector<at::Tensor>(pieces));
   const auto work = [&](std::int64_t begin, std::int64_t end) {
-    const auto answers = answer(model::inputs_of(config, data.rows(begin, end - begin)));
+    const auto answers = answer(data.rows(begin, end - begin));
     for (std::size_t v = 0; v < variants; ++v)
       found[v][static_cast<std::size_t>(begin / rows)] = marks(config, data, begin, answers[v]);
   };
@@ -115,9 +115,10 @@ std::vector<double> qualities(
 double quality(const model::Transformer& model, const model::Dataset& data, model::Lanes& lanes) {
   return qualities(
              model.config, data, 1,
-             [&model](const at::Tensor& inputs) {
+             [&model](const at::Tensor& rows) {
+               const at::Tensor inputs = model::inputs_of(model.config, rows).to(model.device());
                return std::vector<at::Tensor>{
-                   model::classify(model, summary_features(model, inputs.to(model.device())))};
+                   model::classify(model, summary_features(model, inputs))};
              },
              lanes)
       .front();

@@ -28,12 +28,12 @@ at::Tensor marks(const model::ModelConfig& config, const model::Dataset& data, s
 double quality_of(const model::ModelConfig& config, const model::Dataset& data,
                   const at::Tensor& marks);
 
-/// Answers of a whole data set: `answer(inputs)` gives what is to be measured, one tensor for each
-/// of `variants`, of inputs as features() takes them; called on the lanes without gradients.
+/// Answers of a whole data set: `answer(rows)` gives what is to be measured, one tensor for each of
+/// `variants`, of rows as the data set has them; called on the lanes without gradients.
 /// Returns the variants' qualities; nothing where `report` (rows done) asked to stop.
 std::vector<double> qualities(
     const model::ModelConfig& config, const model::Dataset& data, std::size_t variants,
-    const std::function<std::vector<at::Tensor>(const at::Tensor& inputs)>& answer,
+    const std::function<std::vector<at::Tensor>(const at::Tensor& rows)>& answer,
     model::Lanes& lanes, const std::function<bool(std::int64_t)>& report = {});
 /// Quality of one model.
 double quality(const model::Transformer& model, const model::Dataset& data, model::Lanes& lanes);

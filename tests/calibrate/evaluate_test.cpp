@@ -86,6 +86,60 @@ TEST(Evaluate, APartThatKeepsEverythingIsTheTeacher) {
   EXPECT_EQ(summary.rows[0].value, summary.rows[1].value);
 }
 
+/// Two devices with rows of the teacher, in segments of two.
+plan::Plan of_segments(const std::filesystem::path& teacher) {
+  plan::Plan plan;
+  plan.teacher = model::load(teacher).config;
+  plan.strategy = "prism";
+  plan.aggregator = "hub";
+  plan.segments.emplace().compression = {200};
+  plan::Share share = plan::whole_share(plan.teacher);
+  share.rows = 1;
+  plan.parts = {{"hub", share, 1, 1}, {"cam", share, 1, 1}};
+  return plan;
+}
+
+TEST(Evaluate, AsksTheDevicesThatShareAModelTogether) {
+  const Scratch scratch;
+  const auto teacher = bars_teacher(scratch, 1);
+  const plan::Plan plan = of_segments(teacher);
+  decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / "bundle");
+  const model::Transformer whole = model::load(teacher);
+  const auto as_the_teacher = [&](const plan::Plan& asked, const at::Tensor& pixels) {
+    EXPECT_EQ(plan::digest_of(asked), plan::digest_of(plan::Bundle(scratch / "bundle").plan()));
+    EXPECT_EQ(pixels.scalar_type(), at::kByte);
+    return model::forward(whole, model::normalise_pixels(whole.config, pixels));
+  };
+  const EvaluateSummary summary =
+      evaluate(scratch / "bundle", teacher, {"idx", scratch / "bars", "test", 0}, true, {},
+               at::kCPU, 2, as_the_teacher);
+  ASSERT_EQ(summary.rows.size(), 2U);
+  EXPECT_EQ(summary.rows[1].what, "fused");
+  EXPECT_EQ(summary.rows[1].present, (std::vector<std::string>{"hub", "cam"}));
+  EXPECT_EQ(summary.rows[1].value, summary.rows[0].value);
+  EXPECT_EQ(plan::read_measured(scratch / "bundle").at("accuracy").at("rows").size(), 2U);
+}
+
+TEST(Evaluate, OfDevicesThatShareAModelNeedsAnswersOfTheirOwn) {
+  const Scratch scratch;
+  const auto teacher = bars_teacher(scratch, 1);
+  plan::Plan plan = of_segments(teacher);
+  const auto refusal = [&](const std::string& name) {
+    decompose::decompose(teacher, {plan}, decompose::weight_importance(teacher), scratch / name);
+    return message_of([&] {
+      evaluate(scratch / name, {}, {"idx", scratch / "bars", "test", 0}, false);
+    });
+  };
+  EXPECT_EQ(refusal("near"), "[" + (scratch / "near").string() +
+                                 "] plan 'default': strategy prism runs on an engine: saw none");
+  plan.strategy = "voltage";
+  plan.segments.reset();
+  EXPECT_EQ(refusal("exact"),
+            "[" + (scratch / "exact").string() +
+                "] plan 'default': strategy voltage answers as the teacher does: evaluate the "
+                "teacher's folder");
+}
+
 /// Makes `model` answer one class, whatever it sees.
 void answer_always(const std::filesystem::path& folder, std::int64_t answer) {
   model::Transformer model = model::load(folder);

@@ -191,6 +191,20 @@ TEST(RunningBytes, AreThoseOfTheValuesThatAreAlive) {
   EXPECT_EQ(running_bytes(program, local_plan()), 4.0 * 5 * width + 2 * sent);
 }
 
+TEST(RunningBytes, CountEveryResultOfAnInstruction) {
+  Program program;
+  for (const std::int64_t count : {100, 30, 7})
+    program.values.push_back({"v", base::Element::f32, {1, count, 1}});
+  Cluster cluster;
+  cluster.x = 0;
+  cluster.centres = 1;
+  cluster.marks = 2;
+  program.instructions = {Input{0}, cluster, Output{2}};
+  EXPECT_EQ(values_bytes(program), 4 * (100 + 30 + 7));
+  program.instructions = {Input{0}, cluster, Output{0}};
+  EXPECT_EQ(values_bytes(program), 4 * (100 + 30 + 7)) << "also one that nobody reads";
+}
+
 TEST(Compile, LetsOnlyFuseAcceptWhatMayBeAbsent) {
   for (const Plan& plan : all_plans())
     for (const Program& program : compile(plan, of_batch(plan, 1))) {

@@ -2,7 +2,11 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <functional>
+#include <memory>
+#include <mutex>
 
+#include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
 #include "calibrate/accelerator.hpp"
@@ -22,6 +26,32 @@ const calibrate::QualityRow* find_row(const calibrate::EvaluateSummary& summary,
     if (row.what == what) return &row;
   return nullptr;
 }
+
+/// The devices of a bundle's plan in one process.
+class Together {
+ public:
+  explicit Together(std::string folder) : folder_(std::move(folder)) {}
+
+  at::Tensor operator()(const plan::Plan& plan, const at::Tensor& inputs) {
+    const at::Tensor given = inputs.to(plan.teacher.is_text() ? at::kInt : at::kByte).contiguous();
+    net::Value value;
+    value.element = plan.teacher.is_text() ? base::Element::i32 : base::Element::u8;
+    value.dims = given.sizes().vec();
+    value.data = net::Buffer::copy_of(given.data_ptr(), given.nbytes());
+    const net::Value answer = infer::run_locally(engine(plan), plan, value);
+    auto* numbers = const_cast<std::byte*>(answer.data.data());
+    return at::from_blob(numbers, answer.dims, at::kFloat).clone();
+  }
+
+ private:
+  infer::Engine& engine(const plan::Plan& plan) {
+    std::call_once(loaded_, [&] { engine_ = infer::local_engine(plan::Bundle(folder_), plan); });
+    return *engine_;
+  }
+  std::string folder_;
+  std::once_flag loaded_;
+  std::unique_ptr<infer::Engine> engine_;
+};
 
 int evaluate(const Args& args) {
   expect_output(args, "csv", OutputKind::table);
@@ -47,9 +77,10 @@ int evaluate(const Args& args) {
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
+    Together together(args.at(0));
     summary = bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
                                            whole && !args.flag("dry-run"), bar.callback(),
-                                           compute_device, threads)
+                                           compute_device, threads, std::ref(together))
                      : calibrate::evaluate_model(args.at(0), source, compute_device, threads);
   }
   const auto& measure = summary.measure;
