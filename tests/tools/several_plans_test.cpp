@@ -118,7 +118,7 @@ TEST_F(SeveralPlans, MayExchangeSegments) {
        "--fleet", s / "fleet.toml", "--out", own_ / "bundle"});
   const auto whole = logits({s / "model"});
   {
-    const auto agents = start_agents(own_ / "bundle", own_);
+    const auto agents = start_agents(own_ / "bundle", own_, {"hub", "cam"});
     expect_near(logits({own_ / "bundle", "--hosts", own_ / "hosts.toml"}), whole);
     const auto groups =
         logits({own_ / "bundle", "--hosts", own_ / "hosts.toml", "--plan", "groups"});
