@@ -1,6 +1,7 @@
 #include "model/segments.hpp"
 
 #include <limits>
+#include <vector>
 
 #include <ATen/ATen.h>
 
@@ -30,6 +31,26 @@ Tensor segment_sums(const Tensor& x, std::int64_t segments) {
                  1);
 }
 
+/// S rows far from each other (farthest-first, Gonzalez 1985): the first one, then each time the
+/// row that is farthest from its nearest. No padding, where there is another. [B, rows, D] -> [B,
+/// S, D].
+Tensor spread_rows(const Tensor& x, const Tensor& real, std::int64_t count) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Tensor squares = x.square().sum(-1), padding = real.squeeze(-1) == 0;
+  Tensor distances = at::full_like(squares, infinity);
+  Tensor next = at::zeros({x.size(0), 1}, at::TensorOptions(at::kLong).device(x.device()));
+  std::vector<Tensor> chosen;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Tensor row = x.gather(1, next.unsqueeze(-1).expand({-1, 1, x.size(2)}));
+    chosen.push_back(row);
+    const Tensor from_it =
+        squares - 2 * at::matmul(x, row.transpose(1, 2)).squeeze(-1) + row.square().sum(-1);
+    distances = at::minimum(distances, from_it).masked_fill(padding, -infinity);
+    next = distances.argmax(1, true);
+  }
+  return at::cat(chosen, 1);
+}
+
 }  // namespace
 
 Tensor segment_marks(std::int64_t batch, const Tensor& lengths, Range rows, std::int64_t segments,
@@ -52,14 +73,12 @@ Tensor segment_means(const Tensor& x, const Tensor& lengths, Range rows, std::in
 std::pair<Tensor, Tensor> cluster(const Tensor& x, const Tensor& lengths, Range rows,
                                   std::int64_t segments, int steps) {
   const Tensor real = counted(x.size(0), lengths, rows, x.options());
-  const Tensor never = segment_sums(real, segments).transpose(1, 2) == 0;  // [B, 1, S]
-  Tensor centres = segment_means(x, lengths, rows, segments), counts, assigned;
+  Tensor centres = spread_rows(x, real, segments), counts, assigned;
   for (int step = 0; step < steps; ++step) {
     // |x - c|², up to |x|².
     const Tensor distances = centres.square().sum(-1).unsqueeze(1) -
                              2 * at::matmul(x, centres.transpose(1, 2));  // [B, rows, S]
-    const Tensor nearest =
-        distances.masked_fill(never, std::numeric_limits<double>::infinity()).argmin(-1, true);
+    const Tensor nearest = distances.argmin(-1, true);
     assigned = at::zeros_like(distances).scatter_(-1, nearest, real).transpose(1, 2);
     counts = assigned.sum(-1, true);
     centres = at::where(counts > 0, at::matmul(assigned, x) / counts, centres);

@@ -97,7 +97,7 @@ struct Limits {
 };
 constexpr std::size_t max_dims = 8;
 
-constexpr std::uint16_t protocol_version = 7;
+constexpr std::uint16_t protocol_version = 6;
 constexpr std::size_t header_bytes = 56;
 /// The bytes that all versions have in common: magic, version, header length.
 constexpr std::size_t front_bytes = 8;

@@ -150,10 +150,12 @@ class Costs {
 
   std::vector<Kernel> kernels(const Marks& i) const { return elementwise(i.result); }
   std::vector<Kernel> kernels(const SegmentMeans& i) const { return elementwise(i.x); }
-  /// The distance of each row to each centre, and the mean of each centre's rows.
+  /// First from each row to each of those that centres begin at, one after the other; then the
+  /// distance of each row to each centre, and the mean of each centre's rows.
   std::vector<Kernel> kernels(const Cluster& i) const {
     const std::int64_t rows = rows_of(i.x), width = last_of(i.x);
-    std::vector<Kernel> kernels = elementwise(i.x);  // the segment means
+    std::vector<Kernel> kernels(static_cast<std::size_t>(i.segments),
+                                {KernelKind::matmul, rows, width, 1});
     for (int step = 0; step < Cluster::steps; ++step) {
       kernels.push_back({KernelKind::matmul, rows, width, i.segments});
       kernels.push_back({KernelKind::elementwise, rows, 0, i.segments});

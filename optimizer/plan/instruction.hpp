@@ -335,8 +335,8 @@ struct SegmentMeans {
   }
 };
 
-/// The same rows grouped by content, k-means from the segment means on: x [B, rows, D] -> centres
-/// [B, S, D] and their marks [B, S, 2].
+/// The same rows grouped by content, k-means from rows far from each other on: x [B, rows, D] ->
+/// centres [B, S, D] and their marks [B, S, 2].
 struct Cluster {
   static constexpr std::string_view name = "cluster";
   static constexpr int steps = 4;  // of Lloyd's

@@ -79,13 +79,27 @@ Tensor mean_of(const Tensor& x, const Group& rows) {
   return sum / static_cast<double>(rows.size());
 }
 
-/// Four steps of Lloyd's from the segments on.
+/// Four steps of Lloyd's, from rows on that are far from each other.
 std::vector<Group> clusters_of(const Tensor& x, std::vector<Group> groups) {
   Group rows;
-  std::vector<Tensor> centres;
-  for (const Group& group : groups) {
-    rows.insert(rows.end(), group.begin(), group.end());
-    centres.push_back(group.empty() ? Tensor() : mean_of(x, group));
+  for (const Group& group : groups) rows.insert(rows.end(), group.begin(), group.end());
+  if (rows.empty()) return groups;
+  const auto between = [](const Tensor& a, const Tensor& b) {
+    return (a - b).square().sum().item<double>();
+  };
+  std::vector<Tensor> centres = {x[rows[0]]};
+  while (centres.size() < groups.size()) {
+    std::int64_t farthest = rows[0];
+    double most = -1;
+    for (const std::int64_t row : rows) {
+      double nearest = std::numeric_limits<double>::infinity();
+      for (const Tensor& centre : centres) nearest = std::min(nearest, between(x[row], centre));
+      if (nearest > most) {
+        most = nearest;
+        farthest = row;
+      }
+    }
+    centres.push_back(x[farthest]);
   }
   for (int step = 0; step < 4; ++step) {
     for (Group& group : groups) group.clear();
@@ -93,8 +107,7 @@ std::vector<Group> clusters_of(const Tensor& x, std::vector<Group> groups) {
       std::size_t nearest = 0;
       double least = std::numeric_limits<double>::infinity();
       for (std::size_t c = 0; c < centres.size(); ++c) {
-        if (!centres[c].defined()) continue;
-        const double distance = (x[row] - centres[c]).square().sum().item<double>();
+        const double distance = between(x[row], centres[c]);
         if (distance < least) {
           least = distance;
           nearest = c;

@@ -35,8 +35,8 @@ TEST(Cluster, FindsRowsThatAreAlike) {
   // Three groups, far from each other and mixed.
   const Tensor x = numbers({0, 0, 50, 50, 90, 0, 1, 0, 51, 50, 91, 0, 0, 1}).view({1, 7, 2});
   const auto [centres, marks] = cluster(x, {}, {10, 17}, 3, 4);
-  expect_same(centres, numbers({50.5, 50, 1 / 3.0, 1 / 3.0, 90.5, 0}).view({1, 3, 2}));
-  expect_same(marks, numbers({2, 12.5, 3, (10 + 13 + 16) / 3.0, 2, 13.5}).view({1, 3, 2}));
+  expect_same(centres, numbers({1 / 3.0, 1 / 3.0, 90.5, 0, 50.5, 50}).view({1, 3, 2}));
+  expect_same(marks, numbers({3, (10 + 13 + 16) / 3.0, 2, 13.5, 2, 12.5}).view({1, 3, 2}));
 }
 
 TEST(Cluster, LeavesPaddingOut) {
