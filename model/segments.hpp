@@ -24,8 +24,9 @@ Tensor segment_marks(std::int64_t batch, const Tensor& lengths, Range rows, std:
 Tensor segment_means(const Tensor& x, const Tensor& lengths, Range rows, std::int64_t segments);
 
 /// k-means: S centres that begin as rows far from each other, the first row among them, and follow
-/// the rows nearest to them (of two as near, the first) `steps` times. A centre that loses all its rows stays where it was and
-/// counts nothing. x [B, rows, D] -> centres [B, S, D] and marks [B, S, 2], as of segments.
+/// the rows nearest to them (of two as near, the first) `steps` times. A centre that loses all its
+/// rows stays where it was and counts nothing. x [B, rows, D] -> centres [B, S, D] and marks [B, S,
+/// 2], as of segments.
 std::pair<Tensor, Tensor> cluster(const Tensor& x, const Tensor& lengths, Range rows,
                                   std::int64_t segments, int steps);
 
