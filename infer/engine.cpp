@@ -19,6 +19,7 @@
 #include "model/checkpoint.hpp"
 #include "model/fusion.hpp"
 #include "model/memory.hpp"
+#include "model/segments.hpp"
 #include "model/transformer.hpp"
 #include "optimizer/plan/weights.hpp"
 
@@ -163,7 +164,7 @@ class TorchEngine : public Engine {
    private:
     struct Slot {
       Tensor tensor;
-      std::shared_ptr<const model::Sight> sight;  // of lengths
+      std::shared_ptr<const model::Sight> sight;  // of lengths, or of marks
     };
     const plan::ValueInfo& info(plan::ValueId value) const {
       return program_->values.at(static_cast<std::size_t>(value));
@@ -177,6 +178,15 @@ class TorchEngine : public Engine {
     model::Sight sight(plan::ValueId lengths) {
       return lengths < 0 ? model::Sight() : *slot(lengths).sight;
     }
+    /// The same for every layer that has the marks.
+    const model::Sight& sight_of_marks(const model::Transformer& model, plan::ValueId marks) {
+      auto& sight = slot(marks).sight;
+      if (!sight)
+        sight = std::make_shared<const model::Sight>(model::sight_of_marks(model, tensor(marks)));
+      return *sight;
+    }
+    /// Undefined where there is none.
+    Tensor optional_tensor(plan::ValueId value) { return value < 0 ? Tensor() : tensor(value); }
     model::Range of_queries(const model::Transformer& model, model::Range heads) {
       return {heads.begin * model.config.group, heads.end * model.config.group};
     }
@@ -215,6 +225,12 @@ class TorchEngine : public Engine {
       model::Sight seen = sight(i.lengths);
       if (i.lengths >= 0 && i.texts.size() < static_cast<std::int64_t>(seen.past.size()))
         seen = model::of_texts(seen, i.texts);
+      if (i.marks >= 0) {
+        tensor(i.result) = model::attend_rows(
+            weights(i.part), i.layer, seen, sight_of_marks(weights(i.part), i.marks),
+            tensor(i.marks), tensor(i.query), tensor(i.key), tensor(i.value), i.rows, i.kept);
+        return;
+      }
       if (i.rows.size() > 0) {
         tensor(i.result) = model::attend_rows(weights(i.part), i.layer, seen, tensor(i.query),
                                               tensor(i.key), tensor(i.value), i.rows, i.kept);
@@ -253,6 +269,11 @@ class TorchEngine : public Engine {
     }
     void run_one(const plan::ReadOut& i) {
       const model::Transformer& model = weights(i.part);
+      if (i.rows.size() > 0) {
+        tensor(i.result) =
+            model::read_out_rows(model, tensor(i.x), optional_tensor(i.lengths), i.rows);
+        return;
+      }
       const bool last = model.config.task == model::Task::causal_lm;
       tensor(i.result) = model::read_out(
           model, last ? model::last_token(tensor(i.x), tensor(i.lengths)) : tensor(i.x),
@@ -263,6 +284,19 @@ class TorchEngine : public Engine {
       tensor(i.result) = model.config.reads_every_token()
                              ? model::language_logits(model, tensor(i.feature), i.vocabulary)
                              : model::classify(model, tensor(i.feature));
+    }
+    void run_one(const plan::Marks& i) {
+      const plan::ValueInfo& info = program_->values.at(static_cast<std::size_t>(i.result));
+      tensor(i.result) = model::segment_marks(info.dims.at(0), optional_tensor(i.lengths), i.rows,
+                                              i.segments, scalar_type(info.element));
+    }
+    void run_one(const plan::SegmentMeans& i) {
+      tensor(i.result) =
+          model::segment_means(tensor(i.x), optional_tensor(i.lengths), i.rows, i.segments);
+    }
+    void run_one(const plan::Cluster& i) {
+      std::tie(tensor(i.centres), tensor(i.marks)) = model::cluster(
+          tensor(i.x), optional_tensor(i.lengths), i.rows, i.segments, plan::Cluster::steps);
     }
     void run_one(const plan::Fuse& i) {
       std::vector<Tensor> features;

@@ -401,7 +401,7 @@ void Executor::compute(Request& request, Index index) {
   request.note_computed(index, start, Clock::now());
   if (Request* last = find(computed_last_); last && last != &request) last->close_stretch();
   computed_last_ = request.id;
-  request.mark_known(plan::result_of(instruction));
+  plan::for_results(instruction, [&](plan::ValueId result) { request.mark_known(result); });
 }
 
 /// Whoever computed last waits for the engine to be done; the stretches of others end with it.

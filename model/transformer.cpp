@@ -295,6 +295,23 @@ Tensor scaled_angles(const RotaryScaling& scaling, const Tensor& angles) {
   return (1 - share) * slowed + share * angles;
 }
 
+/// A sight where a text's tokens stand behind `before` other keys of the cache, not behind as many
+/// as came before them.
+Sight behind_others(const Sight& sight, std::size_t layer, std::int64_t tokens) {
+  const auto texts = static_cast<std::int64_t>(sight.past.size());
+  const Tensor before = sight.cache->before.at(layer).narrow(0, sight.first_text, texts);
+  Sight seen = sight;
+  for (std::size_t text = 0; text < seen.past.size(); ++text)
+    seen.past[text] += before.size(1) -
+                       sight.cache->elsewhere.at(static_cast<std::size_t>(sight.first_text) + text);
+  const std::int64_t keys = *std::max_element(seen.past.begin(), seen.past.end()) + tokens;
+  const Tensor bias = causal_bias(seen.past, tokens, before.device());
+  seen.bias = at::zeros({texts, 1, tokens, keys}, before.options());
+  if (bias.defined()) seen.bias.add_(bias);
+  seen.bias.narrow(3, 0, before.size(1)).add_(before.unsqueeze(1).unsqueeze(1));
+  return seen;
+}
+
 void turn_by_position(const ModelConfig& config, const Tensor& positions, Sight& sight) {
   const std::int64_t width = config.head_width;
   const Tensor exponents =
@@ -354,6 +371,7 @@ KvCache make_cache(const ModelConfig& config, std::int64_t batch, std::int64_t c
   cache.lengths.assign(static_cast<std::size_t>(batch), 0);
   cache.keys.resize(config.layers.size());
   cache.values.resize(config.layers.size());
+  cache.before.resize(config.layers.size());
   return cache;
 }
 
@@ -497,12 +515,13 @@ Tensor attend(const Transformer& model, int layer, const Sight& sight, const Ten
   const std::int64_t width = model.config.head_width;
   const Tensor queries = rotate(split_heads(q, width), sight);
   Tensor keys = rotate(split_heads(k, width), sight), values = split_heads(v, width);
-  if (sight.cache != nullptr) {
-    const auto l = static_cast<std::size_t>(layer);
-    keys = append(sight.cache->keys.at(l), keys, sight);
-    values = append(sight.cache->values.at(l), values, sight);
-  }
-  return attend(queries, keys, values, sight.bias);
+  if (sight.cache == nullptr) return attend(queries, keys, values, sight.bias);
+  const auto l = static_cast<std::size_t>(layer);
+  const bool all_here = !sight.cache->before.at(l).defined();
+  const Sight seen = all_here ? sight : behind_others(sight, l, q.size(1));
+  keys = append(sight.cache->keys.at(l), keys, seen);
+  values = append(sight.cache->values.at(l), values, seen);
+  return attend(queries, keys, values, seen.bias);
 }
 
 Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
@@ -529,6 +548,38 @@ Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, cons
     }
   }
   return attend(queries, keys, values, of_queries.bias);
+}
+
+Sight sight_of_marks(const Transformer& model, const Tensor& marks) {
+  Sight sight;
+  const Tensor positions = marks.select(2, 1);
+  sight.bias = marks.select(2, 0).log().unsqueeze(1).unsqueeze(1);
+  if (model.config.causal) {
+    const Tensor later = positions.unsqueeze(1) > positions.unsqueeze(2);
+    sight.bias =
+        sight.bias.masked_fill(later.unsqueeze(1), -std::numeric_limits<double>::infinity());
+  }
+  if (model.config.rotary_base > 0) turn_by_position(model.config, positions, sight);
+  return sight;
+}
+
+Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Sight& of_marks,
+                   const Tensor& marks, const Tensor& q, const Tensor& k, const Tensor& v,
+                   Range rows, Range kept) {
+  Sight seen = of_marks;
+  seen.past = sight.past;
+  seen.cache = sight.cache;
+  const Tensor context = attend_rows(model, layer, seen, q, k, v, rows, kept);
+  if (sight.cache != nullptr && kept.size() > 0) {
+    KvCache& cache = *sight.cache;
+    cache.before.at(static_cast<std::size_t>(layer)) =
+        marks.select(2, 0).log().narrow(1, 0, rows.begin);
+    const auto first = marks.select(2, 1).select(1, rows.begin).max().item<double>();
+    cache.elsewhere.clear();
+    for (const std::int64_t tokens : cache.lengths)
+      cache.elsewhere.push_back(std::min(tokens, static_cast<std::int64_t>(first)));
+  }
+  return context;
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias) {
@@ -592,6 +643,27 @@ Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight) {
   if (!sight.real.defined()) return normed(x).mean(1, true);
   const Tensor weight = sight.real.unsqueeze(-1);
   return (normed(x) * weight).sum(1, true) / weight.sum(1, true);
+}
+
+Tensor read_out_rows(const Transformer& model, const Tensor& x, const Tensor& lengths, Range rows) {
+  const ModelConfig& config = model.config;
+  const at::TensorOptions numbers = at::TensorOptions(at::kLong).device(x.device());
+  const Tensor row = at::arange(rows.begin, rows.end, numbers);  // [rows]
+  const bool pools = config.task == Task::embedding && config.pooling == Pooling::mean;
+  Tensor weights;  // of each row in each token of the feature [B or 1, T, rows]
+  if (config.task == Task::causal_lm) {
+    weights = row == (lengths.to(at::kLong) - 1).view({-1, 1, 1});
+  } else if (pools && lengths.defined()) {
+    const Tensor tokens = lengths.to(at::kLong).view({-1, 1, 1});
+    weights = (row < tokens).to(x.scalar_type()) / tokens.to(x.scalar_type());
+  } else if (pools) {
+    weights =
+        at::full({1, 1, rows.size()}, 1.0 / static_cast<double>(config.num_tokens()), x.options());
+  } else {
+    weights = row == at::arange(config.summary_tokens, numbers).view({1, -1, 1});
+  }
+  const Tensor normed = config.norm_placement == NormPlacement::before ? norm(model, "norm", x) : x;
+  return at::matmul(weights.to(x.scalar_type()).expand({x.size(0), -1, -1}), normed);
 }
 
 Tensor last_token(const Tensor& x, const Tensor& lengths) {

@@ -65,6 +65,11 @@ struct KvCache {
   /// Tokens that each text has so far, B of them.
   std::vector<std::int64_t> lengths;
   std::int64_t capacity = 0;
+  /// Where rows stand for several tokens (segments.hpp): by layer the logarithms of what each of
+  /// those weighs that stand before a text's own keys [B, n]; and of how many of a text's tokens
+  /// the keys are not here, B of them. Undefined and empty where every token has its key.
+  std::vector<Tensor> before;
+  std::vector<std::int64_t> elsewhere;
   std::int64_t longest() const;
   /// Tokens that each text has got more.
   void add(const std::vector<std::int64_t>& tokens);
@@ -132,11 +137,20 @@ Tensor split_heads(const Tensor& x, std::int64_t head_width);
 /// context. q [B, N, h·K], k and v [B, N, h/G·K] -> [B, N, h·K].
 Tensor attend(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
               const Tensor& k, const Tensor& v);
-/// The same with the queries of some rows, q [B, rows, h·K]; of keys and values those of the heads
-/// `kept` are kept, where the sight has a cache. Throws std::invalid_argument where that one is not
-/// empty.
+/// The same with the queries of some of what keys are of, q [B, rows, h·K]; of keys and values
+/// those of the heads `kept` are kept, where the sight has a cache. Throws std::invalid_argument
+/// where that one is not empty.
 Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
                    const Tensor& k, const Tensor& v, Range rows, Range kept);
+/// What rows see of keys that stand for several tokens, or for one: `marks` [B, M, 2] says of how
+/// many each (its score grows by the logarithm: softmax weighs it as often) and their mean
+/// position, where its key is turned; a causal model's rows see no later position.
+Sight sight_of_marks(const Transformer& model, const Tensor& marks);
+/// attend_rows() of such keys, seen as sight_of_marks() says. `sight`: of the texts. Where all
+/// heads are kept the text goes on with attend().
+Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Sight& of_marks,
+                   const Tensor& marks, const Tensor& q, const Tensor& k, const Tensor& v,
+                   Range rows, Range kept);
 /// softmax(q·kᵀ/√K + bias)·v. q [B, h, N, K], k and v [B, h/G, M, K] -> [B, N, h·K].
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias = {});
 /// Context of some heads -> its share of the output, its bias as asked. [B, N, h·K] -> [B, N, D].
@@ -156,6 +170,9 @@ Tensor block(const Transformer& model, int layer, const Tensor& x, const Sight& 
 /// summary tokens [B, T, D]; for an embedding what its `pooling` reads [B, 1, D]; for a language
 /// model every token [B, N, D].
 Tensor read_out(const Transformer& model, const Tensor& x, const Sight& sight);
+/// What some rows of each sequence bring to the feature: a partial sum. x [B, rows, D], and the
+/// tokens of each text [B] (undefined: of images) -> [B, T, D].
+Tensor read_out_rows(const Transformer& model, const Tensor& x, const Tensor& lengths, Range rows);
 /// Each text's last token. [B, N, D] and lengths [B] -> [B, 1, D]; of a text without a token
 /// anything.
 Tensor last_token(const Tensor& x, const Tensor& lengths);

@@ -43,6 +43,8 @@ struct PlanOptions {
   /// Of a forced strategy of shares: what each agent of the fleet takes beside the others, in the
   /// fleet's order; 0 leaves it out. Empty: the strategy proposes.
   std::vector<double> shares;
+  /// Of strategies that exchange segments (plan::Strategy::has_segments).
+  plan::Segments segments;
   /// Weight δ of the accuracy proxy in the objective max_n[T + φ/b] + T_agg + δ·(1 − kept
   /// importance), relative to the teacher's latency on the fastest device: at 1, losing all
   /// importance costs as much time as the teacher takes there.

@@ -84,7 +84,7 @@ class MessageList {
   void add(Message message, const Program& receiver, std::int32_t receive) {
     message.to = receiver.rank;
     message.receive = receive;
-    message.value = plan::result_of(receiver.instructions[at(receive)]);
+    message.value = std::get<plan::Receive>(receiver.instructions[at(receive)]).result;
     message.bytes = receiver.values.at(at(message.value)).bytes();
     messages_.push_back(message);
   }
@@ -187,9 +187,10 @@ class Builder {
       task.seconds += seconds;
       task.last_instruction = count(i);
       if (task.seconds > 0) task.holds[0] = computing(program.rank);
-      const ValueId result = plan::result_of(instruction);
-      if (result >= 0) made_by_[at(program.rank)].at(at(result)) = vertex;
-      if (result >= 0) done_by[at(result)] = done;
+      plan::for_results(instruction, [&](ValueId result) {
+        made_by_[at(program.rank)].at(at(result)) = vertex;
+        done_by[at(result)] = done;
+      });
       computes_.emplace_back(vertex, &instruction);
       if (!plan::computes(instruction)) vertex = -1;
     }
@@ -307,7 +308,7 @@ std::vector<Start> starts_of(const Program& program) {
     const Instruction& instruction = program.instructions[i];
     if (std::holds_alternative<plan::Input>(instruction) ||
         std::holds_alternative<plan::Receive>(instruction))
-      sent.at(at(plan::result_of(instruction))) = true;
+      plan::for_results(instruction, [&](ValueId result) { sent.at(at(result)) = true; });
     if (!plan::computes(instruction)) continue;
     plan::for_operands(instruction, [&](ValueId operand) {
       if (!sent.at(at(operand))) return;

@@ -94,7 +94,8 @@ ValueId ProgramBuilder::project(const model::ModelConfig& config, std::int32_t p
 
 ValueId ProgramBuilder::attend(std::int32_t part, std::int32_t layer, model::Range heads,
                                model::Range texts, ValueId query, ValueId key, ValueId value,
-                               ValueId lengths, model::Range rows, model::Range kept) {
+                               ValueId lengths, model::Range rows, model::Range kept,
+                               ValueId marks) {
   Attend i;
   i.result = computed("a", info(query).dims);
   i.query = query;
@@ -107,6 +108,7 @@ ValueId ProgramBuilder::attend(std::int32_t part, std::int32_t layer, model::Ran
   i.texts = texts;
   i.rows = rows;
   i.kept = kept;
+  i.marks = marks;
   return append(i);
 }
 
@@ -208,13 +210,14 @@ ValueId ProgramBuilder::cast(ValueId x, base::Element to) {
 }
 
 ValueId ProgramBuilder::read_out(const model::ModelConfig& config, std::int32_t part, ValueId x,
-                                 ValueId lengths) {
+                                 ValueId lengths, model::Range rows) {
   const auto& dims = info(x).dims;
   ReadOut i;
   i.result = computed("f", {dims.at(0), feature_rows(config, dims.at(1)), config.width});
   i.x = x;
   i.lengths = lengths;
   i.part = part;
+  i.rows = rows;
   return append(i);
 }
 
@@ -229,6 +232,41 @@ ValueId ProgramBuilder::head(const model::ModelConfig& config, std::int32_t part
   i.part = part;
   i.vocabulary = vocabulary;
   return append(i);
+}
+
+ValueId ProgramBuilder::marks(std::int64_t batch, ValueId lengths, model::Range rows,
+                              std::int64_t segments) {
+  Marks i;
+  i.result = computed("g", {batch, segments, 2});
+  i.lengths = lengths;
+  i.rows = rows;
+  i.segments = segments;
+  return append(i);
+}
+
+ValueId ProgramBuilder::segment_means(ValueId x, ValueId lengths, model::Range rows,
+                                      std::int64_t segments) {
+  if (segments == rows.size()) return x;
+  SegmentMeans i;
+  i.result = computed("z", {info(x).dims.at(0), segments, info(x).dims.at(2)});
+  i.x = x;
+  i.lengths = lengths;
+  i.rows = rows;
+  i.segments = segments;
+  return append(i);
+}
+
+std::pair<ValueId, ValueId> ProgramBuilder::cluster(ValueId x, ValueId lengths, model::Range rows,
+                                                    std::int64_t segments) {
+  Cluster i;
+  i.centres = computed("z", {info(x).dims.at(0), segments, info(x).dims.at(2)});
+  i.marks = computed("g", {info(x).dims.at(0), segments, 2});
+  i.x = x;
+  i.lengths = lengths;
+  i.rows = rows;
+  i.segments = segments;
+  program_.instructions.emplace_back(i);
+  return {i.centres, i.marks};
 }
 
 void ProgramBuilder::send(ValueId value, std::int32_t peer, std::uint32_t tag) {

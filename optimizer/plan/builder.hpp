@@ -29,7 +29,7 @@ class ProgramBuilder {
   /// Of rows that are the texts `texts` of what `lengths` counts.
   ValueId attend(std::int32_t part, std::int32_t layer, model::Range heads, model::Range texts,
                  ValueId query, ValueId key, ValueId value, ValueId lengths, model::Range rows = {},
-                 model::Range kept = {});
+                 model::Range kept = {}, ValueId marks = -1);
   ValueId project_out(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
                       model::Range heads, bool with_bias, ValueId context);
   ValueId mlp_up(std::int32_t part, std::int32_t layer, model::Range columns, ValueId x);
@@ -43,9 +43,18 @@ class ProgramBuilder {
   ValueId concat(std::vector<ValueId> pieces, std::int32_t axis);
   /// The value itself where it is of that element.
   ValueId cast(ValueId x, base::Element to);
-  ValueId read_out(const model::ModelConfig& config, std::int32_t part, ValueId x, ValueId lengths);
+  ValueId read_out(const model::ModelConfig& config, std::int32_t part, ValueId x, ValueId lengths,
+                   model::Range rows = {});
   ValueId head(const model::ModelConfig& config, std::int32_t part, model::Range vocabulary,
                ValueId feature);
+
+  /// Of B sequences. `lengths`: −1 of images.
+  ValueId marks(std::int64_t batch, ValueId lengths, model::Range rows, std::int64_t segments);
+  /// The rows themselves where there is a segment for each.
+  ValueId segment_means(ValueId x, ValueId lengths, model::Range rows, std::int64_t segments);
+  /// Centres and their marks.
+  std::pair<ValueId, ValueId> cluster(ValueId x, ValueId lengths, model::Range rows,
+                                      std::int64_t segments);
 
   void send(ValueId value, std::int32_t peer, std::uint32_t tag);
   /// What `peer` sends under `tag`: shape and element of `like`; it is called `name`.

@@ -102,7 +102,9 @@ class Costs {
     const double seen = real(dims_of(i.key).at(1) + past());
     const double scores = real(last_of(i.query) / config.head_width * rows_of(i.query)) * seen;
     const double copies = dims_of(i.query).at(0) > 1 ? 2 * real(rows_of(i.query)) : 0;
-    return 4 * (2 * scores + copies * real(last_of(i.query)));
+    // What marks say of every pair of keys.
+    const double bias = i.marks < 0 ? 0 : real(rows_of(i.key)) * (config.causal ? seen : 1);
+    return 4 * (2 * scores + copies * real(last_of(i.query)) + bias);
   }
   /// Of its own texts, where the batch is cut.
   double cache_bytes(const Attend& i, std::int64_t, std::int64_t tokens) const {
@@ -140,11 +142,37 @@ class Costs {
     return 4 * real(rows_of(i.result) * last_of(i.result));
   }
   std::vector<Kernel> kernels(const ReadOut& i) const {
-    if (config_of(i.part).norm_placement == model::NormPlacement::after) return {};
-    return {{KernelKind::norm, rows_of(i.result), 0, last_of(i.result)}};
+    std::vector<Kernel> kernels;
+    const bool some_rows = i.rows.size() > 0;
+    if (config_of(i.part).norm_placement == model::NormPlacement::before)
+      kernels.push_back({KernelKind::norm, rows_of(some_rows ? i.x : i.result), 0, last_of(i.x)});
+    if (some_rows)
+      kernels.push_back({KernelKind::matmul, rows_of(i.result), i.rows.size(), last_of(i.x)});
+    return kernels;
   }
   std::vector<Kernel> kernels(const Head& i) const {
     return kernels_of_head(config_of(i.part), load_of(i.feature), last_of(i.result));
+  }
+
+  // ---- rows that stand for several ----
+
+  std::vector<Kernel> kernels(const Marks& i) const { return elementwise(i.result); }
+  std::vector<Kernel> kernels(const SegmentMeans& i) const { return elementwise(i.x); }
+  /// First from each row to each of those that centres begin at, one after the other; then the
+  /// distance of each row to each centre, and the mean of each centre's rows.
+  std::vector<Kernel> kernels(const Cluster& i) const {
+    const std::int64_t rows = rows_of(i.x), width = last_of(i.x);
+    std::vector<Kernel> kernels(static_cast<std::size_t>(i.segments),
+                                {KernelKind::matmul, rows, width, 1});
+    for (int step = 0; step < Cluster::steps; ++step) {
+      kernels.push_back({KernelKind::matmul, rows, width, i.segments});
+      kernels.push_back({KernelKind::elementwise, rows, 0, i.segments});
+      kernels.push_back({KernelKind::matmul, rows_of(i.centres), i.rows.size(), width});
+    }
+    return kernels;
+  }
+  double scratch_bytes(const Cluster& i) const {
+    return 4 * (3 * real(rows_of(i.x) * i.segments) + 2 * real(rows_of(i.centres) * last_of(i.x)));
   }
 
   // ---- the others ----
@@ -208,19 +236,17 @@ double peak_of(const Program& program, const Scratch& scratch_of) {
   const auto at = [](ValueId value) { return static_cast<std::size_t>(value); };
   std::vector<std::size_t> last(program.values.size(), 0);
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-    const ValueId result = result_of(program.instructions[i]);
-    if (result >= 0) last.at(at(result)) = i;
+    for_results(program.instructions[i], [&](ValueId result) { last.at(at(result)) = i; });
     for_operands(program.instructions[i], [&](ValueId operand) { last.at(at(operand)) = i; });
   }
   std::vector<double> ending(program.instructions.size(), 0);
   double alive = 0, peak = 0;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-    const ValueId result = result_of(program.instructions[i]);
-    if (result >= 0) {
+    for_results(program.instructions[i], [&](ValueId result) {
       const double bytes = program.values[at(result)].bytes();
       alive += bytes;
       ending[last[at(result)]] += bytes;
-    }
+    });
     peak = std::max(peak, alive + scratch_of(program.instructions[i]));
     alive -= ending[i];
   }

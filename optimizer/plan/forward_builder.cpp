@@ -105,6 +105,11 @@ ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
   };
   const bool of_own_rows = which == model::Projection::query && all_have_heads(layer);
   if (!is_split() || of_own_rows) return heads.size() > 0 ? projected(x) : -1;
+  if (key_rows_of_) {
+    if (key_rows_are_of_ != x) key_rows_ = key_rows_of_(layer, x);
+    key_rows_are_of_ = x;
+    return projected(key_rows_.x);
+  }
   if (all_have_heads(layer) && split_.gathered == Gathered::keys_and_values) {
     const ValueId own = projected(x);
     return program_.concat(collectives_->all_gather(own, program_.info(own), split_.rows), 1);
@@ -123,10 +128,11 @@ ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
 ValueId ForwardBuilder::attend(int layer, ValueId query, ValueId key, ValueId value) {
   if (query < 0) return -1;
   const bool by_rows = is_split() && all_have_heads(layer);
-  const model::Range kept =
-      split_.kept.empty() ? model::Range() : split_.kept[static_cast<std::size_t>(layer)];
+  model::Range rows, kept;
+  if (by_rows) rows = key_rows_of_ ? key_rows_.own : own_rows();
+  if (by_rows && !split_.kept.empty()) kept = split_.kept[static_cast<std::size_t>(layer)];
   return program_.attend(part_, layer, share_of(layer).heads, texts_, query, key, value, lengths_,
-                         by_rows ? own_rows() : model::Range(), by_rows ? kept : model::Range());
+                         rows, kept, key_rows_.marks);
 }
 
 ValueId ForwardBuilder::project_out(int layer, ValueId context) {
@@ -177,6 +183,10 @@ ValueId ForwardBuilder::add(ValueId x, ValueId added) { return program_.add(x, a
 
 ValueId ForwardBuilder::read_out(ValueId x) {
   return program_.read_out(config_, part_, x, lengths_);
+}
+
+ValueId ForwardBuilder::read_out_rows(ValueId x) {
+  return program_.read_out(config_, part_, x, lengths_, own_rows());
 }
 
 ValueId ForwardBuilder::head(ValueId feature) {

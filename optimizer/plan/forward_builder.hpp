@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "optimizer/plan/builder.hpp"
@@ -36,6 +38,21 @@ class ForwardBuilder {
   /// One of the ranks of `collectives`, which compute each block together; `shares` by rank.
   ForwardBuilder(ProgramBuilder& program, const model::ModelConfig& config, ValueId given,
                  Collectives& collectives, std::vector<Share> shares, RowSplit split = {});
+  /// What keys and values are computed from, where that is less than all rows: key rows, with marks
+  /// where they stand for several; which of them are the rank's own.
+  struct KeyRows {
+    ValueId x = -1;
+    model::Range own;
+    ValueId marks = -1;
+  };
+  using KeyRowsOf = std::function<KeyRows(int layer, ValueId own)>;
+  /// A rank with all weights that keeps these rows of the stream, and the keys and values of these
+  /// heads by layer.
+  void of_rows(model::Range rows, KeyRowsOf key_rows_of, std::vector<model::Range> kept) {
+    split_.rows = {rows};
+    split_.kept = std::move(kept);
+    key_rows_of_ = std::move(key_rows_of);
+  }
   /// From here on values are of these texts of the batch.
   void of_texts(model::Range texts) { texts_ = texts; }
 
@@ -48,6 +65,10 @@ class ForwardBuilder {
   ValueId mlp_down(int layer, ValueId activations);
   ValueId add(ValueId x, ValueId added);
   ValueId read_out(ValueId x);
+  /// What the rank's rows bring to the feature.
+  ValueId read_out_rows(ValueId x);
+  /// How many tokens each text has; of images −1.
+  ValueId lengths() const { return lengths_; }
   /// The feature -> the answer; a language model's for the vocabulary of the share.
   ValueId head(ValueId feature);
   /// The states of all rows, on every rank.
@@ -89,6 +110,9 @@ class ForwardBuilder {
     ValueId of = -1, whole = -1;
     std::vector<ValueId> pieces;
   } gathered_;  // the last one
+  KeyRowsOf key_rows_of_;
+  KeyRows key_rows_;  // the last ones
+  ValueId key_rows_are_of_ = -1;
 };
 
 }  // namespace cleave::plan

@@ -13,7 +13,8 @@ namespace cleave::plan {
 using ValueId = std::int32_t;
 
 // The operations that programs are made of: one struct each. `fields` lists once what an operation
-// reads, writes and says; its text, the digest of programs and who uses which value follow from it.
+// reads, writes (its results first) and says; its text, the digest of programs and who uses which
+// value follow from it.
 // What it costs stands in cost.cpp.
 
 /// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N].
@@ -120,13 +121,14 @@ struct Project {
 /// softmax(q·kᵀ/√K)·v of some heads -> context [B, n, h·K]. Of texts, `lengths` says what each
 /// token sees; of a causal model's sequence the keys and values go behind those that are kept of
 /// it. Of `texts` of the batch alone, where it is cut. The queries may be those of some `rows` of
-/// the tokens that the keys are of; then a sequence begins here, and of its keys and values those
-/// of the heads `kept` are kept, for the steps that follow.
+/// what the keys are of; then a sequence begins here, and of its keys and values those of the heads
+/// `kept` are kept, for the steps that follow. Where keys are not the tokens one by one, `marks`
+/// says what each key row stands for: it decides what is seen, how much it weighs and where it is.
 struct Attend {
   static constexpr std::string_view name = "attend";
   static constexpr bool computes = true;
   static constexpr bool accepts_absent = false;
-  ValueId result = -1, query = -1, key = -1, value = -1, lengths = -1;
+  ValueId result = -1, query = -1, key = -1, value = -1, lengths = -1, marks = -1;
   std::int32_t part = teacher_part, layer = -1;
   model::Range heads, texts;
   model::Range rows;  // none: all, and all heads are kept
@@ -138,6 +140,7 @@ struct Attend {
     fields.operand(i.key);
     fields.operand(i.value);
     fields.optional_operand(i.lengths);
+    fields.optional_operand(i.marks);
     fields.part(i.part);
     fields.layer(i.layer);
     fields.range("heads", i.heads);
@@ -291,19 +294,22 @@ struct Cast {
 };
 
 /// What the task reads of the last states, behind the last norm: x [B, N, D] -> feature [B, T, D]
-/// (model/transformer.hpp); of a causal model each text's last token alone, [B, 1, D].
+/// (model/transformer.hpp); of a causal model each text's last token alone, [B, 1, D]. Of some
+/// `rows` of each sequence, x [B, rows, D]: what they bring to the feature, a partial sum.
 struct ReadOut {
   static constexpr std::string_view name = "read_out";
   static constexpr bool computes = true;
   static constexpr bool accepts_absent = false;
   ValueId result = -1, x = -1, lengths = -1;
   std::int32_t part = teacher_part;
+  model::Range rows;  // none: all
   template <class Self, class Fields>
   static void fields(Self& i, Fields& fields) {
     fields.result(i.result);
     fields.operand(i.x);
     fields.optional_operand(i.lengths);
     fields.part(i.part);
+    fields.range("rows", i.rows);
   }
 };
 
@@ -322,6 +328,69 @@ struct Head {
     fields.operand(i.feature);
     fields.part(i.part);
     fields.range("vocabulary", i.vocabulary);
+  }
+};
+
+// ---- rows that stand for several (PRISM) ----
+//
+// Some `rows` of each sequence in `segments` consecutive segments that are equal up to one row, the
+// larger ones first. `lengths` says which rows are padding: it is in no mean and counts nothing. Of
+// images there is none.
+
+/// What each segment stands for -> [B, S, 2]: how many rows, and their mean position (of a segment
+/// that is all padding 0, and that of its rows).
+struct Marks {
+  static constexpr std::string_view name = "marks";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, lengths = -1;
+  model::Range rows;
+  std::int64_t segments = 0;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.optional_operand(i.lengths);
+    fields.range("rows", i.rows);
+    fields.number("segments ", i.segments);
+  }
+};
+
+/// The mean of each segment: x [B, rows, D] -> [B, S, D].
+struct SegmentMeans {
+  static constexpr std::string_view name = "segment_means";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, x = -1, lengths = -1;
+  model::Range rows;
+  std::int64_t segments = 0;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.x);
+    fields.optional_operand(i.lengths);
+    fields.range("rows", i.rows);
+    fields.number("segments ", i.segments);
+  }
+};
+
+/// The same rows grouped by content, k-means from rows far from each other on: x [B, rows, D] ->
+/// centres [B, S, D] and their marks [B, S, 2].
+struct Cluster {
+  static constexpr std::string_view name = "cluster";
+  static constexpr int steps = 4;  // of Lloyd's
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId centres = -1, marks = -1, x = -1, lengths = -1;
+  model::Range rows;
+  std::int64_t segments = 0;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.centres);
+    fields.result(i.marks);
+    fields.operand(i.x);
+    fields.optional_operand(i.lengths);
+    fields.range("rows", i.rows);
+    fields.number("segments ", i.segments);
   }
 };
 
@@ -387,9 +456,9 @@ struct Output {
   }
 };
 
-using Instruction =
-    std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp, MlpDown, AddBias,
-                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output, Cast>;
+using Instruction = std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp,
+                                 MlpDown, AddBias, Add, Slice, Concat, ReadOut, Head, Send, Receive,
+                                 Fuse, Output, Cast, Marks, SegmentMeans, Cluster>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {
@@ -421,14 +490,15 @@ void for_operands(const Instruction& instruction, const Visit& visit) {
   std::visit([&fields](const auto& i) { i.fields(i, fields); }, instruction);
 }
 
-/// What it writes, or −1.
-inline ValueId result_of(const Instruction& instruction) {
-  struct Result : AnyField {
-    void result(ValueId value) { found = value; }
-    ValueId found = -1;
-  } fields;
+/// Calls `visit(value)` for each value that it writes, in order.
+template <class Visit>
+void for_results(const Instruction& instruction, const Visit& visit) {
+  struct Results : AnyField {
+    explicit Results(const Visit& visit_) : visit(visit_) {}
+    void result(ValueId value) { visit(value); }
+    const Visit& visit;
+  } fields(visit);
   std::visit([&fields](const auto& i) { i.fields(i, fields); }, instruction);
-  return fields.found;
 }
 
 inline std::string_view name_of(const Instruction& instruction) {

@@ -1,6 +1,7 @@
 #include "optimizer/plan/plan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -176,6 +177,36 @@ void check_wire(const Plan& plan) {
            "f32: with the strategy '" + plan.strategy + "' devices exchange nothing");
 }
 
+/// Of every layer or one for each.
+void check_layer_numbers(const std::vector<std::int64_t>& numbers,
+                         const model::ModelConfig& teacher, const std::string& where,
+                         std::int64_t least, const std::string& needs) {
+  if (numbers.size() != 1 && numbers.size() != teacher.layers.size())
+    refuse(where, std::to_string(numbers.size()) + " numbers",
+           "one, or one for each of the teacher's " + std::to_string(teacher.layers.size()) +
+               " layers");
+  for (const std::int64_t number : numbers)
+    if (number < least || number > 100 * max_share_rows) refuse(where, "one out of range", needs);
+}
+
+void check_segments(const Plan& plan, const Strategy& strategy) {
+  const std::string name = "the strategy '" + std::string(strategy.name) + "'";
+  if (!strategy.has_segments) {
+    if (plan.segments) refuse("segments", "some", "none: " + name + " has none");
+    return;
+  }
+  if (!plan.segments)
+    refuse("segments", "none", "compression or count: " + name + " exchanges segments");
+  const Segments& segments = *plan.segments;
+  if (segments.compression.empty() == segments.count.empty())
+    refuse("segments", segments.count.empty() ? "neither" : "both", "one of compression and count");
+  if (segments.count.empty())
+    check_layer_numbers(segments.compression, plan.teacher, "segments.compression", 100,
+                        "numbers from 1");
+  else
+    check_layer_numbers(segments.count, plan.teacher, "segments.count", 1, "numbers from 1");
+}
+
 // --- reading ---
 
 /// [begin, end].
@@ -196,6 +227,40 @@ Share read_share(const base::Reader& reader) {
   }
   share.vocabulary = read_range(reader.at("vocabulary"));
   return share;
+}
+
+/// One number, or one for each layer.
+template <class Read>
+std::vector<std::int64_t> read_layer_numbers(const base::Reader& reader, const Read& read) {
+  if (!reader.json().is_array()) return {read(reader)};
+  std::vector<std::int64_t> numbers;
+  for (const base::Reader& number : reader.items()) numbers.push_back(read(number));
+  return numbers;
+}
+
+/// 4.95 -> 495.
+std::int64_t read_hundredths(const base::Reader& reader) {
+  const double hundredths = 100 * reader.number(1, max_share_rows);
+  if (std::abs(hundredths - std::round(hundredths)) > 1e-6)
+    throw reader.error("saw " + reader.json().dump() + ", needs a number of two decimals");
+  return std::llround(hundredths);
+}
+
+Segments read_segments(const base::Reader& reader) {
+  reader.allow({"content", "compression", "count"});
+  Segments segments;
+  const std::string means(name_of(Segments::Content::means)),
+      clusters(name_of(Segments::Content::clusters));
+  if (const auto content = reader.find("content"))
+    segments.content = content->one_of({means, clusters}) == means ? Segments::Content::means
+                                                                   : Segments::Content::clusters;
+  segments.compression.clear();
+  if (const auto compression = reader.find("compression"))
+    segments.compression = read_layer_numbers(*compression, read_hundredths);
+  if (const auto count = reader.find("count"))
+    segments.count = read_layer_numbers(
+        *count, [](const base::Reader& number) { return number.integer(1, max_share_rows); });
+  return segments;
 }
 
 PlanPart read_part(const base::Reader& reader) {
@@ -258,7 +323,7 @@ Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format, "make the plan again with 'cleave plan'");
   reader.allow({"format", "name", "strategy", "weight_format", "teacher", "teacher_digest", "shape",
                 "parts", "aggregator", "partition", "all_reduce", "overlap", "gathered", "wire",
-                "prediction", "candidates", "seed", "programs"});
+                "segments", "prediction", "candidates", "seed", "programs"});
   reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Plan plan;
   plan.name = reader.text("name", plan.name);
@@ -288,6 +353,7 @@ Plan read_fields(const base::Reader& reader) {
     plan.gathered =
         gathered->one_of({rows, both}) == rows ? Gathered::rows : Gathered::keys_and_values;
   }
+  if (const auto segments = reader.find("segments")) plan.segments = read_segments(*segments);
   if (const auto prediction = reader.find("prediction"))
     plan.prediction = read_prediction(*prediction);
   if (const auto candidates = reader.find("candidates"))
@@ -323,6 +389,19 @@ nlohmann::json share_to_json(const Share& share) {
   for (const LayerShare& layer : share.layers)
     json["layers"].push_back(
         {{"heads", range_to_json(layer.heads)}, {"columns", range_to_json(layer.columns)}});
+  return json;
+}
+
+nlohmann::json segments_to_json(const Segments& segments) {
+  nlohmann::json json = {{"content", name_of(segments.content)}};
+  const auto write = [&json](const char* key, const nlohmann::json& numbers) {
+    if (!numbers.empty()) json[key] = numbers.size() == 1 ? numbers.front() : numbers;
+  };
+  std::vector<double> compression;
+  for (const std::int64_t hundredths : segments.compression)
+    compression.push_back(static_cast<double>(hundredths) / 100);
+  write("compression", compression);
+  write("count", segments.count);
   return json;
 }
 
@@ -409,6 +488,7 @@ nlohmann::json plan_to_json(const Plan& plan) {
   if (plan.wire != base::Element::f32) json["wire"] = base::name_of(plan.wire);
   if (plan.overlap) json["overlap"] = true;
   if (plan.gathered != Gathered::rows) json["gathered"] = name_of(plan.gathered);
+  if (plan.segments) json["segments"] = segments_to_json(*plan.segments);
   return json;
 }
 
@@ -518,6 +598,17 @@ base::Element wire_named(const std::string& name) {
                               base::joined(wire_names()));
 }
 
+std::int64_t Segments::of(std::size_t layer, std::int64_t rows) const {
+  const std::vector<std::int64_t>& numbers = count.empty() ? compression : count;
+  const std::int64_t number = numbers.at(numbers.size() == 1 ? 0 : layer);
+  const std::int64_t wanted = count.empty() ? (200 * rows + number) / (2 * number) : number;
+  return std::clamp<std::int64_t>(wanted, 1, rows);
+}
+
+std::string_view name_of(Segments::Content content) {
+  return content == Segments::Content::means ? "means" : "clusters";
+}
+
 std::string aggregator_process(const std::string& device) { return "aggregator@" + device; }
 
 DevicePrediction Prediction::of(const std::string& device) const {
@@ -538,6 +629,7 @@ void check(const Plan& plan) {
     check_part(plan.parts[p], plan.teacher, "parts[" + std::to_string(p) + "]");
   if (plan.partition) check_partition(plan);
   check_wire(plan);
+  check_segments(plan, strategy);
   strategy.check(plan);
 }
 

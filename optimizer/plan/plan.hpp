@@ -130,6 +130,24 @@ std::vector<std::string> wire_names();
 /// Throws std::invalid_argument that lists the known names.
 base::Element wire_named(const std::string& name);
 
+/// What the rows of one device are for the others, where a strategy exchanges less than the rows
+/// themselves (PRISM): segments, each of them one row.
+struct Segments {
+  enum class Content {
+    means,     // of consecutive rows
+    clusters,  // of rows that are alike
+  };
+  Content content = Content::means;
+  /// Rows that a segment stands for (the compression rate CR = N/(S·P)), in hundredths; or how many
+  /// there are of a device's rows, S. Of every layer, or one for each; one of both lists is empty.
+  std::vector<std::int64_t> compression = {400};
+  std::vector<std::int64_t> count;
+
+  /// S of so many rows in a layer: rows/CR, rounded, at least 1, at most the rows themselves.
+  std::int64_t of(std::size_t layer, std::int64_t rows) const;
+};
+std::string_view name_of(Segments::Content content);
+
 /// The one that cuts sub-models (CoFormer).
 std::string usual_strategy();
 
@@ -157,6 +175,7 @@ struct Plan {
   bool overlap = false;
   /// What of the others' rows attention needs, where each device has all heads.
   Gathered gathered = Gathered::rows;
+  std::optional<Segments> segments;  // where the strategy exchanges them
   Prediction prediction;
   std::vector<Candidate> candidates;
   std::uint64_t seed = 1;

@@ -106,11 +106,14 @@ const std::vector<Strategy>& strategies() {
       {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
        PartKind::share, compile_whole_stream, check_tensor, propose_tensor},
       {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
-       PartKind::share, compile_by_rows, check_voltage, propose_voltage, divide_voltage},
+       PartKind::share, compile_by_rows, check_voltage, propose_rows, divide_rows},
       {"hepti", "rows, rows and columns, or heads and columns on each device, as memory allows",
        PartKind::share, compile_hepti, check_hepti, nullptr, nullptr, divisions_hepti},
       {"galaxy", "heads and columns on each device, the stream by rows, exchange beside products",
        PartKind::share, compile_by_rows, check_galaxy, nullptr, nullptr, divisions_galaxy},
+      {"prism",
+       "rows of the sequence on each device with all weights, which the others see as segments",
+       PartKind::share, compile_prism, check_prism, propose_rows, divide_rows, nullptr, true},
   };
   return table;
 }

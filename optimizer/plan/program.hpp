@@ -87,6 +87,8 @@ struct Strategy {
   /// What may be divided, where whoever plans finds the best shares. A strategy whose parts are
   /// shares has one of the two.
   std::vector<Division> (*divisions)() = nullptr;
+  /// Its plans say what devices' rows are for the others (Plan::segments).
+  bool has_segments = false;
 };
 const std::vector<Strategy>& strategies();
 /// The first of the table with such parts.

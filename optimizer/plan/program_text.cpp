@@ -56,12 +56,15 @@ std::string dims_text(const std::vector<std::int64_t>& dims) {
   return text + "]";
 }
 
-/// What is known of the value that the instruction writes.
-std::string result_text(const Instruction& instruction, const Program& program) {
-  const ValueId written = result_of(instruction);
-  if (written < 0) return "";
-  const ValueInfo& result = program.values.at(static_cast<std::size_t>(written));
-  return "  # " + std::string(base::name_of(result.element)) + " " + dims_text(result.dims);
+/// What is known of the values that the instruction writes.
+std::string results_text(const Instruction& instruction, const Program& program) {
+  std::string kinds;
+  for_results(instruction, [&](ValueId written) {
+    const ValueInfo& result = program.values.at(static_cast<std::size_t>(written));
+    kinds += (kinds.empty() ? "  # " : ", ") + std::string(base::name_of(result.element)) + " " +
+             dims_text(result.dims);
+  });
+  return kinds;
 }
 
 }  // namespace
@@ -69,10 +72,13 @@ std::string result_text(const Instruction& instruction, const Program& program) 
 std::string to_text(const Instruction& instruction, const Program& program) {
   Arguments arguments(program);
   std::visit([&arguments](const auto& i) { i.fields(i, arguments); }, instruction);
-  const std::string text = std::string(name_of(instruction)) + "(" + arguments.text() + ")";
-  const ValueId written = result_of(instruction);
-  return written < 0 ? text
-                     : program.values.at(static_cast<std::size_t>(written)).name + " = " + text;
+  std::string names;
+  for_results(instruction, [&](ValueId written) {
+    names +=
+        (names.empty() ? "" : ", ") + program.values.at(static_cast<std::size_t>(written)).name;
+  });
+  return (names.empty() ? "" : names + " = ") + std::string(name_of(instruction)) + "(" +
+         arguments.text() + ")";
 }
 
 std::string stretch_name(const Program& program, std::size_t first, std::size_t last) {
@@ -95,7 +101,7 @@ std::string stretch_name(const Program& program, std::size_t first, std::size_t 
 std::string to_text(const Program& program) {
   std::string text = "rank " + std::to_string(program.rank) + ":\n";
   for (const Instruction& instruction : program.instructions)
-    text += "  " + to_text(instruction, program) + result_text(instruction, program) + "\n";
+    text += "  " + to_text(instruction, program) + results_text(instruction, program) + "\n";
   return text;
 }
 

@@ -138,6 +138,23 @@ TEST(Executor, RunsAnAgentsProgramToItsEnd) {
   EXPECT_EQ(bench.executor.in_flight(), 0u);
 }
 
+// Both results of one instruction are there when it has run, for whoever reads them.
+TEST(Executor, HandsOnEveryResultOfAnInstruction) {
+  auto program = std::make_shared<Program>();
+  program->values = {info("x"), info("z"), info("g"), info("h")};
+  plan::Cluster cluster;
+  cluster.x = 0;
+  cluster.centres = 1;
+  cluster.marks = 2;
+  program->instructions = {plan::Input{0},      cluster,
+                           norm(3, 2),          plan::Send{1, 2, 7},
+                           plan::Send{2, 2, 8}, plan::Send{3, 2, 9}};
+  Bench bench;
+  bench.executor.admit(1, program, {value_of(5)}, in_a_second, in_an_hour);
+  bench.run();
+  EXPECT_EQ(bench.log, (Log{"1 send 2:7 5", "1 send 2:8 5", "1 send 2:9 105", "1 finished"}));
+}
+
 TEST(Executor, FusesWhenEveryFeatureCame) {
   Bench bench;
   bench.executor.admit(1, fusion_program(), {}, in_a_second, in_an_hour);

@@ -31,7 +31,7 @@ class NullEngine : public ValueEngine {
  public:
   net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
                      const std::vector<const net::Value*>&, const Sequence&) override {
-    const auto& info = program.values.at(static_cast<std::size_t>(plan::result_of(instruction)));
+    const auto& info = program.values.at(static_cast<std::size_t>(result_of(instruction)));
     auto& kept = zeros_[info.dims];
     if (!kept.data.owner()) {
       kept.element = info.element;

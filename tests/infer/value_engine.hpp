@@ -9,7 +9,15 @@
 
 namespace cleave::infer {
 
-/// An engine that computes net::Values from net::Values, an instruction at a time.
+/// The first value that an instruction writes.
+inline plan::ValueId result_of(const plan::Instruction& instruction) {
+  std::vector<plan::ValueId> results;
+  plan::for_results(instruction, [&](plan::ValueId value) { results.push_back(value); });
+  return results.at(0);
+}
+
+/// An engine that computes net::Values from net::Values, an instruction at a time; of one with
+/// several results they are all the same.
 class ValueEngine : public Engine {
  public:
   virtual net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
@@ -42,8 +50,8 @@ class ValueEngine : public Engine {
       operands_.clear();
       plan::for_operands(instruction,
                          [&](plan::ValueId operand) { operands_.push_back(&at(operand)); });
-      at(plan::result_of(instruction)) =
-          engine_.compute(instruction, *program_, operands_, sequence_);
+      const net::Value computed = engine_.compute(instruction, *program_, operands_, sequence_);
+      plan::for_results(instruction, [&](plan::ValueId result) { at(result) = computed; });
     }
     net::Value get(plan::ValueId value) override {
       if (given_.count(value) != 0) return at(value);
@@ -70,7 +78,7 @@ inline net::Value run_one(Engine& engine, const plan::Instruction& instruction,
   auto next = operands.begin();
   plan::for_operands(instruction, [&](plan::ValueId value) { slots->set(value, *next++); });
   slots->run(instruction);
-  return slots->get(plan::result_of(instruction));
+  return slots->get(result_of(instruction));
 }
 
 }  // namespace cleave::infer

@@ -191,6 +191,15 @@ inline plan::Plan galaxy_plan(const model::ModelConfig& teacher, std::size_t dev
   return made;
 }
 
+/// The same rows, which the others see as segments of two.
+inline plan::Plan prism_plan(const model::ModelConfig& teacher, std::size_t devices) {
+  plan::Plan made = voltage_plan(teacher, devices);
+  made.strategy = "prism";
+  made.segments.emplace();
+  made.segments->compression = {200};
+  return made;
+}
+
 /// A layer on each device, and on the first one what is left over.
 inline plan::Plan pipeline_plan(const model::ModelConfig& teacher, std::size_t devices) {
   const plan::Share all = plan::whole_share(teacher);

@@ -235,7 +235,7 @@ TEST(Plan, RefusesNoPartsAndUnknownStrategies) {
   EXPECT_EQ(
       refusal([](Plan& plan) { plan.strategy = "decompose"; }),
       "[strategy] saw 'decompose', needs one of local, decomposed, pipeline, tensor, voltage, "
-      "hepti, galaxy");
+      "hepti, galaxy, prism");
 }
 
 TEST(Plan, HoldsAPartitionToItsWord) {
@@ -449,6 +449,107 @@ TEST(Share, OfRowsHasAllWeights) {
             "the teacher");
 }
 
+// ---- segments ----
+
+Plan prism() { return examples::prism_plan(examples::vit(6, 192, 3, 28, 4, 1, 10), 3); }
+
+TEST(Segments, ComeBackFromTheirFile) {
+  const testing::Scratch scratch;
+  Plan by_layer = prism(), counted = prism();
+  by_layer.segments->compression = {150, 200, 250, 300, 495, 1000};
+  counted.segments->compression.clear();
+  counted.segments->count = {3};
+  counted.segments->content = Segments::Content::clusters;
+  std::set<std::string> digests;
+  for (const Plan& plan : {prism(), by_layer, counted}) {
+    write_plan(plan, scratch / "plan.json");
+    const Plan read = read_plan(scratch / "plan.json");
+    ASSERT_TRUE(read.segments);
+    EXPECT_EQ(read.segments->compression, plan.segments->compression);
+    EXPECT_EQ(read.segments->count, plan.segments->count);
+    EXPECT_EQ(read.segments->content, plan.segments->content);
+    EXPECT_EQ(digest_of(read), digest_of(plan));
+    digests.insert(digest_of(plan));
+  }
+  EXPECT_EQ(digests.size(), 3u) << "two plans of other segments have one digest";
+}
+
+// 99 rows at CR 9.9, 4.95 and 3.3 are 10, 20 and 30 segments.
+TEST(Segments, AreRowsByTheCompressionRate) {
+  const auto of = [](std::int64_t hundredths, std::int64_t rows) {
+    Segments segments;
+    segments.compression = {hundredths};
+    return segments.of(7, rows);
+  };
+  EXPECT_EQ(of(990, 99), 10);
+  EXPECT_EQ(of(495, 98), 20);
+  EXPECT_EQ(of(330, 98), 30);
+  EXPECT_EQ(of(100, 98), 98);
+  EXPECT_EQ(of(12800, 128), 1);
+  EXPECT_EQ(of(12800, 5), 1) << "at least one";
+  Segments counted;
+  counted.compression.clear();
+  counted.count = {2, 5};
+  EXPECT_EQ(counted.of(1, 98), 5);
+  EXPECT_EQ(counted.of(1, 4), 4) << "at most the rows";
+}
+
+TEST(Segments, SayInTheirFileWhatIsWrong) {
+  const auto refused = [](const nlohmann::json& segments) {
+    nlohmann::json json = to_json(prism());
+    json["segments"] = segments;
+    return message_of([&] { plan_from_json(json.dump(), "plan.json"); });
+  };
+  EXPECT_EQ(refused({{"content", "medians"}, {"compression", 4}}),
+            "[plan.json] segments.content: saw \"medians\", needs one of means, clusters");
+  EXPECT_EQ(refused({{"compression", 0.5}}),
+            "[plan.json] segments.compression: saw 0.5, needs a number from 1 to 1048576");
+  EXPECT_EQ(refused({{"compression", {2, 2, 2, 2, 2, 3.333}}}),
+            "[plan.json] segments.compression[5]: saw 3.333, needs a number of two decimals");
+  EXPECT_EQ(refused({{"compression", {2, 3}}}),
+            "[plan.json] segments.compression: saw 2 numbers, needs one, or one for each of the "
+            "teacher's 6 layers");
+  EXPECT_EQ(refused({{"count", 0}}),
+            "[plan.json] segments.count: saw 0, needs a whole number from 1 to 1048576");
+  EXPECT_EQ(refused({{"content", "means"}}),
+            "[plan.json] segments: saw neither, needs one of compression and count");
+  EXPECT_EQ(refused({{"count", 2}, {"compression", 2}}),
+            "[plan.json] segments: saw both, needs one of compression and count");
+  EXPECT_EQ(refused({{"size", 2}}),
+            "[plan.json] segments.size: unknown key; known are content, compression, count");
+}
+
+TEST(Segments, AreOfTheStrategyThatExchangesThem) {
+  EXPECT_EQ(refusal_of(prism(), [](Plan& plan) { plan.segments.reset(); }),
+            "[check] plan.segments: saw none, needs compression or count: the strategy 'prism' "
+            "exchanges segments");
+  EXPECT_EQ(refusal_of(prism(), [](Plan& plan) { plan.strategy = "voltage"; }),
+            "[check] plan.segments: saw some, needs none: the strategy 'voltage' has none");
+  EXPECT_EQ(refusal_of(prism(), [](Plan& plan) { plan.segments->compression = {99}; }),
+            "[check] plan.segments.compression: saw one out of range, needs numbers from 1");
+  EXPECT_EQ(refusal_of(prism(), [](Plan& plan) { plan.teacher.classes = 0; }),
+            "[check] plan.teacher: saw no head, needs one: the strategy 'prism' answers as the "
+            "teacher does");
+}
+
+// 50 tokens, 3 : 1 : 1.
+TEST(Segments, AreLeftOfEveryDevicesRows) {
+  EXPECT_EQ(refusal_of(prism(), [](Plan& plan) { plan.segments->compression = {2001}; }),
+            "[check] plan.segments.compression: saw 20.01, needs at most 20: device 'd1' has 10 "
+            "rows, and no segment is left of them");
+  EXPECT_EQ(refusal_of(prism(), [](Plan& plan) { plan.segments->compression = {2000}; }), "");
+  const auto text = [](std::int64_t tokens) {
+    Plan plan = examples::prism_plan(examples::small_llama(), 2);
+    plan.shape.tokens = tokens;
+    plan.segments->compression = {900};
+    return plan;
+  };
+  EXPECT_EQ(refusal_of(text(12), [](Plan&) {}),
+            "[check] plan.segments.compression: saw 9, needs at most 6: device 'd1' has 3 rows, "
+            "and no segment is left of them");
+  EXPECT_NO_THROW(compile(text(100), {1, 12})) << "a shorter text than planned";
+}
+
 TEST(Share, OfLayersFollowsTheOneBefore) {
   EXPECT_EQ(
       refusal_of(pipeline(), [](Plan& plan) { std::swap(plan.parts[0].runs, plan.parts[1].runs); }),
@@ -505,6 +606,7 @@ TEST(Propose, GivesSharesThatTheStrategyTakes) {
           parts.push_back({"d" + std::to_string(parts.size()), share});
         Plan plan = examples::plan_of(teacher, std::move(parts), "d0", std::string(strategy.name));
         plan.shape.tokens = teacher.is_text() ? 5 : 0;
+        if (strategy.has_segments) plan.segments.emplace().compression = {200};
         EXPECT_EQ(compile(plan, plan.shape).size(), devices + 1);
       }
   }

@@ -720,6 +720,34 @@ TEST(Search, PredictsTheBytesAndTimesOfTheWireFormat) {
   EXPECT_GT(latency(base::Element::f16), latency(base::Element::scaled_i8));
 }
 
+TEST(Search, PlansSegmentsAsTheyAreAskedFor) {
+  const auto fleet = examples::fleet({examples::device("fast", 2), examples::device("slow", 1)});
+  PlanOptions options;
+  options.strategy = "prism";
+  options.segments.compression = {250};
+  options.segments.content = plan::Segments::Content::clusters;
+  const plan::Plan images = search(examples::vit_base(), fleet, options).plan;
+  ASSERT_TRUE(images.segments);
+  EXPECT_EQ(images.segments->compression, (std::vector<std::int64_t>{250}));
+  EXPECT_EQ(images.segments->content, plan::Segments::Content::clusters);
+  EXPECT_EQ(plan::devices_of(images), (std::vector<std::string>{"fast", "slow"}));
+  // The last device goes on with texts alone.
+  options.shape = examples::generated_texts();
+  EXPECT_EQ(plan::devices_of(search(examples::small_llama(), fleet, options).plan),
+            (std::vector<std::string>{"slow", "fast"}));
+  // Too few rows for so many devices: fewer, or the reason.
+  options.shape = {1, 12, 0};
+  options.segments.compression = {500};
+  const auto three = examples::three_devices();
+  EXPECT_EQ(search(examples::small_llama(), fleet, options).plan.parts.size(), 2u);
+  EXPECT_EQ(search(examples::small_llama(), three, options).plan.parts.size(), 2u);
+  options.segments.compression = {2500};
+  EXPECT_NE(testing::message_of([&] {
+              search(examples::small_llama(), fleet, options);
+            }).find("and no segment is left of them"),
+            std::string::npos);
+}
+
 TEST(Search, GivesTheLayersThatADeviceHasNoRoomForToTheOthers) {
   const auto teacher = examples::vit_base();
   const auto fleet = examples::fleet(
@@ -750,7 +778,7 @@ TEST(Search, RefusesOptionsOutOfRange) {
   options.strategy = "magic";
   EXPECT_EQ(refusal(options),
             "[strategy] saw 'magic', needs one of local, decomposed, pipeline, tensor, voltage, "
-            "hepti, galaxy");
+            "hepti, galaxy, prism");
   options = usual();
   options.limits.latency_s = -1;
   EXPECT_EQ(refusal(options), "[plan] limits.latency_s: saw -1, needs a number from 0");

@@ -104,6 +104,20 @@ TEST(Simulate, TakesTheFeaturesInOneAfterTheOther) {
   EXPECT_NEAR(play(plan, fleet).latency_s, first_s + 64 * 4 / 1000.0, 1e-5);
 }
 
+// Centres and what they stand for are two messages from each device to the other one; of 25 rows 5.
+TEST(Simulate, PlaysBothResultsOfAnInstruction) {
+  const auto fleet = examples::fleet({clockwork("d0", 0), clockwork("d1", 0)}, 1000, 0);
+  plan::Plan plan = examples::prism_plan(examples::vit(1, 192, 3, 28, 4, 1, 10), 2);
+  plan.parts[0].share()->rows = 1;
+  plan.segments->compression = {500};
+  const double pixels_s = pixels / 1000;
+  const double means_s = 4 * 5 * 192 / 1000.0, marks_s = 4 * 5 * 2 / 1000.0;
+  // The answer stays on the device that aggregates; pixels go to the other one.
+  EXPECT_NEAR(play(plan, fleet).latency_s, pixels_s + means_s, 1e-9);
+  plan.segments->content = plan::Segments::Content::clusters;
+  EXPECT_NEAR(play(plan, fleet).latency_s, pixels_s + means_s + marks_s, 1e-9);
+}
+
 TEST(Simulate, ADeviceComputesOneThingAtATime) {
   // Two parts cannot be on one device in a plan; programs that say so still wait for each other.
   const auto fleet = examples::fleet({clockwork("hub", 0.1)}, 1000, 0);

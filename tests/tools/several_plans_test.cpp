@@ -101,6 +101,56 @@ TEST_F(SeveralPlans, AreServedByTheSameAgentsAndServer) {
   EXPECT_TRUE(contains(text, "holdings")) << text;
 }
 
+// Rows of two devices, all of them and in clusters, over agents and in one process.
+TEST_F(SeveralPlans, MayExchangeSegments) {
+  const Scratch& s = *shared_;
+  const auto plan_rows = [&](const std::string& name, std::vector<std::string> more) {
+    std::vector<std::string> words{
+        "plan",  s / "model", "--fleet", s / "fleet.toml", "--strategy",
+        "prism", "--name",    name,      "--out",          own_ / (name + ".json")};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words).out;
+  };
+  EXPECT_TRUE(contains(plan_rows("rows", {"--compression", "1"}),
+                       "a device's rows are means for the others: one of 1 rows"));
+  const std::string described = plan_rows("groups", {"--compression", "1.5", "--clusters"});
+  EXPECT_TRUE(contains(described, "centres of clusters for the others: one of 1.5 rows"));
+  EXPECT_TRUE(contains(described, "answers nearly as the teacher does")) << described;
+  run({"decompose", s / "model", "--plan", own_ / "rows.json" + "," + own_ / "groups.json",
+       "--fleet", s / "fleet.toml", "--out", own_ / "bundle"});
+  const auto whole = logits({s / "model"});
+  {
+    const auto agents = start_agents(own_ / "bundle", own_, {"hub", "cam"});
+    expect_near(logits({own_ / "bundle", "--hosts", own_ / "hosts.toml"}), whole);
+    const auto groups =
+        logits({own_ / "bundle", "--hosts", own_ / "hosts.toml", "--plan", "groups"});
+    EXPECT_EQ(groups, logits({own_ / "bundle", "--local", "--plan", "groups"}));
+    EXPECT_NE(groups, whole);
+  }
+  make_images(own_ / "data/test", 12, 5);
+  const auto evaluated =
+      nlohmann::json::parse(run({"evaluate", own_ / "bundle", "--teacher", s / "model", "--data",
+                                 own_ / "data", "--format", "json"})
+                                .out);
+  ASSERT_EQ(evaluated.at("rows").size(), 2U);
+  EXPECT_EQ(evaluated["rows"][1]["what"], "fused");
+  EXPECT_EQ(evaluated["rows"][1]["value"], evaluated["rows"][0]["value"]);
+
+  const auto refused = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"plan", s / "model", "--fleet", s / "fleet.toml"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words, 2).error;
+  };
+  EXPECT_EQ(refused({"--strategy", "tensor", "--compression", "4"}),
+            "cleave: [--compression] saw strategy 'tensor', needs one that exchanges segments "
+            "(prism)\n");
+  EXPECT_EQ(
+      refused({"--clusters"}),
+      "cleave: [--clusters] saw strategy 'auto', needs one that exchanges segments (prism)\n");
+  EXPECT_EQ(refused({"--strategy", "prism", "--compression", "2.345"}),
+            "cleave: [--compression] saw 2.345, needs a number of two decimals\n");
+}
+
 TEST_F(SeveralPlans, AnAgentCanServeOneOfThemAlone) {
   const Scratch& s = *shared_;
   const auto agents = start_agents(s / "bundle", own_, tiny_devices, {"--plan", "default"});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <set>
@@ -42,6 +43,23 @@ void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::Requ
                      teacher.context_name());
 }
 
+/// Of strategies that exchange them.
+plan::Segments read_segments(const Args& args, const std::string& strategy) {
+  const bool known = strategy != "auto" && plan::find_strategy(strategy).has_segments;
+  for (const char* option : {"compression", "clusters"})
+    if (args.given(option) && !known)
+      throw UsageError(std::string("[--") + option + "] saw strategy '" + strategy +
+                       "', needs one that exchanges segments (prism)");
+  const double hundredths = 100 * args.number("compression");
+  if (std::abs(hundredths - std::round(hundredths)) > 1e-6)
+    throw UsageError("[--compression] saw " + args.text("compression") +
+                     ", needs a number of two decimals");
+  plan::Segments segments;
+  segments.compression = {std::llround(hundredths)};
+  if (args.flag("clusters")) segments.content = plan::Segments::Content::clusters;
+  return segments;
+}
+
 /// --shares, or nothing. Throws UsageError.
 std::vector<double> shares_of(const Args& args) {
   std::vector<double> shares;
@@ -65,6 +83,7 @@ optimizer::PlanOptions options_of(const Args& args, const std::string& strategy,
   options.objective = optimizer::objective_named(args.text("objective"));
   options.strategy = strategy;
   options.shares = shares_of(args);
+  options.segments = read_segments(args, strategy);
   options.limits.latency_s = args.seconds("latency-limit");
   options.limits.max_part_share = args.number("max-part-share");
   options.limits.min_width_share = args.number("min-width-share");
@@ -328,6 +347,8 @@ Command plan_command() {
            "strategy",
            "wire",
            "shares",
+           "compression",
+           "clusters",
            "latency-limit",
            "max-part-share",
            "min-width-share",

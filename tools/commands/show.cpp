@@ -114,6 +114,25 @@ std::string overlap_line(const plan::Plan& plan) {
       width > plan.teacher.width ? "parts share channels" : "parts need not share channels");
 }
 
+/// What the rows of a device are for the others.
+std::string segments_line(const plan::Plan& plan) {
+  if (!plan.segments) return {};
+  const auto numbers = [](const std::vector<std::int64_t>& of_layers, double unit) {
+    std::string text;
+    for (const std::int64_t number : of_layers)
+      text += (text.empty() ? "" : ", ") + format("%g", static_cast<double>(number) / unit);
+    return text;
+  };
+  const std::string content =
+      plan.segments->content == plan::Segments::Content::means ? "means" : "centres of clusters";
+  return "a device's rows are " + content + " for the others: " +
+         (plan.segments->count.empty()
+              ? "one of " + numbers(plan.segments->compression, 100) + " rows"
+              : numbers(plan.segments->count, 1) + " of each device") +
+         (plan.segments->compression.size() + plan.segments->count.size() > 1 ? ", by layer\n"
+                                                                              : "\n");
+}
+
 }  // namespace
 
 std::string describe(const plan::RequestShape& shape) {
@@ -128,15 +147,16 @@ std::string describe(const plan::Plan& plan) {
   std::string text = "strategy " + plan.strategy + ", aggregator on " + plan.aggregator;
   if (plan.wire != base::Element::f32)
     text += ", values travel as " + std::string(base::name_of(plan.wire));
-  text += "\n\n" + parts_table(plan) + overlap_line(plan);
-  text +=
-      "\npredicted for " + describe(plan.shape) + ": latency " +
-      base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
-      plan.prediction.bottleneck +
-      (plan::is_shared(plan) ? std::string(", answers as the teacher does\n\n")
-                             : ", kept importance " + percent(plan.prediction.kept_importance, 1) +
-                                   " (an estimate)\n\n") +
-      prediction_table(plan.prediction);
+  text += "\n\n" + parts_table(plan) + overlap_line(plan) + segments_line(plan);
+  text += "\npredicted for " + describe(plan.shape) + ": latency " +
+          base::format_seconds(plan.prediction.latency_s) + ", bottleneck " +
+          plan.prediction.bottleneck +
+          (plan.segments ? ", answers nearly as the teacher does\n\n"
+           : plan::is_shared(plan)
+               ? std::string(", answers as the teacher does\n\n")
+               : ", kept importance " + percent(plan.prediction.kept_importance, 1) +
+                     " (an estimate)\n\n") +
+          prediction_table(plan.prediction);
   if (!plan.candidates.empty()) {
     Table losers({"considered", "latency", "why not"});
     for (const auto& candidate : plan.candidates)

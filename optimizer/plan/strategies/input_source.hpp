@@ -6,16 +6,17 @@
 
 namespace cleave::plan {
 
-/// The request's input, which rank P sends to the first `receivers` ranks as any value goes.
+/// The request's input, which rank P sends to the first `receivers` ranks, or those from `first`
+/// on, as any value goes.
 class InputSource {
  public:
   /// `aggregator`: the program of rank P, `rank`.
   InputSource(ProgramBuilder& aggregator, std::int32_t rank, const model::ModelConfig& config,
-              const RequestShape& shape, std::int32_t receivers)
+              const RequestShape& shape, std::int32_t receivers, std::int32_t first = 0)
       : rank_(rank) {
     const ValueId input = aggregator.input(config, shape);
     info_ = aggregator.info(input);
-    for (std::int32_t to = 0; to < receivers; ++to) aggregator.send(input, to, tag);
+    for (std::int32_t to = first; to < first + receivers; ++to) aggregator.send(input, to, tag);
   }
 
   /// In the program of one of them.

@@ -1,6 +1,7 @@
 #include "optimizer/plan/strategies/shared_pass.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <string>
 #include <utility>
@@ -15,6 +16,14 @@ namespace {
 std::vector<Share> shares_of(const Plan& plan) {
   std::vector<Share> shares;
   for (const PlanPart& part : plan.parts) shares.push_back(*part.share());
+  return shares;
+}
+
+/// Those that have rows.
+std::vector<Share> with_rows(const Plan& plan) {
+  std::vector<Share> shares;
+  for (const PlanPart& part : plan.parts)
+    if (part.share()->rows > 0) shares.push_back(*part.share());
   return shares;
 }
 
@@ -176,6 +185,28 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
   return programs;
 }
 
+std::vector<Share> propose_rows(const model::ModelConfig& teacher,
+                                const std::vector<Capacity>& devices) {
+  constexpr double grain = 1000;
+  double fastest = 0;
+  for (const Capacity& device : devices) fastest = std::max(fastest, device.speed);
+  std::vector<std::int64_t> speeds;
+  for (const Capacity& device : devices)
+    speeds.push_back(std::max<std::int64_t>(1, std::llround(grain * device.speed / fastest)));
+  return divide_rows(teacher, speeds);
+}
+
+std::vector<Share> divide_rows(const model::ModelConfig& teacher,
+                               const std::vector<std::int64_t>& weights) {
+  std::vector<Share> shares(weights.size(), whole_share(teacher));
+  for (std::size_t p = 0; p < weights.size(); ++p) shares[p].rows = weights[p];
+  return shares;
+}
+
+std::vector<model::Range> rows_of(const Plan& plan, std::int64_t rows) {
+  return rows_of(with_rows(plan), rows);
+}
+
 std::vector<Program> compile_whole_stream(const Plan& plan, const RequestShape& shape,
                                           base::Element element) {
   SharedPass pass;
@@ -190,8 +221,7 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
                                      base::Element element) {
   const model::ModelConfig& config = plan.teacher;
   SharedPass pass;
-  for (const Share& share : shares_of(plan))
-    if (share.rows > 0) pass.shares.push_back(share);
+  pass.shares = with_rows(plan);
   pass.steps = steps_of(config, pass.shares);
   pass.all_reduce = plan.all_reduce;
   pass.wire = plan.wire;

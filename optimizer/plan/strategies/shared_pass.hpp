@@ -51,6 +51,14 @@ std::vector<Program> compile_whole_stream(const Plan& plan, const RequestShape& 
 std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape,
                                      base::Element element);
 
+/// Shares of devices that each have all weights: rows by speed, or by weight.
+std::vector<Share> propose_rows(const model::ModelConfig& teacher,
+                                const std::vector<Capacity>& devices);
+std::vector<Share> divide_rows(const model::ModelConfig& teacher,
+                               const std::vector<std::int64_t>& weights);
+/// Rows of a sequence for each device whose share has some: at least one, where there are as many.
+std::vector<model::Range> rows_of(const Plan& plan, std::int64_t rows);
+
 // Checks of a plan; each throws std::invalid_argument.
 
 /// Each part is a share, of a teacher that answers.

@@ -43,10 +43,10 @@ std::vector<Share> divide_pipeline(const model::ModelConfig& teacher,
                                    const std::vector<std::int64_t>& weights);
 
 void check_voltage(const Plan& plan);
-std::vector<Share> propose_voltage(const model::ModelConfig& teacher,
-                                   const std::vector<Capacity>& devices);
-std::vector<Share> divide_voltage(const model::ModelConfig& teacher,
-                                  const std::vector<std::int64_t>& weights);
+
+std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
+                                   base::Element element);
+void check_prism(const Plan& plan);
 
 void check_tensor(const Plan& plan);
 std::vector<Share> propose_tensor(const model::ModelConfig& teacher,
