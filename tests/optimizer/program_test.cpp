@@ -688,44 +688,46 @@ TEST(Compile, WritesPrismAsDesigned) {
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 0:100, rows 0:5, with positions)  # f32 [1, 5, 32]
   h3 = norm(x2, layer 0, attention)  # f32 [1, 5, 32]
-  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 5, 32]
-  z5 = segment_means(h3, lengths, rows 0:5, segments 3)  # f32 [1, 3, 32]
-  send(z5 -> 1, tag 0)
-  g6 = marks(lengths, rows 0:5, segments 5)  # f32 [1, 5, 2]
-  k7 = project(h3, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
-  v8 = project(h3, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
-  a9 = attend(q4, k7, v8, lengths, g6, layer 0, heads 0:2, texts 0:1, rows 0:5)  # f32 [1, 5, 32]
+  z4 = segment_means(h3, lengths, rows 0:5, segments 3)  # f32 [1, 3, 32]
+  send(z4 -> 1, tag 0)
+  g5 = marks(lengths, rows 0:5, segments 5)  # f32 [1, 5, 2]
+  k6 = project(h3, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
+  v7 = project(h3, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
+  q8 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 5, 32]
+  a9 = attend(q8, k6, v7, lengths, g5, layer 0, heads 0:2, texts 0:1, rows 0:5)  # f32 [1, 5, 32]
   p10 = project_out(a9, layer 0, heads 0:2, with bias)  # f32 [1, 5, 32]
   x11 = add(x2, p10)  # f32 [1, 5, 32]
   h12 = norm(x11, layer 0, mlp)  # f32 [1, 5, 32]
-  m13 = mlp(h12, layer 0, columns 0:48, with bias)  # f32 [1, 5, 32]
-  x14 = add(x11, m13)  # f32 [1, 5, 32]
-  f15 = read_out(x14, lengths, rows 0:5)  # f32 [1, 1, 32]
-  send(f15 -> 1, tag 2)
+  u13 = mlp_up(h12, layer 0, columns 0:48)  # f32 [1, 5, 48]
+  m14 = mlp_down(u13, layer 0, columns 0:48, with bias)  # f32 [1, 5, 32]
+  x15 = add(x11, m14)  # f32 [1, 5, 32]
+  f16 = read_out(x15, lengths, rows 0:5)  # f32 [1, 1, 32]
+  send(f16 -> 1, tag 2)
 rank 1:
   x = receive(<- 2, tag 0)  # i32 [1, 7]
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 0:100, rows 5:7, with positions)  # f32 [1, 2, 32]
   h3 = norm(x2, layer 0, attention)  # f32 [1, 2, 32]
-  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 2, 32]
   z0_0 = receive(<- 0, tag 0)  # f32 [1, 3, 32]
-  g6 = marks(lengths, rows 0:5, segments 3)  # f32 [1, 3, 2]
-  g7 = marks(lengths, rows 5:7, segments 2)  # f32 [1, 2, 2]
-  c8 = concat(z0_0, h3, axis 1)  # f32 [1, 5, 32]
-  c9 = concat(g6, g7, axis 1)  # f32 [1, 5, 2]
-  k10 = project(c8, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
-  v11 = project(c8, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
-  a12 = attend(q4, k10, v11, lengths, c9, layer 0, heads 0:2, texts 0:1, rows 3:5, kept 0:2)  # f32 [1, 2, 32]
+  g5 = marks(lengths, rows 0:5, segments 3)  # f32 [1, 3, 2]
+  g6 = marks(lengths, rows 5:7, segments 2)  # f32 [1, 2, 2]
+  c7 = concat(z0_0, h3, axis 1)  # f32 [1, 5, 32]
+  c8 = concat(g5, g6, axis 1)  # f32 [1, 5, 2]
+  k9 = project(c7, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
+  v10 = project(c7, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
+  q11 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 2, 32]
+  a12 = attend(q11, k9, v10, lengths, c8, layer 0, heads 0:2, texts 0:1, rows 3:5, kept 0:2)  # f32 [1, 2, 32]
   p13 = project_out(a12, layer 0, heads 0:2, with bias)  # f32 [1, 2, 32]
   x14 = add(x2, p13)  # f32 [1, 2, 32]
   h15 = norm(x14, layer 0, mlp)  # f32 [1, 2, 32]
-  m16 = mlp(h15, layer 0, columns 0:48, with bias)  # f32 [1, 2, 32]
-  x17 = add(x14, m16)  # f32 [1, 2, 32]
-  f18 = read_out(x17, lengths, rows 5:7)  # f32 [1, 1, 32]
+  u16 = mlp_up(h15, layer 0, columns 0:48)  # f32 [1, 2, 48]
+  m17 = mlp_down(u16, layer 0, columns 0:48, with bias)  # f32 [1, 2, 32]
+  x18 = add(x14, m17)  # f32 [1, 2, 32]
+  f19 = read_out(x18, lengths, rows 5:7)  # f32 [1, 1, 32]
   f_0 = receive(<- 0, tag 2)  # f32 [1, 1, 32]
-  x20 = add(f18, f_0)  # f32 [1, 1, 32]
-  y21 = head(x20, vocabulary 0:100)  # f32 [1, 1, 100]
-  send(y21 -> 2, tag 0)
+  x21 = add(f19, f_0)  # f32 [1, 1, 32]
+  y22 = head(x21, vocabulary 0:100)  # f32 [1, 1, 100]
+  send(y22 -> 2, tag 0)
 rank 2:
   x = input()  # i32 [1, 7]
   send(x -> 0, tag 0)
@@ -738,45 +740,47 @@ rank 2:
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 0:100, rows 0:5, with positions)  # f32 [1, 5, 32]
   h3 = norm(x2, layer 0, attention)  # f32 [1, 5, 32]
-  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 5, 32]
-  z5, g6 = cluster(h3, lengths, rows 0:5, segments 3)  # f32 [1, 3, 32], f32 [1, 3, 2]
-  send(z5 -> 1, tag 0)
-  send(g6 -> 1, tag 1)
-  g7 = marks(lengths, rows 0:5, segments 5)  # f32 [1, 5, 2]
-  k8 = project(h3, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
-  v9 = project(h3, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
-  a10 = attend(q4, k8, v9, lengths, g7, layer 0, heads 0:2, texts 0:1, rows 0:5)  # f32 [1, 5, 32]
+  z4, g5 = cluster(h3, lengths, rows 0:5, segments 3)  # f32 [1, 3, 32], f32 [1, 3, 2]
+  send(z4 -> 1, tag 0)
+  send(g5 -> 1, tag 1)
+  g6 = marks(lengths, rows 0:5, segments 5)  # f32 [1, 5, 2]
+  k7 = project(h3, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
+  v8 = project(h3, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
+  q9 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 5, 32]
+  a10 = attend(q9, k7, v8, lengths, g6, layer 0, heads 0:2, texts 0:1, rows 0:5)  # f32 [1, 5, 32]
   p11 = project_out(a10, layer 0, heads 0:2, with bias)  # f32 [1, 5, 32]
   x12 = add(x2, p11)  # f32 [1, 5, 32]
   h13 = norm(x12, layer 0, mlp)  # f32 [1, 5, 32]
-  m14 = mlp(h13, layer 0, columns 0:48, with bias)  # f32 [1, 5, 32]
-  x15 = add(x12, m14)  # f32 [1, 5, 32]
-  f16 = read_out(x15, lengths, rows 0:5)  # f32 [1, 1, 32]
-  send(f16 -> 1, tag 2)
+  u14 = mlp_up(h13, layer 0, columns 0:48)  # f32 [1, 5, 48]
+  m15 = mlp_down(u14, layer 0, columns 0:48, with bias)  # f32 [1, 5, 32]
+  x16 = add(x12, m15)  # f32 [1, 5, 32]
+  f17 = read_out(x16, lengths, rows 0:5)  # f32 [1, 1, 32]
+  send(f17 -> 1, tag 2)
 rank 1:
   x = receive(<- 2, tag 0)  # i32 [1, 7]
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 0:100, rows 5:7, with positions)  # f32 [1, 2, 32]
   h3 = norm(x2, layer 0, attention)  # f32 [1, 2, 32]
-  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 2, 32]
   z0_0 = receive(<- 0, tag 0)  # f32 [1, 3, 32]
   g0_0 = receive(<- 0, tag 1)  # f32 [1, 3, 2]
-  g7 = marks(lengths, rows 5:7, segments 2)  # f32 [1, 2, 2]
-  c8 = concat(z0_0, h3, axis 1)  # f32 [1, 5, 32]
-  c9 = concat(g0_0, g7, axis 1)  # f32 [1, 5, 2]
-  k10 = project(c8, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
-  v11 = project(c8, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
-  a12 = attend(q4, k10, v11, lengths, c9, layer 0, heads 0:2, texts 0:1, rows 3:5, kept 0:2)  # f32 [1, 2, 32]
+  g6 = marks(lengths, rows 5:7, segments 2)  # f32 [1, 2, 2]
+  c7 = concat(z0_0, h3, axis 1)  # f32 [1, 5, 32]
+  c8 = concat(g0_0, g6, axis 1)  # f32 [1, 5, 2]
+  k9 = project(c7, layer 0, key, heads 0:2)  # f32 [1, 5, 16]
+  v10 = project(c7, layer 0, value, heads 0:2)  # f32 [1, 5, 16]
+  q11 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 2, 32]
+  a12 = attend(q11, k9, v10, lengths, c8, layer 0, heads 0:2, texts 0:1, rows 3:5, kept 0:2)  # f32 [1, 2, 32]
   p13 = project_out(a12, layer 0, heads 0:2, with bias)  # f32 [1, 2, 32]
   x14 = add(x2, p13)  # f32 [1, 2, 32]
   h15 = norm(x14, layer 0, mlp)  # f32 [1, 2, 32]
-  m16 = mlp(h15, layer 0, columns 0:48, with bias)  # f32 [1, 2, 32]
-  x17 = add(x14, m16)  # f32 [1, 2, 32]
-  f18 = read_out(x17, lengths, rows 5:7)  # f32 [1, 1, 32]
+  u16 = mlp_up(h15, layer 0, columns 0:48)  # f32 [1, 2, 48]
+  m17 = mlp_down(u16, layer 0, columns 0:48, with bias)  # f32 [1, 2, 32]
+  x18 = add(x14, m17)  # f32 [1, 2, 32]
+  f19 = read_out(x18, lengths, rows 5:7)  # f32 [1, 1, 32]
   f_0 = receive(<- 0, tag 2)  # f32 [1, 1, 32]
-  x20 = add(f18, f_0)  # f32 [1, 1, 32]
-  y21 = head(x20, vocabulary 0:100)  # f32 [1, 1, 100]
-  send(y21 -> 2, tag 0)
+  x21 = add(f19, f_0)  # f32 [1, 1, 32]
+  y22 = head(x21, vocabulary 0:100)  # f32 [1, 1, 100]
+  send(y22 -> 2, tag 0)
 rank 2:
   x = input()  # i32 [1, 7]
   send(x -> 0, tag 0)
@@ -790,18 +794,19 @@ rank 1:
   lengths = lengths(x)  # i32 [1]
   x2 = embed(x, lengths, vocabulary 0:100, with positions)  # f32 [1, 1, 32]
   h3 = norm(x2, layer 0, attention)  # f32 [1, 1, 32]
-  q4 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 1, 32]
-  k5 = project(h3, layer 0, key, heads 0:2)  # f32 [1, 1, 16]
-  v6 = project(h3, layer 0, value, heads 0:2)  # f32 [1, 1, 16]
-  a7 = attend(q4, k5, v6, lengths, layer 0, heads 0:2, texts 0:1)  # f32 [1, 1, 32]
+  k4 = project(h3, layer 0, key, heads 0:2)  # f32 [1, 1, 16]
+  v5 = project(h3, layer 0, value, heads 0:2)  # f32 [1, 1, 16]
+  q6 = project(h3, layer 0, query, heads 0:2)  # f32 [1, 1, 32]
+  a7 = attend(q6, k4, v5, lengths, layer 0, heads 0:2, texts 0:1)  # f32 [1, 1, 32]
   p8 = project_out(a7, layer 0, heads 0:2, with bias)  # f32 [1, 1, 32]
   x9 = add(x2, p8)  # f32 [1, 1, 32]
   h10 = norm(x9, layer 0, mlp)  # f32 [1, 1, 32]
-  m11 = mlp(h10, layer 0, columns 0:48, with bias)  # f32 [1, 1, 32]
-  x12 = add(x9, m11)  # f32 [1, 1, 32]
-  f13 = read_out(x12, lengths)  # f32 [1, 1, 32]
-  y14 = head(f13, vocabulary 0:100)  # f32 [1, 1, 100]
-  send(y14 -> 2, tag 0)
+  u11 = mlp_up(h10, layer 0, columns 0:48)  # f32 [1, 1, 48]
+  m12 = mlp_down(u11, layer 0, columns 0:48, with bias)  # f32 [1, 1, 32]
+  x13 = add(x9, m12)  # f32 [1, 1, 32]
+  f14 = read_out(x13, lengths)  # f32 [1, 1, 32]
+  y15 = head(f14, vocabulary 0:100)  # f32 [1, 1, 100]
+  send(y15 -> 2, tag 0)
 rank 2:
   x = input()  # i32 [1, 1]
   send(x -> 1, tag 0)
@@ -860,9 +865,9 @@ TEST(Flops, AreThoseOfAllKernelsAndOfWhatIsCached) {
 TEST(Compile, GivesTheSameDigestEverywhere) {
   // A change here breaks agents of another version: raise the protocol's version with it.
   EXPECT_EQ(compile(three_parts(), {1}).front().digest,
-            "737fc6b1b8720bb680a30d79a357f468e7d7bb103e9d04925a3e9bf301f7fcf3");
+            "1f28a16552e93372025ceb3da6fc23e16a61540cd8594117f683a0f868abb82b");
   EXPECT_EQ(compile(local_plan(), {1}).front().digest,
-            "39a26f1795880240cb8e4db6afe3c987ee8903be4d017e38c0dc8cc7ef8085dd");
+            "ba9460bcc82fbb1aea275cc040d260d5e4a1d2e1f009d01eef5d519301999e2b");
 }
 
 TEST(Compile, TellsOtherShapesAndSharesApart) {

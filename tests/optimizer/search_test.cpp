@@ -788,7 +788,7 @@ TEST(Search, RefusesOptionsOutOfRange) {
     options.strategy = strategy;
     EXPECT_EQ(refusal(options), "[plan] wire: saw int8 and the strategy '" + strategy +
                                     "', needs a strategy whose devices exchange values: pipeline, "
-                                    "tensor, voltage, hepti, galaxy");
+                                    "tensor, voltage, hepti, galaxy, prism");
   }
   options = usual();
   options.width_step = 0;

@@ -85,7 +85,7 @@ TEST_F(BadInput, AWireFormatIsOneOfThoseThatThereAre) {
                  {"[--wire] saw 'int4', needs one of f32|f16|bf16|int8"});
   expect_refusal(with({"--wire", "int8"}), 1,
                  {"wire: saw int8 and the strategy 'auto', needs a strategy whose devices exchange "
-                  "values: pipeline, tensor, voltage, hepti, galaxy"});
+                  "values: pipeline, tensor, voltage, hepti, galaxy, prism"});
   expect_refusal(with({"--wire", "f16", "--shares-of", *shared_ / "plan.json"}), 2,
                  {"[--wire] saw --shares-of too"});
   EXPECT_FALSE(fs::exists(own_ / "plan.json"));
