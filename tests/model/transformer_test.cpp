@@ -89,15 +89,17 @@ TEST(Block, IsTheSumOfItsShares) {
     y = y + project_out(model, 2, heads, context);
   }
   const Tensor g = norm(model, "blocks.2.norm_mlp", y);
-  y = y + mlp(model, 2, {0, 13}, g) + mlp(model, 2, {13, 20}, g) + model["blocks.2.mlp.down.bias"];
+  for (const Range columns : {Range{0, 13}, Range{13, 20}})
+    y = y + mlp_down(model, 2, columns, mlp_up(model, 2, columns, g));
+  y = y + model["blocks.2.mlp.down.bias"];
   expect_close(block(model, 2, x), y);
 }
 
 TEST(Block, SkipsTheHalfThatALayerDoesNotHave) {
   const Transformer model = lively_model(cut_config());
   const Tensor x = seeded({2, 5, 7});
-  expect_close(block(model, 1, x), x + mlp(model, 1, {0, 5}, norm(model, "blocks.1.norm_mlp", x)) +
-                                       model["blocks.1.mlp.down.bias"]);
+  const Tensor activations = mlp_up(model, 1, {0, 5}, norm(model, "blocks.1.norm_mlp", x));
+  expect_close(block(model, 1, x), x + mlp_down(model, 1, {0, 5}, activations, true));
   const Tensor h = norm(model, "blocks.2.norm_attention", x);
   const auto part = [&](Projection which) { return project(model, 2, which, {0, 3}, h); };
   expect_close(block(model, 2, x),
