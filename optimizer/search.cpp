@@ -50,30 +50,6 @@ std::vector<std::string_view> sharing_strategies() {
   return names;
 }
 
-void check(const PlanOptions& options) {
-  if (options.objective == Objective::memory && !(options.limits.min_importance > 0))
-    refuse("limits.min_importance", text(options.limits.min_importance),
-           "a number above 0 where memory is the objective");
-  if (options.strategy != "auto") plan::find_strategy(options.strategy);
-  const auto sharing = sharing_strategies();
-  if (options.wire != base::Element::f32 &&
-      std::find(sharing.begin(), sharing.end(), options.strategy) == sharing.end())
-    refuse(
-        "wire",
-        std::string(base::name_of(options.wire)) + " and the strategy '" + options.strategy + "'",
-        "a strategy whose devices exchange values: " + base::joined(sharing));
-  expect_at_least("limits.latency_s", options.limits.latency_s, 0);
-  expect_at_least("limits.max_part_share", options.limits.max_part_share, 0);
-  expect_at_least("limits.min_importance", options.limits.min_importance, 0);
-  expect_at_least("limits.min_width_share", options.limits.min_width_share, 0);
-  if (options.limits.min_width_share > 1)
-    refuse("limits.min_width_share", text(options.limits.min_width_share), "at most 1");
-  expect_at_least("accuracy_weight", options.accuracy_weight, 0);
-  expect_at_least("width_step", static_cast<double>(options.width_step), 1);
-  expect_at_least("max_evaluations", options.max_evaluations, 1);
-  expect_at_least("max_time_s", options.max_time_s, 0);
-}
-
 /// A whole plan with its prediction and what it is worth.
 struct Considered {
   plan::Plan plan;
@@ -535,6 +511,30 @@ PlanSummary least_memory(const plan::Fleet& fleet, PlanOptions options, const Se
 }
 
 }  // namespace
+
+void check(const PlanOptions& options) {
+  if (options.objective == Objective::memory && !(options.limits.min_importance > 0))
+    refuse("limits.min_importance", text(options.limits.min_importance),
+           "a number above 0 where memory is the objective");
+  if (options.strategy != "auto") plan::find_strategy(options.strategy);
+  const auto sharing = sharing_strategies();
+  if (options.wire != base::Element::f32 &&
+      std::find(sharing.begin(), sharing.end(), options.strategy) == sharing.end())
+    refuse(
+        "wire",
+        std::string(base::name_of(options.wire)) + " and the strategy '" + options.strategy + "'",
+        "a strategy whose devices exchange values: " + base::joined(sharing));
+  expect_at_least("limits.latency_s", options.limits.latency_s, 0);
+  expect_at_least("limits.max_part_share", options.limits.max_part_share, 0);
+  expect_at_least("limits.min_importance", options.limits.min_importance, 0);
+  expect_at_least("limits.min_width_share", options.limits.min_width_share, 0);
+  if (options.limits.min_width_share > 1)
+    refuse("limits.min_width_share", text(options.limits.min_width_share), "at most 1");
+  expect_at_least("accuracy_weight", options.accuracy_weight, 0);
+  expect_at_least("width_step", static_cast<double>(options.width_step), 1);
+  expect_at_least("max_evaluations", options.max_evaluations, 1);
+  expect_at_least("max_time_s", options.max_time_s, 0);
+}
 
 std::string_view name_of(Objective objective) {
   return objective_names[static_cast<std::size_t>(objective)];

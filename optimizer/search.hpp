@@ -65,6 +65,9 @@ struct PlanOptions {
 /// the fleet, some of them above 0.
 void check_shares(const std::vector<double>& shares, const plan::Fleet& fleet);
 
+/// Throws std::invalid_argument on options out of range, or that do not go together.
+void check(const PlanOptions& options);
+
 enum class Termination { found, infeasible };
 
 struct PlanSummary {

@@ -377,18 +377,22 @@ TEST(Exchange, OfRowsAndColumnsIsWhatTheFormulaSays) {
 }
 
 // Galaxy: each half of a block gathers the rows and scatters what it adds, 4(P−1)/P·N·D of equal
-// shares; beside the products or behind them.
+// shares. Behind the products each device sends its own rows to the others, and what it has of
+// theirs; beside them all rows but the next one's go round, and all sums but its own.
 TEST(Exchange, OfRowsHeadsAndColumnsIsWhatTheFormulaSays) {
   const ModelConfig config = of_texts(Family::bert);
   const std::int64_t row = 4 * 2 * config.width, layers = 5;
-  for (const PlanOf plan_of :
-       {PlanOf(examples::galaxy_plan), PlanOf(waiting<examples::galaxy_plan>)}) {
-    Fleet fleet(lively(config), plan_of(config, 3), Element::f32, {{2, 10, 0}});
+  for (const bool overlap : {false, true}) {
+    plan::Plan plan = examples::galaxy_plan(config, 3);
+    plan.overlap = overlap;
+    Fleet fleet(lively(config), plan, Element::f32, {{2, 10, 0}});
     fleet.answer(input_of(config, 2, 10));
     for (std::size_t rank = 0; rank < 3; ++rank) {
-      const std::int64_t own = split_rows[rank];
-      EXPECT_EQ(fleet.sent[rank], (10 - own) * row + layers * 2 * (2 * own + 10 - own) * row +
-                                      (rank == 0 ? row : own * row));
+      const std::int64_t own = split_rows[rank], next = split_rows[(rank + 1) % 3];
+      const std::int64_t gathered = overlap ? 10 - next : 2 * own;
+      EXPECT_EQ(fleet.sent[rank], (10 - own) * row + layers * 2 * (gathered + 10 - own) * row +
+                                      (rank == 0 ? row : own * row))
+          << rank << (overlap ? ", beside the products" : "");
     }
   }
 }
@@ -400,8 +404,9 @@ TEST(Exchange, OfADeviceWithoutHeadsIsThatOfItsRows) {
   Fleet fleet(lively(config), examples::galaxy_plan(config, 5), Element::f32, {{2, 14, 0}});
   fleet.answer(input_of(config, 2, 14));
   // Rows 2 : 6 : 2 : 2 : 2; heads of the first four, columns of all, tokens of all but the fourth.
-  EXPECT_EQ(fleet.sent[4], 12 * row + layers * (4 * 2 + 4 * 2 + 12) * row + 2 * row);
-  EXPECT_EQ(fleet.sent[3], layers * (3 * 2 + 12 + 4 * 2 + 12) * row + 2 * row);
+  // Attention's rows go straight to those with heads, the MLP's round.
+  EXPECT_EQ(fleet.sent[4], 12 * row + layers * (4 * 2 + 12 + 12) * row + 2 * row);
+  EXPECT_EQ(fleet.sent[3], layers * (3 * 2 + 12 + 12 + 12) * row + 2 * row);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Exact, testing::ValuesIn(all_models()),

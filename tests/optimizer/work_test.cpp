@@ -108,9 +108,9 @@ TEST(Work, ListsTheKernelsOfATokenBehindOthers) {
   EXPECT_EQ(text_of(kernels_of_model(examples::llama(1, 32, 4, 2, 48, 100, 64), {2, 1, 20}, true)),
             "elementwise 2 0 32\n"  // the tokens' rows; positions are rotations
             "norm 2 0 32\n"
+            "matmul 2 32 16\n"
+            "matmul 2 32 16\n"
             "matmul 2 32 32\n"
-            "matmul 2 32 16\n"
-            "matmul 2 32 16\n"
             "elementwise 4 0 48\n"  // queries and keys, turned
             "attention 8 8 21\n"
             "matmul 2 32 32\n"

@@ -166,6 +166,7 @@ std::vector<Planned> plan_each(const Args& args, const std::string& folder,
     if (args.has("shares-of")) {
       planned.summary = take_shares(args, teacher, fleet);
     } else {
+      optimizer::check(options_of(args, strategy, teacher));  // no strategy's refusal
       try {
         planned.summary = search(args, strategy, folder, teacher, fleet);
       } catch (const std::invalid_argument& none) {

@@ -117,6 +117,7 @@ std::vector<ValueId> Collectives::all_gather(ValueId own, const ValueInfo& like,
 
 std::vector<ValueId> Collectives::all_gather_around(ValueId own,
                                                     const std::vector<model::Range>& rows) {
+  if (ranks_ == 1) return {own};
   const ValueInfo like = program_.info(own);
   std::vector<ValueId> pieces(ranks(), -1);
   pieces[rank()] = wire_.packed(own);
