@@ -96,8 +96,9 @@ void Dispatcher::take_done(std::size_t device, Id id, const net::Done& done) {
 
 /// On our clock, from when the request was submitted.
 void Dispatcher::take_account(Job& job, std::size_t device, net::Account account) {
-  account = credible(std::move(account));
+  // After moving: the device's clock is what the device says.
   move_clock(account, -roster_[device].clock_ahead_s() - seconds_of(job.begun_at()));
+  account = credible(std::move(account));
   job.take_account(device, std::move(account));
 }
 

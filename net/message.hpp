@@ -134,7 +134,7 @@ struct Account {
   /// Some value was under way: being written, or being read since its header came.
   double transfer_s = 0;
   double flops = 0;              // of the instructions that ran
-  double peak_memory_bytes = 0;  // of the process, while it had this request
+  double peak_memory_bytes = 0;  // of an agent while it had this request, of an aggregator ever
   std::vector<LinkBytes> links;
   std::vector<Happening> happenings;  // of a trace, in no order
   std::uint64_t left_out = 0;         // happenings that there was no room for

@@ -287,15 +287,17 @@ class Planner {
     for (int round = 0;; ++round) {
       predict(candidate.plan, fleet());
       bool fits = true;
+      std::vector<double> rooms;
       for (std::size_t p = 0; p < team.size(); ++p) {
         const plan::DevicePrediction& device = candidate.plan.prediction.devices[p];
         const double over = device.runtime_bytes + device.model_bytes - device.limit_bytes;
         fits = fits && over <= 0;
         if (round == 0 && strategy.divisions != nullptr)
-          search.set_room(p, search.weight_bytes(p) - over);
-        else if (over > 0)
-          search.set_room(p, search.room(p) - over);
+          rooms.push_back(search.weight_bytes(p) - over);
+        else
+          rooms.push_back(search.room(p) - std::max(0.0, over));
       }
+      search.set_rooms(rooms);
       if (round > 0 && (fits || round > repairs)) break;
       candidate.plan = search.improve();
     }

@@ -6,8 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "optimizer/plan/cost.hpp"
 #include "optimizer/plan/strategies/shared_pass.hpp"
-#include "optimizer/plan/weights.hpp"
 
 namespace cleave::optimizer {
 namespace {
@@ -39,13 +39,6 @@ Axes axes_of(const plan::Plan& plan) {
            {&Weights::rows, &plan::Division::rows, 1, std::min(rows, most_rows)}}};
 }
 
-double weight_bytes(const plan::Program& program, const plan::Plan& plan) {
-  double bytes = 0;
-  for (const plan::WeightRange& weights : plan::weights_of({&program}, plan))
-    bytes += 4 * static_cast<double>(model::count_of(weights.held, plan.teacher));
-  return bytes;
-}
-
 }  // namespace
 
 /// A hundredth too little room counts as a fifth more time: less than that is found in no other
@@ -72,7 +65,7 @@ ShareSearch::ShareSearch(plan::Plan wanted, const plan::Strategy& strategy,
 
 double ShareSearch::weight_bytes(std::size_t member) const {
   const plan::Plan& plan = best().plan;
-  return optimizer::weight_bytes(plan::drafts(plan, plan.shape)[member], plan);
+  return plan::weight_bytes(plan::drafts(plan, plan.shape)[member], plan);
 }
 
 ShareSearch::Worth ShareSearch::price(const plan::Plan& plan) {
@@ -83,7 +76,7 @@ ShareSearch::Worth ShareSearch::price(const plan::Plan& plan) {
   for (std::size_t p = 0; p < team_.size(); ++p) {
     const double room = capacities_[p].weight_bytes;
     if (room <= 0) continue;
-    worth.violation += std::max(0.0, optimizer::weight_bytes(programs[p], plan) - room) / room;
+    worth.violation += std::max(0.0, plan::weight_bytes(programs[p], plan) - room) / room;
   }
   return worth;
 }
@@ -218,8 +211,9 @@ const plan::Plan& ShareSearch::improve() {
   return best().plan;
 }
 
-void ShareSearch::set_room(std::size_t member, double bytes) {
-  capacities_[member].weight_bytes = std::max(1.0, bytes);
+void ShareSearch::set_rooms(const std::vector<double>& bytes) {
+  for (std::size_t p = 0; p < bytes.size(); ++p)
+    capacities_[p].weight_bytes = std::max(1.0, bytes[p]);
   for (Found& found : found_) found.price = price(found.plan);
 }
 

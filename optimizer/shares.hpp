@@ -26,8 +26,8 @@ class ShareSearch {
   const plan::Plan& improve();
   /// Shares by hand: of each axis that is divided by the same weights, whole numbers above 0.
   const plan::Plan& by_weight(const std::vector<std::int64_t>& weights);
-  /// A device has another room for weights than was thought: improve() then finds others.
-  void set_room(std::size_t member, double bytes);
+  /// Devices have other rooms for weights than was thought: improve() then finds others.
+  void set_rooms(const std::vector<double>& bytes);
   double room(std::size_t member) const { return capacities_[member].weight_bytes; }
 
   // Of the best so far.

@@ -269,10 +269,27 @@ struct Weights {
   double bytes = 0;
   double loading_bytes = 0;  // more for a moment
 };
+/// Of a plan whose texts are generated: the plan of a prompt, and the rank's program of it. A
+/// strategy may divide a prompt in another way than a step.
+Plan prompt_plan(const Plan& plan) {
+  Plan prompt = plan;
+  prompt.shape.generate = 0;
+  return prompt;
+}
+Program prompt_of(const Program& program, const Plan& prompt) {
+  return drafts(prompt, prompt.shape).at(static_cast<std::size_t>(program.rank));
+}
+
 Weights weights_on(const Program& program, const Plan& plan) {
   Weights on;
+  std::vector<const Program*> programs = {&program};
+  Program prompt;
+  if (plan.shape.generate > 0) {
+    prompt = prompt_of(program, prompt_plan(plan));
+    programs.push_back(&prompt);
+  }
   std::set<std::int32_t> parts;
-  for (const WeightRange& weights : weights_of({&program}, plan)) {
+  for (const WeightRange& weights : weights_of(programs, plan)) {
     if (weights.part != teacher_part) {
       parts.insert(weights.part);
       continue;
@@ -335,16 +352,18 @@ double running_bytes(const Program& program, const Plan& plan) {
   const double peak = peak_of(program, [&costs](const Instruction& instruction) {
     return std::visit([&costs](const auto& i) { return costs.scratch_bytes(i); }, instruction);
   });
-  const std::int64_t rows = rows_of_pieces(program);
-  if (rows == 0) return peak + bytes_under_way(program);
-  // A program of pieces is a forward pass: of a text that is generated, its prompt's.
   const RequestShape& shape = plan.shape;
-  if (shape.generate == 0) return process_bytes(peak + bytes_under_way(program), rows);
-  Plan prompt = plan;
-  prompt.shape.generate = 0;
-  const auto rank = static_cast<std::size_t>(program.rank);
-  return running_bytes(drafts(prompt, prompt.shape).at(rank), prompt) +
-         cache_bytes(program, plan, shape.batch, shape.tokens + shape.generate);
+  if (shape.generate > 0) {
+    // A program of pieces is a forward pass: of a text that is generated, its prompt's.
+    const Plan prompt = prompt_plan(plan);
+    const Program first = prompt_of(program, prompt);
+    if (rows_of_pieces(first) > 0 || rows_of_pieces(program) > 0)
+      return running_bytes(first, prompt) +
+             cache_bytes(program, plan, shape.batch, shape.tokens + shape.generate);
+  }
+  const std::int64_t rows = rows_of_pieces(program);
+  const double tensors = peak + bytes_under_way(program);
+  return rows == 0 ? tensors : process_bytes(tensors, rows);
 }
 
 double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,
@@ -366,6 +385,10 @@ double working_bytes(const Program& program, const Plan& plan) {
         std::visit([&costs](const auto& i) { return costs.loading_bytes(i); }, instruction));
   loading = std::max(loading, weights_on(program, plan).loading_bytes);
   return std::max(running_bytes(program, plan), loading);
+}
+
+double weight_bytes(const Program& program, const Plan& plan) {
+  return weights_on(program, plan).bytes;
 }
 
 double resident_bytes(const Program& program, const Plan& plan) {

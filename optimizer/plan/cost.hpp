@@ -27,6 +27,9 @@ double cache_bytes(const Program& program, const Plan& plan, std::int64_t batch,
 double working_bytes(const Program& program, const Plan& plan);
 /// What reading a bundle and serving it takes beside the model (measured).
 constexpr double serving_bytes = 1.5e6;
+/// The weights that the rank's program reads, and of a text that is generated its prompt's too;
+/// fp32.
+double weight_bytes(const Program& program, const Plan& plan);
 /// What the rank holds while it waits: weights (the part's, or the fusion head's) and
 /// serving_bytes.
 double resident_bytes(const Program& program, const Plan& plan);

@@ -168,6 +168,43 @@ void check_partition(const Plan& plan) {
              "at most " + std::to_string(plan.teacher.layers[layer].heads));
 }
 
+/// Programs are compiled of the planned shape too.
+void check_shape(const Plan& plan) {
+  if (!plan.teacher.is_text()) return;
+  const std::int64_t context = plan.teacher.context;
+  const std::int64_t least = plan.shape.generate > 0 ? 1 : 0;
+  const std::string up_to = std::to_string(context) + ", " + plan.teacher.context_name();
+  if (plan.shape.tokens < least || plan.shape.tokens > context)
+    refuse("shape.tokens", std::to_string(plan.shape.tokens), std::to_string(least) + ".." + up_to);
+  if (plan.shape.generate < 0 || plan.shape.generate > context - plan.shape.tokens)
+    refuse("shape.generate", std::to_string(plan.shape.generate),
+           "at most " + std::to_string(context - plan.shape.tokens) + " behind " +
+               std::to_string(plan.shape.tokens) + " tokens of " + up_to);
+}
+
+/// What says how rows are exchanged, where none are.
+void check_exchange(const Plan& plan, const Strategy& strategy) {
+  const bool exchanges_rows =
+      !strategy.has_segments &&
+      std::any_of(plan.parts.begin(), plan.parts.end(), [](const auto& part) {
+        return part.share() != nullptr && part.share()->rows > 0;
+      });
+  if (plan.overlap && !exchanges_rows)
+    refuse("overlap", "true", "false: devices exchange no rows here");
+  if (plan.gathered == Gathered::rows) return;
+  const Share all = whole_share(plan.teacher);
+  const bool have_all_heads =
+      exchanges_rows && std::all_of(plan.parts.begin(), plan.parts.end(), [&](const auto& part) {
+        return std::equal(
+            all.layers.begin(), all.layers.end(), part.share()->layers.begin(),
+            [](const LayerShare& a, const LayerShare& b) { return a.heads == b.heads; });
+      });
+  if (!have_all_heads)
+    refuse(
+        "gathered", "'" + std::string(name_of(plan.gathered)) + "'",
+        "'" + std::string(name_of(Gathered::rows)) + "': not each device has rows and all heads");
+}
+
 void check_wire(const Plan& plan) {
   const auto& formats = wire_formats();
   if (std::find(formats.begin(), formats.end(), plan.wire) == formats.end())
@@ -628,7 +665,9 @@ void check(const Plan& plan) {
   for (std::size_t p = 0; p < plan.parts.size(); ++p)
     check_part(plan.parts[p], plan.teacher, "parts[" + std::to_string(p) + "]");
   if (plan.partition) check_partition(plan);
+  check_shape(plan);
   check_wire(plan);
+  check_exchange(plan, strategy);
   check_segments(plan, strategy);
   strategy.check(plan);
 }

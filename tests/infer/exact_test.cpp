@@ -87,7 +87,7 @@ TEST_P(Exact, ContinuesTextsAsTheWholeModelDoes) {
   const std::vector<plan::RequestShape> shapes = {{3, 5, 0}, {3, 1, 0}};
   Fleet whole(teacher, local(config), Element::f64, shapes);
   for (const auto strategy : exact)
-    for (const std::size_t devices : {2u, 3u, 5u}) {
+    for (const std::size_t devices : {1u, 2u, 3u, 5u}) {
       const plan::Plan plan = strategy(config, devices);
       Fleet fleet(teacher, plan, Element::f64, shapes);
       Sequence sequence{9, 0, 12};

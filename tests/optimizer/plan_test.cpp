@@ -417,6 +417,48 @@ TEST(Share, OfWhatIsDividedFollowsTheOneBeforeIt) {
             "device");
 }
 
+TEST(Share, SaysHowRowsAreExchangedWhereTheyAre) {
+  const model::ModelConfig teacher = examples::vit(6, 192, 3, 28, 4, 1, 10);
+  const auto overlap = [](Plan& plan) { plan.overlap = true; };
+  const auto keys = [](Plan& plan) { plan.gathered = Gathered::keys_and_values; };
+  const std::string none =
+      "[check] plan.overlap: saw true, needs false: devices exchange no rows here";
+  EXPECT_EQ(refusal_of(tensor(), overlap), none);
+  EXPECT_EQ(refusal_of(examples::prism_plan(teacher, 3), overlap), none);
+  EXPECT_EQ(refusal_of(examples::hepti_heads_plan(teacher, 3), overlap), none);
+  const std::string others =
+      "[check] plan.gathered: saw 'keys and values', needs 'rows': not each device has rows and "
+      "all "
+      "heads";
+  EXPECT_EQ(refusal_of(tensor(), keys), others);
+  EXPECT_EQ(refusal_of(examples::galaxy_plan(teacher, 3), keys), others);
+  EXPECT_EQ(refusal_of(examples::prism_plan(teacher, 3), keys), others);
+  EXPECT_EQ(refusal_of(examples::voltage_plan(teacher, 3), keys),
+            "[check] plan.gathered: saw 'keys and values', needs 'rows': the strategy 'voltage' "
+            "exchanges rows");
+  Plan columns = examples::hepti_columns_plan(teacher, 3);
+  keys(columns);
+  overlap(columns);
+  EXPECT_NO_THROW(check(columns));
+  const Plan read = plan_from_json(to_json(columns).dump(), "plan.json");
+  EXPECT_EQ(read.gathered, Gathered::keys_and_values);
+  EXPECT_TRUE(read.overlap);
+}
+
+// Programs of the planned prompt are compiled of what a plan says, before anything else is known.
+TEST(Plan, RefusesATextLongerThanTheContext) {
+  Plan plan = examples::prism_plan(examples::small_llama(), 2);
+  plan.shape = {1, std::int64_t{1} << 62, 1};
+  EXPECT_EQ(message_of([&] { check(plan); }),
+            "[check] plan.shape.tokens: saw 4611686018427387904, needs 1..2048, the model's "
+            "context");
+  plan.shape = {1, 2000, 49};
+  EXPECT_EQ(message_of([&] {
+              check(plan);
+            }).rfind("[check] plan.shape.generate: saw 49, needs at most 48", 0),
+            0u);
+}
+
 TEST(Share, HasNoWidthsThatCouldOverlap) {
   Plan plan = tensor();
   plan.partition = true;

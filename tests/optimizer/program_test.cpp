@@ -1058,6 +1058,19 @@ TEST(Price, HoldsThePromptsPassBesideItsCache) {
   EXPECT_NEAR(working_bytes(programs[0], plan), by_hand, 0.03 * by_hand);
 }
 
+// Rows of a prompt are computed with all weights but the head, whatever a step takes of them.
+TEST(Price, CountsWhatAPromptTakesOfWhoDoesLessInAStep) {
+  for (const auto& of_rows : {examples::voltage_plan, examples::prism_plan}) {
+    const Plan plan = generating(of_rows(examples::small_llama(), 2));
+    const double all = 4.0 * static_cast<double>(model::count_parameters(plan.teacher));
+    const std::vector<Program> step = compile(plan, plan.shape);
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      EXPECT_NEAR(weight_bytes(step[rank], plan), all, 0.06 * all) << plan.strategy << rank;
+      EXPECT_GT(running_bytes(step[rank], plan), 1e5) << plan.strategy << rank;
+    }
+  }
+}
+
 TEST(Price, OfATextIsThatOfOneTokenHalfWay) {
   const Plan plan = text_parts();
   const std::vector<Program> programs = compile(plan, plan.shape);

@@ -214,7 +214,9 @@ int bench_side_by_side(const Args& args, const Target& target, const Workload& w
     side.what = plan.name;
     side.plan = plan;
     side.service = target.service.get();
-    side.is_predicted = !args.flag("local") && workload.shape() == plan.shape;
+    // Through a server only the plans' names are known.
+    side.is_predicted =
+        !args.flag("local") && !plan.parts.empty() && workload.shape() == plan.shape;
     sides.push_back(std::move(side));
   }
   {

@@ -43,12 +43,15 @@ void read_tokens(const Args& args, const model::ModelConfig& teacher, plan::Requ
                      teacher.context_name());
 }
 
-/// Of strategies that exchange them.
-plan::Segments read_segments(const Args& args, const std::string& strategy) {
-  const bool known = strategy != "auto" && plan::find_strategy(strategy).has_segments;
+/// Of those of the asked strategies that exchange them.
+plan::Segments read_segments(const Args& args) {
+  const auto strategies = args.list("strategy");
+  const bool any = std::any_of(strategies.begin(), strategies.end(), [](const auto& strategy) {
+    return strategy != "auto" && plan::find_strategy(strategy).has_segments;
+  });
   for (const char* option : {"compression", "clusters"})
-    if (args.given(option) && !known)
-      throw UsageError(std::string("[--") + option + "] saw strategy '" + strategy +
+    if (args.given(option) && !any)
+      throw UsageError(std::string("[--") + option + "] saw strategy '" + args.text("strategy") +
                        "', needs one that exchanges segments (prism)");
   const double hundredths = 100 * args.number("compression");
   if (std::abs(hundredths - std::round(hundredths)) > 1e-6)
@@ -83,7 +86,7 @@ optimizer::PlanOptions options_of(const Args& args, const std::string& strategy,
   options.objective = optimizer::objective_named(args.text("objective"));
   options.strategy = strategy;
   options.shares = shares_of(args);
-  options.segments = read_segments(args, strategy);
+  options.segments = read_segments(args);
   options.limits.latency_s = args.seconds("latency-limit");
   options.limits.max_part_share = args.number("max-part-share");
   options.limits.min_width_share = args.number("min-width-share");
@@ -204,7 +207,8 @@ void check(const Args& args, const plan::Fleet& fleet) {
   });
   std::vector<std::string> dividing;
   for (const plan::Strategy& strategy : plan::strategies())
-    if (strategy.divide != nullptr) dividing.emplace_back(strategy.name);
+    if (strategy.divide != nullptr || strategy.divisions != nullptr)
+      dividing.emplace_back(strategy.name);
   const bool any = std::any_of(strategies.begin(), strategies.end(), [&](const auto& strategy) {
     return std::find(dividing.begin(), dividing.end(), strategy) != dividing.end();
   });

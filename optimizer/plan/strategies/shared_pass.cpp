@@ -226,7 +226,7 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
   pass.all_reduce = plan.all_reduce;
   pass.wire = plan.wire;
   const std::int64_t rows = config.is_text() ? shape.tokens : config.num_tokens();
-  if (rows < static_cast<std::int64_t>(pass.shares.size())) {
+  if (pass.shares.size() == 1 || rows < static_cast<std::int64_t>(pass.shares.size())) {
     pass.shares = pass.steps;
   } else {
     pass.rows = rows_of(pass.shares, rows);
