@@ -123,24 +123,22 @@ TEST_P(Exact, AnswersAsCloselyAsItsWireFormatIs) {
   const net::Value input = input_of(config, 3, 7);
   // Its largest logit is small: every text is nearly as much of one class as of another.
   const double room = GetParam().first == "bert_classifier" ? 4 : 1;
-  for (const Element element : {Element::f32, Element::f64}) {
-    const net::Value expected = Fleet(teacher, local(config), element, shapes).answer(input);
-    for (const auto strategy : exact)
-      for (const std::size_t devices : {1u, 2u, 3u, 5u})
-        for (const auto& [wire, most] : formats) {
-          const plan::Plan plan = with_wire(strategy(config, devices), wire);
-          const double off =
-              difference(Fleet(teacher, plan, element, shapes).answer(input), expected);
-          const std::string what = plan.strategy + " on " + std::to_string(devices) + ", " +
-                                   std::string(base::name_of(wire));
-          if (devices == 1) {
-            EXPECT_LE(off, element == Element::f64 ? 1e-11 : 1e-5) << what;
-          } else {
-            EXPECT_LE(off, room * most) << what;
-            EXPECT_GE(off, 1e-5) << what << ": was anything cast?";
-          }
+  const net::Value expected = Fleet(teacher, local(config), Element::f32, shapes).answer(input);
+  for (const auto strategy : exact)
+    for (const std::size_t devices : {1u, 3u})
+      for (const auto& [wire, most] : formats) {
+        const plan::Plan plan = with_wire(strategy(config, devices), wire);
+        const double off =
+            difference(Fleet(teacher, plan, Element::f32, shapes).answer(input), expected);
+        const std::string what = plan.strategy + " on " + std::to_string(devices) + ", " +
+                                 std::string(base::name_of(wire));
+        if (devices == 1) {
+          EXPECT_LE(off, 1e-5) << what;
+        } else {
+          EXPECT_LE(off, room * most) << what;
+          EXPECT_GE(off, 1e-5) << what << ": was anything cast?";
         }
-  }
+      }
 }
 
 /// An engine that notes what one kind of instruction gives, rank by rank, in the order of the

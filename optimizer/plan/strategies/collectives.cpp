@@ -95,7 +95,7 @@ ValueId Collectives::reduce_scatter(const PartialOf& partial_of, const Sum& sum,
   return whole;
 }
 
-std::vector<ValueId> Collectives::all_gather(ValueId own, const ValueInfo& like,
+std::vector<ValueId> Collectives::all_gather(ValueId own, ValueInfo like,
                                              const std::vector<model::Range>& rows,
                                              const std::vector<bool>& reads) {
   const std::uint32_t tag = tag_++;

@@ -57,7 +57,7 @@ class Collectives {
   /// Own rows -> everybody's, by rank, on those that read them (none said: all do); on the others
   /// nothing but their own. Each sends its own to every reader, the rank behind it first, (P−1)·n_p
   /// rows. They are there in the order own, the rank before, the one before that, ….
-  std::vector<ValueId> all_gather(ValueId own, const ValueInfo& like,
+  std::vector<ValueId> all_gather(ValueId own, ValueInfo like,
                                   const std::vector<model::Range>& rows,
                                   const std::vector<bool>& reads = {});
   /// The same from neighbour to neighbour, where every rank reads, or adds, and has rows: one
