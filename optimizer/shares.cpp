@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
 #include <utility>
 
 #include "optimizer/plan/cost.hpp"
@@ -31,7 +30,7 @@ Axes axes_of(const plan::Plan& plan) {
     heads = std::max(heads, layer.heads / teacher.group);
     columns = std::max(columns, layer.mlp_width / columns_at_once);
   }
-  const std::int64_t rows = teacher.is_text() ? plan.shape.tokens : teacher.num_tokens();
+  const std::int64_t rows = plan::rows_in(teacher, plan.shape);
   // Tokens first: where a text is read they cost room and no time.
   return {{{&Weights::vocabulary, &plan::Division::vocabulary, 0, tokens},
            {&Weights::columns, &plan::Division::columns, 0, columns},

@@ -1,7 +1,6 @@
 #include "optimizer/plan/program.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <variant>

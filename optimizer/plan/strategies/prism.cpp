@@ -175,10 +175,6 @@ std::int64_t devices_with_rows(const Plan& plan) {
                        [](const PlanPart& part) { return part.share()->rows > 0; });
 }
 
-std::int64_t rows_in(const model::ModelConfig& config, const RequestShape& shape) {
-  return config.is_text() ? shape.tokens : config.num_tokens();
-}
-
 }  // namespace
 
 void check_prism(const Plan& plan) {

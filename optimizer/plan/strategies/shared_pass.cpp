@@ -145,7 +145,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
                                     std::int32_t ranks, const RequestShape& shape,
                                     base::Element element) {
   const auto computing = static_cast<std::int32_t>(pass.shares.size());
-  const std::int64_t rows = teacher.is_text() ? shape.tokens : teacher.num_tokens();
+  const std::int64_t rows = rows_in(teacher, shape);
   const bool all_tokens = all_have_vocabulary(teacher, pass.shares);
   const bool by_token = teacher.reads_every_token() && !all_tokens;
   const bool by_row = !pass.rows.empty() && teacher.task == model::Task::masked_lm && all_tokens;
@@ -203,6 +203,10 @@ std::vector<Share> divide_rows(const model::ModelConfig& teacher,
   return shares;
 }
 
+std::int64_t rows_in(const model::ModelConfig& config, const RequestShape& shape) {
+  return config.is_text() ? shape.tokens : config.num_tokens();
+}
+
 std::vector<model::Range> rows_of(const Plan& plan, std::int64_t rows) {
   return rows_of(with_rows(plan), rows);
 }
@@ -225,7 +229,7 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
   pass.steps = steps_of(config, pass.shares);
   pass.all_reduce = plan.all_reduce;
   pass.wire = plan.wire;
-  const std::int64_t rows = config.is_text() ? shape.tokens : config.num_tokens();
+  const std::int64_t rows = rows_in(config, shape);
   if (pass.shares.size() == 1 || rows < static_cast<std::int64_t>(pass.shares.size())) {
     pass.shares = pass.steps;
   } else {

@@ -56,6 +56,8 @@ std::vector<Share> propose_rows(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices);
 std::vector<Share> divide_rows(const model::ModelConfig& teacher,
                                const std::vector<std::int64_t>& weights);
+/// Rows of a request's sequences: tokens of a text, or an image's.
+std::int64_t rows_in(const model::ModelConfig& config, const RequestShape& shape);
 /// Rows of a sequence for each device whose share has some: at least one, where there are as many.
 std::vector<model::Range> rows_of(const Plan& plan, std::int64_t rows);
 
