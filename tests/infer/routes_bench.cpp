@@ -2,6 +2,7 @@
 // killed. Agents are processes of their own over a plain C++ engine that computes nothing.
 //
 //   routes_bench hop [REQUESTS]     a value from one agent to another, at the median
+//   routes_bench reduce [REQUESTS]  an all-reduce of one row, each way, over two and three agents
 //   routes_bench kill [TIMES]       kill -9 of an agent inside a request
 //   routes_bench share [REQUESTS]   two aggregators, each that many requests, on agents with one
 //   place
@@ -47,12 +48,14 @@ class NullEngine : public ValueEngine {
   std::map<std::vector<std::int64_t>, net::Value> zeros_;
 };
 
-/// `devices` that reduce by a star: of two, each reduction is a value there and one back.
-plan::Plan plan_of(std::size_t devices, std::int64_t layers) {
+/// `devices` that reduce twice a layer; by a star of two, each reduction is a value there and one
+/// back.
+plan::Plan plan_of(std::size_t devices, std::int64_t layers,
+                   plan::AllReduce all_reduce = plan::AllReduce::star) {
   model::ModelConfig teacher = fake_teacher();
   teacher.layers.assign(static_cast<std::size_t>(layers), teacher.layers.front());
   auto plan = examples::tensor_plan(teacher, devices);
-  plan.all_reduce = plan::AllReduce::star;
+  plan.all_reduce = all_reduce;
   return plan;
 }
 
@@ -152,29 +155,51 @@ std::future<Response> submit(Aggregator& asked, std::chrono::milliseconds deadli
   return promise->get_future();
 }
 
-int hop(const std::string& self, int requests) {
+/// What one reduction takes, in seconds: half of what a layer more does to a request. From pairs of
+/// requests of few and many layers, sorted.
+std::vector<double> reductions(const std::string& self, int requests, std::size_t devices,
+                               plan::AllReduce all_reduce) {
   constexpr std::int64_t few = 4, many = 104;
   std::map<std::int64_t, std::vector<double>> times;
-  const Fleet small(self, plan_of(2, few)), large(self, plan_of(2, many));
+  const Fleet small(self, plan_of(devices, few, all_reduce)),
+      large(self, plan_of(devices, many, all_reduce));
   const auto of_small = small.aggregator(), of_large = large.aggregator();
   for (int i = -20; i < requests; ++i)
     for (const auto& [layers, asked] :
          {std::pair(few, of_small.get()), std::pair(many, of_large.get())}) {
       const auto start = Clock::now();
       if (const Response response = submit(*asked, 10s).get(); response.status != Status::answered)
-        return std::fprintf(stderr, "%s\n", response.message.c_str()), 1;
+        throw std::runtime_error(response.message);
       if (i >= 0) times[layers].push_back(seconds(Clock::now() - start));
     }
-  // Two reductions a layer, two values one after the other in each.
-  std::vector<double> values;
+  std::vector<double> each;
   for (std::size_t i = 0; i < times[few].size(); ++i)
-    values.push_back((times[many][i] - times[few][i]) / (4 * (many - few)) * 1e6);
-  std::sort(values.begin(), values.end());
-  std::printf(
-      "a value between two agents, with its instructions: median %.1f us, p10 %.1f, p90 %.1f (%d "
-      "pairs of requests)\n",
-      values[values.size() / 2], values[values.size() / 10], values[values.size() * 9 / 10],
-      requests);
+    each.push_back((times[many][i] - times[few][i]) / (2 * (many - few)));
+  std::sort(each.begin(), each.end());
+  return each;
+}
+
+void print(const char* what, const std::vector<double>& sorted, double parts = 1) {
+  const auto us = [&](std::size_t tenth) {
+    return sorted[sorted.size() * tenth / 10] / parts * 1e6;
+  };
+  std::printf("%s: median %.1f us, p10 %.1f, p90 %.1f (%zu pairs of requests)\n", what, us(5),
+              us(1), us(9), sorted.size());
+}
+
+int hop(const std::string& self, int requests) {
+  print("a value between two agents, with its instructions",
+        reductions(self, requests, 2, plan::AllReduce::star), 2);
+  return 0;
+}
+
+int reduce(const std::string& self, int requests) {
+  for (const std::size_t devices : {2, 3})
+    for (const auto way : {plan::AllReduce::star, plan::AllReduce::direct}) {
+      const std::string what = "an all-reduce of one row over " + std::to_string(devices) +
+                               " agents, " + (way == plan::AllReduce::star ? "star" : "direct");
+      print(what.c_str(), reductions(self, requests, devices, way));
+    }
   return 0;
 }
 
@@ -234,9 +259,10 @@ int main(int argc, char** argv) {
   if (mode == "agent" && argc == 6) return be_agent(argv[2], argv[3], argv[4], std::atoi(argv[5]));
   const int count = argc > 2 ? std::atoi(argv[2]) : 0;
   if (mode == "hop") return hop(argv[0], count > 0 ? count : 200);
+  if (mode == "reduce") return reduce(argv[0], count > 0 ? count : 200);
   if (mode == "kill") return kill_some(argv[0], count > 0 ? count : 1000);
   if (mode == "share") return share(argv[0], count > 0 ? count : 1000);
-  std::fprintf(stderr, "usage: routes_bench hop|kill|share [COUNT]\n");
+  std::fprintf(stderr, "usage: routes_bench hop|reduce|kill|share [COUNT]\n");
   return 2;
 }
 
