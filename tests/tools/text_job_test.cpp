@@ -316,6 +316,13 @@ TEST_F(TextJob, BenchMeasuresTokensAndTheirPrompts) {
       run({"bench", s / "bundle", "--local", "--requests", "2", "--format", "json"}).out);
   EXPECT_EQ(planned.at("tokens"), 16);
   EXPECT_EQ(planned.at("generate"), 32);
+  // Tokens alone are a prompt, not a step of what the plan generates.
+  const json prompt = json::parse(run({"bench", s / "bundle", "--local", "--requests", "2",
+                                       "--tokens", "12", "--format", "json"})
+                                      .out);
+  EXPECT_EQ(prompt.at("tokens"), 12);
+  EXPECT_EQ(prompt.at("generate"), 0);
+  EXPECT_TRUE(prompt.at("prompt").is_null());
   const auto refused = run({"bench", s / "model", "--tokens", "255", "--generate", "2"}, 2);
   EXPECT_TRUE(contains(refused.error, "saw 255 and 2 to generate, needs at most 256 together"));
 }

@@ -79,7 +79,8 @@ plan::RequestShape shape_of(const Args& args, const plan::RequestShape& planned,
                             const model::ModelConfig& config) {
   plan::RequestShape shape = planned;
   if (args.given("batch")) shape.batch = args.integer("batch");
-  if (args.given("generate")) shape.generate = args.integer("generate");
+  // Tokens alone are a prompt, though the plan's are generated behind.
+  if (args.given("generate") || args.given("tokens")) shape.generate = args.integer("generate");
   if (args.given("tokens"))
     shape.tokens = args.integer("tokens");
   else if (shape.tokens == 0)

@@ -45,7 +45,7 @@ class Workload {
 };
 
 /// --batch, --tokens and --generate, each the plan's where it is not given, and no longer than the
-/// model's context.
+/// model's context. --tokens without --generate asks for a prompt: nothing is generated.
 plan::RequestShape shape_of(const Args& args, const plan::RequestShape& planned,
                             const model::ModelConfig& config);
 
