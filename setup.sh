@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(
   ca-certificates cmake g++ git ninja-build iproute2
-  libboost1.81-dev libceres-dev libcxxopts-dev libgloo-dev libgtest-dev libicu-dev libopenblas-pthread-dev libsentencepiece-dev libspdlog-dev libspng-dev
+  libboost1.81-dev libceres-dev libcxxopts-dev libgloo-dev libgtest-dev libhwy-dev libicu-dev libopenblas-pthread-dev libsentencepiece-dev libspdlog-dev libspng-dev
   libssl-dev libstb-dev libtomlplusplus-dev libtorch-dev libturbojpeg0-dev libwebp-dev nlohmann-json3-dev zlib1g-dev
   dataset-fashion-mnist
 )

@@ -22,6 +22,7 @@ set(plan_may base config)
 set(optimizer_may base config plan)
 set(decompose_may base config tokenizer model plan optimizer) # importance is handed to the search as it wants it
 set(calibrate_may base config tokenizer model plan optimizer decompose)
+set(kernels_may "") # numbers alone
 set(executor_may base config plan net_bytes)
 set(infer_service_may base config plan net_bytes net executor)
 set(engine_may base config model plan net_bytes executor)
@@ -29,7 +30,7 @@ set(engine_may base config model plan net_bytes executor)
 set(folders base model net optimizer decompose calibrate infer)
 
 # Headers of others that only these libraries may include: the rest builds without them.
-set(guarded torch/ ATen/ c10/ ceres/ boost/graph/ toml openssl/ sentencepiece spng stb/ turbojpeg unicode/ webp/ zlib boost/asio)
+set(guarded hwy/ torch/ ATen/ c10/ ceres/ boost/graph/ toml openssl/ sentencepiece spng stb/ turbojpeg unicode/ webp/ zlib boost/asio)
 set(libtorch_may model decompose calibrate engine)
 set(torch/_may ${libtorch_may})
 set(ATen/_may ${libtorch_may})
@@ -45,6 +46,7 @@ set(turbojpeg_may image)
 set(webp/_may image)
 set(unicode/_may tokenizer)
 set(zlib_may model)
+set(hwy/_may kernels)
 set(boost/asio_may net emulated_link infer_service)
 set(nowhere iostream cxxopts torch/torch.h) # the command line's business, and a header that takes 11 s
 

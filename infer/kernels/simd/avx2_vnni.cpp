@@ -1,0 +1,39 @@
+#if defined(__x86_64__)
+#define CLEAVE_TARGET avx2_vnni
+#define CLEAVE_HIGHWAY_TARGET HWY_AVX2
+#define CLEAVE_FEATURES ",avxvnni"
+#include "infer/kernels/simd/tile_dot.hpp"
+//
+#include "infer/kernels/simd/tables.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace cleave::kernels::avx2_vnni {
+
+struct Int8 {
+  static constexpr bool has_offsets = true;
+  static HWY_INLINE Vi dot(Vi sums, Vi x, Vi w) {
+    return Vi{_mm256_dpbusd_avx_epi32(sums.raw, x.raw, w.raw)};
+  }
+};
+
+}  // namespace cleave::kernels::avx2_vnni
+HWY_AFTER_NAMESPACE();
+
+namespace cleave::kernels {
+
+ProductKernels int8_avx2_vnni() {
+  using namespace avx2_vnni;
+  ProductKernels k;
+  k.max_rows = max_rows_dot;
+  k.group = 4;
+  k.x_bytes = 1;
+  k.has_offsets = true;
+  k.prepare = prepare_int8<std::uint8_t, true, 1>;
+  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_dot>;
+  k.limit = [](std::int64_t repeats) { return limit_dot<Int8, Vi>(repeats, 4); };
+  return k;
+}
+
+}  // namespace cleave::kernels
+
+#endif

@@ -1,0 +1,37 @@
+#if defined(__aarch64__)
+#define CLEAVE_TARGET neon_bf16
+#define CLEAVE_HIGHWAY_TARGET HWY_NEON
+#define CLEAVE_FEATURES "+bf16"
+#include "infer/kernels/simd/tile_dot.hpp"
+//
+#include "infer/kernels/simd/tables.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace cleave::kernels::neon_bf16 {
+
+struct Bf16 {
+  static HWY_INLINE Vf dot(Vf sums, Vi x, Vi w) {
+    return Vf{vbfdotq_f32(sums.raw, vreinterpretq_bf16_s32(x.raw), vreinterpretq_bf16_s32(w.raw))};
+  }
+};
+
+}  // namespace cleave::kernels::neon_bf16
+HWY_AFTER_NAMESPACE();
+
+namespace cleave::kernels {
+
+ProductKernels bf16_neon_bf16() {
+  using namespace neon_bf16;
+  ProductKernels k;
+  k.max_rows = max_rows_dot;
+  k.group = 2;
+  k.x_bytes = 2;
+  k.prepare = prepare_bf16;
+  k.tile = run_tile<TileBf16Dot<Bf16>, max_rows_dot>;
+  k.limit = [](std::int64_t repeats) { return limit_dot<Bf16, Vf>(repeats, 2); };
+  return k;
+}
+
+}  // namespace cleave::kernels
+
+#endif
