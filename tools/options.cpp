@@ -285,6 +285,8 @@ const std::vector<Option>& options() {
        "paced processes with the same file compute one at a time (testbed)"},
       {"via", Kind::address, "HOST:PORT", "", "ask a running `cleave serve`", 1, 65535},
       {"local", Kind::flag, "", "", "run every part in this process"},
+      {"kernels", Kind::flag, "", "",
+       "this machine's kernels beside its limits; --requests says how many rounds (default 5)"},
       {"require-all", Kind::flag, "", "", "an answer without every device is a failure (exit 3)"},
       {"without", Kind::text, "DEVICES", "",
        "leave these devices out (comma-separated, with --local)"},

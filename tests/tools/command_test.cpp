@@ -248,6 +248,26 @@ TEST_F(Commands, BenchWritesItsTable) {
   EXPECT_TRUE(contains(csv, "\ncompute cam,")) << csv;
 }
 
+TEST_F(Commands, BenchMeasuresKernelsBesideTheMachinesLimits) {
+  const Words ask{"bench", "--kernels", "--requests", "1"};
+  Words json_too = ask;
+  json_too.insert(json_too.end(), {"--format", "json", "--csv", own_ / "kernels.csv"});
+  const auto json = json_of(json_too);
+  EXPECT_GT(json.at("limits").at("read_bytes_per_s").get<double>(), 1e8);
+  ASSERT_FALSE(json.at("kernels").empty());
+  for (const auto& kernel : json.at("kernels")) {
+    EXPECT_GT(kernel.at("median_s").get<double>(), 0) << kernel;
+    EXPECT_GT(kernel.at("share_of_limit").get<double>(), 0) << kernel;
+  }
+  const std::string csv = base::read_text(own_ / "kernels.csv");
+  EXPECT_EQ(csv.rfind("kernel,shape,format,median,", 0), 0U) << csv;
+  Words with_bundle = ask;
+  with_bundle.push_back(*shared_ / "bundle");
+  const auto refused = run_cleave(own_, with_bundle);
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_TRUE(contains(refused.error, "[--kernels] saw a bundle or model too, needs none"));
+}
+
 TEST_F(Commands, EvaluateWritesItsTable) {
   const Scratch& s = *shared_;
   const std::string text = said({"evaluate", s / "bundle", "--teacher", s / "model", "--data",

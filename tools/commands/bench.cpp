@@ -12,6 +12,7 @@
 #include "base/units.hpp"
 #include "infer/engine.hpp"
 #include "optimizer/plan/bundle.hpp"
+#include "tools/commands/bench_kernels.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/commands/output.hpp"
 #include "tools/commands/serving.hpp"
@@ -251,6 +252,10 @@ int bench_side_by_side(const Args& args, const Target& target, const Workload& w
 }
 
 int bench(const Args& args) {
+  if (args.flag("kernels")) {
+    expect_output(args, "csv", OutputKind::table);
+    return bench_kernels(args);
+  }
   infer::set_threads(1);
   expect_output(args, "csv", OutputKind::table);
   expect_output(args, "trace", OutputKind::trace);
@@ -311,9 +316,10 @@ Command bench_command() {
   return {"bench",
           "latency and throughput with their spread; several plans are asked in turn",
           {{"BUNDLE", "bundle folder, or a model folder (the original, in this process)", false}},
-          {"via",         "local", "fleet",  "hosts",    "plan",     "requests",     "warmup",
-           "concurrency", "batch", "tokens", "generate", "deadline", "join-timeout", "max-queue",
-           "without",     "seed",  "csv",    "trace",    "dry-run",  "format",       "verbose"},
+          {"via",          "local",       "fleet",   "hosts",  "plan",     "requests",
+           "warmup",       "concurrency", "batch",   "tokens", "generate", "deadline",
+           "join-timeout", "max-queue",   "without", "seed",   "csv",      "trace",
+           "dry-run",      "format",      "verbose", "kernels"},
           "cleave bench bundle/ --requests 500 --concurrency 8",
           bench};
 }
