@@ -1,7 +1,7 @@
 #if defined(__aarch64__)
 #define CLEAVE_TARGET neon_bf16
 #define CLEAVE_HIGHWAY_TARGET HWY_NEON
-#define CLEAVE_FEATURES "+bf16"
+#define CLEAVE_FEATURES "arch=armv8.2-a+bf16"
 #include "infer/kernels/simd/tile_dot.hpp"
 //
 #include "infer/kernels/simd/tables.hpp"

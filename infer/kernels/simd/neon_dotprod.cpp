@@ -1,7 +1,7 @@
 #if defined(__aarch64__)
 #define CLEAVE_TARGET neon_dotprod
 #define CLEAVE_HIGHWAY_TARGET HWY_NEON
-#define CLEAVE_FEATURES "+dotprod"
+#define CLEAVE_FEATURES "arch=armv8.2-a+dotprod"
 #include "infer/kernels/simd/tile_dot.hpp"
 //
 #include "infer/kernels/simd/tables.hpp"
