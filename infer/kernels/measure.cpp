@@ -130,32 +130,24 @@ struct Job {
 std::vector<Job> product_jobs(const Table& table, Format format) {
   std::vector<Job> jobs;
   const std::vector<Matrix> one(std::begin(layer), std::end(layer));
-  for (const std::int64_t rows : {8, 16, 32, 48, 128, 197}) {
+  const auto add = [&](const std::string& shape, const std::vector<Matrix>& matrices,
+                       std::int64_t rows) {
+    const Chain sizes(table, format, matrices);
     Job job;
-    job.kernel = {"product",
-                  std::to_string(rows) + " rows, a layer of 768",
-                  format,
-                  {},
-                  static_cast<double>(rows) * Chain(table, format, {layer[0]}).flops() * 12,
-                  false,
-                  {}};
-    job.begin = [&table, format, one, rows] {
-      const auto chain = std::make_shared<Chain>(table, format, one);
+    job.kernel = {"product",     shape, format, format, static_cast<double>(rows) * sizes.flops(),
+                  sizes.bytes(), {},    {}};
+    job.begin = [&table, format, matrices, rows] {
+      const auto chain = std::make_shared<Chain>(table, format, matrices);
       return [chain, work = chain->work(rows)] { work(); };
     };
     jobs.push_back(std::move(job));
-  }
-  Job job;
-  job.kernel = {"product", "1 row, GPT-2's layers and head", format, {}, 0, true, {}};
+  };
+  for (const std::int64_t rows : {8, 16, 32, 48, 128, 197})
+    add(std::to_string(rows) + " rows, a layer of 768", one, rows);
   std::vector<Matrix> all;
   for (int l = 0; l < 12; ++l) all.insert(all.end(), std::begin(layer), std::end(layer));
   all.push_back({50304, 64, 768, 768});
-  job.kernel.work = Chain(table, format, all).bytes();
-  job.begin = [&table, format, all] {
-    const auto chain = std::make_shared<Chain>(table, format, all);
-    return [chain, work = chain->work(1)] { work(); };
-  };
-  jobs.push_back(std::move(job));
+  add("1 row, GPT-2's layers and head", all, 1);
   return jobs;
 }
 
@@ -200,14 +192,10 @@ Job attention_job(const Table& table, Format format, std::int64_t rows, std::int
   const auto n = static_cast<double>(rows), m = static_cast<double>(keys);
   // Of a causal block of rows the last sees all keys.
   const double seen = causal && rows > 1 ? n * (m - (n - 1) / 2) : n * m;
-  job.kernel = {"attention",
-                std::to_string(rows) + " x 12 x 64 on " + std::to_string(keys) +
-                    (causal && rows > 1 ? ", causal" : ""),
-                format,
-                {},
-                4 * seen * 768,
-                false,
-                {}};
+  const std::string shape = std::to_string(rows) + " x 12 x 64 on " + std::to_string(keys) +
+                            (causal && rows > 1 ? ", causal" : "");
+  const double kept = 2 * m * 768 * (format == Format::f32 ? 4 : format == Format::bf16 ? 2 : 1);
+  job.kernel = {"attention", shape, format, Format::f32, 4 * seen * 768, kept, {}, {}};
   job.begin = [&table, format, rows, keys, causal] {
     const auto memory = std::make_shared<AttentionMemory>(table, format, rows, keys, causal);
     return [memory] { memory->attend_all(); };
@@ -217,7 +205,9 @@ Job attention_job(const Table& table, Format format, std::int64_t rows, std::int
 
 Job norm_job(const Table& table) {
   Job job;
-  job.kernel = {"norm with residual", "197 x 768", Format::f32, {}, 4.0 * 4 * 197 * 768, true, {}};
+  // Read twice, written twice; of a norm's arithmetic nobody asks.
+  job.kernel = {"norm with residual", "197 x 768", Format::f32, Format::f32, 0,
+                4.0 * 4 * 197 * 768,  {},          {}};
   job.begin = [&table] {
     const auto rows = std::make_shared<std::vector<float>>(std::size_t{4} * 197 * 768, 0.5F);
     return [&table, rows] {
@@ -268,27 +258,30 @@ KernelReport measure_kernels(const Table& table, int rounds,
   constexpr std::size_t read_bytes = std::size_t{256} << 20;
   const Memory large = memory_of(read_bytes);
   std::vector<double> f32, bf16, int8, read;
+  const auto of = [&](Format format) -> std::vector<double>& {
+    return format == Format::f32 ? f32 : format == Format::bf16 ? bf16 : int8;
+  };
   const auto all = static_cast<std::int64_t>(jobs.size());
   std::int64_t done = 0;
   for (Job& job : jobs) {
     const auto work = job.begin();
     work();  // memory comes, caches fill
     for (int round = 0; round < rounds; ++round) {
-      // The limit of the same moment: machines are not always alike.
-      double limit = 0;
-      if (job.kernel.is_of_memory) {
-        limit = static_cast<double>(read_bytes) /
-                seconds_of([&] { table.read(large.get(), read_bytes); });
-        read.push_back(limit);
-      } else {
-        const bool attention = job.kernel.kernel == "attention";  // computes in fp32
-        const auto format = attention ? Format::f32 : job.kernel.format;
-        limit = limit_of(table.product(format));
-        (format == Format::f32 ? f32 : format == Format::bf16 ? bf16 : int8).push_back(limit);
-      }
+      // The limit of the same moment, on both sides of it: machines are not always alike.
+      const auto of_registers = [&] { return limit_of(table.product(job.kernel.computed_in)); };
+      const auto of_memory = [&] {
+        return static_cast<double>(read_bytes) /
+               seconds_of([&] { table.read(large.get(), read_bytes); });
+      };
+      double flops_s = of_registers(), bytes_s = of_memory();
       const double seconds = seconds_each(work);
+      flops_s = std::max(flops_s, of_registers());
+      bytes_s = std::max(bytes_s, of_memory());
+      of(job.kernel.computed_in).push_back(flops_s);
+      read.push_back(bytes_s);
       job.kernel.seconds.push_back(seconds);
-      job.kernel.shares.push_back(job.kernel.work / seconds / limit);
+      job.kernel.shares.push_back(std::max(job.kernel.flops / flops_s, job.kernel.bytes / bytes_s) /
+                                  seconds);
     }
     if (progress && !progress(++done, all)) break;
   }

@@ -21,14 +21,15 @@ struct Limits {
   }
 };
 
-/// A kernel at one shape on one thread, beside what limits it there.
+/// A kernel at one shape on one thread, beside what limits it there: arithmetic or memory,
+/// whichever would take longer.
 struct MeasuredKernel {
   std::string kernel, shape;
-  Format format = Format::f32;
-  std::vector<double> seconds;  // of each round
-  double work = 0;              // floating-point operations, or bytes where it is bound by memory
-  bool is_of_memory = false;
-  std::vector<double> shares;  // of the limit, as it was in the same round
+  Format format = Format::f32;       // of weights, keys and values
+  Format computed_in = Format::f32;  // whose arithmetic is the limit
+  double flops = 0, bytes = 0;       // what it computes, and what it reads at least
+  std::vector<double> seconds;       // of each round
+  std::vector<double> shares;        // of the limit, as it was in the same round
 };
 
 struct KernelReport {

@@ -178,19 +178,19 @@ void multiply(const Packed& weights, const Layout& layout, const Product& p, con
   // Tiles of nearly equal height: a last one of a row or two would leave most of the registers
   // idle.
   const std::int64_t tiles = divided_up(count, layout.kernels.max_rows);
-  // The next panel, or what lies behind: fetching never fails. One tile alone reads it once, in
-  // order.
+  // Memory is fetched ahead: by one tile alone some way before it reads it, else the next panel, a
+  // part by each tile. What lies behind the last panel may be fetched too, which never fails.
+  constexpr std::int64_t way = 4096;
   const std::int64_t panel_bytes = p.inner.count * layout.inner_unit_bytes * columns;
   const std::int64_t steps = p.inner.count * layout.padded_inner_unit / layout.kernels.group;
   const char* ahead =
-      tiles > 1 ? static_cast<const char*>(tile.panel) + layout.vector_bytes * tile.vectors
-                : nullptr;
+      static_cast<const char*>(tile.panel) + (tiles > 1 ? layout.vector_bytes * tile.vectors : way);
+  tile.ahead_step = panel_bytes / tiles / steps;
   for (std::int64_t t = 0; t < tiles; ++t) {
     const std::int64_t row = first + count * t / tiles;
     tile.rows = finish.rows = static_cast<int>(first + count * (t + 1) / tiles - row);
     tile.x = rows.x + row * rows.stride;
-    tile.ahead = ahead ? ahead + panel_bytes * t / tiles : nullptr;
-    tile.ahead_step = ahead ? panel_bytes / tiles / steps : 0;
+    tile.ahead = ahead + panel_bytes * t / tiles;
     if (rows.scales) tile.x_scales = rows.scales + row * rows.scales_stride;
     layout.kernels.tile(tile);
     if (e.factor) finish.factor = e.factor + row * e.factor_stride + of_out;

@@ -17,20 +17,20 @@ namespace {
 
 constexpr std::int64_t usual_rounds = 5;
 
-std::string rate_of(const kernels::MeasuredKernel& kernel, double seconds) {
-  return kernel.is_of_memory ? format("%.1f GB/s", kernel.work / seconds / 1e9)
-                             : format("%.1f GFLOP/s", kernel.work / seconds / 1e9);
+std::string rate_of(double work, double seconds, const char* unit) {
+  return work > 0 ? format("%.1f %s", work / seconds / 1e9, unit) : "–";
 }
 
 Table table_of(const kernels::KernelReport& report) {
-  Table table({"kernel", "shape", "format", "median", "MAD", "rate", "of the limit", "lowest round",
-               "highest"});
+  Table table({"kernel", "shape", "format", "median", "MAD", "computes", "reads", "of the limit",
+               "lowest round", "highest"});
   for (const auto& kernel : report.kernels) {
     const Spread seconds = spread_of(kernel.seconds), share = spread_of(kernel.shares);
     table.row({kernel.kernel, kernel.shape, kernels::name_of(kernel.format),
                base::format_seconds(seconds.median), base::format_seconds(seconds.mad),
-               rate_of(kernel, seconds.median), percent(share.median, 0), percent(share.minimum, 0),
-               percent(share.maximum, 0)});
+               rate_of(kernel.flops, seconds.median, "GFLOP/s"),
+               rate_of(kernel.bytes, seconds.median, "GB/s"), percent(share.median, 0),
+               percent(share.minimum, 0), percent(share.maximum, 0)});
   }
   return table;
 }
@@ -51,8 +51,8 @@ nlohmann::json to_json(const kernels::KernelReport& report) {
                                {"median_s", seconds.median},
                                {"mad_s", seconds.mad},
                                {"rounds", kernel.seconds.size()},
-                               {"limited_by", kernel.is_of_memory ? "memory" : "arithmetic"},
-                               {"work", kernel.work},
+                               {"flops", kernel.flops},
+                               {"bytes", kernel.bytes},
                                {"share_of_limit", share.median},
                                {"lowest_share", share.minimum},
                                {"highest_share", share.maximum}});

@@ -12,7 +12,9 @@ namespace cleave::kernels::avx512_vnni {
 struct Int8 {
   static constexpr bool has_offsets = true;
   static HWY_INLINE Vi dot(Vi sums, Vi x, Vi w) {
-    return Vi{_mm512_dpbusd_epi32(sums.raw, x.raw, w.raw)};
+    // In words of its own: g++ 12 copies registers to and fro around the intrinsic.
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(x.raw), "v"(w.raw));
+    return sums;
   }
 };
 
@@ -24,12 +26,12 @@ namespace cleave::kernels {
 ProductKernels int8_avx512_vnni() {
   using namespace avx512_vnni;
   ProductKernels k;
-  k.max_rows = max_rows_dot;
+  k.max_rows = max_rows_int8;
   k.group = 4;
   k.x_bytes = 1;
   k.has_offsets = true;
   k.prepare = prepare_int8<std::uint8_t, true, 1>;
-  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_dot>;
+  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_int8>;
   k.limit = [](std::int64_t repeats) { return limit_dot<Int8, Vi>(repeats, 4); };
   return k;
 }

@@ -24,11 +24,11 @@ namespace cleave::kernels {
 ProductKernels int8_neon_dotprod() {
   using namespace neon_dotprod;
   ProductKernels k;
-  k.max_rows = max_rows_dot;
+  k.max_rows = max_rows_int8;
   k.group = 4;
   k.x_bytes = 1;
   k.prepare = prepare_int8<std::int8_t, false, 1>;
-  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_dot>;
+  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_int8>;
   k.limit = [](std::int64_t repeats) { return limit_dot<Int8, Vi>(repeats, 4); };
   return k;
 }

@@ -13,17 +13,26 @@ constexpr int max_rows_dot = 6;
 #else
 constexpr int max_rows_dot = 12;
 #endif
+constexpr int max_rows_int8 = HWY_TARGET == HWY_AVX3 ? 7 : 6;
 
 /// Dot: `Vi dot(Vi sums, Vi x, Vi w)` on four int8 in each lane, and whether x is stored plus 128.
+/// Both the exact sums of a unit and the scaled ones stay in registers: fewer rows, but a unit's
+/// end costs no memory.
 template <class Dot>
 struct TileInt8Dot {
   template <int R, int V>
   static HWY_NOINLINE void run(const Tile& t) {
+    const F d;
     const I di;
     const auto* panel = static_cast<const char*>(t.panel);
     const std::int64_t steps = (t.unit + 3) / 4;
     RowPointers<R> x(t);
     Ahead ahead(t);
+    Vf scaled[R][V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) scaled[r][v] = hn::Zero(d);
     for (std::int64_t u = 0; u < t.num_units; ++u) {
       const UnitOfPanel<V> unit(panel, Dot::has_offsets);
       Vi sums[R][V];
@@ -49,14 +58,22 @@ struct TileInt8Dot {
         x.advance(4);
         ahead.fetch();
       }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v)
-          add_scaled(sums[r][v], unit.scales + v * num_lanes, t.x_scales[r * t.x_scales_stride + u],
-                     u == 0, t.sums + (r * V + v) * num_lanes);
+      for (int v = 0; v < V; ++v) {
+        const Vf column_scales = hn::LoadU(d, unit.scales + v * num_lanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const Vf scale =
+              hn::Mul(column_scales, hn::Set(d, t.x_scales[r * t.x_scales_stride + u]));
+          scaled[r][v] = hn::MulAdd(hn::ConvertTo(d, sums[r][v]), scale, scaled[r][v]);
+        }
+      }
       panel = w;
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) hn::StoreU(scaled[r][v], d, t.sums + (r * V + v) * num_lanes);
   }
 };
 

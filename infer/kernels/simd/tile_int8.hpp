@@ -37,9 +37,18 @@ void prepare_int8(const Prepare& p) {
         Vi q = hn::Zero(di);
         if (k < p.unit) q = hn::NearestInt(hn::Mul(load_first(x + k, p.unit - k), inverse));
         if (Offset) q = hn::Add(q, hn::Set(di, 128));
+        const std::int64_t count = std::min<std::int64_t>(num_lanes, p.padded_unit - k);
+#if HWY_TARGET != HWY_SCALAR
+        if constexpr (Order == 1) {
+          if (count == num_lanes) {
+            const hn::Rebind<Q, F> dq;
+            hn::StoreU(hn::DemoteTo(dq, q), dq, out + k);
+            continue;
+          }
+        }
+#endif
         HWY_ALIGN std::int32_t whole[num_lanes];
         hn::Store(q, di, whole);
-        const std::int64_t count = std::min<std::int64_t>(num_lanes, p.padded_unit - k);
         for (std::int64_t i = 0; i < count; ++i) {
           // Order 4: the even ones of four first, as tiles that multiply pairs want them.
           const std::int64_t at = k + i;
