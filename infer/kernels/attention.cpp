@@ -70,9 +70,7 @@ void attend_head(const KeyValues& from, const Layout& layout, const Attention& a
   const Table& table = *from.table;
   const std::int64_t width = from.shape.width;
   const std::byte* memory = from.memory + (a.heads.first + head) * layout.head_bytes;
-  alignas(64) float query[max_tile_rows * max_head_width], out[max_tile_rows * max_head_width];
   std::int32_t positions[max_tile_rows];
-  const float scale = 1 / std::sqrt(static_cast<float>(width));
   AttendRows some;
   some.width = width;
   some.format = from.shape.format;
@@ -82,23 +80,32 @@ void attend_head(const KeyValues& from, const Layout& layout, const Attention& a
     some.key_scales = reinterpret_cast<const float*>(memory + layout.scales_at);
     some.value_scales = some.key_scales + layout.rows;
   }
+  some.scale = 1 / std::sqrt(static_cast<float>(width));
   some.bias = a.bias;
   some.seen_from = a.seen_from;
-  some.query = query;
   some.positions = positions;
-  some.out = out;
+  const float* query = a.query + head * a.group * width;
+  float* out = a.out + head * a.group * width;
+  // A group's queries lie side by side in a row: of one query alone the rows are used where they
+  // are, else a tile is gathered.
+  const bool alone = a.group == 1;
+  alignas(64) float gathered[max_tile_rows * max_head_width],
+      context[max_tile_rows * max_head_width];
   const std::int64_t all = count * a.group, tiles = divided_up(all, table.f32.max_rows);
   for (std::int64_t t = 0; t < tiles; ++t) {
     const std::int64_t begin = all * t / tiles, end = all * (t + 1) / tiles;
     some.rows = static_cast<int>(end - begin);
+    some.query = alone ? query + (first + begin) * a.query_stride : gathered;
+    some.query_stride = alone ? a.query_stride : width;
+    some.out = alone ? out + (first + begin) * a.out_stride : context;
+    some.out_stride = alone ? a.out_stride : width;
+    const auto bytes = static_cast<std::size_t>(width) * sizeof(float);
     std::int32_t last = 0;
-    const auto at = [&](std::int64_t r) {  // in the queries and the results
-      return (head * a.group + r % a.group) * width;
-    };
     for (std::int64_t r = begin; r < end; ++r) {
       const std::int64_t row = first + r / a.group;
-      const float* q = a.query + row * a.query_stride + at(r);
-      for (std::int64_t i = 0; i < width; ++i) query[(r - begin) * width + i] = q[i] * scale;
+      if (!alone)
+        std::memcpy(gathered + (r - begin) * width,
+                    query + row * a.query_stride + r % a.group * width, bytes);
       positions[r - begin] = a.positions ? a.positions[row] : 0;
       last = std::max(last, positions[r - begin]);
     }
@@ -107,9 +114,9 @@ void attend_head(const KeyValues& from, const Layout& layout, const Attention& a
     if (a.seen_from)
       while (some.keys > 1 && a.seen_from[some.keys - 1] > last) --some.keys;
     table.attend(some);
-    for (std::int64_t r = begin; r < end; ++r)
-      std::memcpy(a.out + (first + r / a.group) * a.out_stride + at(r),
-                  out + (r - begin) * layout.row, static_cast<std::size_t>(width) * sizeof(float));
+    for (std::int64_t r = begin; r < end && !alone; ++r)
+      std::memcpy(out + (first + r / a.group) * a.out_stride + r % a.group * width,
+                  context + (r - begin) * width, bytes);
   }
 }
 

@@ -88,11 +88,14 @@ struct AttendRows {
   const std::byte* values = nullptr;      // [keys, K in whole vectors]
   const float* key_scales = nullptr;      // int8: [keys in whole panels], and of values
   const float* value_scales = nullptr;
-  const float* query = nullptr;  // [rows, K], divided by √K
+  const float* query = nullptr;  // [rows, K]
+  std::ptrdiff_t query_stride = 0;
+  float scale = 1;  // of the products, 1/√K
   const float* bias = nullptr;
   const std::int32_t* seen_from = nullptr;
   const std::int32_t* positions = nullptr;  // of the rows
-  float* out = nullptr;                     // [rows, K in whole vectors]
+  float* out = nullptr;                     // [rows, K]
+  std::ptrdiff_t out_stride = 0;
 };
 
 /// Rows that are normalised: y = (x − mean) / √(variance + eps) · weight + bias, or of RMSNorm

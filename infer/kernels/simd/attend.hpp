@@ -11,7 +11,7 @@ namespace cleave::kernels::CLEAVE_TARGET {
 
 constexpr int panel_columns = panel_vectors * num_lanes;
 /// Panels of keys between two looks at the maximum.
-constexpr int panels_of_block = num_lanes >= 16 ? 4 : num_lanes >= 8 ? 6 : 8;
+constexpr int panels_of_block = num_lanes >= 16 ? 8 : num_lanes >= 8 ? 12 : 16;
 constexpr int block_keys = panels_of_block * panel_columns;
 /// Far below any score, and finite: a row that has seen nothing yet has it as its largest.
 constexpr float unseen = -1e30F;
@@ -71,6 +71,7 @@ HWY_NOINLINE void score_block(const AttendRows& a, AttendState& s, std::int64_t 
                               std::int64_t keys) {
   const F d;
   const I di;
+  const Vf factor = hn::Set(d, a.scale);
   for (std::int64_t at = 0; at < keys; at += panel_columns) {
     const std::int64_t panel = (first + at) / panel_columns, size = a.width * panel_columns;
     const float* weights = s.widened;
@@ -78,19 +79,21 @@ HWY_NOINLINE void score_block(const AttendRows& a, AttendState& s, std::int64_t 
       weights = reinterpret_cast<const float*>(a.key_panels) + panel * size;
     else
       widen(a.format, a.key_panels, panel * size, size, s.widened);
-    multiply_block(a.rows, panel_vectors, a.query, a.width, weights, panel_columns, a.width, false,
+    // Of a last panel that is half empty one vector is enough.
+    const int vectors = a.keys - first - at <= num_lanes ? 1 : panel_vectors;
+    multiply_block(a.rows, vectors, a.query, a.query_stride, weights, panel_columns, a.width, false,
                    s.sums);
     for (int v = 0; v < panel_vectors; ++v) {
       const std::int64_t key = first + at + v * num_lanes, left = a.keys - key;
       const auto is_key = hn::FirstN(d, static_cast<std::size_t>(left < 0 ? 0 : left));
-      const Vf scale = a.key_scales ? hn::LoadU(d, a.key_scales + key) : hn::Set(d, 1.0F);
+      const Vf scale = a.key_scales ? hn::Mul(factor, hn::LoadU(d, a.key_scales + key)) : factor;
       const Vf bias = a.bias && left > 0 ? load_first(a.bias + key, left) : hn::Zero(d);
       Vi from = hn::Zero(di);
       if (a.seen_from && left > 0)
         from = hn::BitCast(di, load_first(reinterpret_cast<const float*>(a.seen_from) + key, left));
       for (int r = 0; r < a.rows; ++r) {
-        Vf score = hn::LoadU(d, s.sums + r * panel_columns + v * num_lanes);
-        if (a.key_scales) score = hn::Mul(score, scale);
+        Vf score = v < vectors ? hn::LoadU(d, s.sums + (r * vectors + v) * num_lanes) : hn::Zero(d);
+        score = hn::Mul(score, scale);
         if (a.bias) score = hn::Add(score, bias);
         auto seen = is_key;
         if (a.seen_from)
@@ -115,13 +118,13 @@ HWY_NOINLINE void weigh_block(const AttendRows& a, AttendState& s, std::int64_t 
     const Vf shift = hn::Set(d, largest);
     Vf sum = hn::Zero(d);
     for (std::int64_t i = 0; i < keys; i += num_lanes) {
-      const Vf weight = hn::Exp(d, hn::Sub(hn::Load(d, scores + i), shift));
+      const Vf weight = exp_of_negative(hn::Sub(hn::Load(d, scores + i), shift));
       hn::Store(weight, d, scores + i);
       sum = hn::Add(sum, weight);
     }
     const float block_sum = hn::GetLane(hn::SumOfLanes(d, sum));
     if (largest > s.largest[r]) {
-      const float shrink = hn::GetLane(hn::Exp(d, hn::Set(d, s.largest[r] - largest)));
+      const float shrink = hn::GetLane(exp_of_negative(hn::Set(d, s.largest[r] - largest)));
       s.sum[r] *= shrink;
       for (std::int64_t c = 0; c < num_columns; c += num_lanes) {
         float* context =
@@ -181,7 +184,9 @@ inline void attend(const AttendRows& a) {
   AttendState s;
   const std::int64_t row_size = in_vectors(a.width);
   for (int r = 0; r < a.rows; ++r) s.largest[r] = unseen, s.sum[r] = 0;
-  std::memset(s.context, 0, static_cast<std::size_t>(a.rows * max_head_width) * sizeof(float));
+  const std::int64_t panels_of_row = (row_size + panel_columns - 1) / panel_columns;
+  std::memset(s.context, 0,
+              static_cast<std::size_t>(panels_of_row * a.rows * panel_columns) * sizeof(float));
   for (std::int64_t first = 0; first < a.keys; first += block_keys) {
     // Whole panels: a key that is not there has no weight.
     const std::int64_t left = (a.keys - first + panel_columns - 1) / panel_columns * panel_columns;
@@ -195,7 +200,7 @@ inline void attend(const AttendRows& a) {
     for (std::int64_t c = 0; c < row_size; c += num_lanes) {
       const float* context =
           s.context + (c / panel_columns * a.rows + r) * panel_columns + c % panel_columns;
-      hn::StoreU(hn::Mul(hn::Load(d, context), share), d, a.out + r * row_size + c);
+      store_first(hn::Mul(hn::Load(d, context), share), a.out + r * a.out_stride + c, a.width - c);
     }
   }
 }

@@ -19,6 +19,24 @@ HWY_INLINE Vf sigmoid(Vf x) {
   return hn::Div(hn::Set(d, 1.0F), hn::Add(hn::Set(d, 1.0F), hn::Exp(d, hn::Neg(low))));
 }
 
+/// e^x of x <= 0, which is 0 below −87: 2^n · 2^f with f in [−1/2, 1/2] by the polynomial that is
+/// nearest to it (Remez). The relative error is below 3e-7 down to −8, and grows with |x|, as that
+/// of x · log2 e.
+HWY_INLINE Vf exp_of_negative(Vf x) {
+  const F d;
+  const I di;
+  const Vf y = hn::Mul(hn::Max(x, hn::Set(d, -87.0F)), hn::Set(d, 1.44269504F));
+  const Vi n = hn::NearestInt(y);
+  const Vf f = hn::Sub(y, hn::ConvertTo(d, n));
+  Vf p = hn::MulAdd(f, hn::Set(d, 1.32646327e-3F), hn::Set(d, 9.67148066e-3F));
+  p = hn::MulAdd(p, f, hn::Set(d, 5.55073368e-2F));
+  p = hn::MulAdd(p, f, hn::Set(d, 2.40222426e-1F));
+  p = hn::MulAdd(p, f, hn::Set(d, 6.93146978e-1F));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0F));
+  const Vf power = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127))));
+  return hn::IfThenElseZero(hn::Gt(x, hn::Set(d, -87.0F)), hn::Mul(p, power));
+}
+
 /// Abramowitz and Stegun 7.1.26: |error| <= 1.5e-7.
 HWY_INLINE Vf erf(Vf x) {
   const F d;
