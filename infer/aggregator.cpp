@@ -354,9 +354,9 @@ bool Aggregator::State::ask_for_kept(const Job& job, const Response& response) {
   // Behind the step whose token it is, so that nothing begins anew.
   request.sequence.past += request.input.dims.at(1);
   const Id id = next_id++;
-  const auto on_done = [this, whole = job.id, then = job.on_done](Response last) {
+  const auto on_done = [this, whole = job.id, then = job.on_done, response](Response last) {
     asked_for_kept.erase(whole);
-    then(std::move(last));
+    then(joined_with_last(response, std::move(last)));
   };
   const auto kept =
       std::make_shared<Job>(id, std::move(request), on_done, job.submitted, job.deadline);

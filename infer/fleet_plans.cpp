@@ -50,16 +50,14 @@ FleetPlans::Found FleetPlans::find_for(const Request& request, std::int64_t best
   net::Value piece = input;
   piece.dims[0] = std::min(piece.dims[0], rows_at_once(request));
   try {
-    if (request.sampling) {
-      request.sampling->check();
-      if (request.sequence.id == 0) {
-        found.wrong = "sampling: saw a request that stands for itself, needs one of a sequence";
-        return found;
-      }
-    }
+    if (request.sampling) request.sampling->check();
     found.programs = found.plan->programs().find(piece, request.sampling ? best : 0);
   } catch (const std::exception& error) {
     found.wrong = error.what();
+    return found;
+  }
+  if (request.sampling && request.sequence.id == 0) {
+    found.wrong = "sampling: saw a request that stands for itself, needs one of a sequence";
     return found;
   }
   plan::ValueInfo whole = input_of(*found.plan->own(*found.programs));

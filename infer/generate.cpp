@@ -53,6 +53,9 @@ std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
     try {
       choices = choices_of(ask(filled_up(fresh), at, {options.sampling, step, options.vocabulary}),
                            fresh.size());
+      for (std::size_t i = 0; i < choices.size(); ++i)
+        if (running[i] && choices[i].token < 0)
+          throw std::runtime_error("[generate] answer: saw no token of text " + std::to_string(i));
     } catch (...) {
       if (failure == nullptr) throw;
       *failure = std::current_exception();

@@ -192,6 +192,21 @@ TEST(Sampling, PenalisesOnlyTextsThatItKnows) {
   }
 }
 
+TEST(Sampling, LogitsThatWereNotKeptAreRefused) {
+  const ModelConfig config = of_texts(Family::gpt2);
+  EngineOptions options;
+  options.warm_up = false;
+  const auto engine = model_engine(lively(config), options);
+  const auto programs = plan::compile(local(config), {1, 1, 0, k, true});
+  try {
+    play({engine.get(), engine.get()}, programs, {value_of(Sampling{}, 1)}, {}, {5, 3, 20});
+    FAIL() << "it was answered";
+  } catch (const std::runtime_error& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "[engine] sequence 5: saw no logits kept of its last token");
+  }
+}
+
 // ---- over agents ----
 
 class SampledByAgents : public ::testing::Test {
@@ -305,6 +320,40 @@ TEST_F(SampledByAgents, TokensAreThoseOfTheWholeModel) {
       }
   }
   EXPECT_LE(close, tokens / 50);
+}
+
+// Two numbers, and token and logit of six tokens, of each of three texts; and the frame around
+// them.
+TEST_F(SampledByAgents, AStepBringsAFewNumbersFromEachDevice) {
+  SamplingOptions options;
+  options.temperature = 1;
+  over(*aggregator_, "plan1", options);
+  EXPECT_GE(received_, 20u * 3 * 3 * 8 * (2 * (k + 2) + 2));
+  EXPECT_LE(received_, 20u * 3 * (3 * 8 * (2 * (k + 2) + 2) + 160));
+}
+
+// Where a choice needs all logits, both askings are told of as one.
+TEST_F(SampledByAgents, TellsWhatBothAskingsTook) {
+  Request request;
+  request.input = filled_up({{1, 2, 3}});
+  request.sequence = {aggregator_->new_sequence(), 0, 20};
+  request.sampling = Sampling{{5, 0, 0.95, 1, 1}, 0, 0};
+  request.observe = net::Observe::account;
+  request.plan = "plan2";  // a pipeline: the last device answers
+  std::size_t in_two = 0;
+  for (int i = 0; i < 20; ++i) {
+    request.sampling->step = i;
+    const Response response = ask_one(*aggregator_, request);
+    ASSERT_EQ(response.status, Status::answered) << response.message;
+    ASSERT_EQ(response.devices.size(), 3u);
+    EXPECT_EQ(present_devices(response).size(), 3u);
+    EXPECT_TRUE(response.devices[2].account.told);
+    EXPECT_GE(choices_of(response.output, 1).at(0).token, 0);
+    // All 31 logits, beside the four candidates.
+    if (response.devices[2].received_bytes > 8 * (2 * (k + 2) + 2) + 4 * 31) ++in_two;
+  }
+  EXPECT_GT(in_two, 0u);
+  EXPECT_LT(in_two, 20u);
 }
 
 TEST_F(SampledByAgents, TheSameSeedGivesTheSameText) {
