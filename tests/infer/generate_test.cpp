@@ -345,6 +345,34 @@ TEST_F(Generation, KeepsWhatThereIsWhereAStepFails) {
   EXPECT_THROW(std::rethrow_exception(failure), std::runtime_error);
 }
 
+// Whatever a server may answer.
+TEST_F(Generation, RefusesAnswersThatAreNoTokens) {
+  const auto error_of = [&](const net::Value& answer) -> std::string {
+    try {
+      generate([&](const auto&, const auto&, const auto&) { return answer; }, 1, {{1, 2}},
+               greedy(5));
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  net::Value choice;
+  choice.element = base::Element::f64;
+  choice.dims = {1, 3};
+  const auto with = [&](const std::vector<double>& row) {
+    choice.data = net::Buffer::copy_of(row.data(), row.size() * sizeof(double));
+    return choice;
+  };
+  EXPECT_EQ(error_of(with({3, 1, 1})), "");
+  EXPECT_EQ(error_of(with({-1, 1, 1})), "[generate] answer: saw no token of text 0");
+  EXPECT_EQ(error_of(with({0.5, 1, 1})),
+            "[sample] token: saw 0.500000, needs a whole number from -1 on");
+  choice.dims = {1, 1, 3};
+  EXPECT_EQ(error_of(with({3, 1, 1})), "[generate] answer: saw other than a token of each text");
+  EXPECT_EQ(error_of(net::Value::absent()),
+            "[generate] answer: saw other than a token of each text");
+}
+
 TEST_F(Generation, NeverDrawsWhatTheTokenizerDoesNotHave) {
   GenerateOptions options = greedy(40);
   options.sampling.temperature = 1000;
