@@ -166,7 +166,7 @@ struct Agent::State {
                         const net::Admit& admit) const;
   Sequence enter(const std::shared_ptr<Session>& session, const std::shared_ptr<DevicePlan>& plan,
                  const net::Admit& admit, const Admission::Wanted& wanted);
-  static double step_bytes(DevicePlan& plan, std::int64_t texts_of_batch);
+  static double step_bytes(DevicePlan& plan, const plan::RequestShape& step);
   void forget(std::uint64_t sequence, const std::string& why);
   void end_sequence(Session& session, std::uint64_t theirs);
   void forget_resting();
@@ -392,7 +392,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
   const std::shared_ptr<DevicePlan> served = known->second;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = served->program(admit.batch, admit.tokens);
+    program = served->program({admit.batch, admit.tokens, 0, admit.best, admit.from_kept});
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }
@@ -426,7 +426,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
       return fail(session, envelope, name + wrong);
     if (admit.past == 0) {
       wanted.cache_bytes = plan::cache_bytes(*program, served->plan(), admit.batch, admit.capacity);
-      wanted.step_bytes = step_bytes(*served, admit.batch);
+      wanted.step_bytes = step_bytes(*served, {admit.batch, 1, 0, admit.best});
     } else {
       wanted.text = session->sequences.at(admit.sequence);
       admission.use(wanted.text, received_at);  // also where it has to wait
@@ -549,9 +549,9 @@ Sequence Agent::State::enter(const std::shared_ptr<Session>& session,
   return {session->sequences.at(admit.sequence), admit.past, admit.capacity};
 }
 
-/// What a further token of so many texts computes in.
-double Agent::State::step_bytes(DevicePlan& plan, std::int64_t texts_of_batch) {
-  return room_of(*plan.program(texts_of_batch, 1), plan.plan()).bytes();
+/// What a further token computes in.
+double Agent::State::step_bytes(DevicePlan& plan, const plan::RequestShape& step) {
+  return room_of(*plan.program(step), plan.plan()).bytes();
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {

@@ -18,6 +18,7 @@
 #include "infer/batch.hpp"
 #include "infer/compute.hpp"
 #include "infer/dispatcher.hpp"
+#include "infer/draws.hpp"
 #include "infer/fleet_plans.hpp"
 #include "infer/jobs.hpp"
 #include "infer/machine.hpp"
@@ -49,6 +50,7 @@ void AggregatorOptions::check() const {
   };
   need(max_queue >= 0, "max_queue", std::to_string(max_queue), "0 or more");
   need(max_in_flight >= 1, "max_in_flight", std::to_string(max_in_flight), "1 or more");
+  need(candidates >= 2, "candidates", std::to_string(candidates), "2 or more");
   need(lateness > 0, "lateness", std::to_string(lateness), "a number above 0");
   need(min_wait.count() >= 0, "min_wait", std::to_string(min_wait.count()) + " ms", "0 ms or more");
   need(min_wait_in_text.count() >= 0, "min_wait_in_text",
@@ -76,6 +78,7 @@ struct Aggregator::State {
   void queue_piece(const std::shared_ptr<Batch>& batch);
   void end_batch(const std::shared_ptr<Batch>& batch, Response response);
   void launch_next();
+  bool ask_for_kept(const Job& job, const Response& response);
   void finish_if_told(Id id);
   void post_events(std::vector<Compute::Event> events);
   void take(std::vector<Compute::Event> events);
@@ -96,6 +99,7 @@ struct Aggregator::State {
   const std::uint32_t epoch = 1;
   Jobs jobs;
   std::map<Id, std::shared_ptr<Batch>> batches;  // their pieces are jobs
+  std::map<Id, Id> asked_for_kept;               // request -> the job that has taken its place
   Sequences sequences;
   Roster roster;
   std::map<std::string, double> held_bytes;  // of weights, by device
@@ -195,9 +199,10 @@ void Aggregator::State::start(const std::shared_ptr<Job>& job) {
   job->arrived = Clock::now();
   jobs.add(job);
   if (draining) return finish(id, Status::overloaded, "[submit] draining, no new requests");
-  auto found = plans.find_for(request);
+  auto found = plans.find_for(request, options.candidates);
   if (!found.wrong.empty()) return finish(id, Status::failed, "[submit] " + found.wrong);
   job->plan = found.plan;
+  if (request.sampling) job->best = options.candidates;
   job->programs = std::move(found.programs);
   if (const auto wrong = sequences.objection(request.sequence, *job->plan); !wrong.empty())
     return finish(id, Status::failed, "[submit] " + wrong);
@@ -331,13 +336,40 @@ void Aggregator::State::finish(Id id, Status status, const std::string& message,
     response.output = std::move(output);
     response.fuse_s = fuse_s;
   }
-  answer(id, job->on_done, std::move(response));
+  const bool goes_on = response.status == Status::answered && ask_for_kept(*job, response);
+  if (!goes_on) answer(id, job->on_done, std::move(response));
   if (job->is_running()) jobs.free_place(*job);
   dispatcher.forget(*job, job->is_held() || status == Status::answered || status == Status::failed);
   if (const auto text = job->request.sequence.id; sequences.close(text, id)) tell_ended(text);
   if (jobs.empty() && draining)
     for (auto& waiter : std::exchange(drained, {})) waiter.set_value();
   launch_next();
+}
+
+/// Where a token is not certain, the devices are asked for the logits that they kept. True: the
+/// answer comes from them.
+bool Aggregator::State::ask_for_kept(const Job& job, const Response& response) {
+  if (job.best == 0 || job.from_kept || !needs_logits(response.output)) return false;
+  Request request = job.request;
+  // Behind the step whose token it is, so that nothing begins anew.
+  request.sequence.past += request.input.dims.at(1);
+  const Id id = next_id++;
+  const auto on_done = [this, whole = job.id, then = job.on_done, response](Response last) {
+    asked_for_kept.erase(whole);
+    then(joined_with_last(response, std::move(last)));
+  };
+  const auto kept =
+      std::make_shared<Job>(id, std::move(request), on_done, job.submitted, job.deadline);
+  kept->arrived = job.arrived;
+  kept->plan = job.plan;
+  kept->best = job.best;
+  kept->from_kept = true;
+  kept->programs = job.plan->programs().find(kept->request.input, kept->best, kept->from_kept);
+  asked_for_kept[job.id] = id;
+  jobs.add(kept);
+  sequences.open(kept->request.sequence, *kept->plan, id);
+  queue(kept);
+  return true;
 }
 
 void Aggregator::State::answer(Id id, const std::function<void(Response)>& on_done,
@@ -354,6 +386,7 @@ void Aggregator::State::cancel(Id id) {
   if (jobs.find(id)) finish(id, Status::canceled, "[infer] canceled");
   if (const auto at = batches.find(id); at != batches.end())
     for (const auto piece : std::set(at->second->open())) cancel(piece);
+  if (const auto at = asked_for_kept.find(id); at != asked_for_kept.end()) cancel(Id{at->second});
 }
 
 void Aggregator::State::end_sequence(Sequences::Id id) {
@@ -361,6 +394,7 @@ void Aggregator::State::end_sequence(Sequences::Id id) {
 }
 
 void Aggregator::State::tell_ended(Sequences::Id id) {
+  compute.forget(id);
   for (std::size_t device = 0; device < roster.size(); ++device) roster[device].end_sequence(id);
 }
 

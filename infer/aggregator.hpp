@@ -30,6 +30,8 @@ struct AggregatorOptions {
   std::chrono::milliseconds min_wait{50};
   /// The same where a text is generated: who is given up there is missing to its end.
   std::chrono::milliseconds min_wait_in_text{2000};
+  /// What each device sends of a step, where tokens are asked for.
+  std::int64_t candidates = plan::usual_best;
   /// On the I/O thread.
   base::Log log;
   /// Of the connections to agents.

@@ -107,6 +107,19 @@ Response join_pieces(const std::vector<Response>& pieces) {
   return whole;
 }
 
+Response joined_with_last(Response first, Response last) {
+  if (last.status != Status::answered) return last;
+  first.output = std::move(last.output);
+  first.total_s = last.total_s;  // both are counted from where the first was submitted
+  first.fuse_s += last.fuse_s;
+  first.overhead_s += last.overhead_s;
+  add(last.aggregator, &first.aggregator);
+  for (const DeviceReport& device : last.devices)
+    for (DeviceReport& known : first.devices)
+      if (known.device == device.device) add(device, &known);
+  return first;
+}
+
 Batch::Batch(Id id, Request whole, std::function<void(Response)> on_done,
              Clock::time_point submitted, Clock::time_point deadline, std::int64_t rows_at_once,
              std::size_t most_open)

@@ -29,6 +29,10 @@ net::Value rows_of(const net::Value& value, std::int64_t first, std::int64_t cou
 /// piece's. total_s is the caller's. Throws std::runtime_error where outputs do not fit each other.
 Response join_pieces(const std::vector<Response>& pieces);
 
+/// What is answered where `last` answers what `first` left open: the output of the last one, the
+/// devices of the first, and what both took together. As it is where the last is no answer.
+Response joined_with_last(Response first, Response last);
+
 /// A request of more rows than one job takes. Its pieces queue behind whoever came before them: the
 /// next one when the one before has left the queue, and not too many at once.
 class Batch {

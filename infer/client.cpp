@@ -225,6 +225,17 @@ std::uint64_t Client::submit(Request request, std::function<void(Response)> on_d
   message.sequence = request.sequence.id;
   message.past = request.sequence.past;
   message.capacity = request.sequence.capacity;
+  if (request.sampling) {
+    const SamplingOptions& options = request.sampling->options;
+    message.choosing = {true,
+                        options.temperature,
+                        options.top_k,
+                        options.top_p,
+                        options.repetition_penalty,
+                        options.seed,
+                        request.sampling->step,
+                        request.sampling->vocabulary};
+  }
   message.tensor = std::move(request.input);
   asio::post(state_->io, [state = state_.get(), id, message = std::move(message),
                           on_done = std::move(on_done)]() mutable {

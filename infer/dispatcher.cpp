@@ -170,7 +170,7 @@ std::string Dispatcher::why_left_out(const Job& job, std::size_t device) const {
 }
 
 void Dispatcher::probe_with(const Job& job) {
-  if (draining_) return;
+  if (draining_ || job.from_kept) return;  // nothing is kept of a copy
   for (std::size_t device = 0; device < roster_.size(); ++device) {
     Peer& peer = roster_[device];
     if (!peer.wants_probe() || !peer.serves(job.plan->digest()) ||
@@ -218,12 +218,14 @@ Offer Dispatcher::offer_of(const Job& job, Id id, std::size_t device) const {
   admit.deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(1, left.count()));
   admit.batch = input.dims.at(0);
   admit.tokens = job.plan->plan().teacher.is_text() ? input.dims.at(1) : 0;
-  for (const auto tag : job.plan->tags_to(*job.programs, device)) {
+  admit.best = job.best;
+  admit.from_kept = job.from_kept;
+  for (const auto& [tag, given] : job.plan->inputs_to(*job.programs, device)) {
     net::ValueMessage value;
     value.request = id;
     value.epoch = options_.epoch;
     value.tag = tag;
-    value.tensor = input;
+    value.tensor = job.given(*given);
     offer.values.push_back(std::move(value));
   }
   return offer;
@@ -232,7 +234,11 @@ Offer Dispatcher::offer_of(const Job& job, Id id, std::size_t device) const {
 /// The aggregator's own program waits for the devices' values.
 void Dispatcher::fuse(const Job& job) {
   const auto& own = job.plan->own(*job.programs);
-  compute_.admit(job.id, own, {job.request.input}, job.deadline, {},
+  std::vector<net::Value> inputs;
+  for (const plan::Instruction& instruction : own->instructions)
+    if (const auto* input = std::get_if<plan::Input>(&instruction))
+      inputs.push_back(job.given(*input));
+  compute_.admit(job.id, own, std::move(inputs), job.deadline, job.request.sequence,
                  job.observation ? job.observation->most_recorded() : 0);
 }
 

@@ -1,6 +1,7 @@
 #include "infer/engine.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <dlfcn.h>
 #include <map>
 #include <optional>
@@ -10,12 +11,15 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
 #include "infer/cast.hpp"
+#include "infer/draws.hpp"
 #include "model/checkpoint.hpp"
 #include "model/fusion.hpp"
 #include "model/memory.hpp"
@@ -80,6 +84,8 @@ base::Element element_of(const Tensor& tensor) {
       return base::Element::f64;
     case at::kInt:
       return base::Element::i32;
+    case at::kLong:
+      return base::Element::i64;
     case at::kByte:
       return base::Element::u8;
     default:
@@ -127,6 +133,8 @@ class TorchEngine : public Engine {
   void forget(std::uint64_t sequence) override {
     for (auto at = caches_.begin(); at != caches_.end();)
       at = at->first.first == sequence ? caches_.erase(at) : std::next(at);
+    for (auto at = texts_.begin(); at != texts_.end();)
+      at = at->first.first == sequence ? texts_.erase(at) : std::next(at);
   }
 
   std::unique_ptr<Slots> begin(std::shared_ptr<const plan::Program> program,
@@ -184,6 +192,12 @@ class TorchEngine : public Engine {
       if (!sight)
         sight = std::make_shared<const model::Sight>(model::sight_of_marks(model, tensor(marks)));
       return *sight;
+    }
+    Tensor sampling(plan::ValueId value) { return tensor(value).contiguous(); }
+    /// Of a request that stands for itself, its own.
+    KeptTexts& kept_texts() {
+      return sequence_.id == 0 ? own_texts_
+                               : engine_.texts_[std::pair(sequence_.id, program_->rank)];
     }
     /// Undefined where there is none.
     Tensor optional_tensor(plan::ValueId value) { return value < 0 ? Tensor() : tensor(value); }
@@ -298,6 +312,52 @@ class TorchEngine : public Engine {
       std::tie(tensor(i.centres), tensor(i.marks)) = model::cluster(
           tensor(i.x), optional_tensor(i.lengths), i.rows, i.segments, plan::Cluster::steps);
     }
+    void run_one(const plan::KeepIds& i) {
+      const Tensor ids = tensor(i.ids).contiguous();
+      KeptTexts& kept = kept_texts();
+      kept.add(sequence_.past, ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.size(0)),
+               static_cast<std::size_t>(ids.size(1)));
+      tensor(i.result) = at::empty({ids.size(0)}, at::kInt);
+      for (std::int64_t text = 0; text < ids.size(0); ++text)
+        tensor(i.result)[text] =
+            static_cast<std::int64_t>(kept.texts()[static_cast<std::size_t>(text)].size());
+    }
+    void run_one(const plan::Best& i) {
+      const Tensor all = tensor(i.logits).flatten(1).to(at::kDouble).contiguous();
+      std::vector<std::vector<double>> logits;
+      for (std::int64_t text = 0; text < all.size(0); ++text) {
+        const double* row = all.data_ptr<double>() + text * all.size(1);
+        logits.emplace_back(row, row + all.size(1));
+      }
+      tensor(i.result) = at::empty(info(i.result).dims, at::kDouble);
+      run_best(i, std::move(logits), sampling(i.sampling).data_ptr<std::int64_t>(),
+               i.kept < 0 ? nullptr : &kept_texts(), tensor(i.result).data_ptr<double>());
+    }
+    void run_one(const plan::SampleToken& i) {
+      std::vector<Tensor> rows;
+      std::vector<ShardRows> shards;
+      for (const plan::ValueId best : i.best) {
+        rows.push_back(tensor(best).contiguous());
+        shards.push_back(
+            {rows.back().data_ptr<double>(), plan::candidates_in(rows.back().size(1))});
+      }
+      const Tensor options = sampling(i.sampling);
+      tensor(i.result) = at::empty(info(i.result).dims, at::kDouble);
+      run_sample(shards, options.data_ptr<std::int64_t>(),
+                 static_cast<std::size_t>(options.size(0)), tensor(i.result).data_ptr<double>());
+    }
+    void run_one(const plan::KeptLogits& i) {
+      const auto& logits = kept_texts().logits;
+      const auto& dims = info(i.result).dims;
+      if (static_cast<std::int64_t>(logits.size()) != dims.at(0))
+        throw std::runtime_error("[engine] sequence " + std::to_string(sequence_.id) +
+                                 ": saw no logits kept of its last token");
+      const Tensor kept = at::full(dims, std::nan(""), at::kDouble);
+      for (std::size_t text = 0; text < logits.size(); ++text)
+        std::copy(logits[text].begin(), logits[text].end(),
+                  kept.data_ptr<double>() + static_cast<std::int64_t>(text) * dims.at(2));
+      tensor(i.result) = kept.to(scalar_type(info(i.result).element));
+    }
     void run_one(const plan::Fuse& i) {
       std::vector<Tensor> features;
       for (const plan::ValueId feature : i.features) features.push_back(tensor(feature));
@@ -313,6 +373,7 @@ class TorchEngine : public Engine {
     std::shared_ptr<const plan::Program> program_;
     std::vector<Slot> slots_;
     Sequence sequence_;
+    KeptTexts own_texts_;
   };
 
   /// Runs without gradients, and with libtorch's errors as ours: one line, no backtrace.
@@ -427,7 +488,8 @@ class TorchEngine : public Engine {
     }
   };
 
-  std::map<std::pair<std::uint64_t, Computing>, Kept> caches_;  // by sequence
+  std::map<std::pair<std::uint64_t, Computing>, Kept> caches_;         // by sequence
+  std::map<std::pair<std::uint64_t, std::int32_t>, KeptTexts> texts_;  // and rank
   Held held_;
   EngineOptions options_;
 };

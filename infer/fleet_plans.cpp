@@ -31,7 +31,7 @@ std::int64_t FleetPlans::rows_at_once(const Request& request) const {
   return infer::rows_at_once(request.input, plans_.front()->plan().teacher.is_text());
 }
 
-FleetPlans::Found FleetPlans::find_for(const Request& request) const {
+FleetPlans::Found FleetPlans::find_for(const Request& request, std::int64_t best) const {
   Found found;
   found.plan = find(request.plan);
   if (found.plan == nullptr) {
@@ -50,9 +50,14 @@ FleetPlans::Found FleetPlans::find_for(const Request& request) const {
   net::Value piece = input;
   piece.dims[0] = std::min(piece.dims[0], rows_at_once(request));
   try {
-    found.programs = found.plan->programs().find(piece);
+    if (request.sampling) request.sampling->check();
+    found.programs = found.plan->programs().find(piece, request.sampling ? best : 0);
   } catch (const std::exception& error) {
     found.wrong = error.what();
+    return found;
+  }
+  if (request.sampling && request.sequence.id == 0) {
+    found.wrong = "sampling: saw a request that stands for itself, needs one of a sequence";
     return found;
   }
   plan::ValueInfo whole = input_of(*found.plan->own(*found.programs));

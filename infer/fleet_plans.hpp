@@ -31,7 +31,8 @@ class FleetPlans {
     std::shared_ptr<const Programs::Ranks> programs;
     std::string wrong;  // empty: the request can be computed
   };
-  Found find_for(const Request& request) const;
+  /// `best`: candidates of each device, where tokens are wanted.
+  Found find_for(const Request& request, std::int64_t best) const;
 
  private:
   std::vector<std::string> devices_;

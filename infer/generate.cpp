@@ -4,6 +4,8 @@
 #include <memory>
 #include <stdexcept>
 
+#include "infer/draws.hpp"
+
 namespace cleave::infer {
 namespace {
 
@@ -24,15 +26,6 @@ void check_prompts(const std::vector<Text>& prompts, const GenerateOptions& opti
   }
 }
 
-/// Checks what came for B texts, and finds V.
-std::int64_t vocabulary_of(const net::Value& logits, std::size_t texts) {
-  const bool fits = logits.present && logits.element == base::Element::f32 &&
-                    logits.dims.size() == 3 && logits.dims[0] == static_cast<std::int64_t>(texts) &&
-                    logits.dims[1] == 1 && logits.dims[2] > 0;
-  if (!fits) throw std::runtime_error("[generate] answer: saw other than logits of each text");
-  return logits.dims[2];
-}
-
 }  // namespace
 
 void GenerateOptions::check() const {
@@ -48,21 +41,21 @@ std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
   options.check();
   check_prompts(prompts, options);
   std::vector<Generated> results(prompts.size());
-  std::vector<Sampler> samplers;
-  std::vector<Text> texts = prompts, fresh = prompts;
+  std::vector<Text> fresh = prompts;
   std::vector<std::size_t> seen(prompts.size(), 0);  // tokens that the devices have
   std::vector<bool> running(prompts.size(), true);
   std::size_t longest = 0;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    samplers.emplace_back(options.sampling, i);
-    longest = std::max(longest, prompts[i].size());
-  }
+  for (const Text& prompt : prompts) longest = std::max(longest, prompt.size());
   Sequence at{sequence, 0, static_cast<std::int64_t>(longest) + options.max_tokens};
   for (std::int64_t step = 0; step < options.max_tokens; ++step) {
     at.past = static_cast<std::int64_t>(*std::max_element(seen.begin(), seen.end()));
-    net::Value logits;
+    std::vector<Choice> choices;
     try {
-      logits = ask(filled_up(fresh), at);
+      choices = choices_of(ask(filled_up(fresh), at, {options.sampling, step, options.vocabulary}),
+                           fresh.size());
+      for (std::size_t i = 0; i < choices.size(); ++i)
+        if (running[i] && choices[i].token < 0)
+          throw std::runtime_error("[generate] answer: saw no token of text " + std::to_string(i));
     } catch (...) {
       if (failure == nullptr) throw;
       *failure = std::current_exception();
@@ -70,16 +63,11 @@ std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
         if (running[i]) results[i].ending = Ending::failed;
       return results;
     }
-    const std::int64_t vocabulary = vocabulary_of(logits, texts.size());
-    const std::int64_t drawn =
-        options.vocabulary > 0 ? std::min(options.vocabulary, vocabulary) : vocabulary;
-    for (std::size_t i = 0; i < texts.size(); ++i) {
+    for (std::size_t i = 0; i < fresh.size(); ++i) {
       seen[i] += fresh[i].size();
       fresh[i].clear();
       if (!running[i]) continue;
-      const auto* row = reinterpret_cast<const float*>(logits.data.data()) +
-                        static_cast<std::int64_t>(i) * vocabulary;
-      const Choice choice = samplers[i].next(row, drawn, texts[i]);
+      const Choice& choice = choices[i];
       const auto& ends = options.end_tokens;
       if (std::find(ends.begin(), ends.end(), choice.token) != ends.end()) {
         results[i].ending = Ending::end_token;
@@ -88,7 +76,6 @@ std::vector<Generated> generate(const Continue& ask, std::uint64_t sequence,
       }
       results[i].tokens.push_back(choice.token);
       results[i].margins.push_back(choice.margin);
-      texts[i].push_back(choice.token);
       fresh[i] = {choice.token};
       if (on_token && !on_token(i, choice.token)) {
         results[i].ending = Ending::stopped;

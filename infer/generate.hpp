@@ -12,8 +12,6 @@
 
 namespace cleave::infer {
 
-using Text = std::vector<std::int64_t>;  // token ids
-
 struct GenerateOptions {
   std::int64_t max_tokens = 64;
   SamplingOptions sampling;
@@ -40,8 +38,9 @@ struct Generated {
 };
 
 /// The model, wherever it runs: new tokens of each text, int32 [B, N] (−1 fills up; a text that has
-/// ended has none) -> logits of each text's next token, f32 [B, 1, V].
-using Continue = std::function<net::Value(const net::Value& ids, const Sequence& sequence)>;
+/// ended has none) -> each text's next token, as choices_of() reads it.
+using Continue = std::function<net::Value(const net::Value& ids, const Sequence& sequence,
+                                          const Sampling& sampling)>;
 /// Hears of each token as it comes; false: this text is at its end.
 using OnToken = std::function<bool(std::size_t text, std::int64_t token)>;
 

@@ -5,6 +5,7 @@
 
 #include "base/text.hpp"
 #include "infer/batch.hpp"
+#include "infer/draws.hpp"
 
 namespace cleave::infer {
 namespace {
@@ -63,6 +64,10 @@ Job::Job(Id id_, Request request_, std::function<void(Response)> on_done_, Time 
       deadline(deadline_),
       wakes_at_(deadline_),
       longest_pause_(first_pause) {}
+
+net::Value Job::given(const plan::Input& input) const {
+  return input.is_sampling ? value_of(*request.sampling, request.input.dims.at(0)) : request.input;
+}
 
 Job::Time Job::last_moment() const {
   return std::max(deadline - margin_of(request.deadline), launched_);

@@ -89,9 +89,13 @@ class Job {
   Time arrived;               // on the I/O thread
   FleetPlan* plan = nullptr;  // with `programs`: before launch()
   std::shared_ptr<const Programs::Ranks> programs;
+  std::int64_t best = 0;         // of the programs' shape: see plan::RequestShape
+  bool from_kept = false;        // the same
   std::shared_ptr<Batch> batch;  // where it is a piece of one
   /// Of what the aggregator does itself, where the request is observed.
   std::shared_ptr<Observation> observation;
+  /// What the request gives for an instruction of the aggregator's program.
+  net::Value given(const plan::Input& input) const;
   /// When the request was submitted that it is, or is a piece of.
   Time begun_at() const;
 

@@ -5,11 +5,13 @@
 #include <string>
 #include <utility>
 
+#include "infer/draws.hpp"
+
 namespace cleave::infer {
 
 net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
-                const net::Value& input, const std::vector<bool>& absent, const Sequence& sequence,
-                const OnSend& on_send) {
+                const std::vector<net::Value>& inputs, const std::vector<bool>& absent,
+                const Sequence& sequence, const OnSend& on_send) {
   constexpr Executor::RequestId request = 1;
   net::Value answer;
   std::string failure;
@@ -33,9 +35,9 @@ net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Pro
   const auto never = Clock::time_point::max();
   for (std::size_t rank = 0; rank < programs.size(); ++rank) {
     if (is_absent(rank)) continue;
-    std::vector<net::Value> inputs(plan::find_first<plan::Input>(programs[rank]) ? 1 : 0, input);
+    const bool takes_inputs = plan::find_first<plan::Input>(programs[rank]) != nullptr;
     ranks[rank]->admit(request, std::make_shared<const plan::Program>(programs[rank]),
-                       std::move(inputs), never, never, sequence);
+                       takes_inputs ? inputs : std::vector<net::Value>(), never, never, sequence);
   }
   for (std::size_t rank = 0; rank < programs.size(); ++rank)
     if (is_absent(rank))
@@ -49,12 +51,23 @@ net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Pro
 }
 
 net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
-                       const std::vector<bool>& absent, const Sequence& sequence) {
+                       const std::vector<bool>& absent, const Sequence& sequence,
+                       const std::optional<Sampling>& sampling) {
   plan::RequestShape shape;
   shape.batch = input.dims.empty() ? 1 : input.dims[0];
   if (plan.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 1 : input.dims[1];
-  const auto programs = plan::compile(plan, shape);
-  return play(std::vector<Engine*>(programs.size(), &engine), programs, input, absent, sequence);
+  const auto play_all = [&](const std::vector<net::Value>& inputs) {
+    const auto programs = plan::compile(plan, shape);
+    return play(std::vector<Engine*>(programs.size(), &engine), programs, inputs, absent, sequence);
+  };
+  if (!sampling) return play_all({input});
+  sampling->check();
+  const net::Value options = value_of(*sampling, shape.batch);
+  shape.best = plan::usual_best;
+  net::Value choices = play_all({input, options});
+  if (!needs_logits(choices)) return choices;
+  shape.from_kept = true;
+  return play_all({options});
 }
 
 }  // namespace cleave::infer

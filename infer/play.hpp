@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "infer/executor.hpp"
+#include "infer/sampler.hpp"
 #include "optimizer/plan/program.hpp"
 
 namespace cleave::infer {
@@ -12,13 +14,16 @@ namespace cleave::infer {
 /// A value that one rank hands to another.
 using OnSend = std::function<void(std::int32_t from, std::int32_t to, const net::Value& value)>;
 /// Plays the programs of all ranks in this process, each on its engine (which may be the same), and
-/// returns the output. Ranks that are `absent` are left out. Throws std::runtime_error.
+/// returns the output. `inputs` feed the one program that has `input` instructions, in order. Ranks
+/// that are `absent` are left out. Throws std::runtime_error.
 net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Program>& programs,
-                const net::Value& input, const std::vector<bool>& absent = {},
+                const std::vector<net::Value>& inputs, const std::vector<bool>& absent = {},
                 const Sequence& sequence = {}, const OnSend& on_send = {});
 
-/// Compiles the plan for the input and plays it on one engine.
+/// Compiles the plan for the input and plays it on one engine. `sampling`: the next token of each
+/// text is wanted (choices_of), else what the model answers. Throws std::invalid_argument too.
 net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
-                       const std::vector<bool>& absent = {}, const Sequence& sequence = {});
+                       const std::vector<bool>& absent = {}, const Sequence& sequence = {},
+                       const std::optional<Sampling>& sampling = {});
 
 }  // namespace cleave::infer

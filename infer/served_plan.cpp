@@ -48,31 +48,21 @@ std::vector<std::set<std::string>> peers_of(const plan::Plan& plan) {
   return peers;
 }
 
-/// Of what a program sends to a rank, or receives from it.
-template <class Operation>
-std::vector<std::uint32_t> tags_of(const plan::Program& program, std::int32_t peer) {
-  std::vector<std::uint32_t> tags;
-  for (const plan::Instruction& instruction : program.instructions)
-    if (const auto* found = std::get_if<Operation>(&instruction); found && found->peer == peer)
-      tags.push_back(found->tag);
-  return tags;
-}
-
 const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value) {
   return program.values.at(static_cast<std::size_t>(value));
 }
 
 }  // namespace
 
-std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input) {
-  return find(input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1]);
+std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input, std::int64_t best,
+                                                      bool from_kept) {
+  return find({input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1], 0,
+               best, from_kept});
 }
 
-std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::int64_t tokens) {
-  plan::RequestShape shape;
-  shape.batch = batch;
-  if (plan_.teacher.is_text()) shape.tokens = tokens;
-  const std::pair key(shape.batch, shape.tokens);
+std::shared_ptr<const Programs::Ranks> Programs::find(plan::RequestShape shape) {
+  if (!plan_.teacher.is_text()) shape.tokens = 0;
+  const Key key(shape.batch, shape.tokens, shape.best, shape.from_kept);
   if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
   auto ranks = std::make_shared<Ranks>();
   std::size_t bytes = 0;
@@ -133,16 +123,31 @@ FleetPlan::FleetPlan(const plan::Plan& plan, const std::vector<std::string>& dev
   for (const std::set<std::string>& peers : peers_of(plan)) coupled_ = coupled_ || !peers.empty();
 }
 
-std::vector<std::uint32_t> FleetPlan::tags_to(const Programs::Ranks& programs,
-                                              std::size_t device) const {
-  return has(device) ? tags_of<plan::Send>(*own(programs), rank(device))
-                     : std::vector<std::uint32_t>();
+std::vector<std::pair<std::uint32_t, const plan::Input*>> FleetPlan::inputs_to(
+    const Programs::Ranks& programs, std::size_t device) const {
+  std::vector<std::pair<std::uint32_t, const plan::Input*>> inputs;
+  if (!has(device)) return inputs;
+  const auto& instructions = own(programs)->instructions;
+  for (const plan::Instruction& instruction : instructions) {
+    const auto* send = std::get_if<plan::Send>(&instruction);
+    if (!send || send->peer != rank(device)) continue;
+    for (const plan::Instruction& from : instructions)
+      if (const auto* input = std::get_if<plan::Input>(&from);
+          input && input->result == send->value)
+        inputs.emplace_back(send->tag, input);
+  }
+  return inputs;
 }
 
 std::vector<std::uint32_t> FleetPlan::tags_from(const Programs::Ranks& programs,
                                                 std::size_t device) const {
-  return has(device) ? tags_of<plan::Receive>(*own(programs), rank(device))
-                     : std::vector<std::uint32_t>();
+  std::vector<std::uint32_t> tags;
+  if (!has(device)) return tags;
+  for (const plan::Instruction& instruction : own(programs)->instructions)
+    if (const auto* receive = std::get_if<plan::Receive>(&instruction);
+        receive && receive->peer == rank(device))
+      tags.push_back(receive->tag);
+  return tags;
 }
 
 bool FleetPlan::must_come(const Programs::Ranks& programs, std::size_t device) const {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -23,16 +24,19 @@ class Programs {
   using Ranks = std::vector<std::shared_ptr<const plan::Program>>;
   explicit Programs(plan::Plan plan, std::optional<std::size_t> only = {})
       : plan_(std::move(plan)), only_(only) {}
-  /// Throws std::invalid_argument where there is none for the shape.
-  std::shared_ptr<const Ranks> find(std::int64_t batch, std::int64_t tokens);
-  /// Those for an input: images [B, c, h, w], or token ids [B, N].
-  std::shared_ptr<const Ranks> find(const net::Value& input);
+  /// Throws std::invalid_argument where there is none for the shape, in which nothing is generated.
+  std::shared_ptr<const Ranks> find(plan::RequestShape shape);
+  /// Those for an input: images [B, c, h, w], or token ids [B, N]; for `best` and `from_kept` see
+  /// plan::RequestShape.
+  std::shared_ptr<const Ranks> find(const net::Value& input, std::int64_t best = 0,
+                                    bool from_kept = false);
   const plan::Plan& plan() const { return plan_; }
 
  private:
   plan::Plan plan_;
   std::optional<std::size_t> only_;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<const Ranks>> cache_;
+  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool>;
+  std::map<Key, std::shared_ptr<const Ranks>> cache_;
   std::size_t cached_bytes_ = 0;
 };
 
@@ -44,8 +48,8 @@ class DevicePlan {
   /// With nothing said of generation: caches are counted where they are kept.
   const plan::Plan& plan() const { return programs_.plan(); }
   /// The device's program. Throws std::invalid_argument.
-  std::shared_ptr<const plan::Program> program(std::int64_t batch, std::int64_t tokens) {
-    return programs_.find(batch, tokens)->at(rank_);
+  std::shared_ptr<const plan::Program> program(const plan::RequestShape& shape) {
+    return programs_.find(shape)->at(rank_);
   }
   /// The other devices that it exchanges values with.
   const std::set<std::string>& peers() const { return peers_; }
@@ -109,8 +113,9 @@ class FleetPlan {
   bool computes(const Programs::Ranks& programs, std::size_t device) const {
     return has(device) && !of(programs, device)->instructions.empty();
   }
-  /// Of the request's input as the aggregator hands it to the device.
-  std::vector<std::uint32_t> tags_to(const Programs::Ranks& programs, std::size_t device) const;
+  /// What the aggregator hands on to the device of what the request gives, and under which tag.
+  std::vector<std::pair<std::uint32_t, const plan::Input*>> inputs_to(
+      const Programs::Ranks& programs, std::size_t device) const;
   /// Of the values that the aggregator receives from the device.
   std::vector<std::uint32_t> tags_from(const Programs::Ranks& programs, std::size_t device) const;
   /// One of the device's values may not be absent.

@@ -34,6 +34,11 @@ Request request_of(net::InferRequest message) {
   request.observe = message.observe;
   request.plan = std::move(message.plan);
   request.sequence = {message.sequence, message.past, message.capacity};
+  if (const net::Choosing& choosing = message.choosing; choosing.wanted)
+    request.sampling = {{choosing.temperature, choosing.top_k, choosing.top_p,
+                         choosing.repetition_penalty, choosing.seed},
+                        choosing.step,
+                        choosing.vocabulary};
   request.input = std::move(message.tensor);
   return request;
 }

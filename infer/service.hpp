@@ -4,10 +4,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "infer/executor.hpp"
+#include "infer/sampler.hpp"
 #include "net/message.hpp"
 
 namespace cleave::infer {
@@ -20,6 +22,8 @@ struct Request {
   std::string plan;
   /// Goes on with a text that is generated: its id is of new_sequence().
   Sequence sequence;
+  /// The next token of each text of the sequence is wanted instead of logits.
+  std::optional<Sampling> sampling;
   std::chrono::milliseconds deadline{10000};
   /// Only an answer from every device counts. Refused at once while a device is ejected.
   bool require_all = false;
@@ -43,7 +47,8 @@ using net::PlanStatus;
 struct Response {
   Status status = Status::answered;
   std::string message;
-  net::Value output;  // logits [B, C], directions [B, D], or a language model's [B, T, V]
+  /// Logits [B, C], directions [B, D], a language model's [B, T, V]; or tokens (choices_of).
+  net::Value output;
   std::vector<DeviceReport> devices;
   net::Account aggregator;  // where the request is observed
   double queue_s = 0, fuse_s = 0, total_s = 0;

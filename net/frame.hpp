@@ -15,7 +15,7 @@
 //
 //   offset  size  header
 //   0       4     magic "CLVF"
-//   4       2     version, 7
+//   4       2     version, 8
 //   6       2     header length, 56; a longer header is read and its tail ignored
 //   8       2     kind (net/message.hpp)
 //   10      2     flags: 1 a tensor descriptor follows, 2 the sender's last frame of the request
@@ -97,7 +97,7 @@ struct Limits {
 };
 constexpr std::size_t max_dims = 8;
 
-constexpr std::uint16_t protocol_version = 7;
+constexpr std::uint16_t protocol_version = 8;
 constexpr std::size_t header_bytes = 56;
 /// The bytes that all versions have in common: magic, version, header length.
 constexpr std::size_t front_bytes = 8;

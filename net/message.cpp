@@ -40,6 +40,7 @@ class Writer {
     integer(static_cast<std::uint8_t>(value));
   }
   void put(const Account& account) { Account::fields(account, *this); }
+  void put(const Choosing& choosing) { Choosing::fields(choosing, *this); }
   void put(double value) {
     std::uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof bits);
@@ -93,6 +94,7 @@ class Reader {
   void get(Observe& value) { name(value, Observe::nothing, Observe::trace); }
   void get(Happening::What& value) { name(value, Happening::What::stretch, Happening::What::wait); }
   void get(Account& account) { Account::fields(account, *this); }
+  void get(Choosing& choosing) { Choosing::fields(choosing, *this); }
   /// The last one too.
   template <class Name>
   void name(Name& value, Name first, Name last) {

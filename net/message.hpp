@@ -215,12 +215,17 @@ struct Admit : Envelope {
   std::string digest;  // of the programs, 64 hex digits
   std::uint32_t deadline_ms = 0;
   std::int64_t batch = 0, tokens = 0;
+  /// The next token of each text is wanted, chosen from so many candidates of each device, or from
+  /// the logits that were kept of the step before; 0: the model's answer.
+  std::int64_t best = 0;
+  bool from_kept = false;
   /// Of the envelope's sequence: tokens before this request, and those to make room for.
   std::int64_t past = 0, capacity = 0;
   Observe observe = Observe::nothing;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.plan, m.digest, m.deadline_ms, m.batch, m.tokens, m.past, m.capacity, m.observe);
+    archive(m.plan, m.digest, m.deadline_ms, m.batch, m.tokens, m.best, m.from_kept, m.past,
+            m.capacity, m.observe);
   }
 };
 
@@ -354,6 +359,21 @@ struct StatusReply : Envelope {
   }
 };
 
+/// How the next token of each text is chosen (infer/sampler.hpp).
+struct Choosing {
+  bool wanted = false;  // else the answer is the model's
+  double temperature = 0;
+  std::int64_t top_k = 0;
+  double top_p = 1, repetition_penalty = 1;
+  std::uint64_t seed = 0;
+  std::int64_t step = 0, vocabulary = 0;
+  template <class Self, class Archive>
+  static void fields(Self& m, Archive& archive) {
+    archive(m.wanted, m.temperature, m.top_k, m.top_p, m.repetition_penalty, m.seed, m.step,
+            m.vocabulary);
+  }
+};
+
 struct InferRequest : Envelope {
   static constexpr Kind kind = Kind::infer_request;
   std::string plan;  // its name; empty: the default one
@@ -361,10 +381,11 @@ struct InferRequest : Envelope {
   bool require_all = false;
   std::int64_t past = 0, capacity = 0;  // as in Admit
   Observe observe = Observe::nothing;
+  Choosing choosing;
   Value tensor;
   template <class Self, class Archive>
   static void fields(Self& m, Archive& archive) {
-    archive(m.plan, m.deadline_ms, m.require_all, m.past, m.capacity, m.observe);
+    archive(m.plan, m.deadline_ms, m.require_all, m.past, m.capacity, m.observe, m.choosing);
   }
 };
 

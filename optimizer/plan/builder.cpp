@@ -1,5 +1,6 @@
 #include "optimizer/plan/builder.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -37,6 +38,13 @@ ValueId ProgramBuilder::input(const model::ModelConfig& config, const RequestSha
                   {shape.batch, config.channels, config.image_height, config.image_width});
   program_.instructions.emplace_back(input);
   return input.result;
+}
+
+ValueId ProgramBuilder::sampling(std::int64_t batch) {
+  Input input;
+  input.result = value("sampling", base::Element::i64, {batch, sampling_columns});
+  input.is_sampling = true;
+  return append(input);
 }
 
 ValueId ProgramBuilder::lengths(ValueId ids, std::int32_t part) {
@@ -267,6 +275,41 @@ std::pair<ValueId, ValueId> ProgramBuilder::cluster(ValueId x, ValueId lengths, 
   i.segments = segments;
   program_.instructions.emplace_back(i);
   return {i.centres, i.marks};
+}
+
+ValueId ProgramBuilder::keep_ids(ValueId ids) {
+  KeepIds i;
+  i.result = value("kept", base::Element::i32, {info(ids).dims.at(0)});
+  i.ids = ids;
+  return append(i);
+}
+
+ValueId ProgramBuilder::best(ValueId logits, ValueId sampling, ValueId kept,
+                             model::Range vocabulary, std::int64_t k) {
+  Best i;
+  i.k = std::min(k, vocabulary.size());
+  i.result = value("t" + std::to_string(program_.values.size()), base::Element::f64,
+                   {info(logits).dims.at(0), best_columns(i.k)});
+  i.logits = logits;
+  i.sampling = sampling;
+  i.kept = kept;
+  i.vocabulary = vocabulary;
+  return append(i);
+}
+
+ValueId ProgramBuilder::sample(std::vector<ValueId> best, ValueId sampling) {
+  SampleToken i;
+  i.result = value("token", base::Element::f64, {info(sampling).dims.at(0), choice_columns});
+  i.best = std::move(best);
+  i.sampling = sampling;
+  return append(i);
+}
+
+ValueId ProgramBuilder::kept_logits(std::int64_t batch, model::Range vocabulary) {
+  KeptLogits i;
+  i.result = computed("y", {batch, 1, vocabulary.size()});
+  i.vocabulary = vocabulary;
+  return append(i);
 }
 
 void ProgramBuilder::send(ValueId value, std::int32_t peer, std::uint32_t tag) {

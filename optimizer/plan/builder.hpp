@@ -19,6 +19,8 @@ class ProgramBuilder {
 
   /// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N].
   ValueId input(const model::ModelConfig& config, const RequestShape& shape);
+  /// How the next token of each of B texts is chosen.
+  ValueId sampling(std::int64_t batch);
   // The pieces of a forward pass: see instruction.hpp. `config` is that of `part`.
   ValueId lengths(ValueId ids, std::int32_t part);
   ValueId embed(const model::ModelConfig& config, std::int32_t part, ValueId given, ValueId lengths,
@@ -55,6 +57,13 @@ class ProgramBuilder {
   /// Centres and their marks.
   std::pair<ValueId, ValueId> cluster(ValueId x, ValueId lengths, model::Range rows,
                                       std::int64_t segments);
+
+  ValueId keep_ids(ValueId ids);
+  /// At most k, as many as there are tokens. `kept`: −1 where the logits are penalised.
+  ValueId best(ValueId logits, ValueId sampling, ValueId kept, model::Range vocabulary,
+               std::int64_t k);
+  ValueId sample(std::vector<ValueId> best, ValueId sampling);
+  ValueId kept_logits(std::int64_t batch, model::Range vocabulary);
 
   void send(ValueId value, std::int32_t peer, std::uint32_t tag);
   /// What `peer` sends under `tag`: shape and element of `like`; it is called `name`.

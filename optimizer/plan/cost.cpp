@@ -175,6 +175,28 @@ class Costs {
     return 4 * (3 * real(rows_of(i.x) * i.segments) + 2 * real(rows_of(i.centres) * last_of(i.x)));
   }
 
+  // ---- the next token ----
+
+  /// Penalising, comparing, and what the noise is added to.
+  std::vector<Kernel> kernels(const Best& i) const {
+    return {{KernelKind::elementwise, 3 * rows_of(i.logits), 0, last_of(i.logits)}};
+  }
+  /// The logits of one text in double precision.
+  double scratch_bytes(const Best& i) const { return 8 * real(last_of(i.logits)); }
+  /// Penalised logits.
+  double cache_bytes(const Best& i, std::int64_t batch, std::int64_t) const {
+    return i.kept < 0 ? 0 : 8 * real(batch * last_of(i.logits));
+  }
+  std::vector<Kernel> kernels(const SampleToken& i) const {
+    std::vector<Kernel> kernels;
+    for (const ValueId best : i.best) kernels.push_back(elementwise(best).front());
+    return kernels;
+  }
+  double cache_bytes(const KeepIds&, std::int64_t batch, std::int64_t tokens) const {
+    return 8 * real(batch * tokens);
+  }
+  std::vector<Kernel> kernels(const KeptLogits& i) const { return elementwise(i.result); }
+
   // ---- the others ----
 
   template <class Operation>
@@ -353,16 +375,17 @@ double running_bytes(const Program& program, const Plan& plan) {
     return std::visit([&costs](const auto& i) { return costs.scratch_bytes(i); }, instruction);
   });
   const RequestShape& shape = plan.shape;
+  double kept = 0;
   if (shape.generate > 0) {
+    kept = cache_bytes(program, plan, shape.batch, shape.tokens + shape.generate);
     // A program of pieces is a forward pass: of a text that is generated, its prompt's.
     const Plan prompt = prompt_plan(plan);
     const Program first = prompt_of(program, prompt);
     if (rows_of_pieces(first) > 0 || rows_of_pieces(program) > 0)
-      return running_bytes(first, prompt) +
-             cache_bytes(program, plan, shape.batch, shape.tokens + shape.generate);
+      return running_bytes(first, prompt) + kept;
   }
   const std::int64_t rows = rows_of_pieces(program);
-  const double tensors = peak + bytes_under_way(program);
+  const double tensors = peak + bytes_under_way(program) + kept;
   return rows == 0 ? tensors : process_bytes(tensors, rows);
 }
 

@@ -17,15 +17,18 @@ using ValueId = std::int32_t;
 // value follow from it.
 // What it costs stands in cost.cpp.
 
-/// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N].
+/// What the request gives: pixels, uint8 [B, c, h, w], or token ids, int32 [B, N]; or how the next
+/// token of each text is chosen, int64 [B, sampling_columns].
 struct Input {
   static constexpr std::string_view name = "input";
   static constexpr bool computes = false;
   static constexpr bool accepts_absent = false;
   ValueId result = -1;
+  bool is_sampling = false;
   template <class Self, class Fields>
   static void fields(Self& i, Fields& fields) {
     fields.result(i.result);
+    if (i.is_sampling) fields.flag("sampling", i.is_sampling);
   }
 };
 
@@ -394,6 +397,86 @@ struct Cluster {
   }
 };
 
+// ---- the next token of texts that are generated ----
+//
+// Each rank with logits of some tokens says in O(k) numbers what decides the choice among them, and
+// one rank chooses. `sampling` is the request's: options, seed and step of each text. Numbers are
+// laid out as infer/draws.hpp says.
+
+/// Columns of what the request says of each text, and of what is chosen: token, margin, certain.
+constexpr std::int64_t sampling_columns = 8, choice_columns = 3;
+/// Of what best(k) says of a text: two numbers, and token and logit of k + 2 tokens.
+constexpr std::int64_t best_columns(std::int64_t k) { return 2 * (k + 2) + 2; }
+
+constexpr std::int64_t candidates_in(std::int64_t columns) { return (columns - 2) / 2 - 2; }
+
+/// New ids [B, N] of texts that are generated are kept with their sequence, for penalties on what a
+/// text has already -> how many tokens each text has, int32 [B].
+struct KeepIds {
+  static constexpr std::string_view name = "keep_ids";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, ids = -1;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.ids);
+  }
+};
+
+/// Logits [B, 1, v] of some rows of the vocabulary -> what of them decides the next token, f64 [B,
+/// best_columns(k)]: the k best behind the repetition penalty, the sum of their softmax's terms at
+/// the temperature, and the two with the largest sum of logit and Gumbel noise. `kept`: of
+/// keep_ids; where choosing may need more than k, the penalised logits are kept with the sequence.
+/// Without it the logits are penalised.
+struct Best {
+  static constexpr std::string_view name = "best";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, logits = -1, sampling = -1, kept = -1;
+  model::Range vocabulary;
+  std::int64_t k = 0;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.logits);
+    fields.operand(i.sampling);
+    fields.optional_operand(i.kept);
+    fields.range("vocabulary", i.vocabulary);
+    fields.number("k ", i.k);
+  }
+};
+
+/// What ranks say of the whole vocabulary together -> the next token of each text, how clear the
+/// choice is, and whether it is certain (1) or needs all logits (0): f64 [B, choice_columns].
+struct SampleToken {
+  static constexpr std::string_view name = "sample";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, sampling = -1;
+  std::vector<ValueId> best;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    for (auto& best : i.best) fields.operand(best);
+    fields.operand(i.sampling);
+  }
+};
+
+/// The logits that best(k) kept of the sequence's last step [B, 1, v]; NaN of a text that has none.
+struct KeptLogits {
+  static constexpr std::string_view name = "kept_logits";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1;
+  model::Range vocabulary;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.range("vocabulary", i.vocabulary);
+  }
+};
+
 // ---- between ranks, and at the end ----
 
 /// Hands a value to a rank. The tag is unique in the request between two ranks.
@@ -456,9 +539,10 @@ struct Output {
   }
 };
 
-using Instruction = std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp,
-                                 MlpDown, AddBias, Add, Slice, Concat, ReadOut, Head, Send, Receive,
-                                 Fuse, Output, Cast, Marks, SegmentMeans, Cluster>;
+using Instruction =
+    std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp, MlpDown, AddBias,
+                 Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output, Cast, Marks,
+                 SegmentMeans, Cluster, KeepIds, Best, SampleToken, KeptLogits>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {

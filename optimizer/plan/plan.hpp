@@ -24,10 +24,18 @@ struct RequestShape {
   /// planned and priced is then one step, half-way through; memory holds prompt and cache. 0: a
   /// request is all there is.
   std::int64_t generate = 0;
+  /// The answer is the next token of each text, chosen from so many candidates of each device; 0:
+  /// the model's answer.
+  std::int64_t best = 0;
+  /// The token of the step before, from all logits that the devices kept of it.
+  bool from_kept = false;
   bool operator==(const RequestShape& other) const {
-    return batch == other.batch && tokens == other.tokens && generate == other.generate;
+    return batch == other.batch && tokens == other.tokens && generate == other.generate &&
+           best == other.best && from_kept == other.from_kept;
   }
 };
+/// Candidates of each device for the next token: as many as samplers usually allow.
+constexpr std::int64_t usual_best = 64;
 
 /// What one device computes of one layer: heads of keys and values, each with the `group` of query
 /// heads that share it, and columns of the MLP.

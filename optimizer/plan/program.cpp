@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "base/digest.hpp"
+#include "optimizer/plan/builder.hpp"
 #include "optimizer/plan/names.hpp"
 #include "optimizer/plan/strategies/shared_pass.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
@@ -15,10 +16,54 @@ namespace {
 
 /// A request larger than this is a mistake, and products of dimensions stay far from overflow.
 constexpr std::int64_t max_batch = 1 << 16;
+constexpr std::int64_t most_best = 1 << 12;
 
 /// Of a plan whose texts are generated, a step.
-RequestShape requested(const RequestShape& planned) {
-  return planned.generate > 0 ? RequestShape{planned.batch, 1, 0} : planned;
+RequestShape requested(const Plan& plan, const RequestShape& planned) {
+  if (planned.generate == 0) return planned;
+  return {planned.batch, 1, 0, generates(plan.teacher) ? usual_best : 0};
+}
+
+/// Throws std::invalid_argument.
+void expect_chooses(const Plan& plan, const RequestShape& shape) {
+  if (shape.best == 0 && !shape.from_kept) return;
+  if (!generates(plan.teacher))
+    throw std::invalid_argument(
+        "[compile] shape.best: saw a model that does not generate, needs a causal language model "
+        "with its head");
+  if (shape.best < 2 || shape.best > most_best)
+    throw std::invalid_argument("[compile] shape.best: saw " + std::to_string(shape.best) +
+                                ", needs 2.." + std::to_string(most_best));
+}
+
+/// The token of a step before, by programs of one: all logits go to the last rank.
+std::vector<Program> from_kept(const std::vector<Program>& steps, const RequestShape& shape,
+                               base::Element element) {
+  const auto ranks = static_cast<std::int32_t>(steps.size()) - 1;
+  ProgramBuilder aggregator(ranks, element);
+  const ValueId sampling = aggregator.sampling(shape.batch);
+  std::vector<Program> programs;
+  std::vector<ValueId> pieces;
+  std::int64_t tokens = 0;
+  for (std::int32_t rank = 0; rank <= ranks; ++rank) {
+    ProgramBuilder agent(rank, element);
+    if (const Best* best = find_first<Best>(steps[static_cast<std::size_t>(rank)])) {
+      ProgramBuilder& program = rank < ranks ? agent : aggregator;
+      ValueId kept = program.kept_logits(shape.batch, best->vocabulary);
+      if (rank < ranks) {
+        agent.send(kept, ranks, 0);
+        kept = aggregator.receive("y_" + std::to_string(rank), agent.info(kept), rank, 0, false);
+      }
+      pieces.push_back(kept);
+      tokens += best->vocabulary.size();
+    }
+    if (rank < ranks) programs.push_back(agent.take());
+  }
+  const ValueId best =
+      aggregator.best(aggregator.concat(std::move(pieces), 2), sampling, -1, {0, tokens}, tokens);
+  aggregator.output(aggregator.sample({best}, sampling));
+  programs.push_back(aggregator.take());
+  return programs;
 }
 
 /// Fields of instructions as bytes, the same on every machine.
@@ -134,11 +179,13 @@ const Strategy& find_strategy(const std::string& name) {
 }
 
 std::vector<Program> drafts(const Plan& plan, const RequestShape& planned, base::Element element) {
-  return find_strategy(plan.strategy).compile(plan, requested(planned), element);
+  const RequestShape shape = requested(plan, planned);
+  auto programs = find_strategy(plan.strategy).compile(plan, shape, element);
+  return shape.from_kept ? from_kept(programs, shape, element) : programs;
 }
 
 std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base::Element element) {
-  const RequestShape shape = requested(planned);
+  const RequestShape shape = requested(plan, planned);
   if (plan.teacher.is_text() && (shape.tokens < 1 || shape.tokens > plan.teacher.context))
     throw std::invalid_argument("[compile] shape.tokens: saw " + std::to_string(shape.tokens) +
                                 ", needs 1.." + std::to_string(plan.teacher.context) + ", " +
@@ -146,6 +193,7 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base
   if (shape.batch < 1 || shape.batch > max_batch)
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));
+  expect_chooses(plan, shape);
   check(plan);
   std::vector<Program> programs = drafts(plan, shape, element);
   const std::string digest = digest_of(programs);
@@ -154,6 +202,10 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base
     program.digest = digest;
   }
   return programs;
+}
+
+bool generates(const model::ModelConfig& config) {
+  return config.task == model::Task::causal_lm && config.answers();
 }
 
 Load planned_load(const RequestShape& shape) {

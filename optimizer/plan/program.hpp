@@ -106,6 +106,9 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& shape,
 std::vector<Program> drafts(const Plan& plan, const RequestShape& shape,
                             base::Element element = base::Element::f32);
 
+/// Whether the model says what the next token of a text is.
+bool generates(const model::ModelConfig& config);
+
 /// What a plan of this shape prices: the request, or one step behind half of what is generated.
 Load planned_load(const RequestShape& shape);
 

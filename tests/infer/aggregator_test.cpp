@@ -1041,6 +1041,9 @@ TEST_F(AggregatorTest, SaysWhyItCannotStart) {
   wanted = options();
   wanted.max_in_flight = 0;
   EXPECT_EQ(start(wanted), "[aggregator] max_in_flight: saw 0, needs 1 or more");
+  wanted = options();
+  wanted.candidates = 1;
+  EXPECT_EQ(start(wanted), "[aggregator] candidates: saw 1, needs 2 or more");
 }
 
 /// Its features are all `number`.

@@ -11,6 +11,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "infer/draws.hpp"
 #include "infer/engine.hpp"
 #include "model/checkpoint.hpp"
 #include "optimizer/plan/weights.hpp"
@@ -133,23 +134,48 @@ class Fleet {
   }
 
   net::Value answer(const net::Value& input, const Sequence& sequence = {}) {
+    return run({input}, shape_of(input), sequence);
+  }
+
+  /// The next token of each text, from k candidates of each device, or where that is not certain
+  /// from the logits that they kept.
+  std::vector<Choice> choose(const net::Value& input, const Sequence& sequence,
+                             const Sampling& sampling, std::int64_t k) {
+    plan::RequestShape shape = shape_of(input);
+    shape.best = k;
+    const net::Value options = value_of(sampling, shape.batch);
+    net::Value choices = run({input, options}, shape, sequence);
+    if (needs_logits(choices)) {
+      ++asked_for_kept;
+      shape.from_kept = true;
+      choices = run({options}, shape, sequence);
+    }
+    return choices_of(choices, static_cast<std::size_t>(shape.batch));
+  }
+
+  std::vector<std::int64_t> sent;  // bytes of the last request, by rank
+  int asked_for_kept = 0;
+  std::function<void(std::int32_t from, const net::Value&)> on_send;
+
+ private:
+  plan::RequestShape shape_of(const net::Value& input) const {
     plan::RequestShape shape;
     shape.batch = input.dims.at(0);
     if (plan_.teacher.is_text()) shape.tokens = input.dims.at(1);
+    return shape;
+  }
+  net::Value run(const std::vector<net::Value>& inputs, const plan::RequestShape& shape,
+                 const Sequence& sequence) {
     std::vector<Engine*> engines;
     for (const auto& engine : engines_) engines.push_back(engine.get());
     sent.assign(engines.size(), 0);
-    return play(engines, plan::compile(plan_, shape, element_), input, {}, sequence,
+    return play(engines, plan::compile(plan_, shape, element_), inputs, {}, sequence,
                 [this](std::int32_t from, std::int32_t, const net::Value& value) {
                   sent.at(static_cast<std::size_t>(from)) += value.bytes();
                   if (on_send) on_send(from, value);
                 });
   }
 
-  std::vector<std::int64_t> sent;  // bytes of the last request, by rank
-  std::function<void(std::int32_t from, const net::Value&)> on_send;
-
- private:
   plan::Plan plan_;
   Element element_;
   std::vector<std::unique_ptr<Engine>> engines_;

@@ -195,7 +195,7 @@ typename Noting<Operation>::Notes noted(const Transformer& teacher, const plan::
   Noting<Operation> noting(*whole, notes, wanted);
   plan::RequestShape shape{2, 8, 0};
   const auto programs = plan::compile(plan, shape);
-  play(std::vector<Engine*>(programs.size(), &noting), programs, input_of(teacher.config, 2, 8));
+  play(std::vector<Engine*>(programs.size(), &noting), programs, {input_of(teacher.config, 2, 8)});
   notes.erase(static_cast<std::int32_t>(plan.parts.size()));
   return notes;
 }

@@ -84,6 +84,7 @@ class Generation : public ::testing::Test {
   std::unique_ptr<Aggregator> aggregator() {
     AggregatorOptions options;
     options.hosts = addresses_;
+    options.candidates = 4;  // of 20 tokens
     options.log = kept();
     auto made = std::make_unique<Aggregator>(bundle_, std::vector{plan_},
                                              fusion_engine(bundle_, {plan_}), options);
@@ -108,11 +109,12 @@ class Generation : public ::testing::Test {
                               const std::function<void(std::size_t step)>& before = {}) {
     const std::uint64_t id = service.new_sequence();
     present_.clear();
-    const auto steps = [&](const net::Value& ids, const Sequence& at) {
+    const auto steps = [&](const net::Value& ids, const Sequence& at, const Sampling& sampling) {
       if (before) before(present_.size());
       Request request;
       request.input = ids;
       request.sequence = at;
+      request.sampling = sampling;
       const Response response = ask(service, std::move(request));
       if (response.status != Status::answered) throw std::runtime_error(response.message);
       present_.push_back(present_devices(response));
@@ -128,8 +130,8 @@ class Generation : public ::testing::Test {
     const auto engine = local_engine(bundle_, plan_);
     engine->prepare();
     return generate(
-        [&](const net::Value& ids, const Sequence& at) {
-          return run_locally(*engine, plan_, ids, absent, at);
+        [&](const net::Value& ids, const Sequence& at, const Sampling& sampling) {
+          return run_locally(*engine, plan_, ids, absent, at, sampling);
         },
         1, prompts, options);
   }
@@ -154,10 +156,11 @@ TEST_F(Generation, IsWhatTheWholeModelSaysWithoutACache) {
   plan::Plan whole = plan_;
   whole.strategy = "local";
   whole.parts = {plan_part("here", plan_.teacher)};
-  const auto found =
-      generate([&](const net::Value& ids,
-                   const Sequence& at) { return run_locally(*engine, whole, ids, {}, at); },
-               7, {{1, 2, 3}, {4}}, greedy(20));
+  const auto found = generate(
+      [&](const net::Value& ids, const Sequence& at, const Sampling& sampling) {
+        return run_locally(*engine, whole, ids, {}, at, sampling);
+      },
+      7, {{1, 2, 3}, {4}}, greedy(20));
   for (std::size_t text = 0; text < 2; ++text) {
     std::vector<std::int64_t> ids = text == 0 ? Text{1, 2, 3} : Text{4};
     for (const std::int64_t token : found[text].tokens) {
@@ -179,6 +182,22 @@ TEST_F(Generation, OverAgentsIsTheLocalOne) {
     EXPECT_EQ(fleet[text].tokens, local[text].tokens);
   EXPECT_EQ(present_.size(), 40U);
   EXPECT_EQ(present_.back(), devices);
+}
+
+// The aggregator has all logits; it takes four candidates of them first.
+TEST_F(Generation, DrawsOverAgentsWhatItDrawsLocally) {
+  for (const auto& device : devices) start(device);
+  const auto service = aggregator();
+  const std::vector<Text> prompts = {{1, 2, 3, 4, 5}, {6}, {7, 8}};
+  for (const SamplingOptions& sampling :
+       {SamplingOptions{1, 0, 1, 1, 3}, SamplingOptions{0, 0, 1, 1.5, 3},
+        SamplingOptions{2, 12, 0.9, 1.2, 3}, SamplingOptions{5, 0, 0.9, 1, 3}}) {
+    GenerateOptions options = greedy(40);
+    options.sampling = sampling;
+    const auto local = locally(prompts, options), fleet = over(*service, prompts, options);
+    for (std::size_t text = 0; text < prompts.size(); ++text)
+      EXPECT_EQ(fleet[text].tokens, local[text].tokens) << sampling.temperature;
+  }
 }
 
 TEST_F(Generation, GoesOnWithoutADeviceThatIsLostAndTakesItBackInTheNextText) {
@@ -313,9 +332,10 @@ TEST_F(Generation, AServerThatDrainsWaitsForNoTextThatRests) {
 TEST_F(Generation, KeepsWhatThereIsWhereAStepFails) {
   const auto engine = local_engine(bundle_, plan_);
   engine->prepare();
-  const Continue steps = [&, step = 0](const net::Value& ids, const Sequence& at) mutable {
+  const Continue steps = [&, step = 0](const net::Value& ids, const Sequence& at,
+                                       const Sampling& sampling) mutable {
     if (++step == 4) throw std::runtime_error("the plug was pulled");
-    return run_locally(*engine, plan_, ids, {}, at);
+    return run_locally(*engine, plan_, ids, {}, at, sampling);
   };
   std::exception_ptr failure;
   const auto made = generate(steps, 1, {{1, 2, 3}}, greedy(20), {}, &failure);
@@ -323,6 +343,34 @@ TEST_F(Generation, KeepsWhatThereIsWhereAStepFails) {
   EXPECT_EQ(made.at(0).tokens, Text(whole.at(0).tokens.begin(), whole.at(0).tokens.begin() + 3));
   EXPECT_EQ(made.at(0).ending, Ending::failed);
   EXPECT_THROW(std::rethrow_exception(failure), std::runtime_error);
+}
+
+// Whatever a server may answer.
+TEST_F(Generation, RefusesAnswersThatAreNoTokens) {
+  const auto error_of = [&](const net::Value& answer) -> std::string {
+    try {
+      generate([&](const auto&, const auto&, const auto&) { return answer; }, 1, {{1, 2}},
+               greedy(5));
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  net::Value choice;
+  choice.element = base::Element::f64;
+  choice.dims = {1, 3};
+  const auto with = [&](const std::vector<double>& row) {
+    choice.data = net::Buffer::copy_of(row.data(), row.size() * sizeof(double));
+    return choice;
+  };
+  EXPECT_EQ(error_of(with({3, 1, 1})), "");
+  EXPECT_EQ(error_of(with({-1, 1, 1})), "[generate] answer: saw no token of text 0");
+  EXPECT_EQ(error_of(with({0.5, 1, 1})),
+            "[sample] token: saw 0.500000, needs a whole number from -1 on");
+  choice.dims = {1, 1, 3};
+  EXPECT_EQ(error_of(with({3, 1, 1})), "[generate] answer: saw other than a token of each text");
+  EXPECT_EQ(error_of(net::Value::absent()),
+            "[generate] answer: saw other than a token of each text");
 }
 
 TEST_F(Generation, NeverDrawsWhatTheTokenizerDoesNotHave) {
@@ -380,87 +428,6 @@ TEST_F(Generation, RefusesPromptsThatDoNotFit) {
             "[generate] prompt 0: saw 55 tokens and 10 to generate, needs at most 64 together, the "
             "model's context");
   EXPECT_EQ(error({}), "[generate] prompts: saw none, needs at least 1");
-}
-
-// ---- sampling ----
-
-const std::vector<float> logits = {1, 3, 2, -1};
-
-std::vector<double> shares(const SamplingOptions& options, const Text& text = {}) {
-  Sampler sampler(options, 0);
-  std::vector<double> share(logits.size(), 0);
-  constexpr int draws = 20000;
-  for (int i = 0; i < draws; ++i)
-    share[static_cast<std::size_t>(sampler.next(logits.data(), 4, text).token)] += 1.0 / draws;
-  return share;
-}
-
-TEST(Sampler, TakesTheMostLikelyTokenWithoutATemperature) {
-  Sampler sampler({}, 0);
-  const Choice choice = sampler.next(logits.data(), 4, {});
-  EXPECT_EQ(choice.token, 1);
-  EXPECT_DOUBLE_EQ(choice.margin, 1);
-}
-
-TEST(Sampler, DrawsAsOftenAsTheSoftmaxSays) {
-  SamplingOptions options;
-  options.temperature = 2;
-  const auto found = shares(options);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit / 2);
-  for (std::size_t i = 0; i < 4; ++i)
-    EXPECT_NEAR(found[i], std::exp(logits[i] / 2) / sum, 0.015) << i;
-}
-
-TEST(Sampler, KeepsTheLikeliestAlone) {
-  SamplingOptions options;
-  options.temperature = 1;
-  options.top_k = 2;
-  auto found = shares(options);
-  EXPECT_EQ(found[0] + found[3], 0);
-  EXPECT_NEAR(found[1], 1 / (1 + std::exp(-1)), 0.015);
-  options.top_k = 0;
-  options.top_p = 0.6;  // the first has 0.64 alone
-  found = shares(options);
-  EXPECT_NEAR(found[1], 1, 1e-9);
-  options.top_p = 0.7;  // and with the second 0.87
-  found = shares(options);
-  EXPECT_GT(found[2], 0.2);
-  EXPECT_EQ(found[0], 0);
-}
-
-TEST(Sampler, PenalisesWhatTheTextHas) {
-  SamplingOptions options;
-  options.repetition_penalty = 2;
-  Sampler sampler(options, 0);
-  EXPECT_EQ(sampler.next(logits.data(), 4, {1, 1}).token, 2);
-}
-
-TEST(Sampler, DrawsTheSameWithTheSameSeedAlone) {
-  const auto draw = [](std::uint64_t seed, std::uint64_t stream) {
-    SamplingOptions options;
-    options.temperature = 3;
-    options.seed = seed;
-    Sampler sampler(options, stream);
-    Text tokens;
-    for (int i = 0; i < 30; ++i) tokens.push_back(sampler.next(logits.data(), 4, {}).token);
-    return tokens;
-  };
-  EXPECT_EQ(draw(1, 0), draw(1, 0));
-  EXPECT_NE(draw(1, 0), draw(2, 0));
-  EXPECT_NE(draw(1, 0), draw(1, 1));
-}
-
-TEST(Sampler, NamesTheOptionThatIsWrong) {
-  SamplingOptions options;
-  options.top_p = 0;
-  EXPECT_THROW(options.check(), std::invalid_argument);
-  options = {};
-  options.temperature = -1;
-  EXPECT_THROW(options.check(), std::invalid_argument);
-  options = {};
-  options.repetition_penalty = 0;
-  EXPECT_THROW(options.check(), std::invalid_argument);
 }
 
 }  // namespace

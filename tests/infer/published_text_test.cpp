@@ -32,9 +32,11 @@ std::vector<Generated> said(const fs::path& folder, const Text& prompt, std::int
   GenerateOptions options;
   options.max_tokens = tokens;
   options.context = plan.teacher.context;
-  return generate([&](const net::Value& ids,
-                      const Sequence& at) { return run_locally(*engine, plan, ids, {}, at); },
-                  1, {prompt}, options);
+  return generate(
+      [&](const net::Value& ids, const Sequence& at, const Sampling& sampling) {
+        return run_locally(*engine, plan, ids, {}, at, sampling);
+      },
+      1, {prompt}, options);
 }
 
 TEST(PublishedText, IsWhatTransformersSays) {

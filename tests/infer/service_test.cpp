@@ -79,6 +79,21 @@ TEST_F(ServiceTest, AnswersAClientAsTheAggregatorWould) {
   EXPECT_GT(response.devices[2].round_trip_s, 0);
 }
 
+TEST_F(ServiceTest, RefusesToChooseATokenWhereThereIsNone) {
+  start();
+  Client client(server->address());
+  Request request = request_of(9);
+  request.sampling.emplace();
+  Response response = ask(client, request);
+  EXPECT_EQ(response.status, Status::failed);
+  EXPECT_EQ(response.message,
+            "[submit] [compile] shape.best: saw a model that does not generate, needs a causal "
+            "language model with its head");
+  request.sampling->options.top_k = -7;
+  response = ask(client, request);
+  EXPECT_EQ(response.message, "[submit] [sampling] top_k: saw -7, needs 0 or more");
+}
+
 TEST_F(ServiceTest, TellsTheClientHowLongItsRequestWaited) {
   AggregatorOptions wanted;
   wanted.max_in_flight = 1;

@@ -62,7 +62,7 @@ TEST(Frame, HeaderIsLittleEndianWhereTheTableSays) {
   header.checksum = 0x11121314;
   const auto bytes = bytes_of(header);
   EXPECT_EQ(std::memcmp(bytes.data(), "CLVF", 4), 0);
-  EXPECT_EQ(bytes[4], std::byte{7});
+  EXPECT_EQ(bytes[4], std::byte{8});
   EXPECT_EQ(bytes[6], std::byte{56});
   EXPECT_EQ(bytes[8], std::byte{0x02});
   EXPECT_EQ(bytes[9], std::byte{0x01});
@@ -112,7 +112,7 @@ TEST(Frame, RefusesAWrongMagic) {
 
 TEST(Frame, RefusesAnotherVersion) {
   Header header;
-  for (const int version : {0, 1, 2, 3, 4, 5, 6, 8, 0x0700}) {
+  for (const int version : {0, 1, 2, 3, 4, 5, 6, 7, 9, 0x0800}) {
     header.version = static_cast<std::uint16_t>(version);
     EXPECT_EQ(error_of(bytes_of(header)), Errc::unknown_version) << version;
   }

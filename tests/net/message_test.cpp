@@ -73,6 +73,8 @@ std::vector<Message> one_of_each() {
   admit.deadline_ms = 1500;
   admit.batch = 2;
   admit.tokens = 12;
+  admit.best = 64;
+  admit.from_kept = true;
   admit.sequence = 6;
   admit.past = 20;
   admit.capacity = 84;
@@ -149,6 +151,7 @@ std::vector<Message> one_of_each() {
   ask.past = 20;
   ask.capacity = 84;
   ask.observe = Observe::trace;
+  ask.choosing = {true, 0.75, 40, 0.5, 1.25, 9, 3, 500};
   ask.tensor = tensor({2, 2});
   messages.emplace_back(ask);
   InferAnswer answer;
@@ -230,8 +233,20 @@ TEST(Message, FieldsComeBack) {
   EXPECT_EQ(answer.devices[0].sent_bytes, 1234u);
   EXPECT_EQ(answer.devices[0].account.left_out, 7u);
   EXPECT_EQ(answer.aggregator.flops, 5);
-  EXPECT_EQ(round_trip(std::get<InferRequest>(messages[14])).observe, Observe::trace);
-  EXPECT_EQ(round_trip(std::get<Admit>(messages[3])).observe, Observe::account);
+  const auto ask = round_trip(std::get<InferRequest>(messages[14]));
+  EXPECT_EQ(ask.observe, Observe::trace);
+  EXPECT_TRUE(ask.choosing.wanted);
+  EXPECT_EQ(ask.choosing.temperature, 0.75);
+  EXPECT_EQ(ask.choosing.top_k, 40);
+  EXPECT_EQ(ask.choosing.top_p, 0.5);
+  EXPECT_EQ(ask.choosing.repetition_penalty, 1.25);
+  EXPECT_EQ(ask.choosing.seed, 9u);
+  EXPECT_EQ(ask.choosing.step, 3);
+  EXPECT_EQ(ask.choosing.vocabulary, 500);
+  const auto admit = round_trip(std::get<Admit>(messages[3]));
+  EXPECT_EQ(admit.observe, Observe::account);
+  EXPECT_EQ(admit.best, 64);
+  EXPECT_TRUE(admit.from_kept);
 }
 
 // What both ends misread alike comes back the same: the bytes themselves are compared.
@@ -244,7 +259,7 @@ TEST(Message, IsTheSameOnTheWireAsEver) {
   }
   // A change here breaks peers of another version: raise the protocol's version with it.
   EXPECT_EQ(base::sha256(bytes),
-            "b73e40700c925b3e67bfa41d4db54f8bcd7fc716007a1b89526eaeb380fee100");
+            "6532c6d10f6555fe20e9d8cf744ac7c94429261d7bcfb4752c7cab023cbf3624");
 }
 
 // Seeds of an older version are refused at the header and lead a fuzzer nowhere.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <sstream>
 #include <tuple>
 
 #include <gtest/gtest.h>
@@ -301,8 +302,8 @@ TEST(Compile, WritesLocalAsDesigned) {
 rank 1:
   x = input()  # u8 [4, 1, 28, 28]
   send(x -> 0, tag 0)
-  y = receive(<- 0, tag 0)  # f32 [4, 10]
-  output(y)
+  y_0 = receive(<- 0, tag 0)  # f32 [4, 10]
+  output(y_0)
 )");
 }
 
@@ -532,9 +533,93 @@ rank 1:
 rank 2:
   x = input()  # u8 [3, 1, 28, 28]
   send(x -> 0, tag 0)
-  y = receive(<- 1, tag 0)  # f32 [3, 10]
-  output(y)
+  y_1 = receive(<- 1, tag 0)  # f32 [3, 10]
+  output(y_1)
 )");
+}
+
+// Devices with a part of the vocabulary send what decides the choice; the aggregator chooses.
+TEST(Compile, ChoosesTokensOnTheDevices) {
+  const Plan plan = examples::tensor_plan(examples::llama(1, 32, 4, 2, 48, 100, 64), 2);
+  RequestShape shape{1, 1, 0, 8};
+  const auto programs = compile(plan, shape);
+  const auto lines_of = [](const Program& program, const std::vector<std::string>& words) {
+    std::istringstream text(to_text(program));
+    std::string found;
+    for (std::string line; std::getline(text, line);)
+      for (const std::string& word : words)
+        if (line.find(word) != std::string::npos) {
+          found += line + "\n";
+          break;
+        }
+    return found;
+  };
+  EXPECT_EQ(lines_of(programs[1], {"kept", "head(", "best(", "-> 2", "<- 2"}),
+            R"(  x = receive(<- 2, tag 0)  # i32 [1, 1]
+  kept = keep_ids(x)  # i32 [1]
+  y19 = head(f18, vocabulary 50:100)  # f32 [1, 1, 50]
+  sampling = receive(<- 2, tag 1)  # i64 [1, 8]
+  t21 = best(y19, sampling, kept, vocabulary 50:100, k 8)  # f64 [1, 22]
+  send(t21 -> 2, tag 0)
+)");
+  EXPECT_EQ(to_text(programs[2]), R"(rank 2:
+  x = input()  # i32 [1, 1]
+  send(x -> 0, tag 0)
+  send(x -> 1, tag 0)
+  sampling = input(sampling)  # i64 [1, 8]
+  send(sampling -> 0, tag 1)
+  y_0 = receive(<- 0, tag 0)  # f64 [1, 22]
+  send(sampling -> 1, tag 1)
+  y_1 = receive(<- 1, tag 0)  # f64 [1, 22]
+  token = sample(y_0, y_1, sampling)  # f64 [1, 3]
+  output(token)
+)");
+  // Where that is not certain, from all that they kept.
+  shape.from_kept = true;
+  EXPECT_EQ(text_of(plan, shape), R"(rank 0:
+  y0 = kept_logits(vocabulary 0:50)  # f32 [1, 1, 50]
+  send(y0 -> 2, tag 0)
+rank 1:
+  y0 = kept_logits(vocabulary 50:100)  # f32 [1, 1, 50]
+  send(y0 -> 2, tag 0)
+rank 2:
+  sampling = input(sampling)  # i64 [1, 8]
+  y_0 = receive(<- 0, tag 0)  # f32 [1, 1, 50]
+  y_1 = receive(<- 1, tag 0)  # f32 [1, 1, 50]
+  c3 = concat(y_0, y_1, axis 2)  # f32 [1, 1, 100]
+  t4 = best(c3, sampling, vocabulary 0:100, k 100)  # f64 [1, 206]
+  token = sample(t4, sampling)  # f64 [1, 3]
+  output(token)
+)");
+  // A token that is planned is priced so.
+  EXPECT_NE(find_first<Best>(compile(plan, {1, 4, 8})[0]), nullptr);
+  EXPECT_EQ(find_first<Best>(compile(plan, {1, 4, 0})[0]), nullptr);
+}
+
+// Who computes in a later step alone needs to know what the text has.
+TEST(Compile, KeepsIdsOnEveryDeviceThatMayChoose) {
+  const Plan plan = examples::voltage_plan(examples::llama(1, 32, 4, 2, 48, 100, 64), 2);
+  const auto prompt = compile(plan, {1, 8, 0, 8}), step = compile(plan, {1, 1, 0, 8});
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    EXPECT_NE(find_first<KeepIds>(prompt[rank]), nullptr);
+    EXPECT_EQ(find_first<Best>(prompt[rank]) != nullptr, rank == 0);
+    EXPECT_NE(find_first<Best>(step[rank]), nullptr);
+  }
+}
+
+TEST(Price, CountsWhatChoosingTakes) {
+  const Plan plan = examples::tensor_plan(examples::llama(1, 32, 4, 2, 48, 100, 64), 2);
+  const auto programs = compile(plan, {2, 1, 0, 8});
+  const Best& best = *find_first<Best>(programs[0]);
+  const auto kernels = kernels_of(best, programs[0], plan);
+  ASSERT_EQ(kernels.size(), 1u);
+  EXPECT_EQ(kernels[0].kind, KernelKind::elementwise);
+  EXPECT_EQ(kernels[0].rows * kernels[0].columns, 3 * 2 * 50);
+  EXPECT_EQ(kernels_of(*find_first<SampleToken>(programs[2]), programs[2], plan).size(), 2u);
+  // Ids of 30 tokens and penalised logits of 50, of two texts.
+  const auto logits = compile(plan, {2, 1, 0});
+  EXPECT_EQ(cache_bytes(programs[0], plan, 2, 30) - cache_bytes(logits[0], plan, 2, 30),
+            2 * 8 * (30 + 50));
 }
 
 TEST(Compile, WritesVoltageAsDesigned) {
@@ -810,8 +895,8 @@ rank 1:
 rank 2:
   x = input()  # i32 [1, 1]
   send(x -> 1, tag 0)
-  y = receive(<- 1, tag 0)  # f32 [1, 1, 100]
-  output(y)
+  y_1 = receive(<- 1, tag 0)  # f32 [1, 1, 100]
+  output(y_1)
 )");
 }
 
@@ -1035,14 +1120,14 @@ double working_bytes_of(Plan plan, std::size_t rank, std::int64_t generate) {
 }
 
 TEST(Price, GrowsByKeysAndValuesOfEachTokenThatIsGenerated) {
-  // 2 · layers · H/G · K numbers of each of two texts.
+  // 2 · layers · H/G · K numbers of each of two texts; and its id, where tokens are chosen.
   const auto more = [](const Plan& plan, std::size_t rank) {
     return working_bytes_of(plan, rank, 160) - working_bytes_of(plan, rank, 60);
   };
   EXPECT_EQ(more(text_parts(), 0), 100 * 2 * 4.0 * 2 * 4 * (6 / 3) * 16);
   EXPECT_EQ(more(text_parts(), 1), 100 * 2 * 4.0 * 2 * 2 * (3 / 3) * 16);
-  EXPECT_EQ(more(text_parts(), 2), 0) << "the aggregator keeps none";
-  EXPECT_EQ(more(local_text_plan(), 0), 100 * 2 * 4.0 * 2 * 4 * (12 / 3) * 16);
+  EXPECT_EQ(more(text_parts(), 2), 100 * 2 * 8) << "the aggregator keeps ids alone";
+  EXPECT_EQ(more(local_text_plan(), 0), 100 * 2 * (4.0 * 2 * 4 * (12 / 3) * 16 + 8));
 }
 
 TEST(Price, HoldsThePromptsPassBesideItsCache) {

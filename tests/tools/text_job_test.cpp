@@ -103,10 +103,17 @@ TEST_F(TextJob, SendsValuesInTheFormatOfThePlan) {
   EXPECT_EQ(fleet.at("ids").size(), whole.at("ids").size());
 }
 
-// Greedily, from the same prompt, each token is the whole model's.
+// From the same prompt, each token is the whole model's, the most likely one or drawn with a seed.
 TEST_F(TextJob, SharesTheWholeModelTokenForToken) {
   const Scratch& s = *shared_;
   const json whole = generated({s / "model", "one two"}, "100");
+  const auto drawn = [](std::vector<std::string> words, const std::string& seed) {
+    words.insert(words.end(), {"--temperature", "0.9", "--top-p", "0.95", "--repetition-penalty",
+                               "1.2", "--seed", seed});
+    return generated(std::move(words), "60").at("ids");
+  };
+  const json whole_drawn = drawn({s / "model", "one two"}, "3");
+  EXPECT_NE(whole_drawn, drawn({s / "model", "one two"}, "4"));
   for (const std::string strategy : {"pipeline", "tensor"}) {
     const Scratch here;
     run({"plan", s / "model", "--fleet", s / "fleet.toml", "--strategy", strategy, "--tokens", "16",
@@ -120,6 +127,8 @@ TEST_F(TextJob, SharesTheWholeModelTokenForToken) {
     const json fleet =
         generated({here / "bundle", "one two", "--hosts", here / "hosts.toml"}, "100");
     EXPECT_EQ(fleet.at("ids"), whole.at("ids")) << strategy;
+    EXPECT_EQ(drawn({here / "bundle", "one two", "--hosts", here / "hosts.toml"}, "3"), whole_drawn)
+        << strategy;
     EXPECT_EQ(generated({here / "bundle", "one two", "--local"}, "100").at("ids"), whole.at("ids"));
     EXPECT_TRUE(contains(
         run({"generate", here / "bundle", "one", "--local", "--without", devices[0]}, 2).error,

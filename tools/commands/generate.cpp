@@ -99,11 +99,13 @@ class Asking {
   Asking(const Asking&) = delete;
   Asking& operator=(const Asking&) = delete;
 
-  net::Value operator()(const net::Value& ids, const infer::Sequence& at) {
+  net::Value operator()(const net::Value& ids, const infer::Sequence& at,
+                        const infer::Sampling& sampling) {
     if (stop_wanted()) throw std::runtime_error("[generate] stopped on request");
     infer::Request request;
     request.input = ids;
     request.sequence = at;
+    request.sampling = sampling;
     request.deadline = deadline_;
     request.require_all = require_all_;
     last = ask(service_, std::move(request));

@@ -80,8 +80,8 @@ class LocalService : public infer::Service {
       response.status = infer::Status::no_device;
       response.message = "[infer] device '" + part.device + "' is needed: left out";
     } else {
-      response.output =
-          infer::run_locally(engine_, plan_, request.input, absent_, request.sequence);
+      response.output = infer::run_locally(engine_, plan_, request.input, absent_, request.sequence,
+                                           request.sampling);
     }
     response.total_s = std::chrono::duration<double>(infer::Clock::now() - started).count();
     for (std::size_t p = 0; p < plan_.parts.size(); ++p) {

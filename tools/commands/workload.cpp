@@ -61,6 +61,7 @@ Workload::Item Workload::next(Stream& stream, infer::Service& service) const {
   item.counts = stream.sequence != 0;
   if (!item.counts) stream.sequence = service.new_sequence();
   item.request.sequence = {stream.sequence, stream.past, capacity};
+  item.request.sampling.emplace();  // the most likely token, as a plan's price has it
   if (item.counts) item.request.input = one_;
   stream.past += item.request.input.dims[1];
   return item;

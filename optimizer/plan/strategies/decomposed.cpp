@@ -2,6 +2,7 @@
 #include <string>
 
 #include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/answer.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
@@ -37,7 +38,10 @@ std::vector<Program> compile_decomposed(const Plan& plan, const RequestShape& sh
         aggregator.receive("f_" + std::to_string(p), agent.info(feature), p, tag, true));
     programs.push_back(agent.take());
   }
-  aggregator.output(aggregator.fuse(plan.teacher, std::move(features)));
+  Answer answer(aggregator, num_parts, shape);
+  const ValueId ids = answer.keep(aggregator, input.given());
+  answer.bring_own(aggregator.fuse(plan.teacher, std::move(features)), ids);
+  answer.output();
   programs.push_back(aggregator.take());
   return programs;
 }

@@ -14,10 +14,13 @@ class InputSource {
   InputSource(ProgramBuilder& aggregator, std::int32_t rank, const model::ModelConfig& config,
               const RequestShape& shape, std::int32_t receivers, std::int32_t first = 0)
       : rank_(rank) {
-    const ValueId input = aggregator.input(config, shape);
-    info_ = aggregator.info(input);
-    for (std::int32_t to = first; to < first + receivers; ++to) aggregator.send(input, to, tag);
+    given_ = aggregator.input(config, shape);
+    info_ = aggregator.info(given_);
+    for (std::int32_t to = first; to < first + receivers; ++to) aggregator.send(given_, to, tag);
   }
+
+  /// In the program of rank P.
+  ValueId given() const { return given_; }
 
   /// In the program of one of them.
   ValueId receive(ProgramBuilder& agent) const {
@@ -25,9 +28,10 @@ class InputSource {
   }
 
  private:
-  static constexpr std::uint32_t tag = 0;  // the only value that rank P sends
+  static constexpr std::uint32_t tag = 0;
   std::int32_t rank_;
   ValueInfo info_;
+  ValueId given_ = -1;
 };
 
 }  // namespace cleave::plan

@@ -1,6 +1,7 @@
 #include <stdexcept>
 
 #include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/answer.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
 
@@ -27,16 +28,17 @@ void check_local(const Plan& plan) {
 std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
                                    base::Element element) {
   constexpr std::int32_t agent_rank = 0, aggregator_rank = 1;
-  constexpr std::uint32_t tag = 0;
 
   ProgramBuilder agent(agent_rank, element), aggregator(aggregator_rank, element);
   const model::ModelConfig& config = plan.parts.front().sub_model().config;
   const InputSource input(aggregator, aggregator_rank, config, shape, 1);
-  ForwardBuilder forward(agent, config, 0, input.receive(agent));
+  Answer answer(aggregator, aggregator_rank, shape);
+  const ValueId given = input.receive(agent), ids = answer.keep(agent, given);
+  ForwardBuilder forward(agent, config, 0, given);
   const ValueId feature = model::features(forward, config);
-  const ValueId answer = plan.teacher.answers() ? forward.head(feature) : feature;
-  agent.send(answer, aggregator_rank, tag);
-  aggregator.output(aggregator.receive("y", agent.info(answer), agent_rank, tag, false));
+  answer.bring(agent, agent_rank, plan.teacher.answers() ? forward.head(feature) : feature, ids,
+               {0, config.vocabulary});
+  answer.output();
   return {agent.take(), aggregator.take()};
 }
 

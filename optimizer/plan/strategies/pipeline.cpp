@@ -3,6 +3,7 @@
 #include <string>
 
 #include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/answer.hpp"
 #include "optimizer/plan/strategies/collectives.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
@@ -136,11 +137,13 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
   ProgramBuilder aggregator(ranks, element);
   // Where texts stand is read off their ids, on every device.
   const InputSource input(aggregator, ranks, config, shape, config.is_text() ? ranks : 1);
+  Answer answer(aggregator, ranks, shape);
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
     ProgramBuilder agent(rank, element);
     Wire wire(agent, plan.wire);
     const bool first = rank == 0, last = rank == ranks - 1;
     const ValueId given = first || config.is_text() ? input.receive(agent) : -1;
+    const ValueId ids = last ? answer.keep(agent, given) : -1;
     const Share& share = *plan.parts[static_cast<std::size_t>(rank)].share();
     ForwardBuilder forward(agent, config, teacher_part, given);
     const ValueId embedded = first ? model::embedded(forward, config) : -1;
@@ -160,14 +163,13 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
       states.push_back(x);
       handing_on.push_back(agent.info(x));
     }
-    if (last) {
-      const ValueId answer = forward.head(forward.read_out(agent.concat(std::move(states), 0)));
-      agent.send(answer, ranks, 0);
-      aggregator.output(aggregator.receive("y", agent.info(answer), rank, 0, false));
-    }
+    if (last)
+      answer.bring(agent, rank, forward.head(forward.read_out(agent.concat(std::move(states), 0))),
+                   ids, {0, config.vocabulary});
     handed_on = std::move(handing_on);
     programs.push_back(agent.take());
   }
+  answer.output();
   programs.push_back(aggregator.take());
   return programs;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "optimizer/plan/forward_builder.hpp"
+#include "optimizer/plan/strategies/answer.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/shared_pass.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
@@ -150,17 +151,19 @@ std::vector<Program> alone(const Plan& plan, const RequestShape& shape, base::El
   const auto ranks = static_cast<std::int32_t>(plan.parts.size());
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, plan.teacher, shape, 1, rank);
+  Answer answer(aggregator, ranks, shape);
   std::vector<Program> programs;
   for (std::int32_t r = 0; r < ranks; ++r) {
     ProgramBuilder agent(r, element);
     if (r == rank) {
-      ForwardBuilder forward(agent, plan.teacher, teacher_part, input.receive(agent));
-      const ValueId answer = forward.head(model::features(forward, plan.teacher));
-      agent.send(answer, ranks, 0);
-      aggregator.output(aggregator.receive("y", agent.info(answer), rank, 0, false));
+      const ValueId given = input.receive(agent), ids = answer.keep(agent, given);
+      ForwardBuilder forward(agent, plan.teacher, teacher_part, given);
+      answer.bring(agent, rank, forward.head(model::features(forward, plan.teacher)), ids,
+                   {0, plan.teacher.vocabulary});
     }
     programs.push_back(agent.take());
   }
+  answer.output();
   programs.push_back(aggregator.take());
   return programs;
 }
@@ -209,7 +212,7 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
   const bool by_row = config.task == model::Task::masked_lm;
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, config, shape, devices);
-  std::vector<ValueId> answered;
+  Answer answer(aggregator, ranks, shape);
   std::vector<Program> programs;
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
     ProgramBuilder agent(rank, element);
@@ -218,7 +221,9 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
       continue;
     }
     const model::Range own = ranges[static_cast<std::size_t>(rank)];
-    ForwardBuilder forward(agent, config, teacher_part, input.receive(agent));
+    const ValueId given = input.receive(agent);
+    const ValueId ids = rank == answers ? answer.keep(agent, given) : -1;
+    ForwardBuilder forward(agent, config, teacher_part, given);
     Exchange exchange(agent, plan, rank, ranges, shape.batch, forward.lengths());
     std::vector<model::Range> kept(config.layers.size());
     if (config.causal && rank == answers)
@@ -239,15 +244,10 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
     } else if (is_read(config, own)) {
       agent.send(forward.read_out_rows(states), answers, exchange.last_tag());
     }
-    if (feature >= 0) {
-      const ValueId answer = forward.head(feature);
-      agent.send(answer, ranks, 0);
-      answered.push_back(
-          aggregator.receive("y_" + std::to_string(rank), agent.info(answer), rank, 0, false));
-    }
+    if (feature >= 0) answer.bring(agent, rank, forward.head(feature), ids, {0, config.vocabulary});
     programs.push_back(agent.take());
   }
-  aggregator.output(aggregator.concat(std::move(answered), 1));
+  answer.output(1);
   programs.push_back(aggregator.take());
   return programs;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "optimizer/plan/strategies/answer.hpp"
 #include "optimizer/plan/strategies/collectives.hpp"
 #include "optimizer/plan/strategies/input_source.hpp"
 #include "optimizer/plan/strategies/strategies.hpp"
@@ -151,7 +152,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
   const bool by_row = !pass.rows.empty() && teacher.task == model::Task::masked_lm && all_tokens;
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, teacher, shape, computing);
-  std::vector<ValueId> answers;
+  Answer answer(aggregator, ranks, shape);
   std::vector<Program> programs;
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
     ProgramBuilder agent(rank, element);
@@ -161,8 +162,9 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
     }
     const auto r = static_cast<std::size_t>(rank);
     Collectives collectives(agent, rank, computing, pass.all_reduce, pass.wire);
+    const ValueId given = input.receive(agent), ids = answer.keep(agent, given);
     ForwardBuilder forward(
-        agent, teacher, input.receive(agent), collectives, pass.shares,
+        agent, teacher, given, collectives, pass.shares,
         {pass.rows, pass.overlap, pass.gathered, kept_by(teacher, pass.steps, r)});
     ValueId states = model::states(forward, teacher);
     if (!pass.rows.empty() && by_token)
@@ -170,17 +172,15 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
     else if (!pass.rows.empty() && !by_row)
       states = collectives.gather(states, pass.rows, rows_read(teacher, rows));
     const bool answers_here = by_token ? pass.shares[r].vocabulary.size() > 0 : by_row || rank == 0;
-    if (answers_here) {
-      const ValueId answer = forward.head(forward.read_out(states));
-      agent.send(answer, ranks, 0);
-      answers.push_back(
-          aggregator.receive("y_" + std::to_string(rank), agent.info(answer), rank, 0, false));
-    }
+    if (answers_here)
+      answer.bring(agent, rank, forward.head(forward.read_out(states)), ids,
+                   pass.shares[r].vocabulary);
     programs.push_back(agent.take());
   }
-  const auto last_axis =
-      static_cast<std::int32_t>(aggregator.info(answers.front()).dims.size()) - 1;
-  aggregator.output(aggregator.concat(std::move(answers), by_row ? 1 : last_axis));
+  if (by_row)
+    answer.output(1);
+  else
+    answer.output();
   programs.push_back(aggregator.take());
   return programs;
 }
