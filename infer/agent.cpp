@@ -392,7 +392,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
   const std::shared_ptr<DevicePlan> served = known->second;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = served->program(admit.batch, admit.tokens);
+    program = served->program(admit.batch, admit.tokens, admit.past > 0);
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }
@@ -551,7 +551,7 @@ Sequence Agent::State::enter(const std::shared_ptr<Session>& session,
 
 /// What a further token of so many texts computes in.
 double Agent::State::step_bytes(DevicePlan& plan, std::int64_t texts_of_batch) {
-  return room_of(*plan.program(texts_of_batch, 1), plan.plan()).bytes();
+  return room_of(*plan.program(texts_of_batch, 1, true), plan.plan()).bytes();
 }
 
 void Agent::State::forget(std::uint64_t sequence, const std::string& why) {

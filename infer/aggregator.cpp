@@ -253,7 +253,7 @@ void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
   job->batch = batch;
   job->plan = plans.find(job->request.plan);
   try {
-    job->programs = job->plan->programs().find(job->request.input);
+    job->programs = job->plan->programs().find(job->request.input, job->request.sequence.past);
   } catch (const std::exception& error) {
     Response failure;
     failure.status = Status::failed;

@@ -50,7 +50,7 @@ FleetPlans::Found FleetPlans::find_for(const Request& request) const {
   net::Value piece = input;
   piece.dims[0] = std::min(piece.dims[0], rows_at_once(request));
   try {
-    found.programs = found.plan->programs().find(piece);
+    found.programs = found.plan->programs().find(piece, request.sequence.past);
   } catch (const std::exception& error) {
     found.wrong = error.what();
     return found;

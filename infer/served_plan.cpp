@@ -64,15 +64,18 @@ const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value
 
 }  // namespace
 
-std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input) {
-  return find(input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1]);
+std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input, std::int64_t past) {
+  return find(input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1],
+              past > 0);
 }
 
-std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::int64_t tokens) {
+std::shared_ptr<const Programs::Ranks> Programs::find(std::int64_t batch, std::int64_t tokens,
+                                                      bool continues) {
   plan::RequestShape shape;
   shape.batch = batch;
   if (plan_.teacher.is_text()) shape.tokens = tokens;
-  const std::pair key(shape.batch, shape.tokens);
+  shape.continues = continues && shape.tokens > 1;  // of one token programs are the same
+  const std::tuple key(shape.batch, shape.tokens, shape.continues);
   if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
   auto ranks = std::make_shared<Ranks>();
   std::size_t bytes = 0;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,15 +25,15 @@ class Programs {
   explicit Programs(plan::Plan plan, std::optional<std::size_t> only = {})
       : plan_(std::move(plan)), only_(only) {}
   /// Throws std::invalid_argument where there is none for the shape.
-  std::shared_ptr<const Ranks> find(std::int64_t batch, std::int64_t tokens);
-  /// Those for an input: images [B, c, h, w], or token ids [B, N].
-  std::shared_ptr<const Ranks> find(const net::Value& input);
+  std::shared_ptr<const Ranks> find(std::int64_t batch, std::int64_t tokens, bool continues);
+  /// Those for an input: images [B, c, h, w], or token ids [B, N] behind `past` others.
+  std::shared_ptr<const Ranks> find(const net::Value& input, std::int64_t past);
   const plan::Plan& plan() const { return plan_; }
 
  private:
   plan::Plan plan_;
   std::optional<std::size_t> only_;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<const Ranks>> cache_;
+  std::map<std::tuple<std::int64_t, std::int64_t, bool>, std::shared_ptr<const Ranks>> cache_;
   std::size_t cached_bytes_ = 0;
 };
 
@@ -44,8 +45,9 @@ class DevicePlan {
   /// With nothing said of generation: caches are counted where they are kept.
   const plan::Plan& plan() const { return programs_.plan(); }
   /// The device's program. Throws std::invalid_argument.
-  std::shared_ptr<const plan::Program> program(std::int64_t batch, std::int64_t tokens) {
-    return programs_.find(batch, tokens)->at(rank_);
+  std::shared_ptr<const plan::Program> program(std::int64_t batch, std::int64_t tokens,
+                                               bool continues) {
+    return programs_.find(batch, tokens, continues)->at(rank_);
   }
   /// The other devices that it exchanges values with.
   const std::set<std::string>& peers() const { return peers_; }

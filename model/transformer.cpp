@@ -539,8 +539,7 @@ Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, cons
   if (sight.cache != nullptr) {
     if (*std::max_element(sight.past.begin(), sight.past.end()) > 0)
       throw std::invalid_argument(
-          "[attend] saw a text that continues with several tokens, needs one that begins: its rows "
-          "are computed on different devices");
+          "[attend] saw rows of a text that continues, needs one that begins");
     const auto l = static_cast<std::size_t>(layer);
     if (kept.size() > 0) {
       append(sight.cache->keys.at(l), keys.narrow(1, kept.begin, kept.size()), sight);

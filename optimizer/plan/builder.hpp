@@ -66,10 +66,7 @@ class ProgramBuilder {
 
   /// What is computed.
   base::Element element() const { return element_; }
-  /// Until the next value is written.
-  const ValueInfo& info(ValueId value) const {
-    return program_.values[static_cast<std::size_t>(value)];
-  }
+  ValueInfo info(ValueId value) const { return program_.values[static_cast<std::size_t>(value)]; }
   Program take() { return std::move(program_); }
 
  private:

@@ -185,6 +185,12 @@ ValueId ForwardBuilder::read_out(ValueId x) {
   return program_.read_out(config_, part_, x, lengths_);
 }
 
+ValueId ForwardBuilder::read_out(ValueId x, const RequestShape& shape) {
+  if (!shape.every_token) return read_out(x);
+  const bool before = config_.norm_placement == model::NormPlacement::before;
+  return before ? norm(-1, model::NormOf::feature, x) : x;
+}
+
 ValueId ForwardBuilder::read_out_rows(ValueId x) {
   return program_.read_out(config_, part_, x, lengths_, own_rows());
 }

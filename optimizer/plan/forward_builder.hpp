@@ -65,6 +65,9 @@ class ForwardBuilder {
   ValueId mlp_down(int layer, ValueId activations);
   ValueId add(ValueId x, ValueId added);
   ValueId read_out(ValueId x);
+  /// The states of texts, or of some rows of them -> what the task reads: where the shape asks for
+  /// every token each of them, behind the last norm.
+  ValueId read_out(ValueId x, const RequestShape& shape);
   /// What the rank's rows bring to the feature.
   ValueId read_out_rows(ValueId x);
   /// How many tokens each text has; of images −1.

@@ -24,8 +24,14 @@ struct RequestShape {
   /// planned and priced is then one step, half-way through; memory holds prompt and cache. 0: a
   /// request is all there is.
   std::int64_t generate = 0;
+  /// The texts have tokens already: keys and values of them lie where a step looks for them.
+  bool continues = false;
+  /// Of a causal language model: it answers for every token, not for the last one alone. Programs
+  /// of evaluation; agents are never asked so.
+  bool every_token = false;
   bool operator==(const RequestShape& other) const {
-    return batch == other.batch && tokens == other.tokens && generate == other.generate;
+    return batch == other.batch && tokens == other.tokens && generate == other.generate &&
+           continues == other.continues && every_token == other.every_token;
   }
 };
 

@@ -146,6 +146,10 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base
   if (shape.batch < 1 || shape.batch > max_batch)
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));
+  if (shape.every_token && (plan.teacher.task != model::Task::causal_lm ||
+                            find_strategy(plan.strategy).parts == PartKind::sub_model))
+    throw std::invalid_argument("[compile] shape.every_token: saw it of the strategy '" +
+                                plan.strategy + "', needs a causal language model that is not cut");
   check(plan);
   std::vector<Program> programs = drafts(plan, shape, element);
   const std::string digest = digest_of(programs);

@@ -152,7 +152,12 @@ std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs,
 
 std::vector<RequestShape> shapes_of(const Plan& plan) {
   if (!plan.teacher.is_text()) return {plan.shape};
-  return {{1, 1, 0}, {1, plan.teacher.context, 0}};
+  std::vector<RequestShape> shapes = {{1, 1, 0}, {1, plan.teacher.context, 0}};
+  if (plan.teacher.causal) {
+    shapes.push_back(shapes.back());
+    shapes.back().continues = true;
+  }
+  return shapes;
 }
 
 std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,

@@ -96,6 +96,11 @@ inline Transformer lively(const ModelConfig& config) {
   return model;
 }
 
+inline Transformer in_doubles(Transformer model) {
+  for (auto& [name, tensor] : model.tensors) tensor = tensor.to(at::kDouble);
+  return model;
+}
+
 /// What a device holds of the teacher: nothing but the ranges.
 inline Transformer held_of(const Transformer& teacher,
                            const std::vector<plan::WeightRange>& weights) {
@@ -136,6 +141,12 @@ class Fleet {
     plan::RequestShape shape;
     shape.batch = input.dims.at(0);
     if (plan_.teacher.is_text()) shape.tokens = input.dims.at(1);
+    shape.continues = sequence.past > 0;
+    return answer(shape, input, sequence);
+  }
+  /// What the programs of this shape make of it.
+  net::Value answer(const plan::RequestShape& shape, const net::Value& input,
+                    const Sequence& sequence = {}) {
     std::vector<Engine*> engines;
     for (const auto& engine : engines_) engines.push_back(engine.get());
     sent.assign(engines.size(), 0);

@@ -590,6 +590,60 @@ rank 2:
 )");
 }
 
+// Several tokens that continue a text go by the heads, columns and tokens of a step.
+TEST(Compile, ContinuesByHeadsAndColumnsWhatRowsBegan) {
+  const auto teacher = examples::llama(2, 32, 4, 2, 48, 100, 64);
+  const RequestShape begins{1, 8, 0}, continues{1, 8, 0, true};
+  Plan by_heads = examples::hepti_heads_plan(teacher, 2);
+  const auto shares = shares_by_weight(teacher, {3, 1});
+  for (std::size_t p = 0; p < 2; ++p) by_heads.parts[p].runs = shares[p];
+  const std::string expected = compile(by_heads, begins).front().digest;
+  for (const auto& plan :
+       {examples::voltage_plan(teacher, 2), examples::hepti_rows_plan(teacher, 2)}) {
+    EXPECT_EQ(compile(plan, continues).front().digest, expected) << plan.strategy;
+    EXPECT_NE(compile(plan, begins).front().digest, expected) << plan.strategy;
+    EXPECT_EQ(compile(plan, {1, 1, 0, true}).front().digest,
+              compile(plan, {1, 1, 0}).front().digest);
+  }
+  // Where heads are divided already, keys and values lie where they are needed.
+  const Plan galaxy = examples::galaxy_plan(teacher, 2);
+  EXPECT_EQ(compile(galaxy, continues).front().digest, compile(galaxy, begins).front().digest);
+  // With PRISM the last device has all of them.
+  const auto prism = compile(examples::prism_plan(teacher, 2), continues);
+  EXPECT_TRUE(prism[0].instructions.empty());
+  EXPECT_FALSE(prism[1].instructions.empty());
+}
+
+// Whoever sums what continues a text needs a link for it.
+TEST(Shapes, NameEveryPeerOfAContinuedText) {
+  Plan plan = examples::hepti_rows_plan(examples::llama(2, 32, 4, 4, 48, 100, 64), 4);
+  plan.overlap = true;
+  plan.all_reduce = AllReduce::direct;
+  std::set<std::int32_t> peers, of_continued;
+  for (const RequestShape& shape : shapes_of(plan))
+    peers.merge(peers_of(compile(plan, shape).at(3)));
+  for (const std::int32_t peer : peers_of(compile(plan, {1, 8, 0, true}).at(3)))
+    EXPECT_EQ(peers.count(peer), 1u) << peer;
+}
+
+TEST(Compile, AnswersForEveryTokenWhereTheShapeAsks) {
+  const auto teacher = examples::llama(1, 32, 4, 2, 48, 100, 64);
+  const RequestShape every_token{2, 6, 0, false, true};
+  for (const auto& plan :
+       {examples::voltage_plan(teacher, 2), examples::prism_plan(teacher, 2),
+        examples::pipeline_plan(teacher, 1), examples::tensor_plan(teacher, 2)}) {
+    const auto programs = compile(plan, every_token);
+    const auto* output = find_first<Output>(programs.back());
+    EXPECT_EQ(programs.back().values.at(static_cast<std::size_t>(output->value)).dims,
+              (std::vector<std::int64_t>{2, 6, 100}))
+        << plan.strategy;
+  }
+  for (const Plan& plan : {examples::voltage_plan(examples::fashion_vit(), 2), text_parts()})
+    EXPECT_EQ(message_of([&] { compile(plan, every_token); }),
+              "[compile] shape.every_token: saw it of the strategy '" + plan.strategy +
+                  "', needs a causal language model that is not cut");
+}
+
 TEST(Compile, WritesGalaxyAsDesigned) {
   EXPECT_EQ(text_of(examples::galaxy_plan(examples::vit(1, 96, 12, 28, 14, 1, 10), 2), {1}),
             R"(rank 0:

@@ -33,7 +33,7 @@ std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
   const model::ModelConfig& config = plan.parts.front().sub_model().config;
   const InputSource input(aggregator, aggregator_rank, config, shape, 1);
   ForwardBuilder forward(agent, config, 0, input.receive(agent));
-  const ValueId feature = model::features(forward, config);
+  const ValueId feature = forward.read_out(model::states(forward, config), shape);
   const ValueId answer = plan.teacher.answers() ? forward.head(feature) : feature;
   agent.send(answer, aggregator_rank, tag);
   aggregator.output(aggregator.receive("y", agent.info(answer), agent_rank, tag, false));

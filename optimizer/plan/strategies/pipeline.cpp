@@ -161,7 +161,8 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
       handing_on.push_back(agent.info(x));
     }
     if (last) {
-      const ValueId answer = forward.head(forward.read_out(agent.concat(std::move(states), 0)));
+      const ValueId feature = forward.read_out(agent.concat(std::move(states), 0), shape);
+      const ValueId answer = forward.head(feature);
       agent.send(answer, ranks, 0);
       aggregator.output(aggregator.receive("y", agent.info(answer), rank, 0, false));
     }

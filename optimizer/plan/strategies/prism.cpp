@@ -144,7 +144,8 @@ bool is_read(const model::ModelConfig& config, const model::Range& rows) {
   return all || rows.begin < config.summary_tokens;
 }
 
-/// One device computes all of it, with all weights: a step of a text, or fewer rows than devices.
+/// One device computes all of it, with all weights: what continues a text, or fewer rows than
+/// devices.
 std::vector<Program> alone(const Plan& plan, const RequestShape& shape, base::Element element,
                            std::int32_t rank) {
   const auto ranks = static_cast<std::int32_t>(plan.parts.size());
@@ -155,7 +156,8 @@ std::vector<Program> alone(const Plan& plan, const RequestShape& shape, base::El
     ProgramBuilder agent(r, element);
     if (r == rank) {
       ForwardBuilder forward(agent, plan.teacher, teacher_part, input.receive(agent));
-      const ValueId answer = forward.head(model::features(forward, plan.teacher));
+      const ValueId states = model::states(forward, plan.teacher);
+      const ValueId answer = forward.head(forward.read_out(states, shape));
       agent.send(answer, ranks, 0);
       aggregator.output(aggregator.receive("y", agent.info(answer), rank, 0, false));
     }
@@ -202,11 +204,12 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
   const auto devices = static_cast<std::int32_t>(devices_with_rows(plan));
   const std::int64_t rows = rows_in(config, shape);
   const std::int32_t answers = answering(config, devices);
-  if (devices == 1 || rows < devices) return alone(plan, shape, element, answers);
+  if (devices == 1 || rows < devices || shape.continues)
+    return alone(plan, shape, element, answers);
 
   const std::vector<model::Range> ranges = rows_of(plan, rows);
-  // A masked language model answers where its rows are, any other where their sum is.
-  const bool by_row = config.task == model::Task::masked_lm;
+  // Who is asked for every token answers where its rows are, else where their sum is.
+  const bool by_row = config.task == model::Task::masked_lm || shape.every_token;
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, config, shape, devices);
   std::vector<ValueId> answered;
@@ -228,7 +231,7 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
     const ValueId states = model::states(forward, config);
     ValueId feature = -1;
     if (by_row) {
-      feature = forward.read_out(states);
+      feature = forward.read_out(states, shape);
     } else if (rank == answers) {
       feature = forward.read_out_rows(states);
       for (std::int32_t other = 0; other < devices; ++other)

@@ -148,7 +148,8 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
   const std::int64_t rows = rows_in(teacher, shape);
   const bool all_tokens = all_have_vocabulary(teacher, pass.shares);
   const bool by_token = teacher.reads_every_token() && !all_tokens;
-  const bool by_row = !pass.rows.empty() && teacher.task == model::Task::masked_lm && all_tokens;
+  const bool every_token = teacher.task == model::Task::masked_lm || shape.every_token;
+  const bool by_row = !pass.rows.empty() && every_token && all_tokens;
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, teacher, shape, computing);
   std::vector<ValueId> answers;
@@ -171,7 +172,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
       states = collectives.gather(states, pass.rows, rows_read(teacher, rows));
     const bool answers_here = by_token ? pass.shares[r].vocabulary.size() > 0 : by_row || rank == 0;
     if (answers_here) {
-      const ValueId answer = forward.head(forward.read_out(states));
+      const ValueId answer = forward.head(forward.read_out(states, shape));
       agent.send(answer, ranks, 0);
       answers.push_back(
           aggregator.receive("y_" + std::to_string(rank), agent.info(answer), rank, 0, false));
@@ -230,7 +231,10 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
   pass.all_reduce = plan.all_reduce;
   pass.wire = plan.wire;
   const std::int64_t rows = rows_in(config, shape);
-  if (pass.shares.size() == 1 || rows < static_cast<std::int64_t>(pass.shares.size())) {
+  // Who computes the queries of some rows keeps the keys and values of the heads of its steps.
+  const bool elsewhere = shape.continues && !(pass.steps == pass.shares);
+  if (elsewhere || pass.shares.size() == 1 ||
+      rows < static_cast<std::int64_t>(pass.shares.size())) {
     pass.shares = pass.steps;
   } else {
     pass.rows = rows_of(pass.shares, rows);
