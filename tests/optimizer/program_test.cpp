@@ -616,10 +616,10 @@ TEST(Compile, ContinuesByHeadsAndColumnsWhatRowsBegan) {
 
 // Whoever sums what continues a text needs a link for it.
 TEST(Shapes, NameEveryPeerOfAContinuedText) {
-  Plan plan = examples::hepti_rows_plan(examples::llama(2, 32, 4, 4, 48, 100, 64), 4);
+  Plan plan = examples::hepti_rows_plan(examples::llama(2, 32, 4, 1, 48, 100, 64), 4);
   plan.overlap = true;
   plan.all_reduce = AllReduce::direct;
-  std::set<std::int32_t> peers, of_continued;
+  std::set<std::int32_t> peers;
   for (const RequestShape& shape : shapes_of(plan))
     peers.merge(peers_of(compile(plan, shape).at(3)));
   for (const std::int32_t peer : peers_of(compile(plan, {1, 8, 0, true}).at(3)))
