@@ -181,9 +181,7 @@ std::int64_t devices_with_rows(const Plan& plan) {
 
 void check_prism(const Plan& plan) {
   expect_shares(plan);
-  Division rows_alone;
-  rows_alone.rows = true;
-  expect_division(plan, rows_alone);
+  expect_division(plan, divisions_voltage().front());
   const std::int64_t rows = rows_in(plan.teacher, plan.shape);
   if (rows < devices_with_rows(plan)) return;
   // Of a shorter text than planned every device gives one segment at least.

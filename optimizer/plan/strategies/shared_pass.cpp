@@ -186,15 +186,19 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
   return programs;
 }
 
-std::vector<Share> propose_rows(const model::ModelConfig& teacher,
-                                const std::vector<Capacity>& devices) {
+std::vector<std::int64_t> weights_by_speed(const std::vector<Capacity>& devices) {
   constexpr double grain = 1000;
   double fastest = 0;
   for (const Capacity& device : devices) fastest = std::max(fastest, device.speed);
   std::vector<std::int64_t> speeds;
   for (const Capacity& device : devices)
     speeds.push_back(std::max<std::int64_t>(1, std::llround(grain * device.speed / fastest)));
-  return divide_rows(teacher, speeds);
+  return speeds;
+}
+
+std::vector<Share> propose_rows(const model::ModelConfig& teacher,
+                                const std::vector<Capacity>& devices) {
+  return divide_rows(teacher, weights_by_speed(devices));
 }
 
 std::vector<Share> divide_rows(const model::ModelConfig& teacher,
