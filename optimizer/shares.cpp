@@ -82,17 +82,21 @@ ShareSearch::Worth ShareSearch::price(const plan::Plan& plan) {
 
 ShareSearch::Found ShareSearch::best_exchange(Found shares) {
   Found best;
-  const auto consider = [&](plan::AllReduce all_reduce, bool overlap, plan::Gathered gathered) {
+  const auto consider = [&](plan::AllReduce all_reduce, bool overlap, plan::Gathered gathered,
+                            bool reordered = false) {
     Found found = shares;
     found.plan.all_reduce = all_reduce;
     found.plan.overlap = overlap;
     found.plan.gathered = gathered;
+    found.plan.reordered = reordered;
     found.price = price(found.plan);
     if (best.plan.parts.empty() || found.price.better_than(best.price)) best = std::move(found);
   };
   for (const plan::AllReduce all_reduce : plan::all_reduces())
     consider(all_reduce, false, plan::Gathered::rows);
   consider(best.plan.all_reduce, true, plan::Gathered::rows);
+  if (strategy_.reorders && shares.division.rows && plan::reorders(wanted_.teacher))
+    consider(best.plan.all_reduce, best.plan.overlap, plan::Gathered::rows, true);
   if (strategy_.gathers_keys && shares.division.rows && !shares.division.heads)
     consider(best.plan.all_reduce, false, plan::Gathered::keys_and_values);
   return best;

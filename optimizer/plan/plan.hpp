@@ -181,6 +181,9 @@ struct Plan {
   bool overlap = false;
   /// What of the others' rows attention needs, where each device has all heads.
   Gathered gathered = Gathered::rows;
+  /// Devices with few of the rows attend to the rows themselves, where that takes fewer products
+  /// than keys and values of all of them (AttendInputs).
+  bool reordered = false;
   std::optional<Segments> segments;  // where the strategy exchanges them
   Prediction prediction;
   std::vector<Candidate> candidates;

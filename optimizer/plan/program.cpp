@@ -119,6 +119,7 @@ Strategy voltage() {
       "voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
       compile_by_rows, check_voltage, divisions_voltage);
   strategy.divide = divide_rows;
+  strategy.reorders = true;
   return strategy;
 }
 
@@ -160,6 +161,10 @@ const std::vector<Strategy>& strategies() {
       prism(),
   };
   return table;
+}
+
+bool reorders(const model::ModelConfig& config) {
+  return !config.causal && config.rotary_base == 0;
 }
 
 const Strategy& strategy_of(PartKind parts) {

@@ -89,10 +89,14 @@ struct Strategy {
   std::vector<Division> (*divisions)() = nullptr;
   /// Devices with all heads may exchange keys and values in place of rows (Plan::gathered).
   bool gathers_keys = false;
+  /// Devices may attend to rows in place of keys and values (Plan::reordered).
+  bool reorders = false;
   /// Its plans say what devices' rows are for the others (Plan::segments).
   bool has_segments = false;
 };
 const std::vector<Strategy>& strategies();
+/// Keys of the model depend on nothing but what they are computed from, and none is kept.
+bool reorders(const model::ModelConfig& config);
 /// The first of the table with such parts.
 const Strategy& strategy_of(PartKind parts);
 /// Throws std::invalid_argument that lists the known names.

@@ -44,12 +44,22 @@ plan::Plan gathering_keys(const ModelConfig& teacher, std::size_t devices) {
   return plan;
 }
 
+/// Where the model lets it.
+template <PlanOf plan_of>
+plan::Plan reordered(const ModelConfig& teacher, std::size_t devices) {
+  plan::Plan plan = plan_of(teacher, devices);
+  plan.reordered = plan::reorders(teacher);
+  return plan;
+}
+
 using Strategies = std::vector<PlanOf>;
 const Strategies exact = {examples::tensor_plan,
                           reducing<plan::AllReduce::star>,
                           reducing<plan::AllReduce::direct>,
                           examples::pipeline_plan,
                           examples::voltage_plan,
+                          reordered<examples::voltage_plan>,
+                          reordered<overlapping<examples::voltage_plan>>,
                           examples::hepti_rows_plan,
                           overlapping<examples::hepti_rows_plan>,
                           gathering_keys<examples::hepti_rows_plan>,

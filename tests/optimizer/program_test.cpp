@@ -644,6 +644,19 @@ TEST(Compile, AnswersForEveryTokenWhereTheShapeAsks) {
                   "', needs a causal language model that is not cut");
 }
 
+TEST(Compile, WritesReorderedProductsAsDesigned) {
+  Plan plan = examples::voltage_plan(examples::vit(1, 32, 2, 8, 4, 1, 10), 2);
+  plan.reordered = true;
+  plan.parts[1].share()->rows = 1;
+  const std::string text = text_of(plan, {1, 0});
+  EXPECT_NE(
+      text.find("  q5 = project(h2, layer 0, query, heads 0:2)  # f32 [1, 1, 32]\n"
+                "  a6 = attend_inputs(q5, c4, layer 0, heads 0:2, rows 4:5)  # f32 [1, 1, 32]\n"
+                "  p7 = project_out(a6, layer 0, heads 0:2, with bias)  # f32 [1, 1, 32]\n"),
+      std::string::npos)
+      << text;
+}
+
 TEST(Compile, WritesGalaxyAsDesigned) {
   EXPECT_EQ(text_of(examples::galaxy_plan(examples::vit(1, 96, 12, 28, 14, 1, 10), 2), {1}),
             R"(rank 0:
@@ -1200,6 +1213,33 @@ double exchanged(const Program& program) {
 // ViT-B/16, N = 197, two devices, N_p = 99: 17.6, 17.9 and 18.25 GFLOPs at S = 10, 20 and 30, where
 // the whole has 35.1; 10·N_p·D² + 2·M·D² + 2·N_p·M·D multiply-adds a block, M = N_p + (P−1)·S. Of
 // the exchange 1 − S/99 is saved.
+// Voltage: 10·n·D² + 2·N·D² + 2·n·N·D of n rows with keys and values of all N, or 12·n·D² +
+// 2·H·n·N·D, whichever is less.
+TEST(Price, OfReorderedProductsIsWhatTheFormulaSays) {
+  const std::int64_t tokens = 197, width = 768, heads = 12;
+  model::ModelConfig teacher = examples::vit_base();
+  teacher.layers.resize(1);
+  for (const std::int64_t own : {10, 49, 51, 100}) {
+    Plan plan = examples::voltage_plan(teacher, 2);
+    plan.parts[0].share()->rows = tokens - own;
+    plan.parts[1].share()->rows = own;
+    plan.reordered = true;
+    const Program program = compile(plan, {1, tokens}).at(1);
+    double macs = 0;
+    for (const Instruction& instruction : program.instructions)
+      if (!std::holds_alternative<Embed>(instruction) && !std::holds_alternative<Head>(instruction))
+        for (const Kernel& kernel : kernels_of(instruction, program, plan))
+          if (kernel.kind == KernelKind::matmul || kernel.kind == KernelKind::attention)
+            macs += kernel.flops() / 2;
+    const auto usual = static_cast<double>(10 * own * width * width + 2 * tokens * width * width +
+                                           2 * own * tokens * width);
+    const auto reordered =
+        static_cast<double>(12 * own * width * width + 2 * heads * own * tokens * width);
+    EXPECT_EQ(find_first<AttendInputs>(program) != nullptr, reordered < usual) << own;
+    EXPECT_NEAR(macs / std::min(usual, reordered), 1, 0.01) << own;
+  }
+}
+
 TEST(Price, OfSegmentsIsWhatTheFormulaSays) {
   const model::ModelConfig config = examples::vit_base();
   const Plan whole = whole_plan(config, "hub"), voltage = [&] {

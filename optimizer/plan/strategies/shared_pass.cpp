@@ -164,7 +164,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
     Collectives collectives(agent, rank, computing, pass.all_reduce, pass.wire);
     ForwardBuilder forward(
         agent, teacher, input.receive(agent), collectives, pass.shares,
-        {pass.rows, pass.overlap, pass.gathered, kept_by(teacher, pass.steps, r)});
+        {pass.rows, pass.overlap, pass.gathered, pass.reordered, kept_by(teacher, pass.steps, r)});
     ValueId states = model::states(forward, teacher);
     if (!pass.rows.empty() && by_token)
       states = forward.all_rows(states);
@@ -244,6 +244,7 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
     pass.rows = rows_of(pass.shares, rows);
     pass.overlap = plan.overlap;
     pass.gathered = plan.gathered;
+    pass.reordered = plan.reordered;
   }
   return compile_shared(config, pass, static_cast<std::int32_t>(plan.parts.size()), shape, element);
 }

@@ -28,6 +28,7 @@ struct SharedPass {
   std::vector<model::Range> rows;
   bool overlap = false;  // see RowSplit
   Gathered gathered = Gathered::rows;
+  bool reordered = false;
   /// Who takes which heads in the steps that continue a text whose queries are divided by rows.
   std::vector<Share> steps;
   AllReduce all_reduce = AllReduce::ring;
