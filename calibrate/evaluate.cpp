@@ -147,11 +147,6 @@ EvaluateSummary evaluate(const std::filesystem::path& folder, const std::filesys
   const plan::Plan plan = bundle.plan();
   const bool shared = plan::is_shared(plan);
   if (!teacher.empty()) plan::expect_teacher(bundle, teacher);
-  if (shared && plan.teacher.causal)
-    throw std::invalid_argument("[" + folder.string() + "] plan '" + plan.name + "': strategy " +
-                                plan.strategy +
-                                " answers as the teacher does, for the last token alone: evaluate "
-                                "the teacher's folder");
   if (!shared) bundle.verify("parts/" + plan.name);
   const auto tokenizer = tokenizer_of(plan.teacher, bundle.tokenizer_path(plan));
   source.tokenizer = tokenizer.get();

@@ -33,7 +33,8 @@ struct EvaluateSummary {
 };
 
 /// What the devices of the bundle's plan answer together, where they share the teacher: of images
-/// uint8 [b, c, h, w] or ids int32 [b, N]. Whoever can run programs brings it.
+/// uint8 [b, c, h, w] or ids int32 [b, N]; of a causal language model for every token [b, N, V].
+/// Whoever can run programs brings it.
 using RunTogether = std::function<at::Tensor(const at::Tensor& inputs)>;
 
 /// Quality of the teacher (when its folder is given), each sub-model alone, the fused whole and

@@ -392,7 +392,8 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
   const std::shared_ptr<DevicePlan> served = known->second;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = served->program({admit.batch, admit.tokens, 0, admit.best, admit.from_kept});
+    program = served->program(
+        {admit.batch, admit.tokens, 0, admit.best, admit.from_kept, admit.past > 0});
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }
@@ -426,7 +427,7 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
       return fail(session, envelope, name + wrong);
     if (admit.past == 0) {
       wanted.cache_bytes = plan::cache_bytes(*program, served->plan(), admit.batch, admit.capacity);
-      wanted.step_bytes = step_bytes(*served, {admit.batch, 1, 0, admit.best});
+      wanted.step_bytes = step_bytes(*served, {admit.batch, 1, 0, admit.best, false, true});
     } else {
       wanted.text = session->sequences.at(admit.sequence);
       admission.use(wanted.text, received_at);  // also where it has to wait

@@ -258,7 +258,7 @@ void Aggregator::State::queue_piece(const std::shared_ptr<Batch>& batch) {
   job->batch = batch;
   job->plan = plans.find(job->request.plan);
   try {
-    job->programs = job->plan->programs().find(job->request.input);
+    job->programs = job->plan->programs().find(job->request.input, job->request.sequence.past);
   } catch (const std::exception& error) {
     Response failure;
     failure.status = Status::failed;
@@ -364,7 +364,8 @@ bool Aggregator::State::ask_for_kept(const Job& job, const Response& response) {
   kept->plan = job.plan;
   kept->best = job.best;
   kept->from_kept = true;
-  kept->programs = job.plan->programs().find(kept->request.input, kept->best, kept->from_kept);
+  kept->programs = job.plan->programs().find(kept->request.input, kept->request.sequence.past,
+                                             kept->best, kept->from_kept);
   asked_for_kept[job.id] = id;
   jobs.add(kept);
   sequences.open(kept->request.sequence, *kept->plan, id);

@@ -253,6 +253,10 @@ class TorchEngine : public Engine {
       tensor(i.result) = model::attend(weights(i.part), i.layer, seen, tensor(i.query),
                                        tensor(i.key), tensor(i.value));
     }
+    void run_one(const plan::AttendInputs& i) {
+      tensor(i.result) = model::attend_inputs(weights(i.part), i.layer, sight(i.lengths), i.heads,
+                                              tensor(i.query), tensor(i.x), i.rows);
+    }
     void run_one(const plan::ProjectOut& i) {
       const model::Transformer& model = weights(i.part);
       tensor(i.result) = model::project_out(model, i.layer, of_queries(model, i.heads),

@@ -51,7 +51,8 @@ FleetPlans::Found FleetPlans::find_for(const Request& request, std::int64_t best
   piece.dims[0] = std::min(piece.dims[0], rows_at_once(request));
   try {
     if (request.sampling) request.sampling->check();
-    found.programs = found.plan->programs().find(piece, request.sampling ? best : 0);
+    found.programs =
+        found.plan->programs().find(piece, request.sequence.past, request.sampling ? best : 0);
   } catch (const std::exception& error) {
     found.wrong = error.what();
     return found;

@@ -50,12 +50,22 @@ net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Pro
   return answer;
 }
 
-net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
-                       const std::vector<bool>& absent, const Sequence& sequence,
-                       const std::optional<Sampling>& sampling) {
+namespace {
+
+plan::RequestShape shape_of(const plan::Plan& plan, const net::Value& input) {
   plan::RequestShape shape;
   shape.batch = input.dims.empty() ? 1 : input.dims[0];
   if (plan.teacher.is_text()) shape.tokens = input.dims.size() < 2 ? 1 : input.dims[1];
+  return shape;
+}
+
+}  // namespace
+
+net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
+                       const std::vector<bool>& absent, const Sequence& sequence,
+                       const std::optional<Sampling>& sampling) {
+  plan::RequestShape shape = shape_of(plan, input);
+  shape.continues = sequence.past > 0;
   const auto play_all = [&](const std::vector<net::Value>& inputs) {
     const auto programs = plan::compile(plan, shape);
     return play(std::vector<Engine*>(programs.size(), &engine), programs, inputs, absent, sequence);
@@ -68,6 +78,13 @@ net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value&
   if (!needs_logits(choices)) return choices;
   shape.from_kept = true;
   return play_all({options});
+}
+
+net::Value run_every_token(Engine& engine, const plan::Plan& plan, const net::Value& input) {
+  plan::RequestShape shape = shape_of(plan, input);
+  shape.every_token = true;
+  const auto programs = plan::compile(plan, shape);
+  return play(std::vector<Engine*>(programs.size(), &engine), programs, {input});
 }
 
 }  // namespace cleave::infer

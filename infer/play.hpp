@@ -25,5 +25,7 @@ net::Value play(const std::vector<Engine*>& engines, const std::vector<plan::Pro
 net::Value run_locally(Engine& engine, const plan::Plan& plan, const net::Value& input,
                        const std::vector<bool>& absent = {}, const Sequence& sequence = {},
                        const std::optional<Sampling>& sampling = {});
+/// The same of a causal language model that answers for every token: [B, N, V].
+net::Value run_every_token(Engine& engine, const plan::Plan& plan, const net::Value& input);
 
 }  // namespace cleave::infer

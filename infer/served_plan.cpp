@@ -54,15 +54,16 @@ const plan::ValueInfo& info_of(const plan::Program& program, plan::ValueId value
 
 }  // namespace
 
-std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input, std::int64_t best,
-                                                      bool from_kept) {
+std::shared_ptr<const Programs::Ranks> Programs::find(const net::Value& input, std::int64_t past,
+                                                      std::int64_t best, bool from_kept) {
   return find({input.dims.empty() ? 0 : input.dims[0], input.dims.size() < 2 ? 0 : input.dims[1], 0,
-               best, from_kept});
+               best, from_kept, past > 0});
 }
 
 std::shared_ptr<const Programs::Ranks> Programs::find(plan::RequestShape shape) {
   if (!plan_.teacher.is_text()) shape.tokens = 0;
-  const Key key(shape.batch, shape.tokens, shape.best, shape.from_kept);
+  shape.continues = shape.continues && shape.tokens > 1;  // of one token programs are the same
+  const Key key(shape.batch, shape.tokens, shape.best, shape.from_kept, shape.continues);
   if (const auto known = cache_.find(key); known != cache_.end()) return known->second;
   auto ranks = std::make_shared<Ranks>();
   std::size_t bytes = 0;

@@ -26,16 +26,16 @@ class Programs {
       : plan_(std::move(plan)), only_(only) {}
   /// Throws std::invalid_argument where there is none for the shape, in which nothing is generated.
   std::shared_ptr<const Ranks> find(plan::RequestShape shape);
-  /// Those for an input: images [B, c, h, w], or token ids [B, N]; for `best` and `from_kept` see
-  /// plan::RequestShape.
-  std::shared_ptr<const Ranks> find(const net::Value& input, std::int64_t best = 0,
-                                    bool from_kept = false);
+  /// Those for an input: images [B, c, h, w], or token ids [B, N] behind `past` others; for `best`
+  /// and `from_kept` see plan::RequestShape.
+  std::shared_ptr<const Ranks> find(const net::Value& input, std::int64_t past,
+                                    std::int64_t best = 0, bool from_kept = false);
   const plan::Plan& plan() const { return plan_; }
 
  private:
   plan::Plan plan_;
   std::optional<std::size_t> only_;
-  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool>;
+  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, bool>;
   std::map<Key, std::shared_ptr<const Ranks>> cache_;
   std::size_t cached_bytes_ = 0;
 };

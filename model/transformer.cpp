@@ -539,8 +539,7 @@ Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, cons
   if (sight.cache != nullptr) {
     if (*std::max_element(sight.past.begin(), sight.past.end()) > 0)
       throw std::invalid_argument(
-          "[attend] saw a text that continues with several tokens, needs one that begins: its rows "
-          "are computed on different devices");
+          "[attend] saw rows of a text that continues, needs one that begins");
     const auto l = static_cast<std::size_t>(layer);
     if (kept.size() > 0) {
       append(sight.cache->keys.at(l), keys.narrow(1, kept.begin, kept.size()), sight);
@@ -548,6 +547,31 @@ Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, cons
     }
   }
   return attend(queries, keys, values, of_queries.bias);
+}
+
+Tensor attend_inputs(const Transformer& model, int layer, const Sight& sight, Range heads,
+                     const Tensor& q, const Tensor& x, Range rows) {
+  const std::int64_t width = model.config.head_width, count = heads.size();
+  const auto weight_of = [&](Projection which) {  // [h, K, D]
+    return take(model, projection_prefix(layer, which) + ".weight", 0, heads, width)
+        .view({count, width, x.size(2)});
+  };
+  const Tensor queries = at::matmul(split_heads(q, width) / std::sqrt(static_cast<double>(width)),
+                                    weight_of(Projection::key));  // [B, h, n, D]
+  Tensor scores = at::matmul(queries.flatten(1, 2), x.transpose(1, 2)).unflatten(1, {count, -1});
+  if (sight.bias.defined()) {
+    const bool by_query = sight.bias.size(2) > 1;
+    scores = scores + (by_query ? sight.bias.narrow(2, rows.begin, rows.size()) : sight.bias)
+                          .to(scores.scalar_type());
+  }
+  const Tensor seen =
+      at::matmul(at::softmax(scores, -1).flatten(1, 2), x).unflatten(1, {count, -1});
+  Tensor context = at::matmul(seen, weight_of(Projection::value).transpose(1, 2));  // [B, h, n, K]
+  if (model.config.qkv_bias)
+    context = context +
+              take(model, projection_prefix(layer, Projection::value) + ".bias", 0, heads, width)
+                  .view({count, 1, width});
+  return context.transpose(1, 2).flatten(2, 3);
 }
 
 Sight sight_of_marks(const Transformer& model, const Tensor& marks) {

@@ -142,6 +142,11 @@ Tensor attend(const Transformer& model, int layer, const Sight& sight, const Ten
 /// where that one is not empty.
 Tensor attend_rows(const Transformer& model, int layer, const Sight& sight, const Tensor& q,
                    const Tensor& k, const Tensor& v, Range rows, Range kept);
+/// The same without keys and values, of what they would be computed from, x [B, N, D]; nothing is
+/// kept. A query of a head goes through its key weights, and what it sees through its value weights
+/// (plan::AttendInputs).
+Tensor attend_inputs(const Transformer& model, int layer, const Sight& sight, Range heads,
+                     const Tensor& q, const Tensor& x, Range rows);
 /// What rows see of keys that stand for several tokens, or for one: `marks` [B, M, 2] says of how
 /// many each (its score grows by the logarithm: softmax weighs it as often) and their mean
 /// position, where its key is turned; a causal model's rows see no later position.

@@ -82,18 +82,22 @@ ShareSearch::Worth ShareSearch::price(const plan::Plan& plan) {
 
 ShareSearch::Found ShareSearch::best_exchange(Found shares) {
   Found best;
-  const auto consider = [&](plan::AllReduce all_reduce, bool overlap, plan::Gathered gathered) {
+  const auto consider = [&](plan::AllReduce all_reduce, bool overlap, plan::Gathered gathered,
+                            bool reordered = false) {
     Found found = shares;
     found.plan.all_reduce = all_reduce;
     found.plan.overlap = overlap;
     found.plan.gathered = gathered;
+    found.plan.reordered = reordered;
     found.price = price(found.plan);
     if (best.plan.parts.empty() || found.price.better_than(best.price)) best = std::move(found);
   };
   for (const plan::AllReduce all_reduce : plan::all_reduces())
     consider(all_reduce, false, plan::Gathered::rows);
   consider(best.plan.all_reduce, true, plan::Gathered::rows);
-  if (shares.division.rows && !shares.division.heads)
+  if (strategy_.reorders && shares.division.rows && plan::reorders(wanted_.teacher))
+    consider(best.plan.all_reduce, best.plan.overlap, plan::Gathered::rows, true);
+  if (strategy_.gathers_keys && shares.division.rows && !shares.division.heads)
     consider(best.plan.all_reduce, false, plan::Gathered::keys_and_values);
   return best;
 }
@@ -104,16 +108,6 @@ ShareSearch::Found ShareSearch::with(const Found& base, const plan::Weights& wei
   const auto shares = plan::shares_by_weight(wanted_.teacher, base.division, weights);
   for (std::size_t p = 0; p < shares.size(); ++p) found.plan.parts[p].runs = shares[p];
   return found;
-}
-
-std::vector<std::int64_t> ShareSearch::speeds() const {
-  constexpr double grain = 1e6;
-  double fastest = 0;
-  for (const plan::Capacity& device : capacities_) fastest = std::max(fastest, device.speed);
-  std::vector<std::int64_t> speeds;
-  for (const plan::Capacity& device : capacities_)
-    speeds.push_back(std::max<std::int64_t>(1, std::llround(grain * device.speed / fastest)));
-  return speeds;
 }
 
 ShareSearch::Found ShareSearch::by(const plan::Division& division,
@@ -136,19 +130,21 @@ ShareSearch::Found ShareSearch::of(const std::vector<plan::Share>& shares) const
 }
 
 const plan::Plan& ShareSearch::start() {
-  if (strategy_.divisions != nullptr) return by_weight(speeds());
+  if (strategy_.divisions != nullptr) return divided(plan::weights_by_speed(capacities_));
   found_ = {best_exchange(of(strategy_.propose(wanted_.teacher, capacities_)))};
   return best().plan;
 }
 
 const plan::Plan& ShareSearch::by_weight(const std::vector<std::int64_t>& weights) {
+  if (strategy_.divide == nullptr) return divided(weights);
+  found_ = {best_exchange(of(strategy_.divide(wanted_.teacher, weights)))};
+  return best().plan;
+}
+
+const plan::Plan& ShareSearch::divided(const std::vector<std::int64_t>& weights) {
   found_.clear();
-  if (strategy_.divisions != nullptr) {
-    for (const plan::Division& division : strategy_.divisions())
-      found_.push_back(best_exchange(by(division, weights)));
-  } else {
-    found_ = {best_exchange(of(strategy_.divide(wanted_.teacher, weights)))};
-  }
+  for (const plan::Division& division : strategy_.divisions())
+    found_.push_back(best_exchange(by(division, weights)));
   return best().plan;
 }
 

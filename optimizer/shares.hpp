@@ -49,6 +49,8 @@ class ShareSearch {
     Worth price;
   };
 
+  /// Of each division by these weights.
+  const plan::Plan& divided(const std::vector<std::int64_t>& weights);
   const Found& best() const;
   Worth price(const plan::Plan& plan);
   /// Of these shares, the best ways to exchange.
@@ -57,7 +59,6 @@ class ShareSearch {
   Found of(const std::vector<plan::Share>& shares) const;
   /// Of what the division divides by these weights.
   Found by(const plan::Division& division, const std::vector<std::int64_t>& weights);
-  std::vector<std::int64_t> speeds() const;
   /// One round of moves of `pieces` to a whole; whether one of them helped.
   bool move(Found& found, std::int64_t pieces);
   Found climbed(Found found);

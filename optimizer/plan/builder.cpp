@@ -120,6 +120,21 @@ ValueId ProgramBuilder::attend(std::int32_t part, std::int32_t layer, model::Ran
   return append(i);
 }
 
+ValueId ProgramBuilder::attend_inputs(std::int32_t part, std::int32_t layer, model::Range heads,
+                                      ValueId query, ValueId x, ValueId lengths,
+                                      model::Range rows) {
+  AttendInputs i;
+  i.result = computed("a", info(query).dims);
+  i.query = query;
+  i.x = x;
+  i.lengths = lengths;
+  i.part = part;
+  i.layer = layer;
+  i.heads = heads;
+  i.rows = rows;
+  return append(i);
+}
+
 ValueId ProgramBuilder::project_out(const model::ModelConfig& config, std::int32_t part,
                                     std::int32_t layer, model::Range heads, bool with_bias,
                                     ValueId context) {

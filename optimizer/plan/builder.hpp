@@ -32,6 +32,8 @@ class ProgramBuilder {
   ValueId attend(std::int32_t part, std::int32_t layer, model::Range heads, model::Range texts,
                  ValueId query, ValueId key, ValueId value, ValueId lengths, model::Range rows = {},
                  model::Range kept = {}, ValueId marks = -1);
+  ValueId attend_inputs(std::int32_t part, std::int32_t layer, model::Range heads, ValueId query,
+                        ValueId x, ValueId lengths, model::Range rows);
   ValueId project_out(const model::ModelConfig& config, std::int32_t part, std::int32_t layer,
                       model::Range heads, bool with_bias, ValueId context);
   ValueId mlp_up(std::int32_t part, std::int32_t layer, model::Range columns, ValueId x);
@@ -75,10 +77,7 @@ class ProgramBuilder {
 
   /// What is computed.
   base::Element element() const { return element_; }
-  /// Until the next value is written.
-  const ValueInfo& info(ValueId value) const {
-    return program_.values[static_cast<std::size_t>(value)];
-  }
+  ValueInfo info(ValueId value) const { return program_.values[static_cast<std::size_t>(value)]; }
   Program take() { return std::move(program_); }
 
  private:

@@ -112,6 +112,19 @@ class Costs {
     const std::int64_t heads = i.rows.size() > 0 ? i.kept.size() : i.heads.size();
     return config.causal ? 4 * 2 * real(i.texts.size() * tokens * heads * config.head_width) : 0;
   }
+  std::vector<Kernel> kernels(const AttendInputs& i) const {
+    const std::int64_t rows = rows_of(i.query), width = last_of(i.x),
+                       heads_width = last_of(i.query);
+    return {{KernelKind::matmul, rows, heads_width, width},
+            {KernelKind::attention, heads_width / config_of(i.part).head_width * rows, width,
+             dims_of(i.x).at(1)},
+            {KernelKind::matmul, rows, width, heads_width}};
+  }
+  /// Queries and contexts as wide as x for each head, and the scores before and behind the softmax.
+  double scratch_bytes(const AttendInputs& i) const {
+    const double rows = real(last_of(i.query) / config_of(i.part).head_width * rows_of(i.query));
+    return 4 * 2 * rows * real(last_of(i.x) + dims_of(i.x).at(1));
+  }
   std::vector<Kernel> kernels(const ProjectOut& i) const {
     return {{KernelKind::matmul, rows_of(i.context), last_of(i.context), last_of(i.result)}};
   }

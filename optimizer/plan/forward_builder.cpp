@@ -42,6 +42,15 @@ bool ForwardBuilder::all_have_columns(int layer) const {
                      [&](const Share& s) { return layer_of(s, layer).columns.size() == all; });
 }
 
+/// n own of N rows: 2·n·D·H·K + 2·n·N·H·D multiply-adds against 2·N·D·H·K + 2·n·N·H·K of keys and
+/// values of all rows, which is where 1/n − 1/N > 1/K − 1/D.
+bool ForwardBuilder::is_reordered(int layer) const {
+  if (!split_.reordered || !all_have_heads(layer)) return false;
+  const std::int64_t own = own_rows().size(), all = split_.rows.back().end, width = config_.width,
+                     head_width = config_.head_width;
+  return own * width * (head_width + all) < all * head_width * (width + own);
+}
+
 template <class UnitsOf>
 Sum ForwardBuilder::sum_of(const UnitsOf& units_of) const {
   Sum sum;
@@ -110,6 +119,7 @@ ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
     key_rows_are_of_ = x;
     return projected(key_rows_.x);
   }
+  if (is_reordered(layer)) return all_rows(x);
   if (all_have_heads(layer) && split_.gathered == Gathered::keys_and_values) {
     const ValueId own = projected(x);
     return program_.concat(collectives_->all_gather(own, program_.info(own), split_.rows), 1);
@@ -127,6 +137,9 @@ ValueId ForwardBuilder::project(int layer, model::Projection which, ValueId x) {
 
 ValueId ForwardBuilder::attend(int layer, ValueId query, ValueId key, ValueId value) {
   if (query < 0) return -1;
+  if (is_reordered(layer))
+    return program_.attend_inputs(part_, layer, share_of(layer).heads, query, key, lengths_,
+                                  own_rows());
   const bool by_rows = is_split() && all_have_heads(layer);
   model::Range rows, kept;
   if (by_rows) rows = key_rows_of_ ? key_rows_.own : own_rows();
@@ -183,6 +196,12 @@ ValueId ForwardBuilder::add(ValueId x, ValueId added) { return program_.add(x, a
 
 ValueId ForwardBuilder::read_out(ValueId x) {
   return program_.read_out(config_, part_, x, lengths_);
+}
+
+ValueId ForwardBuilder::read_out(ValueId x, const RequestShape& shape) {
+  if (!shape.every_token) return read_out(x);
+  const bool before = config_.norm_placement == model::NormPlacement::before;
+  return before ? norm(-1, model::NormOf::feature, x) : x;
 }
 
 ValueId ForwardBuilder::read_out_rows(ValueId x) {

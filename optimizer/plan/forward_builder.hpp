@@ -18,6 +18,7 @@ struct RowSplit {
   /// that transfers run beside them (Galaxy, Ye and others 2024); else they wait for all rows.
   bool overlap = false;
   Gathered gathered = Gathered::rows;
+  bool reordered = false;  // see Plan
   /// Of ranks with all heads, whose queries are of their rows: heads whose keys and values a
   /// sequence keeps, by layer.
   std::vector<model::Range> kept;
@@ -65,6 +66,9 @@ class ForwardBuilder {
   ValueId mlp_down(int layer, ValueId activations);
   ValueId add(ValueId x, ValueId added);
   ValueId read_out(ValueId x);
+  /// The states of texts, or of some rows of them -> what the task reads: where the shape asks for
+  /// every token each of them, behind the last norm.
+  ValueId read_out(ValueId x, const RequestShape& shape);
   /// What the rank's rows bring to the feature.
   ValueId read_out_rows(ValueId x);
   /// How many tokens each text has; of images −1.
@@ -85,6 +89,8 @@ class ForwardBuilder {
   /// Whether each rank has all of the layer's heads, or columns; else they are divided.
   bool all_have_heads(int layer) const;
   bool all_have_columns(int layer) const;
+  /// Whether the rank attends to rows in place of keys and values.
+  bool is_reordered(int layer) const;
   /// Who has units of `units_of(share)`, and what their partial sums look like.
   template <class UnitsOf>
   Sum sum_of(const UnitsOf& units_of) const;

@@ -153,6 +153,30 @@ struct Attend {
   }
 };
 
+/// Attention without keys and values (Hu and Li 2024): what they would be computed from, x [B, N,
+/// D], and queries [B, n, h·K] of its `rows` -> context [B, n, h·K]. Scores are (q·Wk)·xᵀ/√K, as a
+/// bias of keys adds as much to all scores of a row; the context is (softmax·x)·Wvᵀ with the bias
+/// of values. Nothing is kept, and no key is turned by its position.
+struct AttendInputs {
+  static constexpr std::string_view name = "attend_inputs";
+  static constexpr bool computes = true;
+  static constexpr bool accepts_absent = false;
+  ValueId result = -1, query = -1, x = -1, lengths = -1;
+  std::int32_t part = teacher_part, layer = -1;
+  model::Range heads, rows;
+  template <class Self, class Fields>
+  static void fields(Self& i, Fields& fields) {
+    fields.result(i.result);
+    fields.operand(i.query);
+    fields.operand(i.x);
+    fields.optional_operand(i.lengths);
+    fields.part(i.part);
+    fields.layer(i.layer);
+    fields.range("heads", i.heads);
+    fields.range("rows", i.rows);
+  }
+};
+
 /// Context of some heads [B, n, h·K] -> what attention adds [B, n, D].
 struct ProjectOut {
   static constexpr std::string_view name = "project_out";
@@ -542,7 +566,7 @@ struct Output {
 using Instruction =
     std::variant<Input, Lengths, Embed, Norm, Project, Attend, ProjectOut, MlpUp, MlpDown, AddBias,
                  Add, Slice, Concat, ReadOut, Head, Send, Receive, Fuse, Output, Cast, Marks,
-                 SegmentMeans, Cluster, KeepIds, Best, SampleToken, KeptLogits>;
+                 SegmentMeans, Cluster, KeepIds, Best, SampleToken, KeptLogits, AttendInputs>;
 
 /// Fields that are looked through for those of one kind.
 struct AnyField {

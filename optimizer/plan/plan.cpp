@@ -182,7 +182,7 @@ void check_shape(const Plan& plan) {
                std::to_string(plan.shape.tokens) + " tokens of " + up_to);
 }
 
-/// What says how rows are exchanged, where none are.
+/// What says how rows are exchanged, where none are, and what is computed of them.
 void check_exchange(const Plan& plan, const Strategy& strategy) {
   const bool exchanges_rows =
       !strategy.has_segments &&
@@ -191,6 +191,12 @@ void check_exchange(const Plan& plan, const Strategy& strategy) {
       });
   if (plan.overlap && !exchanges_rows)
     refuse("overlap", "true", "false: devices exchange no rows here");
+  if (plan.reordered && !strategy.reorders)
+    refuse("reordered", "true", "false: the strategy '" + plan.strategy + "' has keys and values");
+  if (plan.reordered && !reorders(plan.teacher))
+    refuse("reordered", "true",
+           plan.teacher.causal ? "false: what continues a text attends to its keys and values"
+                               : "false: keys are turned by their positions");
   if (plan.gathered == Gathered::rows) return;
   const Share all = whole_share(plan.teacher);
   const bool have_all_heads =
@@ -358,9 +364,10 @@ Candidate read_candidate(const base::Reader& reader) {
 
 Plan read_fields(const base::Reader& reader) {
   reader.expect_format(plan_format, "make the plan again with 'cleave plan'");
-  reader.allow({"format", "name", "strategy", "weight_format", "teacher", "teacher_digest", "shape",
-                "parts", "aggregator", "partition", "all_reduce", "overlap", "gathered", "wire",
-                "segments", "prediction", "candidates", "seed", "programs"});
+  reader.allow({"format",         "name",       "strategy",   "weight_format", "teacher",
+                "teacher_digest", "shape",      "parts",      "aggregator",    "partition",
+                "all_reduce",     "overlap",    "reordered",  "gathered",      "wire",
+                "segments",       "prediction", "candidates", "seed",          "programs"});
   reader.at("weight_format").one_of({std::string(weight_format_f32)});
   Plan plan;
   plan.name = reader.text("name", plan.name);
@@ -385,6 +392,7 @@ Plan read_fields(const base::Reader& reader) {
   }
   if (const auto wire = reader.find("wire")) plan.wire = wire_named(wire->one_of(wire_names()));
   plan.overlap = reader.boolean("overlap", false);
+  plan.reordered = reader.boolean("reordered", false);
   if (const auto gathered = reader.find("gathered")) {
     const std::string rows(name_of(Gathered::rows)), both(name_of(Gathered::keys_and_values));
     plan.gathered =
@@ -524,6 +532,7 @@ nlohmann::json plan_to_json(const Plan& plan) {
   if (is_shared(plan)) json["all_reduce"] = name_of(plan.all_reduce);
   if (plan.wire != base::Element::f32) json["wire"] = base::name_of(plan.wire);
   if (plan.overlap) json["overlap"] = true;
+  if (plan.reordered) json["reordered"] = true;
   if (plan.gathered != Gathered::rows) json["gathered"] = name_of(plan.gathered);
   if (plan.segments) json["segments"] = segments_to_json(*plan.segments);
   return json;

@@ -29,9 +29,15 @@ struct RequestShape {
   std::int64_t best = 0;
   /// The token of the step before, from all logits that the devices kept of it.
   bool from_kept = false;
+  /// The texts have tokens already: keys and values of them lie where a step looks for them.
+  bool continues = false;
+  /// Of a causal language model: it answers for every token, not for the last one alone. Programs
+  /// of evaluation; agents are never asked so.
+  bool every_token = false;
   bool operator==(const RequestShape& other) const {
     return batch == other.batch && tokens == other.tokens && generate == other.generate &&
-           best == other.best && from_kept == other.from_kept;
+           best == other.best && from_kept == other.from_kept && continues == other.continues &&
+           every_token == other.every_token;
   }
 };
 /// Candidates of each device for the next token: as many as samplers usually allow.
@@ -183,6 +189,9 @@ struct Plan {
   bool overlap = false;
   /// What of the others' rows attention needs, where each device has all heads.
   Gathered gathered = Gathered::rows;
+  /// Devices with few of the rows attend to the rows themselves, where that takes fewer products
+  /// than keys and values of all of them (AttendInputs).
+  bool reordered = false;
   std::optional<Segments> segments;  // where the strategy exchanges them
   Prediction prediction;
   std::vector<Candidate> candidates;

@@ -139,27 +139,77 @@ std::set<std::int32_t> peers_of(const Program& program) {
   return peers;
 }
 
+namespace {
+
+/// Of shares that follow from speed and memory.
+Strategy proposing(std::string_view name, std::string_view summary, decltype(Strategy::compile) run,
+                   decltype(Strategy::check) check, decltype(Strategy::propose) propose,
+                   decltype(Strategy::divide) divide = nullptr) {
+  Strategy strategy{name, summary, PartKind::share, run, check};
+  strategy.propose = propose;
+  strategy.divide = divide;
+  return strategy;
+}
+
+/// Of shares that whoever plans finds.
+Strategy searched(std::string_view name, std::string_view summary, decltype(Strategy::compile) run,
+                  decltype(Strategy::check) check, decltype(Strategy::divisions) divisions) {
+  Strategy strategy{name, summary, PartKind::share, run, check};
+  strategy.divisions = divisions;
+  return strategy;
+}
+
+Strategy voltage() {
+  Strategy strategy = searched(
+      "voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
+      compile_by_rows, check_voltage, divisions_voltage);
+  strategy.divide = divide_rows;
+  strategy.reorders = true;
+  return strategy;
+}
+
+Strategy hepti() {
+  Strategy strategy = searched(
+      "hepti", "rows, rows and columns, or heads and columns on each device, as memory allows",
+      compile_hepti, check_hepti, divisions_hepti);
+  strategy.gathers_keys = true;
+  return strategy;
+}
+
+Strategy prism() {
+  Strategy strategy = proposing(
+      "prism",
+      "rows of the sequence on each device with all weights, which the others see as segments",
+      compile_prism, check_prism, propose_rows, divide_rows);
+  strategy.has_segments = true;
+  return strategy;
+}
+
+}  // namespace
+
 const std::vector<Strategy>& strategies() {
   static const std::vector<Strategy> table = {
       {"local", "the best single device runs everything", PartKind::teacher, compile_local,
        check_local},
       {"decomposed", "a sub-model on each device, features fused at the end", PartKind::sub_model,
        compile_decomposed, check_decomposed},
-      {"pipeline", "consecutive layers on each device, one after the other", PartKind::share,
-       compile_pipeline, check_pipeline, propose_pipeline, divide_pipeline},
-      {"tensor", "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
-       PartKind::share, compile_whole_stream, check_tensor, propose_tensor},
-      {"voltage", "rows of the sequence on each device with all weights, one all-gather a layer",
-       PartKind::share, compile_by_rows, check_voltage, propose_rows, divide_rows},
-      {"hepti", "rows, rows and columns, or heads and columns on each device, as memory allows",
-       PartKind::share, compile_hepti, check_hepti, nullptr, nullptr, divisions_hepti},
-      {"galaxy", "heads and columns on each device, the stream by rows, exchange beside products",
-       PartKind::share, compile_by_rows, check_galaxy, nullptr, nullptr, divisions_galaxy},
-      {"prism",
-       "rows of the sequence on each device with all weights, which the others see as segments",
-       PartKind::share, compile_prism, check_prism, propose_rows, divide_rows, nullptr, true},
+      proposing("pipeline", "consecutive layers on each device, one after the other",
+                compile_pipeline, check_pipeline, propose_pipeline, divide_pipeline),
+      proposing("tensor",
+                "heads, MLP columns and vocabulary of every layer on each device, two all-reduces",
+                compile_whole_stream, check_tensor, propose_tensor),
+      voltage(),
+      hepti(),
+      searched("galaxy",
+               "heads and columns on each device, the stream by rows, exchange beside products",
+               compile_by_rows, check_galaxy, divisions_galaxy),
+      prism(),
   };
   return table;
+}
+
+bool reorders(const model::ModelConfig& config) {
+  return !config.causal && config.rotary_base == 0;
 }
 
 const Strategy& strategy_of(PartKind parts) {
@@ -194,6 +244,10 @@ std::vector<Program> compile(const Plan& plan, const RequestShape& planned, base
     throw std::invalid_argument("[compile] shape.batch: saw " + std::to_string(shape.batch) +
                                 ", needs 1.." + std::to_string(max_batch));
   expect_chooses(plan, shape);
+  if (shape.every_token && (plan.teacher.task != model::Task::causal_lm ||
+                            find_strategy(plan.strategy).parts == PartKind::sub_model))
+    throw std::invalid_argument("[compile] shape.every_token: saw it of the strategy '" +
+                                plan.strategy + "', needs a causal language model that is not cut");
   check(plan);
   std::vector<Program> programs = drafts(plan, shape, element);
   const std::string digest = digest_of(programs);

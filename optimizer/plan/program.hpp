@@ -80,17 +80,23 @@ struct Strategy {
   /// std::invalid_argument where the model has none for so many.
   std::vector<Share> (*propose)(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices) = nullptr;
-  /// Shares by hand, as whole weights above 0 want them; null where nothing is left to choose,
-  /// or there are `divisions`. Throws std::invalid_argument as `propose` does.
+  /// Shares by hand, as whole weights above 0 want them; null where nothing is left to choose, or
+  /// `divisions` say it all. Throws std::invalid_argument as `propose` does.
   std::vector<Share> (*divide)(const model::ModelConfig& teacher,
                                const std::vector<std::int64_t>& weights) = nullptr;
   /// What may be divided, where whoever plans finds the best shares. A strategy whose parts are
   /// shares has one of the two.
   std::vector<Division> (*divisions)() = nullptr;
+  /// Devices with all heads may exchange keys and values in place of rows (Plan::gathered).
+  bool gathers_keys = false;
+  /// Devices may attend to rows in place of keys and values (Plan::reordered).
+  bool reorders = false;
   /// Its plans say what devices' rows are for the others (Plan::segments).
   bool has_segments = false;
 };
 const std::vector<Strategy>& strategies();
+/// Keys of the model depend on nothing but what they are computed from, and none is kept.
+bool reorders(const model::ModelConfig& config);
 /// The first of the table with such parts.
 const Strategy& strategy_of(PartKind parts);
 /// Throws std::invalid_argument that lists the known names.

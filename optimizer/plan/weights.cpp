@@ -37,6 +37,11 @@ class Reads {
         config.head_width * (i.which == model::Projection::query ? config.group : 1);
     rows(i.part, model::projection_prefix(i.layer, i.which), times(i.heads, unit));
   }
+  void operator()(const AttendInputs& i) {
+    const model::Range units = times(i.heads, config_of(i.part, plan_).head_width);
+    some(i.part, model::projection_prefix(i.layer, model::Projection::key) + ".weight", 0, units);
+    rows(i.part, model::projection_prefix(i.layer, model::Projection::value), units);
+  }
   void operator()(const ProjectOut& i) {
     const model::ModelConfig& config = config_of(i.part, plan_);
     columns(i.part, model::output_prefix(i.layer, model::Half::attention),
@@ -152,7 +157,12 @@ std::vector<WeightRange> weights_of(const std::vector<const Program*>& programs,
 
 std::vector<RequestShape> shapes_of(const Plan& plan) {
   if (!plan.teacher.is_text()) return {plan.shape};
-  return {{1, 1, 0}, {1, plan.teacher.context, 0}};
+  std::vector<RequestShape> shapes = {{1, 1, 0}, {1, plan.teacher.context, 0}};
+  if (plan.teacher.causal) {
+    shapes.push_back(shapes.back());
+    shapes.back().continues = true;
+  }
+  return shapes;
 }
 
 std::vector<model::ParameterRange> holding_of(const std::vector<Plan>& plans,

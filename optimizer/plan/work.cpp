@@ -67,17 +67,18 @@ void add_embedding(Work& work, const model::ModelConfig& config, const Load& loa
   if (config.token_types > 0) work.add(KernelKind::elementwise, rows, 0, config.width);
 }
 
-void add_head(Work& work, const model::ModelConfig& config, const Load& load,
+/// `feature`: how many rows of it.
+void add_head(Work& work, const model::ModelConfig& config, const Load& feature,
               std::int64_t outputs) {
   if (config.classes == 0) return;
-  const std::int64_t rows = load.batch * feature_rows(config, load.tokens);
+  const std::int64_t rows = feature.batch * feature.tokens;
   const bool transforms = config.task == model::Task::masked_lm ||
                           (config.is_text() && config.task == model::Task::classification);
   if (transforms) work.matmul(rows, config.width, config.width);
   if (config.summary_tokens == 1) return work.matmul(rows, config.width, outputs);
   for (std::int64_t token = 0; token < config.summary_tokens; ++token)
-    work.matmul(load.batch, config.width, outputs);
-  work.add(KernelKind::elementwise, load.batch, 0, outputs);
+    work.matmul(feature.batch, config.width, outputs);
+  work.add(KernelKind::elementwise, feature.batch, 0, outputs);
 }
 
 /// The forward pass with kernels in place of numbers: a value is how many numbers a token has.
@@ -136,7 +137,9 @@ class Kernels {
     return width;
   }
 
-  void head() { add_head(work_, config_, load_, config_.classes); }
+  void head() {
+    add_head(work_, config_, {load_.batch, feature_rows(config_, load_.tokens)}, config_.classes);
+  }
   std::vector<Kernel> take() { return work_.take(); }
 
  private:
@@ -267,7 +270,7 @@ std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,
     if (widths.size() > 1) work.add(KernelKind::elementwise, rows, 0, together);  // side by side
     work.matmul(rows, together, teacher.width);
   }
-  add_head(work, teacher, load, teacher.classes);
+  add_head(work, teacher, {load.batch, feature_rows(teacher, load.tokens)}, teacher.classes);
   return work.take();
 }
 
@@ -278,10 +281,10 @@ std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const
   return work.take();
 }
 
-std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& load,
+std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& feature,
                                     std::int64_t outputs) {
   Work work;
-  add_head(work, config, load, outputs);
+  add_head(work, config, feature, outputs);
   return work.take();
 }
 

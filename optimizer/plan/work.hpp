@@ -49,8 +49,8 @@ std::vector<Kernel> kernels_of_model(const model::ModelConfig& config, const Loa
 /// all where there are none.
 std::vector<Kernel> kernels_of_embedding(const model::ModelConfig& config, const Load& load,
                                          model::Range rows = {});
-/// Of the head on features, for `outputs` of its classes or tokens.
-std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& load,
+/// Of the head on features of B times so many rows, for `outputs` of its classes or tokens.
+std::vector<Kernel> kernels_of_head(const model::ModelConfig& config, const Load& feature,
                                     std::int64_t outputs);
 /// Of the fusion head over parts of the given widths.
 std::vector<Kernel> kernels_of_fusion(const model::ModelConfig& teacher,

@@ -97,6 +97,11 @@ inline Transformer lively(const ModelConfig& config) {
   return model;
 }
 
+inline Transformer in_doubles(Transformer model) {
+  for (auto& [name, tensor] : model.tensors) tensor = tensor.to(at::kDouble);
+  return model;
+}
+
 /// What a device holds of the teacher: nothing but the ranges.
 inline Transformer held_of(const Transformer& teacher,
                            const std::vector<plan::WeightRange>& weights) {
@@ -134,14 +139,19 @@ class Fleet {
   }
 
   net::Value answer(const net::Value& input, const Sequence& sequence = {}) {
-    return run({input}, shape_of(input), sequence);
+    return run({input}, shape_of(input, sequence), sequence);
+  }
+  /// What the programs of this shape make of it.
+  net::Value answer(const plan::RequestShape& shape, const net::Value& input,
+                    const Sequence& sequence = {}) {
+    return run({input}, shape, sequence);
   }
 
   /// The next token of each text, from k candidates of each device, or where that is not certain
   /// from the logits that they kept.
   std::vector<Choice> choose(const net::Value& input, const Sequence& sequence,
                              const Sampling& sampling, std::int64_t k) {
-    plan::RequestShape shape = shape_of(input);
+    plan::RequestShape shape = shape_of(input, sequence);
     shape.best = k;
     const net::Value options = value_of(sampling, shape.batch);
     net::Value choices = run({input, options}, shape, sequence);
@@ -158,10 +168,11 @@ class Fleet {
   std::function<void(std::int32_t from, const net::Value&)> on_send;
 
  private:
-  plan::RequestShape shape_of(const net::Value& input) const {
+  plan::RequestShape shape_of(const net::Value& input, const Sequence& sequence) const {
     plan::RequestShape shape;
     shape.batch = input.dims.at(0);
     if (plan_.teacher.is_text()) shape.tokens = input.dims.at(1);
+    shape.continues = sequence.past > 0;
     return shape;
   }
   net::Value run(const std::vector<net::Value>& inputs, const plan::RequestShape& shape,

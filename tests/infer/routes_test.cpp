@@ -360,28 +360,104 @@ TEST_F(Routes, TwoAggregatorsThatShareAgentsBothProgress) {
   EXPECT_EQ(second.get(), 100);
 }
 
-TEST_F(Routes, ADeviceLostEndsTheRequestAtEveryOtherOne) {
-  use(examples::tensor_plan(fake_teacher(), 3));
-  const auto gate = std::make_shared<Gate>();
-  start("d0");
-  start("d1", {}, std::make_unique<GatedEngine>(gate));
-  start("d2");
-  const auto asked = aggregator();
-  auto promise = std::make_shared<std::promise<Response>>();
-  auto answer = promise->get_future();
-  asked->submit(request_of(1, 30s),
-                [promise](Response response) { promise->set_value(std::move(response)); });
-  gate->wait_for_entry();
-  agents.at("d2").reset();
-  ASSERT_EQ(answer.wait_for(10s), std::future_status::ready) << lines();
-  const Response response = answer.get();
-  EXPECT_EQ(response.status, Status::no_device);
-  EXPECT_NE(response.message.find("'d2'"), std::string::npos) << response.message;
-  gate->open();
-  start("d2");
-  asked->wait_for_agents(3, 10s);
-  const Response next = ask(*asked, request_of(2, 20s));
-  EXPECT_EQ(next.status, Status::answered) << next.message << "\n" << lines();
+// A prompt by rows, then several tokens by heads and columns, then one: aggregator and agents mean
+// the same programs.
+TEST_F(Routes, ContinueATextWithSeveralTokens) {
+  const auto teacher = examples::llama(3, 24, 4, 1, 48, 20, 64);
+  for (const auto make : {examples::voltage_plan, examples::hepti_rows_plan, examples::galaxy_plan,
+                          examples::prism_plan}) {
+    agents.clear();
+    hosts.clear();
+    plan::Plan made = make(teacher, 3);
+    made.shape = {1, 9, 0};
+    use(made);
+    start_all();
+    const auto asked = aggregator();
+    Request request = request_of(1, 10s);
+    request.sequence = {asked->new_sequence(), 0, 32};
+    for (const std::int64_t tokens : {9, 5, 1, 4}) {
+      const std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens), 3);
+      request.input.element = base::Element::i32;
+      request.input.dims = {1, tokens};
+      request.input.data = net::Buffer::copy_of(ids.data(), ids.size() * sizeof(std::int32_t));
+      FakeEngine engine;
+      const Response response = ask(*asked, request);
+      ASSERT_EQ(response.status, Status::answered) << plan.strategy << response.message;
+      EXPECT_TRUE(
+          same(response.output, run_locally(engine, plan, request.input, {}, request.sequence)))
+          << plan.strategy << ", " << tokens << " behind " << request.sequence.past;
+      request.sequence.past += tokens;
+    }
+  }
+}
+
+/// Stops in the second layer, behind what devices exchanged in the first.
+class HalfWayEngine : public FakeEngine {
+ public:
+  explicit HalfWayEngine(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
+  net::Value compute(const plan::Instruction& instruction, const plan::Program& program,
+                     const std::vector<const net::Value*>& operands,
+                     const Sequence& sequence) override {
+    const auto* norm = std::get_if<plan::Norm>(&instruction);
+    if (norm != nullptr && norm->layer == 1) gate_->pass();
+    return FakeEngine::compute(instruction, program, operands, sequence);
+  }
+
+ private:
+  std::shared_ptr<Gate> gate_;
+};
+
+/// A plan of every strategy whose devices exchange values, with products beside the transfers where
+/// it has them.
+std::vector<plan::Plan> exchanging_plans() {
+  const model::ModelConfig config = fake_teacher();
+  std::vector<plan::Plan> plans;
+  for (const auto make :
+       {examples::tensor_plan, star_plan, examples::pipeline_plan, examples::voltage_plan,
+        examples::hepti_rows_plan, examples::hepti_columns_plan, examples::hepti_heads_plan,
+        examples::galaxy_plan, examples::prism_plan})
+    plans.push_back(make(config, 3));
+  for (const std::size_t p : {3u, 4u, 5u}) {
+    plans.push_back(plans[p]);
+    plans.back().overlap = true;
+  }
+  return plans;
+}
+
+// The second device holds the third one up in the middle of the exchange. Each has room for one
+// request: the next one is answered only where the lost one has ended everywhere.
+TEST_F(Routes, ADeviceLostInTheExchangeEndsTheRequestAtEveryOtherOne) {
+  AgentOptions narrow;
+  narrow.max_requests = 1;
+  for (const plan::Plan& made : exchanging_plans()) {
+    const std::string what = made.strategy + (made.overlap ? ", beside the products" : "");
+    agents.clear();
+    hosts.clear();
+    use(made);
+    const auto gate = std::make_shared<Gate>();
+    start("d0", narrow);
+    start("d1", narrow, std::make_unique<HalfWayEngine>(gate));
+    start("d2", narrow);
+    const auto asked = aggregator();
+    auto promise = std::make_shared<std::promise<Response>>();
+    auto answer = promise->get_future();
+    asked->submit(request_of(1, 30s),
+                  [promise](Response response) { promise->set_value(std::move(response)); });
+    gate->wait_for_entry();
+    agents.at("d2").reset();
+    ASSERT_EQ(answer.wait_for(10s), std::future_status::ready) << what << "\n" << lines();
+    const Response response = answer.get();
+    EXPECT_EQ(response.status, Status::no_device) << what;
+    EXPECT_NE(response.message.find("'d2'"), std::string::npos) << what << response.message;
+    EXPECT_EQ(response.message.find('\n'), std::string::npos) << what << response.message;
+    gate->open();
+    start("d2", narrow);
+    asked->wait_for_agents(3, 10s);
+    const Request again = request_of(2, 10s);
+    const Response next = ask(*asked, again);
+    ASSERT_EQ(next.status, Status::answered) << what << next.message << "\n" << lines();
+    EXPECT_TRUE(same(next.output, expected(plan, again.input))) << what;
+  }
 }
 
 /// Whoever greets so, and says what the test wants.

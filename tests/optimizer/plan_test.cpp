@@ -445,6 +445,27 @@ TEST(Share, SaysHowRowsAreExchangedWhereTheyAre) {
   EXPECT_TRUE(read.overlap);
 }
 
+TEST(Share, SaysWhereProductsCannotBeReordered) {
+  const model::ModelConfig teacher = examples::vit(6, 192, 3, 28, 4, 1, 10);
+  const auto reorder = [](Plan& plan) { plan.reordered = true; };
+  EXPECT_EQ(refusal_of(examples::hepti_rows_plan(teacher, 3), reorder),
+            "[check] plan.reordered: saw true, needs false: the strategy 'hepti' has keys and "
+            "values");
+  EXPECT_EQ(refusal_of(examples::voltage_plan(examples::small_llama(), 3), reorder),
+            "[check] plan.reordered: saw true, needs false: what continues a text attends to its "
+            "keys and values");
+  model::ModelConfig turned = teacher;
+  turned.rotary_base = 10000;
+  EXPECT_EQ(refusal_of(examples::voltage_plan(turned, 3), reorder),
+            "[check] plan.reordered: saw true, needs false: keys are turned by their positions");
+  Plan voltage = examples::voltage_plan(teacher, 3);
+  const std::string before = digest_of(voltage);
+  reorder(voltage);
+  EXPECT_NO_THROW(check(voltage));
+  EXPECT_TRUE(plan_from_json(to_json(voltage).dump(), "plan.json").reordered);
+  EXPECT_NE(digest_of(voltage), before);
+}
+
 // Programs of the planned prompt are compiled of what a plan says, before anything else is known.
 TEST(Plan, RefusesATextLongerThanTheContext) {
   Plan plan = examples::prism_plan(examples::small_llama(), 2);

@@ -675,6 +675,73 @@ rank 2:
 )");
 }
 
+// Several tokens that continue a text go by the heads, columns and tokens of a step.
+TEST(Compile, ContinuesByHeadsAndColumnsWhatRowsBegan) {
+  const auto teacher = examples::llama(2, 32, 4, 2, 48, 100, 64);
+  const RequestShape begins{1, 8, 0}, continues{1, 8, 0, true};
+  Plan by_heads = examples::hepti_heads_plan(teacher, 2);
+  const auto shares = shares_by_weight(teacher, {3, 1});
+  for (std::size_t p = 0; p < 2; ++p) by_heads.parts[p].runs = shares[p];
+  const std::string expected = compile(by_heads, begins).front().digest;
+  for (const auto& plan :
+       {examples::voltage_plan(teacher, 2), examples::hepti_rows_plan(teacher, 2)}) {
+    EXPECT_EQ(compile(plan, continues).front().digest, expected) << plan.strategy;
+    EXPECT_NE(compile(plan, begins).front().digest, expected) << plan.strategy;
+    EXPECT_EQ(compile(plan, {1, 1, 0, true}).front().digest,
+              compile(plan, {1, 1, 0}).front().digest);
+  }
+  // Where heads are divided already, keys and values lie where they are needed.
+  const Plan galaxy = examples::galaxy_plan(teacher, 2);
+  EXPECT_EQ(compile(galaxy, continues).front().digest, compile(galaxy, begins).front().digest);
+  // With PRISM the last device has all of them.
+  const auto prism = compile(examples::prism_plan(teacher, 2), continues);
+  EXPECT_TRUE(prism[0].instructions.empty());
+  EXPECT_FALSE(prism[1].instructions.empty());
+}
+
+// Whoever sums what continues a text needs a link for it.
+TEST(Shapes, NameEveryPeerOfAContinuedText) {
+  Plan plan = examples::hepti_rows_plan(examples::llama(2, 32, 4, 1, 48, 100, 64), 4);
+  plan.overlap = true;
+  plan.all_reduce = AllReduce::direct;
+  std::set<std::int32_t> peers;
+  for (const RequestShape& shape : shapes_of(plan))
+    peers.merge(peers_of(compile(plan, shape).at(3)));
+  for (const std::int32_t peer : peers_of(compile(plan, {1, 8, 0, true}).at(3)))
+    EXPECT_EQ(peers.count(peer), 1u) << peer;
+}
+
+TEST(Compile, AnswersForEveryTokenWhereTheShapeAsks) {
+  const auto teacher = examples::llama(1, 32, 4, 2, 48, 100, 64);
+  const RequestShape every_token{2, 6, 0, false, true};
+  for (const auto& plan :
+       {examples::voltage_plan(teacher, 2), examples::prism_plan(teacher, 2),
+        examples::pipeline_plan(teacher, 1), examples::tensor_plan(teacher, 2)}) {
+    const auto programs = compile(plan, every_token);
+    const auto* output = find_first<Output>(programs.back());
+    EXPECT_EQ(programs.back().values.at(static_cast<std::size_t>(output->value)).dims,
+              (std::vector<std::int64_t>{2, 6, 100}))
+        << plan.strategy;
+  }
+  for (const Plan& plan : {examples::voltage_plan(examples::fashion_vit(), 2), text_parts()})
+    EXPECT_EQ(message_of([&] { compile(plan, every_token); }),
+              "[compile] shape.every_token: saw it of the strategy '" + plan.strategy +
+                  "', needs a causal language model that is not cut");
+}
+
+TEST(Compile, WritesReorderedProductsAsDesigned) {
+  Plan plan = examples::voltage_plan(examples::vit(1, 32, 2, 8, 4, 1, 10), 2);
+  plan.reordered = true;
+  plan.parts[1].share()->rows = 1;
+  const std::string text = text_of(plan, {1, 0});
+  EXPECT_NE(
+      text.find("  q5 = project(h2, layer 0, query, heads 0:2)  # f32 [1, 1, 32]\n"
+                "  a6 = attend_inputs(q5, c4, layer 0, heads 0:2, rows 4:5)  # f32 [1, 1, 32]\n"
+                "  p7 = project_out(a6, layer 0, heads 0:2, with bias)  # f32 [1, 1, 32]\n"),
+      std::string::npos)
+      << text;
+}
+
 TEST(Compile, WritesGalaxyAsDesigned) {
   EXPECT_EQ(text_of(examples::galaxy_plan(examples::vit(1, 96, 12, 28, 14, 1, 10), 2), {1}),
             R"(rank 0:
@@ -1231,6 +1298,33 @@ double exchanged(const Program& program) {
 // ViT-B/16, N = 197, two devices, N_p = 99: 17.6, 17.9 and 18.25 GFLOPs at S = 10, 20 and 30, where
 // the whole has 35.1; 10·N_p·D² + 2·M·D² + 2·N_p·M·D multiply-adds a block, M = N_p + (P−1)·S. Of
 // the exchange 1 − S/99 is saved.
+// Voltage: 10·n·D² + 2·N·D² + 2·n·N·D of n rows with keys and values of all N, or 12·n·D² +
+// 2·H·n·N·D, whichever is less.
+TEST(Price, OfReorderedProductsIsWhatTheFormulaSays) {
+  const std::int64_t tokens = 197, width = 768, heads = 12;
+  model::ModelConfig teacher = examples::vit_base();
+  teacher.layers.resize(1);
+  for (const std::int64_t own : {10, 49, 51, 100}) {
+    Plan plan = examples::voltage_plan(teacher, 2);
+    plan.parts[0].share()->rows = tokens - own;
+    plan.parts[1].share()->rows = own;
+    plan.reordered = true;
+    const Program program = compile(plan, {1, tokens}).at(1);
+    double macs = 0;
+    for (const Instruction& instruction : program.instructions)
+      if (!std::holds_alternative<Embed>(instruction) && !std::holds_alternative<Head>(instruction))
+        for (const Kernel& kernel : kernels_of(instruction, program, plan))
+          if (kernel.kind == KernelKind::matmul || kernel.kind == KernelKind::attention)
+            macs += kernel.flops() / 2;
+    const auto usual = static_cast<double>(10 * own * width * width + 2 * tokens * width * width +
+                                           2 * own * tokens * width);
+    const auto reordered =
+        static_cast<double>(12 * own * width * width + 2 * heads * own * tokens * width);
+    EXPECT_EQ(find_first<AttendInputs>(program) != nullptr, reordered < usual) << own;
+    EXPECT_NEAR(macs / std::min(usual, reordered), 1, 0.01) << own;
+  }
+}
+
 TEST(Price, OfSegmentsIsWhatTheFormulaSays) {
   const model::ModelConfig config = examples::vit_base();
   const Plan whole = whole_plan(config, "hub"), voltage = [&] {

@@ -108,6 +108,61 @@ TEST(Shares, AreThoseOfTheBestByEnumeration) {
   EXPECT_LE(found.plan.prediction.latency_s, 1.05 * best);
 }
 
+/// Of each way to exchange rows, the least.
+double voltage_s(const model::ModelConfig& teacher, const plan::Fleet& fleet,
+                 const std::vector<std::int64_t>& rows) {
+  plan::Plan plan = examples::voltage_plan(teacher, rows.size());
+  plan.aggregator = fleet.devices[fleet.aggregator()].name;
+  plan.shape.tokens = 128;
+  double least = std::numeric_limits<double>::infinity();
+  for (const bool overlap : {false, true}) {
+    plan.overlap = overlap;
+    for (std::size_t p = 0; p < rows.size(); ++p) {
+      plan.parts[p].device = fleet.devices[p].name;
+      plan.parts[p].share()->rows = rows[p];
+    }
+    least = std::min(least, simulate(plan, plan::drafts(plan, plan.shape), fleet).latency_s);
+  }
+  return least;
+}
+
+// By speeds alone a device behind a slow link has rows that the others wait for.
+TEST(Shares, OfRowsAreThoseOfTheBestByEnumeration) {
+  model::ModelConfig teacher = bert_base();
+  teacher.layers.resize(2);
+  plan::Fleet slow_link = boards(8e9);
+  for (const std::size_t other : {0u, 1u})
+    for (const auto& [from, to] :
+         {std::pair(other, std::size_t{2}), std::pair(std::size_t{2}, other)})
+      slow_link.pairs.push_back({from, to, {1.5e6, 0.5e-3}});
+  for (const plan::Fleet& fleet : {boards(8e9), slow_link}) {
+    const double found = planned("voltage", teacher, fleet).plan.prediction.latency_s;
+    const double equal = voltage_s(teacher, fleet, {1, 1, 1});
+    double best = equal;
+    for (std::int64_t a = 2; a < 126; a += 3)
+      for (std::int64_t b = 2; a + b < 127; b += 3)
+        best = std::min(best, voltage_s(teacher, fleet, {a, b, 128 - a - b}));
+    EXPECT_LE(found, equal);
+    EXPECT_LE(found, 1.05 * best);
+    const double by_speed = voltage_s(teacher, fleet, {500, 300, 175});
+    EXPECT_LE(found, by_speed * (1 + 1e-9));
+    if (!fleet.pairs.empty()) {
+      EXPECT_LT(found, 0.95 * by_speed) << "links count for nothing";
+    }
+  }
+}
+
+// A slow device has few rows: keys and values of all of them are most of what it computes.
+TEST(Shares, OfRowsGainByReorderedProducts) {
+  plan::Plan plan = planned("voltage", bert_base(), boards(8e9)).plan;
+  EXPECT_TRUE(plan.reordered);
+  const plan::Fleet fleet = boards(8e9);
+  plan.reordered = false;
+  const double usual = simulate(plan, plan::drafts(plan, plan.shape), fleet).latency_s;
+  plan.reordered = true;
+  EXPECT_LT(simulate(plan, plan::drafts(plan, plan.shape), fleet).latency_s, 0.97 * usual);
+}
+
 TEST(Shares, FollowASpeedThatHalves) {
   const model::ModelConfig teacher = bert_base();
   for (const std::string strategy : {"hepti", "galaxy"}) {

@@ -398,7 +398,13 @@ TEST_F(Commands, InspectDrawsWhoKeepsWhat) {
   EXPECT_TRUE(contains(text, "who keeps what")) << text;
   EXPECT_EQ(count_of(text, "  channels "), 3) << text;
   EXPECT_EQ(count_of(text, "  heads "), 3 + 1) << text;  // the table of parts has a column of them
+  EXPECT_EQ(count_of(text, "  MLP "), 3 + 1) << text;
   EXPECT_TRUE(contains(text, "█")) << text;
+  const auto json = json_of({"inspect", *shared_ / "bundle"});
+  for (const auto& [device, part] : json.at("parts").items()) {
+    EXPECT_EQ(part.at("keeps").at("channels").size(), part.at("width").get<std::size_t>());
+    EXPECT_EQ(part.at("keeps").at("layers").size(), part.at("layers").size());
+  }
 }
 
 TEST_F(Commands, ProfileMeasuresThisMachine) {

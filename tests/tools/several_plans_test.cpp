@@ -99,6 +99,14 @@ TEST_F(SeveralPlans, AreServedByTheSameAgentsAndServer) {
   const auto text = run({"inspect", s / "bundle"}).out;
   EXPECT_TRUE(contains(text, "--plan shows another: heads, later, line")) << text;
   EXPECT_TRUE(contains(text, "holdings")) << text;
+  const std::vector<std::string> line{"inspect", s / "bundle", "--plan", "line"};
+  EXPECT_TRUE(contains(run(line).out, "\nwho does what (█ all, ▓▒░ some, · none)\n"));
+  auto as_json = line;
+  as_json.insert(as_json.end(), {"--format", "json"});
+  const auto parts = nlohmann::json::parse(run(as_json).out).at("parts");
+  const auto plan = plan::to_json(plan::Bundle(s / "bundle").plan("line"));
+  for (const auto& part : plan.at("parts"))
+    EXPECT_EQ(parts.at(part.at("device")).at("share"), part.at("share"));
 }
 
 // Rows of two devices, all of them and in clusters, over agents and in one process.

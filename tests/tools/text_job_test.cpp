@@ -133,8 +133,6 @@ TEST_F(TextJob, SharesTheWholeModelTokenForToken) {
     EXPECT_TRUE(contains(
         run({"generate", here / "bundle", "one", "--local", "--without", devices[0]}, 2).error,
         "strategy " + strategy + " needs every device"));
-    EXPECT_TRUE(contains(run({"evaluate", here / "bundle", "--data", s / "data"}, 1).error,
-                         "answers as the teacher does"));
     EXPECT_TRUE(contains(run({"decompose", s / "model", "--plan", here / "plan.json", "--data",
                               s / "data", "--out", here / "other"},
                              2)
@@ -142,6 +140,37 @@ TEST_F(TextJob, SharesTheWholeModelTokenForToken) {
                          "takes the teacher's weights as they are"));
     EXPECT_TRUE(contains(run({"inspect", here / "bundle"}).out, "strategy " + strategy));
   }
+}
+
+// Exactly, but for PRISM: of a segment for each row it is Voltage, of fewer it is off.
+TEST_F(TextJob, EvaluatesWhatDevicesAnswerTogetherForEveryToken) {
+  const Scratch& s = *shared_;
+  const auto nats = [&](const std::vector<std::string>& strategy) {
+    const Scratch here;
+    std::vector<std::string> plan{"plan",     s / "model", "--fleet", s / "fleet.toml",
+                                  "--tokens", "64",        "--out",   here / "plan.json"};
+    plan.insert(plan.end(), strategy.begin(), strategy.end());
+    run(plan);
+    run({"decompose", s / "model", "--plan", here / "plan.json", "--out", here / "bundle"});
+    const std::vector<std::string> evaluate{
+        "evaluate", here / "bundle", "--teacher", s / "model", "--data", s / "data", "--length",
+        "64",       "--stride",      "48",        "--format",  "json"};
+    const json rows = json::parse(run(evaluate).out).at("rows");
+    EXPECT_EQ(rows.size(), 2u);
+    EXPECT_EQ(rows.at(1).at("what"), "together");
+    auto on_gpu = evaluate;
+    on_gpu.insert(on_gpu.end(), {"--accelerator", "cuda"});
+    EXPECT_TRUE(contains(run(on_gpu, 2).error, "[--accelerator] saw cuda, needs none: strategy "));
+    return std::pair(rows.at(0).at("value").get<double>(), rows.at(1).at("value").get<double>());
+  };
+  for (const std::string strategy : {"pipeline", "tensor", "voltage", "galaxy"}) {
+    const auto [teacher, together] = nats({"--strategy", strategy});
+    EXPECT_NEAR(together, teacher, 1e-4) << strategy;
+  }
+  const auto [teacher, whole] = nats({"--strategy", "prism", "--compression", "1"});
+  EXPECT_NEAR(whole, teacher, 1e-4);
+  const double off = nats({"--strategy", "prism", "--compression", "8"}).second - teacher;
+  EXPECT_GT(std::abs(off), 1e-4) << "nothing was compressed";
 }
 
 TEST_F(TextJob, SaysWhoIsAwayAndWhyAndInItsExitCodeWhoIsNeeded) {

@@ -26,12 +26,15 @@ const calibrate::QualityRow* find_row(const calibrate::EvaluateSummary& summary,
   return nullptr;
 }
 
-/// Runs what the devices of the bundle's plan would, all in this process; nothing where they do not
-/// share the teacher.
-calibrate::RunTogether together(const std::string& folder) {
+/// Runs what the devices of the bundle's plan would, all in this process, on the CPU; nothing where
+/// they do not share the teacher. Throws UsageError where an accelerator is asked for.
+calibrate::RunTogether together(const std::string& folder, const std::string& accelerator) {
   const plan::Bundle bundle(folder);
   const plan::Plan plan = bundle.plan();
-  if (!plan::is_shared(plan) || plan.teacher.causal) return {};
+  if (!plan::is_shared(plan)) return {};
+  if (accelerator != "none")
+    throw UsageError("[--accelerator] saw " + accelerator + ", needs none: strategy " +
+                     plan.strategy + " is evaluated by the programs of its devices, on the CPU");
   infer::EngineOptions options;
   options.warm_up = false;
   const std::shared_ptr<infer::Engine> engine = infer::local_engine(bundle, plan, options);
@@ -41,7 +44,9 @@ calibrate::RunTogether together(const std::string& folder) {
     value.element = plan.teacher.is_text() ? base::Element::i32 : base::Element::u8;
     value.dims = inputs.sizes().vec();
     value.data = net::Buffer::copy_of(inputs.data_ptr(), inputs.nbytes());
-    const net::Value answer = infer::run_locally(*engine, plan, value);
+    const bool every_token = plan.teacher.task == model::Task::causal_lm;
+    const net::Value answer = every_token ? infer::run_every_token(*engine, plan, value)
+                                          : infer::run_locally(*engine, plan, value);
     const std::vector<float> numbers = floats_of(answer);
     return at::tensor(numbers).view(answer.dims);
   };
@@ -67,13 +72,15 @@ int evaluate(const Args& args) {
     throw UsageError("[--teacher] saw " + args.at(0) +
                      ", a model folder; needs a bundle that was cut from the teacher");
   if (!bundle) say_notes(args.at(0));
+  const calibrate::RunTogether run_together =
+      bundle ? together(args.at(0), args.text("accelerator")) : calibrate::RunTogether();
   const at::Device compute_device = calibrate::device_of(args.text("accelerator"));
   calibrate::EvaluateSummary summary;
   {
     ProgressBar bar;
     summary = bundle ? calibrate::evaluate(args.at(0), args.text_or("teacher"), source,
                                            whole && !args.flag("dry-run"), bar.callback(),
-                                           compute_device, threads, together(args.at(0)))
+                                           compute_device, threads, run_together)
                      : calibrate::evaluate_model(args.at(0), source, compute_device, threads);
   }
   const auto& measure = summary.measure;

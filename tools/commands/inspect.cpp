@@ -17,6 +17,7 @@
 #include "optimizer/plan/weights.hpp"
 #include "optimizer/plan/work.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/commands/drawing.hpp"
 #include "tools/commands/measured.hpp"
 #include "tools/commands/show.hpp"
 #include "tools/print.hpp"
@@ -25,23 +26,6 @@ namespace cleave::tools {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// One cell a bucket of units: full, half or empty, by how much of it is kept.
-std::string strip(const std::vector<std::int64_t>& kept, std::int64_t total, int cells) {
-  const int width = static_cast<int>(std::min<std::int64_t>(cells, total));
-  std::vector<int> held(static_cast<std::size_t>(width)), size(held.size());
-  const auto cell_of = [&](std::int64_t unit) {
-    return static_cast<std::size_t>(unit * width / total);
-  };
-  for (std::int64_t unit = 0; unit < total; ++unit) ++size[cell_of(unit)];
-  for (auto unit : kept) ++held[cell_of(unit)];
-  std::string text;
-  for (std::size_t i = 0; i < held.size(); ++i) {
-    const double share = static_cast<double>(held[i]) / size[i];
-    text += share == 0 ? "·" : share < 0.34 ? "░" : share < 0.67 ? "▒" : share < 1 ? "▓" : "█";
-  }
-  return text;
-}
 
 /// keep.json, none of whose units lies outside the teacher.
 decompose::KeepList keep_of(const plan::Plan& plan, const fs::path& path) {
@@ -56,8 +40,8 @@ decompose::KeepList keep_of(const plan::Plan& plan, const fs::path& path) {
   return keep;
 }
 
-/// Who keeps what: a row a part for channels, then for the heads of each teacher layer.
-std::string drawing(const plan::Bundle& bundle, const plan::Plan& plan, int columns) {
+/// Who keeps what: a row a part for channels, then for heads and MLP columns of each teacher layer.
+std::string drawing_of_parts(const plan::Bundle& bundle, const plan::Plan& plan, int columns) {
   std::string text;
   std::size_t name_width = 7;
   for (const auto& part : plan.parts) name_width = std::max(name_width, part.device.size());
@@ -71,15 +55,21 @@ std::string drawing(const plan::Bundle& bundle, const plan::Plan& plan, int colu
     }
     const auto keep = keep_of(plan, keep_path);
     text += "  " + name + "  channels " + strip(keep.channels, plan.teacher.width, cells) + "\n";
-    std::string row = "  " + std::string(name_width, ' ') + "  heads    ";
-    for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer) {
-      const auto found = std::find(keep.layers.begin(), keep.layers.end(), layer);
-      const auto index = static_cast<std::size_t>(found - keep.layers.begin());
-      row += (layer == 0 ? "" : " ") +
-             strip(found == keep.layers.end() ? std::vector<std::int64_t>{} : keep.heads[index],
-                   plan.teacher.layers[static_cast<std::size_t>(layer)].heads, 16);
-    }
-    text += row + "\n";
+    const auto by_layer = [&](const std::string& what, const auto& kept,
+                              std::int64_t model::LayerShape::*units, std::int64_t group,
+                              int most) {
+      text += "  " + std::string(name_width, ' ') + "  " + what;
+      for (std::int64_t layer = 0; layer < plan.teacher.num_layers(); ++layer) {
+        const auto found = std::find(keep.layers.begin(), keep.layers.end(), layer);
+        const auto index = static_cast<std::size_t>(found - keep.layers.begin());
+        text += (layer == 0 ? "" : " ") +
+                strip(found == keep.layers.end() ? std::vector<std::int64_t>{} : kept[index],
+                      plan.teacher.layers[static_cast<std::size_t>(layer)].*units / group, most);
+      }
+      text += "\n";
+    };
+    by_layer("heads    ", keep.heads, &model::LayerShape::heads, plan.teacher.group, 16);
+    by_layer("MLP      ", keep.mlp, &model::LayerShape::mlp_width, 1, 8);
   }
   return text;
 }
@@ -169,9 +159,23 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
                         {"weights", plan::name_of(plan::weights_state(bundle, plan))},
                         {"teacher", to_json(plan.teacher)},
                         {"parts", nlohmann::json::object()}};
+    const auto rows = plan::is_shared(plan) ? planned_rows(plan) : std::vector<model::Range>();
     for (const auto& part : plan.parts) {
       json["parts"][part.device] = to_json(part.share() ? plan.teacher : part.sub_model().config);
-      if (!part.share()) continue;
+      if (!part.share()) {
+        const fs::path path = bundle.part_path(plan, part.device) / "keep.json";
+        if (!fs::exists(path)) continue;
+        const auto keep = keep_of(plan, path);
+        json["parts"][part.device]["keeps"] = {{"layers", keep.layers},
+                                               {"channels", keep.channels},
+                                               {"heads", keep.heads},
+                                               {"mlp", keep.mlp}};
+        continue;
+      }
+      const std::size_t rank = *plan::rank_of(plan, part.device);
+      auto share = plan::to_json(plan).at("parts").at(rank).at("share");
+      if (rank < rows.size()) share["row_range"] = {rows[rank].begin, rows[rank].end};
+      json["parts"][part.device]["share"] = std::move(share);
       nlohmann::json held = nlohmann::json::array();
       for (const auto& some : plan::holding_of({plan}, part.device))
         held.push_back({{"name", some.name},
@@ -192,11 +196,14 @@ int inspect_bundle(const Args& args, const fs::path& folder) {
   if (!others.empty())
     std::printf("plan %s; --plan shows another: %s\n", plan.name.c_str(),
                 base::joined(others).c_str());
-  if (!plan::is_shared(plan)) {
+  constexpr const char* legend = "(█ all, ▓▒░ some, · none)";
+  const int columns = static_cast<int>(args.integer("columns"));
+  if (plan::is_shared(plan)) {
+    std::printf("\nwho does what %s\n%s", legend, drawing(plan, columns).c_str());
+  } else {
     for (const auto& part : plan.parts)
       std::printf("\n%s: %s", part.device.c_str(), describe(part.sub_model().config).c_str());
-    std::printf("\nwho keeps what (█ all, ▓▒░ some, · none)\n%s",
-                drawing(bundle, plan, static_cast<int>(args.integer("columns"))).c_str());
+    std::printf("\nwho keeps what %s\n%s", legend, drawing_of_parts(bundle, plan, columns).c_str());
   }
   std::printf("%s", held_table(bundle).c_str());
   std::printf("\n%s", describe(plan).c_str());

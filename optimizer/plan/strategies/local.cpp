@@ -35,7 +35,7 @@ std::vector<Program> compile_local(const Plan& plan, const RequestShape& shape,
   Answer answer(aggregator, aggregator_rank, shape);
   const ValueId given = input.receive(agent), ids = answer.keep(agent, given);
   ForwardBuilder forward(agent, config, 0, given);
-  const ValueId feature = model::features(forward, config);
+  const ValueId feature = forward.read_out(model::states(forward, config), shape);
   answer.bring(agent, agent_rank, plan.teacher.answers() ? forward.head(feature) : feature, ids,
                {0, config.vocabulary});
   answer.output();

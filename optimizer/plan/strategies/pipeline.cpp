@@ -164,8 +164,9 @@ std::vector<Program> compile_pipeline(const Plan& plan, const RequestShape& shap
       handing_on.push_back(agent.info(x));
     }
     if (last)
-      answer.bring(agent, rank, forward.head(forward.read_out(agent.concat(std::move(states), 0))),
-                   ids, {0, config.vocabulary});
+      answer.bring(agent, rank,
+                   forward.head(forward.read_out(agent.concat(std::move(states), 0), shape)), ids,
+                   {0, config.vocabulary});
     handed_on = std::move(handing_on);
     programs.push_back(agent.take());
   }

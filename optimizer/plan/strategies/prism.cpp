@@ -145,7 +145,8 @@ bool is_read(const model::ModelConfig& config, const model::Range& rows) {
   return all || rows.begin < config.summary_tokens;
 }
 
-/// One device computes all of it, with all weights: a step of a text, or fewer rows than devices.
+/// One device computes all of it, with all weights: what continues a text, or fewer rows than
+/// devices.
 std::vector<Program> alone(const Plan& plan, const RequestShape& shape, base::Element element,
                            std::int32_t rank) {
   const auto ranks = static_cast<std::int32_t>(plan.parts.size());
@@ -158,7 +159,8 @@ std::vector<Program> alone(const Plan& plan, const RequestShape& shape, base::El
     if (r == rank) {
       const ValueId given = input.receive(agent), ids = answer.keep(agent, given);
       ForwardBuilder forward(agent, plan.teacher, teacher_part, given);
-      answer.bring(agent, rank, forward.head(model::features(forward, plan.teacher)), ids,
+      const ValueId states = model::states(forward, plan.teacher);
+      answer.bring(agent, rank, forward.head(forward.read_out(states, shape)), ids,
                    {0, plan.teacher.vocabulary});
     }
     programs.push_back(agent.take());
@@ -182,9 +184,7 @@ std::int64_t devices_with_rows(const Plan& plan) {
 
 void check_prism(const Plan& plan) {
   expect_shares(plan);
-  Division rows_alone;
-  rows_alone.rows = true;
-  expect_division(plan, rows_alone);
+  expect_division(plan, divisions_voltage().front());
   const std::int64_t rows = rows_in(plan.teacher, plan.shape);
   if (rows < devices_with_rows(plan)) return;
   // Of a shorter text than planned every device gives one segment at least.
@@ -205,11 +205,12 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
   const auto devices = static_cast<std::int32_t>(devices_with_rows(plan));
   const std::int64_t rows = rows_in(config, shape);
   const std::int32_t answers = answering(config, devices);
-  if (devices == 1 || rows < devices) return alone(plan, shape, element, answers);
+  if (devices == 1 || rows < devices || shape.continues)
+    return alone(plan, shape, element, answers);
 
   const std::vector<model::Range> ranges = rows_of(plan, rows);
-  // A masked language model answers where its rows are, any other where their sum is.
-  const bool by_row = config.task == model::Task::masked_lm;
+  // Who is asked for every token answers where its rows are, else where their sum is.
+  const bool by_row = config.task == model::Task::masked_lm || shape.every_token;
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, config, shape, devices);
   Answer answer(aggregator, ranks, shape);
@@ -233,7 +234,7 @@ std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
     const ValueId states = model::states(forward, config);
     ValueId feature = -1;
     if (by_row) {
-      feature = forward.read_out(states);
+      feature = forward.read_out(states, shape);
     } else if (rank == answers) {
       feature = forward.read_out_rows(states);
       for (std::int32_t other = 0; other < devices; ++other)

@@ -149,7 +149,8 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
   const std::int64_t rows = rows_in(teacher, shape);
   const bool all_tokens = all_have_vocabulary(teacher, pass.shares);
   const bool by_token = teacher.reads_every_token() && !all_tokens;
-  const bool by_row = !pass.rows.empty() && teacher.task == model::Task::masked_lm && all_tokens;
+  const bool every_token = teacher.task == model::Task::masked_lm || shape.every_token;
+  const bool by_row = !pass.rows.empty() && every_token && all_tokens;
   ProgramBuilder aggregator(ranks, element);
   const InputSource input(aggregator, ranks, teacher, shape, computing);
   Answer answer(aggregator, ranks, shape);
@@ -165,7 +166,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
     const ValueId given = input.receive(agent), ids = answer.keep(agent, given);
     ForwardBuilder forward(
         agent, teacher, given, collectives, pass.shares,
-        {pass.rows, pass.overlap, pass.gathered, kept_by(teacher, pass.steps, r)});
+        {pass.rows, pass.overlap, pass.gathered, pass.reordered, kept_by(teacher, pass.steps, r)});
     ValueId states = model::states(forward, teacher);
     if (!pass.rows.empty() && by_token)
       states = forward.all_rows(states);
@@ -173,7 +174,7 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
       states = collectives.gather(states, pass.rows, rows_read(teacher, rows));
     const bool answers_here = by_token ? pass.shares[r].vocabulary.size() > 0 : by_row || rank == 0;
     if (answers_here)
-      answer.bring(agent, rank, forward.head(forward.read_out(states)), ids,
+      answer.bring(agent, rank, forward.head(forward.read_out(states, shape)), ids,
                    pass.shares[r].vocabulary);
     programs.push_back(agent.take());
   }
@@ -185,15 +186,19 @@ std::vector<Program> compile_shared(const model::ModelConfig& teacher, const Sha
   return programs;
 }
 
-std::vector<Share> propose_rows(const model::ModelConfig& teacher,
-                                const std::vector<Capacity>& devices) {
+std::vector<std::int64_t> weights_by_speed(const std::vector<Capacity>& devices) {
   constexpr double grain = 1000;
   double fastest = 0;
   for (const Capacity& device : devices) fastest = std::max(fastest, device.speed);
   std::vector<std::int64_t> speeds;
   for (const Capacity& device : devices)
     speeds.push_back(std::max<std::int64_t>(1, std::llround(grain * device.speed / fastest)));
-  return divide_rows(teacher, speeds);
+  return speeds;
+}
+
+std::vector<Share> propose_rows(const model::ModelConfig& teacher,
+                                const std::vector<Capacity>& devices) {
+  return divide_rows(teacher, weights_by_speed(devices));
 }
 
 std::vector<Share> divide_rows(const model::ModelConfig& teacher,
@@ -230,12 +235,16 @@ std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape
   pass.all_reduce = plan.all_reduce;
   pass.wire = plan.wire;
   const std::int64_t rows = rows_in(config, shape);
-  if (pass.shares.size() == 1 || rows < static_cast<std::int64_t>(pass.shares.size())) {
+  // Who computes the queries of some rows keeps the keys and values of the heads of its steps.
+  const bool elsewhere = shape.continues && !(pass.steps == pass.shares);
+  if (elsewhere || pass.shares.size() == 1 ||
+      rows < static_cast<std::int64_t>(pass.shares.size())) {
     pass.shares = pass.steps;
   } else {
     pass.rows = rows_of(pass.shares, rows);
     pass.overlap = plan.overlap;
     pass.gathered = plan.gathered;
+    pass.reordered = plan.reordered;
   }
   return compile_shared(config, pass, static_cast<std::int32_t>(plan.parts.size()), shape, element);
 }

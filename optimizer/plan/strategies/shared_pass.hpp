@@ -28,6 +28,7 @@ struct SharedPass {
   std::vector<model::Range> rows;
   bool overlap = false;  // see RowSplit
   Gathered gathered = Gathered::rows;
+  bool reordered = false;
   /// Who takes which heads in the steps that continue a text whose queries are divided by rows.
   std::vector<Share> steps;
   AllReduce all_reduce = AllReduce::ring;
@@ -51,6 +52,8 @@ std::vector<Program> compile_whole_stream(const Plan& plan, const RequestShape& 
 std::vector<Program> compile_by_rows(const Plan& plan, const RequestShape& shape,
                                      base::Element element);
 
+/// Speeds beside the fastest one's, as whole numbers above 0.
+std::vector<std::int64_t> weights_by_speed(const std::vector<Capacity>& devices);
 /// Shares of devices that each have all weights: rows by speed, or by weight.
 std::vector<Share> propose_rows(const model::ModelConfig& teacher,
                                 const std::vector<Capacity>& devices);

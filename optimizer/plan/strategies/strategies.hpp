@@ -43,6 +43,7 @@ std::vector<Share> divide_pipeline(const model::ModelConfig& teacher,
                                    const std::vector<std::int64_t>& weights);
 
 void check_voltage(const Plan& plan);
+std::vector<Division> divisions_voltage();
 
 std::vector<Program> compile_prism(const Plan& plan, const RequestShape& shape,
                                    base::Element element);

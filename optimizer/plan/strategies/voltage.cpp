@@ -9,11 +9,15 @@
 
 namespace cleave::plan {
 
-void check_voltage(const Plan& plan) {
-  expect_shares(plan);
+std::vector<Division> divisions_voltage() {
   Division rows;
   rows.rows = true;
-  expect_division(plan, rows);
+  return {rows};
+}
+
+void check_voltage(const Plan& plan) {
+  expect_shares(plan);
+  expect_division(plan, divisions_voltage().front());
   if (plan.gathered != Gathered::rows)
     refuse("gathered", "'" + std::string(name_of(plan.gathered)) + "'",
            "'" + std::string(name_of(Gathered::rows)) + "': the strategy 'voltage' exchanges rows");
