@@ -47,9 +47,13 @@ Table make(Target target) {
       table = table_neon();
       table.int8 = int8_neon_dotprod();
       break;
+    case Target::neon_i8mm:
+      table = table_neon();
+      table.int8 = int8_neon_i8mm();
+      break;
     case Target::neon_bf16:
       table = table_neon();
-      table.int8 = int8_neon_dotprod();
+      table.int8 = int8_neon_i8mm();
       table.bf16 = bf16_neon_bf16();
       break;
 #endif
@@ -80,6 +84,7 @@ const Table& table_of(Target target) {
     CLEAVE_TABLE(avx512_bf16)
     CLEAVE_TABLE(neon)
     CLEAVE_TABLE(neon_dotprod)
+    CLEAVE_TABLE(neon_i8mm)
     CLEAVE_TABLE(neon_bf16)
 #undef CLEAVE_TABLE
   }

@@ -15,7 +15,7 @@ namespace cleave::kernels {
 namespace {
 
 /// In the order of preference, best last.
-constexpr std::array<std::pair<Target, std::string_view>, 10> names = {
+constexpr std::array<std::pair<Target, std::string_view>, 11> names = {
     {{Target::scalar, "scalar"},
      {Target::sse4, "sse4"},
      {Target::avx2, "avx2"},
@@ -25,6 +25,7 @@ constexpr std::array<std::pair<Target, std::string_view>, 10> names = {
      {Target::avx512_bf16, "avx512-bf16"},
      {Target::neon, "neon"},
      {Target::neon_dotprod, "neon-dotprod"},
+     {Target::neon_i8mm, "neon-i8mm"},
      {Target::neon_bf16, "neon-bf16"}}};
 
 #if defined(__x86_64__)
@@ -71,10 +72,11 @@ Target target_named(std::string_view name) {
 }
 
 Features features_of_hwcap(std::uint64_t hwcap, std::uint64_t hwcap2) {
-  constexpr int asimd = 1, asimd_dot = 20, bf16 = 14;
+  constexpr int asimd = 1, asimd_dot = 20, i8mm = 13, bf16 = 14;
   Features f;
   f.neon = hwcap >> asimd & 1;
   f.dotprod = hwcap >> asimd_dot & 1;
+  f.i8mm = hwcap2 >> i8mm & 1;
   f.bf16 = hwcap2 >> bf16 & 1;
   return f;
 }
@@ -133,6 +135,9 @@ std::string missing(Target target, const Features& f) {
       break;
     case Target::neon_bf16:
       need(f.bf16, "bf16");
+      [[fallthrough]];
+    case Target::neon_i8mm:
+      need(f.i8mm, "i8mm");
       [[fallthrough]];
     case Target::neon_dotprod:
       need(f.dotprod, "dot product");

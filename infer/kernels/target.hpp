@@ -18,6 +18,7 @@ enum class Target {
   avx512_bf16,   // AVX512-BF16
   neon,          // every aarch64, with or without AES
   neon_dotprod,  // dot product (ASIMDDP)
+  neon_i8mm,     // int8 matrices (i8mm)
   neon_bf16,     // bf16
 };
 
@@ -33,7 +34,7 @@ struct Features {
   /// It multiplies bf16 at half the rate of fp32, as Intel's CPUs do (AMD's: at twice): widening
   /// the weights is the better way there.
   bool bf16_is_slow = false;
-  bool neon = false, dotprod = false, bf16 = false;
+  bool neon = false, dotprod = false, i8mm = false, bf16 = false;
 };
 
 /// Of this machine: cpuid and what the operating system saves, or the auxiliary vector's HWCAP.

@@ -17,6 +17,7 @@ ProductKernels bf16_avx512_bf16();
 #elif defined(__aarch64__)
 Table table_neon();
 ProductKernels int8_neon_dotprod();
+ProductKernels int8_neon_i8mm();
 ProductKernels bf16_neon_bf16();
 #endif
 

@@ -11,7 +11,8 @@
 namespace cleave::kernels {
 namespace {
 
-constexpr std::uint64_t asimd = 1 << 1, aes = 1 << 3, asimd_dot = 1 << 20, bf16_2 = 1 << 14;
+constexpr std::uint64_t asimd = 1 << 1, aes = 1 << 3, asimd_dot = 1 << 20, i8mm_2 = 1 << 13,
+                        bf16_2 = 1 << 14;
 
 std::string refusal(std::string_view wanted, const Features& features) {
   try {
@@ -27,7 +28,11 @@ TEST(Target, NeonIsTheBaselineWithoutAes) {
   EXPECT_EQ(choose_target("", features_of_hwcap(asimd, 0)), Target::neon);
   EXPECT_EQ(choose_target("", features_of_hwcap(asimd | aes, 0)), Target::neon);
   EXPECT_EQ(choose_target("", features_of_hwcap(asimd | aes | asimd_dot, 0)), Target::neon_dotprod);
-  EXPECT_EQ(choose_target("", features_of_hwcap(asimd | asimd_dot, bf16_2)), Target::neon_bf16);
+  EXPECT_EQ(choose_target("", features_of_hwcap(asimd | asimd_dot, i8mm_2)), Target::neon_i8mm);
+  EXPECT_EQ(choose_target("", features_of_hwcap(asimd | asimd_dot, i8mm_2 | bf16_2)),
+            Target::neon_bf16);
+  EXPECT_EQ(refusal("neon-bf16", features_of_hwcap(asimd | asimd_dot, bf16_2)),
+            "[CLEAVE_CPU] this machine cannot run neon-bf16: lacks i8mm");
   EXPECT_EQ(choose_target("", features_of_hwcap(0, 0)), Target::scalar);
 }
 
@@ -70,7 +75,8 @@ TEST(Target, EachOneOfThisMachineHasItsKernels) {
   }
   // What this machine lacks is not tested here: say so.
 #if defined(__aarch64__)
-  constexpr std::array others = {Target::neon, Target::neon_dotprod, Target::neon_bf16};
+  constexpr std::array others = {Target::neon, Target::neon_dotprod, Target::neon_i8mm,
+                                 Target::neon_bf16};
 #else
   constexpr std::array others = {Target::sse4,   Target::avx2,        Target::avx2_vnni,
                                  Target::avx512, Target::avx512_vnni, Target::avx512_bf16};
