@@ -12,8 +12,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace cleave::kernels::CLEAVE_TARGET {
 
-/// int8 with a scale for each unit: max |x| / 127, and x = scale · q. A number that is not finite
-/// makes the scale NaN.
+/// int8 with a scale for each unit: max |x| / 127, and x = scale · q. Where a number is not
+/// finite, no more is the scale.
 template <class Q, bool Offset, int Order>
 void prepare_int8(const Prepare& p) {
   const F d;
@@ -22,17 +22,16 @@ void prepare_int8(const Prepare& p) {
     const float* x = p.x + r * p.x_stride;
     auto* out = static_cast<Q*>(p.out) + r * p.num_units * p.padded_unit;
     for (std::int64_t u = 0; u < p.num_units; ++u) {
-      Vf most = hn::Zero(d), not_finite = hn::Zero(d);
-      for (std::int64_t k = 0; k < p.unit; k += num_lanes) {
-        const Vf value = load_first(x + k, p.unit - k);
-        most = hn::Max(most, hn::Abs(value));
-        not_finite = hn::MulAdd(value, hn::Zero(d), not_finite);
-      }
-      const float largest = hn::GetLane(hn::MaxOfLanes(d, most));
-      const float nan_or_zero = hn::GetLane(hn::SumOfLanes(d, not_finite));
-      p.scales[r * p.num_units + u] = largest / 127.0F + nan_or_zero;
+      // Without their sign, numbers are in the order of their bits, and above all stand infinity
+      // and NaN.
+      Vi most = hn::Zero(di);
+      for (std::int64_t k = 0; k < p.unit; k += num_lanes)
+        most = hn::Max(most, hn::BitCast(di, hn::Abs(load_first(x + k, p.unit - k))));
+      const std::int32_t bits = hn::GetLane(hn::MaxOfLanes(di, most));
+      const float largest = load_as<float>(reinterpret_cast<const char*>(&bits));
+      p.scales[r * p.num_units + u] = largest / 127.0F;
       // Less than 127 / FLT_MAX would make the inverse infinite.
-      const Vf inverse = hn::Set(d, largest > 1e-36F && nan_or_zero == 0 ? 127.0F / largest : 0.0F);
+      const Vf inverse = hn::Set(d, largest > 1e-36F ? 127.0F / largest : 0.0F);
       for (std::int64_t k = 0; k < p.padded_unit; k += num_lanes) {
         Vi q = hn::Zero(di);
         if (k < p.unit) q = hn::NearestInt(hn::Mul(load_first(x + k, p.unit - k), inverse));

@@ -218,6 +218,21 @@ TEST_P(OnTarget, AnEpilogueIsBiasActivationFactorAndResidual) {
   }
 }
 
+TEST_P(OnTarget, ARowWithANumberThatIsNotFiniteSaysSoAndNoOther) {
+  const Shape shape = shape_in_units(format, 18, 9, 2 * 21, 21);
+  const Weights weights(table, shape, 13);
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(),
+        std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    auto x = noise(3 * shape.inner(), 14);
+    x[static_cast<std::size_t>(shape.inner()) + 20] = bad;
+    const auto out = multiplied(weights.packed, weights.packed.all(), weights.packed.all_inner(), 3,
+                                x, {}, nullptr);
+    for (std::size_t i = 0; i < out.size(); ++i)
+      ASSERT_EQ(std::isfinite(out[i]), i / 18 != 1) << bad << " at " << i;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Packed, OnTarget,
                          testing::Combine(testing::ValuesIn(targets_here()),
                                           testing::ValuesIn(formats)),
