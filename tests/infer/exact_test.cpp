@@ -122,7 +122,7 @@ TEST_P(Exact, ContinuesTextsWithSeveralTokensAsTheWholeModelDoes) {
   if (!config.causal) GTEST_SKIP() << "generates nothing";
   const Transformer teacher = lively(config);
   std::vector<plan::RequestShape> shapes = {{2, 6, 0}, {2, 1, 0}};
-  for (const std::int64_t more : {3, 4}) shapes.push_back({2, more, 0, true});
+  for (const std::int64_t more : {3, 4}) shapes.push_back(examples::continuing(2, more));
   for (const Element element : {Element::f32, Element::f64}) {
     Fleet whole(teacher, local(config), element, shapes);
     for (const auto strategy : exact)
@@ -147,7 +147,7 @@ TEST_P(Exact, RefusesTokensBeyondTheContext) {
   const ModelConfig& config = GetParam().second;
   if (!config.causal) GTEST_SKIP() << "generates nothing";
   const Transformer teacher = lively(config);
-  const std::vector<plan::RequestShape> shapes = {{1, 14, 0}, {1, 3, 0, true}};
+  const std::vector<plan::RequestShape> shapes = {{1, 14, 0}, examples::continuing(1, 3)};
   std::vector<PlanOf> strategies = exact;
   strategies.push_back(examples::prism_plan);
   for (const auto strategy : strategies) {
@@ -170,7 +170,7 @@ TEST_P(Exact, AnswersForEveryTokenAsTheWholeModelDoes) {
   const ModelConfig& config = GetParam().second;
   if (!config.causal) GTEST_SKIP() << "answers so always";
   const Transformer teacher = in_doubles(lively(config));
-  const plan::RequestShape every_token{2, 7, 0, false, true};
+  const plan::RequestShape every_token = examples::every_token(2, 7);
   const net::Value input = input_of(config, 2, 7);
   void* ids = const_cast<std::byte*>(input.data.data());
   const at::Tensor expected = model::forward(teacher, at::from_blob(ids, input.dims, at::kInt));

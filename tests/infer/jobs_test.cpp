@@ -79,7 +79,7 @@ FleetPlan fleet_plan(const plan::Plan& plan, const std::vector<std::string>& dev
 
 TEST(Shares, AreThoseOfThePlan) {
   auto plan = fleet_plan(fake_plan(0.5), {"hub", "desk", "cam", "tv"});
-  const auto programs = plan.programs().find(pixels(1));
+  const auto programs = plan.programs().find(pixels(1), 0);
   const auto contributions =
       contributions_of(request_of(), plan, *programs, {"hub", "desk", "cam", "tv"});
   ASSERT_EQ(contributions.size(), 4u);

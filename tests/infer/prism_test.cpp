@@ -348,7 +348,7 @@ TEST_P(Prism, ContinuesTextsWithSeveralTokensAsTheWholeModelWithASegmentForEachR
   if (!config.causal) GTEST_SKIP() << "generates nothing";
   const Transformer teacher = lively(config);
   const std::vector<plan::RequestShape> shapes = {
-      {3, 6, 0}, {3, 1, 0}, {3, 3, 0, true}, {3, 4, 0, true}};
+      {3, 6, 0}, {3, 1, 0}, examples::continuing(3, 3), examples::continuing(3, 4)};
   Fleet whole(teacher, local(config), Element::f64, shapes);
   for (const std::size_t devices : {2u, 3u, 5u}) {
     Fleet fleet(teacher, with_count(config, devices, 1000), Element::f64, shapes);
@@ -367,7 +367,8 @@ TEST_P(Prism, ContinuesTextsWithSeveralTokensBehindMeans) {
   const ModelConfig& config = GetParam().second;
   if (!config.causal) GTEST_SKIP() << "generates nothing";
   const Transformer teacher = lively(config);
-  const std::vector<plan::RequestShape> shapes = {{3, 11, 0}, {3, 1, 0}, {3, 4, 0, true}};
+  const std::vector<plan::RequestShape> shapes = {
+      {3, 11, 0}, {3, 1, 0}, examples::continuing(3, 4)};
   for (const Content content : all_contents) {
     const plan::Plan plan = with_compression(config, 3, 200, content);
     Fleet at_once(teacher, plan, Element::f64, shapes),
@@ -393,7 +394,7 @@ TEST_P(Prism, AnswersForEveryTokenAsIfMeansWereRepeated) {
   const ModelConfig& config = GetParam().second;
   if (!config.causal) GTEST_SKIP() << "answers so always";
   const Transformer teacher = lively(config), model = in_doubles(teacher);
-  const plan::RequestShape every_token{1, 11, 0, false, true};
+  const plan::RequestShape every_token = examples::every_token(1, 11);
   const net::Value given = texts({11});
   const Tensor ids = at::from_blob(const_cast<std::byte*>(given.data.data()), {1, 11}, at::kInt);
   for (const std::size_t devices : {1u, 2u, 5u})

@@ -10,6 +10,23 @@
 
 namespace cleave::examples {
 
+/// What continues texts that have tokens already.
+inline plan::RequestShape continuing(std::int64_t batch, std::int64_t tokens) {
+  plan::RequestShape shape;
+  shape.batch = batch;
+  shape.tokens = tokens;
+  shape.continues = true;
+  return shape;
+}
+/// Of a causal language model, answered for every token.
+inline plan::RequestShape every_token(std::int64_t batch, std::int64_t tokens) {
+  plan::RequestShape shape;
+  shape.batch = batch;
+  shape.tokens = tokens;
+  shape.every_token = true;
+  return shape;
+}
+
 /// A ViT of this shape: every layer alike, head width D / H, MLP width 4 D.
 inline model::ModelConfig vit(std::int64_t layers, std::int64_t width, std::int64_t heads,
                               std::int64_t image, std::int64_t patch, std::int64_t channels,

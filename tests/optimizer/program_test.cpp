@@ -678,7 +678,7 @@ rank 2:
 // Several tokens that continue a text go by the heads, columns and tokens of a step.
 TEST(Compile, ContinuesByHeadsAndColumnsWhatRowsBegan) {
   const auto teacher = examples::llama(2, 32, 4, 2, 48, 100, 64);
-  const RequestShape begins{1, 8, 0}, continues{1, 8, 0, true};
+  const RequestShape begins{1, 8, 0}, continues = examples::continuing(1, 8);
   Plan by_heads = examples::hepti_heads_plan(teacher, 2);
   const auto shares = shares_by_weight(teacher, {3, 1});
   for (std::size_t p = 0; p < 2; ++p) by_heads.parts[p].runs = shares[p];
@@ -687,7 +687,7 @@ TEST(Compile, ContinuesByHeadsAndColumnsWhatRowsBegan) {
        {examples::voltage_plan(teacher, 2), examples::hepti_rows_plan(teacher, 2)}) {
     EXPECT_EQ(compile(plan, continues).front().digest, expected) << plan.strategy;
     EXPECT_NE(compile(plan, begins).front().digest, expected) << plan.strategy;
-    EXPECT_EQ(compile(plan, {1, 1, 0, true}).front().digest,
+    EXPECT_EQ(compile(plan, examples::continuing(1, 1)).front().digest,
               compile(plan, {1, 1, 0}).front().digest);
   }
   // Where heads are divided already, keys and values lie where they are needed.
@@ -707,13 +707,13 @@ TEST(Shapes, NameEveryPeerOfAContinuedText) {
   std::set<std::int32_t> peers;
   for (const RequestShape& shape : shapes_of(plan))
     peers.merge(peers_of(compile(plan, shape).at(3)));
-  for (const std::int32_t peer : peers_of(compile(plan, {1, 8, 0, true}).at(3)))
+  for (const std::int32_t peer : peers_of(compile(plan, examples::continuing(1, 8)).at(3)))
     EXPECT_EQ(peers.count(peer), 1u) << peer;
 }
 
 TEST(Compile, AnswersForEveryTokenWhereTheShapeAsks) {
   const auto teacher = examples::llama(1, 32, 4, 2, 48, 100, 64);
-  const RequestShape every_token{2, 6, 0, false, true};
+  const RequestShape every_token = examples::every_token(2, 6);
   for (const auto& plan :
        {examples::voltage_plan(teacher, 2), examples::prism_plan(teacher, 2),
         examples::pipeline_plan(teacher, 1), examples::tensor_plan(teacher, 2)}) {
