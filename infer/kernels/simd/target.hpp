@@ -64,10 +64,11 @@ HWY_INLINE void hide(V& value) {
 #endif
 }
 
-/// The first `count` numbers at `p`, at most a vector, and zeros; reads nothing beyond.
+/// The first `count` numbers at `p`, one at least and at most a vector, and zeros; reads nothing
+/// beyond.
 HWY_INLINE Vf load_first(const float* p, std::int64_t count) {
   const F d;
-  if (count >= num_lanes) return hn::LoadU(d, p);
+  if (num_lanes == 1 || count >= num_lanes) return hn::LoadU(d, p);
   HWY_ALIGN float some[num_lanes] = {};
   std::memcpy(some, p, static_cast<std::size_t>(count) * sizeof(float));
   return hn::Load(d, some);
@@ -75,7 +76,7 @@ HWY_INLINE Vf load_first(const float* p, std::int64_t count) {
 
 HWY_INLINE void store_first(Vf value, float* p, std::int64_t count) {
   const F d;
-  if (count >= num_lanes) return hn::StoreU(value, d, p);
+  if (num_lanes == 1 || count >= num_lanes) return hn::StoreU(value, d, p);
   HWY_ALIGN float some[num_lanes];
   hn::Store(value, d, some);
   std::memcpy(p, some, static_cast<std::size_t>(count) * sizeof(float));
