@@ -392,8 +392,10 @@ void Agent::State::admit(const std::shared_ptr<Session>& session, const net::Adm
   const std::shared_ptr<DevicePlan> served = known->second;
   std::shared_ptr<const plan::Program> program;
   try {
-    program = served->program(
-        {admit.batch, admit.tokens, 0, admit.best, admit.from_kept, admit.past > 0});
+    // What was kept is of the step before, with as many tokens.
+    const std::int64_t past = admit.past - (admit.from_kept ? admit.tokens : 0);
+    program =
+        served->program({admit.batch, admit.tokens, 0, admit.best, admit.from_kept, past > 0});
   } catch (const std::exception& error) {
     return fail(session, envelope, error.what());
   }

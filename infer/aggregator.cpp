@@ -364,7 +364,8 @@ bool Aggregator::State::ask_for_kept(const Job& job, const Response& response) {
   kept->plan = job.plan;
   kept->best = job.best;
   kept->from_kept = true;
-  kept->programs = job.plan->programs().find(kept->request.input, kept->request.sequence.past,
+  // Of the step before.
+  kept->programs = job.plan->programs().find(kept->request.input, job.request.sequence.past,
                                              kept->best, kept->from_kept);
   asked_for_kept[job.id] = id;
   jobs.add(kept);

@@ -353,9 +353,14 @@ class TorchEngine : public Engine {
     void run_one(const plan::KeptLogits& i) {
       const auto& logits = kept_texts().logits;
       const auto& dims = info(i.result).dims;
-      if (static_cast<std::int64_t>(logits.size()) != dims.at(0))
+      // A program of another shape divides the vocabulary otherwise.
+      const auto fits = [&](const std::vector<double>& of_text) {
+        return of_text.empty() || static_cast<std::int64_t>(of_text.size()) == dims.at(2);
+      };
+      if (static_cast<std::int64_t>(logits.size()) != dims.at(0) ||
+          !std::all_of(logits.begin(), logits.end(), fits))
         throw std::runtime_error("[engine] sequence " + std::to_string(sequence_.id) +
-                                 ": saw no logits kept of its last token");
+                                 ": saw no such logits kept of its last token");
       const Tensor kept = at::full(dims, std::nan(""), at::kDouble);
       for (std::size_t text = 0; text < logits.size(); ++text)
         std::copy(logits[text].begin(), logits[text].end(),

@@ -203,7 +203,29 @@ TEST(Sampling, LogitsThatWereNotKeptAreRefused) {
     FAIL() << "it was answered";
   } catch (const std::runtime_error& error) {
     EXPECT_EQ(std::string(error.what()),
-              "[engine] sequence 5: saw no logits kept of its last token");
+              "[engine] sequence 5: saw no such logits kept of its last token");
+  }
+}
+
+// A prompt whose rows were divided leaves all logits with one device; what continues a text asks
+// each for its part.
+TEST(Sampling, LogitsKeptByAProgramOfAnotherShapeAreRefused) {
+  const ModelConfig config = of_texts(Family::gpt2);
+  const Transformer teacher = lively(config);
+  plan::RequestShape prompt, kept = examples::continuing(1, 4);
+  prompt.batch = 1;
+  prompt.tokens = 4;
+  prompt.best = kept.best = k;
+  kept.from_kept = true;
+  Fleet fleet(teacher, examples::voltage_plan(config, 2), Element::f32, {prompt, kept});
+  fleet.choose(input_of(config, 1, 4), {5, 0, 20}, Sampling{}, k);
+  try {
+    fleet.answer(kept, value_of(Sampling{}, 1), {5, 4, 20});
+    FAIL() << "it was answered";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("saw no such logits kept of its last token"),
+              std::string::npos)
+        << error.what();
   }
 }
 
@@ -219,7 +241,8 @@ class SampledByAgents : public ::testing::Test {
     whole_->prepare();
     std::vector<plan::Plan> made;
     for (const auto plan_of :
-         {examples::tensor_plan, examples::pipeline_plan, examples::galaxy_plan, with_few_tokens}) {
+         {examples::tensor_plan, examples::pipeline_plan, examples::galaxy_plan, with_few_tokens,
+          examples::voltage_plan, examples::hepti_rows_plan}) {
       made.push_back(plan_of(config_, 3));
       made.back().name = "plan" + std::to_string(made.size());
       made.back().shape = {1, 5, 8};
