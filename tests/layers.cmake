@@ -54,14 +54,14 @@ set(nowhere iostream cxxopts torch/torch.h) # the command line's business, and a
 set(prints "std::(cout|cerr|clog)|(^|[^A-Za-z_])(printf|puts|putchar|vprintf)\\(|fprintf\\( *std(out|err)")
 set(exits "std::(exit|abort|quick_exit|_Exit|terminate)|(^|[ \t;{(])(::)?_?exit\\(")
 
-# Strategies are known by name in their own source and in the table alone. A row: {"tensor", "heads, …", PartKind::share, …
+# Strategies are known by name in their own source and in the table alone. A row: {"local", "the best …", … or proposing("tensor", "heads, …", …
 set(table optimizer/plan/program.cpp)
 set(strategies "")
 if(EXISTS ${ROOT}/${table})
   file(READ ${ROOT}/${table} text)
-  string(REGEX MATCHALL "{\"[a-z]+\",[ \n]*\"[^\"]*\",[ \n]*PartKind::" rows "${text}")
+  string(REGEX MATCHALL "({|(proposing|searched)\\()[ \n]*\"[a-z]+\",[ \n]*\"[^\"]*\"," rows "${text}")
   foreach(row IN LISTS rows)
-    string(REGEX REPLACE "^{\"([a-z]+)\".*" "\\1" strategy "${row}")
+    string(REGEX REPLACE "^[^\"]*\"([a-z]+)\".*" "\\1" strategy "${row}")
     list(APPEND strategies ${strategy})
   endforeach()
 endif()

@@ -5,15 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "infer/kernels/sizes.hpp"
+
 namespace cleave::kernels {
 namespace {
-
-std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t rounded_up(std::int64_t a, std::int64_t b) { return divided_up(a, b) * b; }
-
-std::int64_t size_of(Format format) {
-  return format == Format::f32 ? 4 : format == Format::bf16 ? 2 : 1;
-}
 
 /// Where things lie in what is kept of a text: for each head its keys, its values and their scales.
 struct Layout {

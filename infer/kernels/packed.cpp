@@ -7,17 +7,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "infer/kernels/sizes.hpp"
+
 namespace cleave::kernels {
 namespace {
 
 constexpr int panel_vectors = 2;
-
-std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t rounded_up(std::int64_t a, std::int64_t b) { return divided_up(a, b) * b; }
-
-std::int64_t size_of(Format format) {
-  return format == Format::f32 ? 4 : format == Format::bf16 ? 2 : 1;
-}
 
 /// Where things lie in the panels of one matrix of weights.
 struct Layout {

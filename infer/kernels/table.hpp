@@ -21,7 +21,7 @@ constexpr int max_tile_rows = 16, max_tile_columns = 32;
 /// in the order of the inner axis, one chain from zero, whatever `rows` is.
 struct Tile {
   int rows = 0, vectors = 0;        // the panel has vectors · lanes columns
-  const void* x = nullptr;          // as Table::prepare_x leaves it
+  const void* x = nullptr;          // as ProductKernels::prepare leaves it
   std::ptrdiff_t x_stride = 0;      // bytes
   const float* x_scales = nullptr;  // int8: one for each unit of the inner axis
   std::ptrdiff_t x_scales_stride = 0;

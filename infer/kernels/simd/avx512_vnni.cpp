@@ -23,18 +23,7 @@ HWY_AFTER_NAMESPACE();
 
 namespace cleave::kernels {
 
-ProductKernels int8_avx512_vnni() {
-  using namespace avx512_vnni;
-  ProductKernels k;
-  k.max_rows = max_rows_int8;
-  k.group = 4;
-  k.x_bytes = 1;
-  k.has_offsets = true;
-  k.prepare = prepare_int8<std::uint8_t, true, 1>;
-  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_int8>;
-  k.limit = [](std::int64_t repeats) { return limit_dot<Int8, Vi>(repeats, 4); };
-  return k;
-}
+ProductKernels int8_avx512_vnni() { return avx512_vnni::int8_kernels<avx512_vnni::Int8>(); }
 
 }  // namespace cleave::kernels
 

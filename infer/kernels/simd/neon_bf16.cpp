@@ -20,17 +20,7 @@ HWY_AFTER_NAMESPACE();
 
 namespace cleave::kernels {
 
-ProductKernels bf16_neon_bf16() {
-  using namespace neon_bf16;
-  ProductKernels k;
-  k.max_rows = max_rows_dot;
-  k.group = 2;
-  k.x_bytes = 2;
-  k.prepare = prepare_bf16;
-  k.tile = run_tile<TileBf16Dot<Bf16>, max_rows_dot>;
-  k.limit = [](std::int64_t repeats) { return limit_dot<Bf16, Vf>(repeats, 2); };
-  return k;
-}
+ProductKernels bf16_neon_bf16() { return neon_bf16::bf16_kernels<neon_bf16::Bf16>(); }
 
 }  // namespace cleave::kernels
 

@@ -21,17 +21,7 @@ HWY_AFTER_NAMESPACE();
 
 namespace cleave::kernels {
 
-ProductKernels int8_neon_dotprod() {
-  using namespace neon_dotprod;
-  ProductKernels k;
-  k.max_rows = max_rows_int8;
-  k.group = 4;
-  k.x_bytes = 1;
-  k.prepare = prepare_int8<std::int8_t, false, 1>;
-  k.tile = run_tile<TileInt8Dot<Int8>, max_rows_int8>;
-  k.limit = [](std::int64_t repeats) { return limit_dot<Int8, Vi>(repeats, 4); };
-  return k;
-}
+ProductKernels int8_neon_dotprod() { return neon_dotprod::int8_kernels<neon_dotprod::Int8>(); }
 
 }  // namespace cleave::kernels
 

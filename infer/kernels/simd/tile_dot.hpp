@@ -3,6 +3,8 @@
 // Tiles whose instruction multiplies four int8 neighbours, or two of bf16, and adds them to a lane.
 // A target that includes this has defined `dot(sums, x, w)` of both kinds before.
 
+#include <type_traits>
+
 #include "infer/kernels/simd/tile_int8.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -152,6 +154,33 @@ double limit_dot(std::int64_t repeats, int terms) {
   volatile auto kept = hn::GetLane(sum);
   (void)kept;
   return static_cast<double>(repeats) * chains * num_lanes * terms;
+}
+
+/// The kernels around an instruction on four int8, and on two bf16.
+template <class Dot>
+ProductKernels int8_kernels() {
+  ProductKernels k;
+  k.max_rows = max_rows_int8;
+  k.group = 4;
+  k.x_bytes = 1;
+  k.has_offsets = Dot::has_offsets;
+  using Stored = std::conditional_t<Dot::has_offsets, std::uint8_t, std::int8_t>;
+  k.prepare = prepare_int8<Stored, Dot::has_offsets, 1>;
+  k.tile = run_tile<TileInt8Dot<Dot>, max_rows_int8>;
+  k.limit = [](std::int64_t repeats) { return limit_dot<Dot, Vi>(repeats, 4); };
+  return k;
+}
+
+template <class Dot>
+ProductKernels bf16_kernels() {
+  ProductKernels k;
+  k.max_rows = max_rows_dot;
+  k.group = 2;
+  k.x_bytes = 2;
+  k.prepare = prepare_bf16;
+  k.tile = run_tile<TileBf16Dot<Dot>, max_rows_dot>;
+  k.limit = [](std::int64_t repeats) { return limit_dot<Dot, Vf>(repeats, 2); };
+  return k;
 }
 
 }  // namespace cleave::kernels::CLEAVE_TARGET
